@@ -1,0 +1,116 @@
+"""Few-shot linear probe: ridge regression on k images per class (the protocol of big_vision).
+
+Features are standardised with the shots' own mean and deviation, a large constant column plays the
+bias (so that it is hardly regularised), targets are one-hot in {-1, +1}, and the class with the
+highest prediction wins. One eigen-decomposition serves every l2 value.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jest_tf.errors import UserError
+
+BIAS_FEATURE = 100.0
+DEFAULT_L2 = tuple(2.0**i for i in range(-10, 21, 2))
+SELECTION_RULE = (
+    "l2 is the value with the best accuracy on the validation split, averaged over the seeds (the "
+    "smallest of equals); the test split is read once, with that value."
+)
+
+
+class Split(NamedTuple):
+    """Features float32 [n, d] and labels integer [n]."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+class RidgeProbe:
+    """Ridge regression of one-hot labels on standardised features, for any l2.
+
+    Args:
+        train: the shots.
+        n_classes: number of classes.
+    """
+
+    def __init__(self, train: Split, n_classes: int):
+        features = np.asarray(train.features, np.float64)
+        self._mean = features.mean(axis=0, keepdims=True)
+        self._std = features.std(axis=0, keepdims=True) + 1e-5
+        x = self._standardise(features)  # [n, d + 1]
+        y = 2.0 * np.eye(n_classes)[train.labels] - 1.0  # [n, n_classes]
+        # (xᵀx + l2)⁻¹ xᵀy = xᵀ(xxᵀ + l2)⁻¹ y: decompose the smaller Gram matrix.
+        if x.shape[0] >= x.shape[1]:
+            self._eigenvalues, q = np.linalg.eigh(x.T @ x)
+            self._left, self._right = q, q.T @ (x.T @ y)
+        else:
+            self._eigenvalues, q = np.linalg.eigh(x @ x.T)
+            self._left, self._right = x.T @ q, q.T @ y
+
+    def weights(self, l2: float) -> np.ndarray:
+        """[d + 1, n_classes]; the last row multiplies the constant feature BIAS_FEATURE."""
+        return (self._left / (self._eigenvalues + l2)) @ self._right
+
+    def accuracy(self, split: Split, l2: float) -> float:
+        """Share of `split` whose highest prediction is its label."""
+        predictions = self._standardise(split.features) @ self.weights(l2)
+        return float(np.mean(predictions.argmax(axis=1) == split.labels))
+
+    def _standardise(self, features: np.ndarray) -> np.ndarray:
+        x = (features - self._mean) / self._std
+        return np.pad(x, ((0, 0), (0, 1)), constant_values=BIAS_FEATURE)
+
+
+def few_shot_metrics(
+    train: Split,
+    validation: Split,
+    test: Split,
+    n_classes: int,
+    shots: Sequence[int] = (1, 5, 10),
+    l2_values: Sequence[float] = DEFAULT_L2,
+    seeds: Sequence[int] = (0, 1, 2),
+) -> dict[str, float]:
+    """Accuracy of k-shot probes; the shots are drawn from `train`, SELECTION_RULE picks l2.
+
+    Returns:
+        For each k: `{k}shot/accuracy` (test, mean over seeds), `{k}shot/accuracy_std`,
+        `{k}shot/validation_accuracy`, `{k}shot/l2` and `{k}shot/n_train` (mean over seeds of the
+        number of shots: less than k · n_classes where a class has fewer than k images).
+
+    Raises:
+        UserError: a split without examples, or a class in the test split without a single shot.
+    """
+    for name, split in (("train", train), ("validation", validation), ("test", test)):
+        if not len(split.labels):
+            raise UserError(f"few-shot probe: the {name} split holds no example")
+    unseen = np.setdiff1d(test.labels, train.labels)
+    if unseen.size:
+        raise UserError(f"few-shot probe: {unseen.size} test classes have no shot: {unseen[:5]}")
+    metrics = {}
+    for k in shots:
+        drawn = [draw_shots(train, n_classes, k, seed) for seed in seeds]
+        probes = [RidgeProbe(split, n_classes) for split in drawn]
+        by_l2 = [np.mean([p.accuracy(validation, l2) for p in probes]) for l2 in l2_values]
+        l2 = l2_values[int(np.argmax(by_l2))]
+        accuracies = [p.accuracy(test, l2) for p in probes]
+        metrics |= {
+            f"{k}shot/accuracy": float(np.mean(accuracies)),
+            f"{k}shot/accuracy_std": float(np.std(accuracies)),
+            f"{k}shot/validation_accuracy": float(max(by_l2)),
+            f"{k}shot/l2": float(l2),
+            f"{k}shot/n_train": float(np.mean([len(split.labels) for split in drawn])),
+        }
+    return metrics
+
+
+def draw_shots(train: Split, n_classes: int, k: int, seed: int) -> Split:
+    """At most k examples of every class, drawn without replacement.
+
+    The shots of a smaller k with the same seed are a subset of those of a larger k.
+    """
+    rng = np.random.default_rng(seed)
+    by_class = [rng.permutation(np.flatnonzero(train.labels == c))[:k] for c in range(n_classes)]
+    picked = np.concatenate(by_class)
+    return Split(train.features[picked], train.labels[picked])

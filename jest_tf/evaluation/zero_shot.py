@@ -1,0 +1,92 @@
+"""Zero-shot classification: a class is the mean of its prompts' text embeddings (CLIP, 3.1.4)."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jest_tf.errors import UserError
+
+TIE_RULE = (
+    "An example is right within k if fewer than k other classes score at least as high as its own: "
+    "a tie counts against the model."
+)
+
+
+def expand_prompts(names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Every template filled with every class name: [n_classes][n_templates].
+
+    Raises:
+        UserError: a template without the place `{}` for the name.
+    """
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(f"prompt template {template!r} must hold {{}} exactly once")
+    return [[template.replace("{}", name) for template in templates] for name in names]
+
+
+def class_embeddings(
+    encode_text: Callable[[list[str]], np.ndarray],
+    prompts: Sequence[Sequence[str]],
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Mean of the unit embeddings of each class's prompts, scaled back to unit norm.
+
+    Args:
+        encode_text: list of k strings -> float32 [k, d] unit-norm.
+        prompts: for each class, one or more prompts; the number may differ from class to class.
+
+    Returns:
+        float32 [n_classes, d].
+
+    Raises:
+        UserError: a class without a prompt.
+    """
+    counts = np.array([len(p) for p in prompts])
+    if not counts.size or counts.min() == 0:
+        raise UserError(f"class {int(counts.argmin()) if counts.size else 0} has no prompt")
+    flat = [prompt for of_class in prompts for prompt in of_class]
+    # A class's prompts may spread over two batches: sum by class index, batch after batch.
+    owner = np.repeat(np.arange(len(prompts)), counts)
+    sums = None
+    for start in range(0, len(flat), batch_size):
+        ztxt = np.asarray(encode_text(flat[start : start + batch_size]), np.float64)
+        if sums is None:
+            sums = np.zeros((len(prompts), ztxt.shape[1]))
+        np.add.at(sums, owner[start : start + batch_size], ztxt)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    return (sums / np.maximum(norms, 1e-12)).astype(np.float32)
+
+
+def classification_metrics(
+    scores: np.ndarray, labels: np.ndarray, ks: tuple[int, ...] = (1, 5)
+) -> dict[str, float]:
+    """`top1`, `top5` and `mean_per_class` (the mean over classes of the class's top-1 accuracy).
+
+    Args:
+        scores: float32 [n, n_classes].
+        labels: integer [n] in [0, n_classes).
+
+    Raises:
+        UserError: no example, a label outside the classes, or scores that are not finite.
+    """
+    labels = np.asarray(labels)
+    n_classes = scores.shape[1]
+    if not labels.size:
+        raise UserError("zero-shot classification: the split holds no example")
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise UserError(
+            f"labels run from {labels.min()} to {labels.max()}, but there are {n_classes} class "
+            "names: give one name per label, in label order"
+        )
+    if not np.isfinite(scores).all():
+        raise UserError("the class scores are not finite: the model has diverged")
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    ranks = np.count_nonzero(scores >= own, axis=1)  # counts itself, so from 1
+    metrics = {f"top{k}": float(np.mean(ranks <= k)) for k in ks if k <= n_classes}
+    return metrics | {"mean_per_class": _mean_per_class(ranks == 1, labels, n_classes)}
+
+
+def _mean_per_class(right: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
+    seen = np.bincount(labels, minlength=n_classes)
+    hits = np.bincount(labels, weights=right, minlength=n_classes)
+    return float(np.mean(hits[seen > 0] / seen[seen > 0]))
