@@ -1,0 +1,325 @@
+"""The one description of a run: each field, its default and reason; checked without TensorFlow.
+
+A file in `configs/` starts from `base_config()`, changes what its experiment is about and returns it.
+Marks in the comments: [P] the paper's value, [R] recalled from it, unverified.
+"""
+
+import difflib
+from collections.abc import Iterator
+
+import ml_collections
+
+from jest_tf.errors import UserError
+
+POLICIES = ("joint", "independent_top_k", "independent_sampled", "uniform")
+CRITERIA = ("learnability", "hard_learner", "easy_reference")
+LOSSES = ("sigmoid", "softmax")
+SCOPES = ("global", "replica")
+STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
+PRECISIONS = ("float32", "bfloat16")
+VARIANTS = ("mu", "Ti", "S", "B", "L")
+AUGMENTATIONS = ("flip", "color", "cutout")
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """Every field of a run with its default. Sizes are those of the laptop model (`mu`)."""
+    c = ml_collections.ConfigDict()
+    c.name = "run"  # shown in reports and results
+    c.seed = 0  # the only source of randomness: initialisation, data order, selection draws
+    c.total_steps = 1000  # gradient steps
+    c.loss = "sigmoid"  # training loss and pair loss of the scores, sigmoid as in SigLIP [P]
+    c.precision = "float32"  # bfloat16 on TPU; slower than float32 on CPUs
+    c.data = _data()
+    c.model = _model()
+    c.reference = _reference()
+    c.selection = _selection()
+    c.resolution = _resolution()
+    c.optimizer = _optimizer()
+    c.strategy = _strategy()
+    c.checkpoint = _checkpoint()
+    c.log = _log()
+    c.evals = ml_collections.ConfigDict()  # name -> evaluation(...)
+    return c
+
+
+def _data() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.train = ""  # tfds:NAME[/CONFIG][:SPLIT] or the path of a manifest
+    c.data_dir = "data/prepared"  # where TFDS sets and vocabularies are prepared once
+    c.image_size = 64  # pixels; what the host hands to the device, at least the largest resolution
+    c.n_tokens = 16  # text length [R: 64 in the paper]; emoji captions have 4 words on average
+    c.vocab = ""  # .txt (wordpiece) or .model (SentencePiece); empty: trained from captions
+    c.vocab_from = ""  # whose captions, as `train`; empty: those of `train`
+    c.vocab_size = 4096  # of a trained vocabulary [R: 32,000 in the paper]
+    c.n_lanes = 8  # readers whose order does not know hosts; a multiple of the number of hosts
+    c.shuffle = True  # off only to look at data in file order
+    c.augment = ()  # layers on the chosen examples: flip, color, cutout; none, as in SigLIP
+    return c
+
+
+def _model() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.variant = "mu"  # mu | Ti | S | B | L [P: B]
+    c.image_size = 48  # pixels, full resolution: where evaluation and export happen
+    c.patch_size = 8  # pixels [P: 16 at 256 px]
+    c.init_scale = 10.0  # SigLIP [P]
+    c.init_bias = -10.0  # SigLIP [P]; suits b = 32,768, a small b wants about -log(b)
+    return c
+
+
+def _reference() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.workdir = ""  # a finished run whose newest checkpoint is the frozen reference
+    return c
+
+
+def _selection() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.policy = "uniform"  # joint | independent_top_k | independent_sampled | uniform
+    c.criterion = "learnability"  # learnability | hard_learner | easy_reference [P]
+    c.super_batch = 128  # examples loaded (and scored) per step, B [P: 163,840]
+    c.sub_batch = 128  # examples trained on per step, b [P: 32,768]
+    c.n_chunks = 16  # draws of b / n_chunks examples each [P]
+    c.temperature = 1.0  # divides the logits before the draw; 1.0 is the paper
+    c.greedy = False  # True: take the best instead of sampling
+    c.scope = "global"  # global: any replica may give any number | replica: each gives its share
+    return c
+
+
+def _resolution() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.score = ""  # IMAGE/PATCH at which the super-batch is scored; empty: the model's own
+    return c
+
+
+def _optimizer() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.learning_rate = 1e-3  # peak, AdamW [R]
+    c.weight_decay = 1e-4  # decoupled, of matrices only: multiplied by the learning rate [R]
+    c.beta_1 = 0.9  # Adam's default
+    c.beta_2 = 0.95  # steadier than 0.999 with a sigmoid loss [R]
+    c.clip_norm = 1.0  # of the global gradient, after the all-reduce [R]
+    c.warmup_steps = 100  # linear, then cosine to zero
+    return c
+
+
+def _strategy() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.kind = "default"  # default | mirrored | multi_worker | tpu
+    c.n_devices = 1  # mirrored: logical CPU devices (tests) or GPUs
+    c.tpu = "local"  # tpu: `local` on one TPU VM, or the name of a pod slice
+    c.steps_per_loop = 1  # steps per call from the host; 10-100 on TPU keeps Python out of the way
+    c.jit_compile = True  # XLA; off starts faster, for tests and debugging
+    c.deterministic = False  # bit-identical reruns on one machine, slower on GPUs
+    return c
+
+
+def _checkpoint() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.every_minutes = 10.0  # 0: never by time
+    c.every_steps = 0  # 0: never by steps; the last step is always saved
+    c.keep = 3  # newest checkpoints kept
+    return c
+
+
+def _log() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.every_steps = 20  # scalars, JSON lines
+    c.picks_every_steps = 1  # ids of the chosen, 8 bytes each; 0: never
+    c.max_skipped_steps = (
+        20  # steps refused in a row (non-finite, too few valid rows) before stopping
+    )
+    return c
+
+
+def evaluation(kind: str, data: str, every_steps: int = 0, **options) -> ml_collections.ConfigDict:
+    """One evaluation: `kind` is retrieval or zero_shot, `data` as in `config.data.train`.
+
+    `every_steps` = 0 evaluates once, at the end.
+    """
+    return ml_collections.ConfigDict(
+        {"kind": kind, "data": data, "every_steps": every_steps, **options}
+    )
+
+
+def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
+    """Reads the text behind the colon of `--config=FILE:ARG`, e.g. `quick,policy=uniform`.
+
+    Args:
+      arg: comma-separated `name=value`, or `name` alone for a boolean.
+      **defaults: the names that this config knows, with their defaults, which also give the types.
+
+    Raises:
+      UserError: an unknown name or a value of the wrong type, with the nearest valid name.
+    """
+    values = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        name, _, text = item.partition("=")
+        if name not in defaults:
+            hint = nearest(name, defaults)
+            raise UserError(
+                f"config argument {name!r} is unknown{hint}. Valid: {', '.join(defaults)}."
+            )
+        values[name] = _typed(name, text, defaults[name])
+    return ml_collections.ConfigDict(values)
+
+
+def _typed(name: str, text: str, default):
+    if isinstance(default, bool):
+        if text not in ("", "1", "0", "true", "false", "True", "False"):
+            raise UserError(f"config argument {name}={text!r}: expected true or false.")
+        return text not in ("0", "false", "False")
+    try:
+        return type(default)(text)
+    except ValueError:
+        kind = type(default).__name__
+        raise UserError(
+            f"config argument {name}={text!r}: expected {kind}, as {default!r}."
+        ) from None
+
+
+def nearest(name: str, valid) -> str:
+    """` (did you mean 'x'?)` for the valid name closest to `name`, or nothing."""
+    found = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields."""
+    for key in config:
+        if isinstance(config[key], ml_collections.ConfigDict):
+            yield from flat_keys(config[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def problems(config: ml_collections.ConfigDict) -> list[str]:
+    """All that is wrong with the config by itself: values, arithmetic. Empty when it is sound.
+
+    Each line names the field, what was found, what was expected, and the fix.
+    """
+    found = list(_wrong_choices(config)) + list(_wrong_sizes(config))
+    found += list(_wrong_together(config))
+    return found
+
+
+def _wrong_choices(c: ml_collections.ConfigDict) -> Iterator[str]:
+    choices = {
+        "loss": (c.loss, LOSSES),
+        "precision": (c.precision, PRECISIONS),
+        "model.variant": (c.model.variant, VARIANTS),
+        "selection.policy": (c.selection.policy, POLICIES),
+        "selection.criterion": (c.selection.criterion, CRITERIA),
+        "selection.scope": (c.selection.scope, SCOPES),
+        "strategy.kind": (c.strategy.kind, STRATEGIES),
+    }
+    for layer in c.data.augment:
+        choices[f"data.augment ({layer})"] = (layer, AUGMENTATIONS)
+    for field, (value, valid) in choices.items():
+        if value not in valid:
+            yield f"{field} is {value!r}{nearest(str(value), valid)}. Valid: {', '.join(valid)}."
+
+
+def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
+    at_least_one = {
+        "total_steps": c.total_steps,
+        "selection.super_batch": c.selection.super_batch,
+        "selection.sub_batch": c.selection.sub_batch,
+        "selection.n_chunks": c.selection.n_chunks,
+        "data.image_size": c.data.image_size,
+        "data.n_tokens": c.data.n_tokens,
+        "data.n_lanes": c.data.n_lanes,
+        "model.image_size": c.model.image_size,
+        "model.patch_size": c.model.patch_size,
+        "strategy.steps_per_loop": c.strategy.steps_per_loop,
+        "strategy.n_devices": c.strategy.n_devices,
+        "checkpoint.keep": c.checkpoint.keep,
+        "log.every_steps": c.log.every_steps,
+    }
+    for field, value in at_least_one.items():
+        if value < 1:
+            yield f"{field} is {value}; expected at least 1."
+    positive = {
+        "selection.temperature": c.selection.temperature,
+        "optimizer.learning_rate": c.optimizer.learning_rate,
+        "optimizer.clip_norm": c.optimizer.clip_norm,
+        "model.init_scale": c.model.init_scale,
+    }
+    for field, value in positive.items():
+        if not value > 0:
+            yield f"{field} is {value}; expected a positive number."
+
+
+def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
+    s = c.selection
+    if s.sub_batch > s.super_batch:
+        yield (
+            f"selection.sub_batch = {s.sub_batch} is larger than selection.super_batch = "
+            f"{s.super_batch}: one cannot choose more than was loaded. Lower sub_batch."
+        )
+    if s.policy == "joint" and s.n_chunks > 0 and s.sub_batch % s.n_chunks:
+        yield (
+            f"selection.sub_batch = {s.sub_batch} is not divisible by selection.n_chunks = "
+            f"{s.n_chunks}. {_nearest_multiples('sub_batch', s.sub_batch, s.n_chunks)}"
+        )
+    if c.data.n_lanes > 0 and s.super_batch % c.data.n_lanes:
+        yield (
+            f"selection.super_batch = {s.super_batch} is not divisible by data.n_lanes = "
+            f"{c.data.n_lanes}. {_nearest_multiples('super_batch', s.super_batch, c.data.n_lanes)}"
+        )
+    if c.model.patch_size > 0 and c.model.image_size % c.model.patch_size:
+        yield (
+            f"model.image_size = {c.model.image_size} is not divisible by model.patch_size = "
+            f"{c.model.patch_size}."
+        )
+    if needs_reference(c) and not c.reference.workdir:
+        yield (
+            f"selection.policy = {s.policy!r} with criterion {s.criterion!r} needs a reference "
+            "model; set --config.reference.workdir to the run that trained it."
+        )
+    if not c.data.train:
+        yield "data.train is empty; give tfds:NAME[/CONFIG][:SPLIT] or the path of a manifest."
+    if c.optimizer.warmup_steps >= c.total_steps:
+        yield (
+            f"optimizer.warmup_steps = {c.optimizer.warmup_steps} leaves nothing of total_steps = "
+            f"{c.total_steps}. Lower warmup_steps."
+        )
+
+
+def _nearest_multiples(name: str, value: int, divisor: int) -> str:
+    below = value // divisor * divisor
+    return f"Nearest {name} that fit: {below or divisor} or {below + divisor}."
+
+
+def replica_problems(config: ml_collections.ConfigDict, n_hosts: int, n_replicas: int) -> list[str]:
+    """What is wrong with the sizes for this many hosts and replicas (known once a strategy is)."""
+    s, found = config.selection, []
+    for name, value in (("super_batch", s.super_batch), ("sub_batch", s.sub_batch)):
+        if value % n_replicas:
+            fits = _nearest_multiples(name, value, n_replicas)
+            found.append(
+                f"selection.{name} = {value} is not divisible by the {n_replicas} replicas. {fits}"
+            )
+    if s.scope == "replica" and s.policy == "joint" and s.sub_batch // s.n_chunks % n_replicas:
+        found.append(
+            f"selection.scope = 'replica' gives each of the {n_replicas} replicas an equal part of "
+            f"a chunk, but a chunk has {s.sub_batch // s.n_chunks} examples. Lower n_chunks."
+        )
+    if config.data.n_lanes % n_hosts:
+        found.append(
+            f"data.n_lanes = {config.data.n_lanes} is not a multiple of the {n_hosts} hosts."
+        )
+    return found
+
+
+def needs_reference(config: ml_collections.ConfigDict) -> bool:
+    """Whether the policy's scores depend on the reference model."""
+    s = config.selection
+    return s.policy != "uniform" and s.criterion != "hard_learner"
+
+
+def require_sound(found: list[str]) -> None:
+    """Raises a UserError that lists the problems, if there are any."""
+    if found:
+        lines = "\n".join(f"  - {line}" for line in found)
+        raise UserError(f"the config has {len(found)} problem(s):\n{lines}")

@@ -1,0 +1,142 @@
+"""Builds the tf.distribute strategy of a run. All that is particular to TPUs is here."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import ml_collections
+import tensorflow as tf
+
+from jest_tf.errors import UserError
+from jest_tf.selection.collectives import LOCAL, Collectives
+from jest_tf.training.collectives import ReplicaCollectives
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """A strategy and what the rest of the program has to know about it."""
+
+    strategy: tf.distribute.Strategy
+    kind: str  # default | mirrored | multi_worker | tpu
+    n_replicas: int
+    n_hosts: int
+    # One XLA program for the whole step. Elsewhere than on one device or a TPU, XLA cannot hold the
+    # collectives, so only the parts between them are compiled.
+    compile_whole_step: bool
+    compile_parts: bool
+
+    def collectives(self) -> Collectives:
+        """The collectives of the current replica; call inside `strategy.run`."""
+        return LOCAL if self.n_replicas == 1 else ReplicaCollectives()
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes checkpoints and logs."""
+        resolver = self.strategy.cluster_resolver
+        if self.kind != "multi_worker" or resolver is None:
+            return True
+        return resolver.task_type in (None, "chief") or (
+            resolver.task_type == "worker" and resolver.task_id == 0
+        )
+
+    def run(self, step: Callable, args: tuple) -> object:
+        """`strategy.run(step, args)`, compiled as a whole where that is possible."""
+        if self.compile_whole_step and self.kind != "tpu":
+            step = tf.function(step, jit_compile=True, autograph=False)
+        return self.strategy.run(step, args=args)
+
+    def distribute(self, per_host: Callable[[int, int, int], tf.data.Dataset]) -> object:
+        """An iterable of per-replica batches.
+
+        Args:
+          per_host: (host index, number of hosts, replicas on the host) -> dataset whose consecutive
+            elements belong to the host's consecutive replicas.
+        """
+        if self.n_replicas == 1:
+            return per_host(0, 1, 1)
+
+        def build(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            n_hosts = context.num_input_pipelines
+            replicas = context.num_replicas_in_sync // n_hosts
+            return per_host(context.input_pipeline_id, n_hosts, replicas)
+
+        return self.strategy.distribute_datasets_from_function(build)
+
+
+def build(config: ml_collections.ConfigDict) -> Runtime:
+    """The strategy that `config.strategy` names.
+
+    Must be called before any other TensorFlow operation: logical devices and collectives are
+    fixed when TensorFlow first touches its devices.
+
+    Raises:
+      UserError: no TPU is there, or the devices asked for are missing.
+    """
+    kind = config.strategy.kind
+    strategy = {
+        "default": lambda _: tf.distribute.get_strategy(),
+        "mirrored": _mirrored,
+        "multi_worker": lambda _: _multi_worker(),
+        "tpu": _tpu,
+    }[kind](config.strategy)
+    n_replicas = strategy.num_replicas_in_sync
+    return Runtime(
+        strategy=strategy,
+        kind=kind,
+        n_replicas=n_replicas,
+        n_hosts=_n_hosts(kind, strategy),
+        compile_whole_step=kind == "tpu" or (config.strategy.jit_compile and n_replicas == 1),
+        compile_parts=config.strategy.jit_compile,
+    )
+
+
+def _mirrored(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
+    gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
+    if gpus:
+        return tf.distribute.MirroredStrategy([d.name for d in gpus[: config.n_devices]])
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    known = tf.config.get_logical_device_configuration(cpu)
+    if not known or len(known) < config.n_devices:
+        try:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * config.n_devices
+            )
+        except RuntimeError:
+            raise UserError(
+                f"strategy.n_devices = {config.n_devices}, but TensorFlow already runs with "
+                f"{len(known or [1])} logical CPU device(s). Build the strategy first."
+            ) from None
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(config.n_devices)])
+
+
+def _multi_worker() -> tf.distribute.Strategy:
+    if "TF_CONFIG" not in os.environ:
+        raise UserError(
+            "strategy.kind = 'multi_worker' reads the cluster from the variable TF_CONFIG, which "
+            "is not set. Start the processes with launch/multi_worker.sh."
+        )
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tpu(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=config.tpu)
+        if config.tpu != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    # The three forms in which TensorFlow says that there is no TPU (traps: seen on 2.20).
+    except (tf.errors.NotFoundError, IndexError, ValueError) as error:
+        raise UserError(
+            f"strategy.kind = 'tpu', strategy.tpu = {config.tpu!r}: no TPU was found ({error}). "
+            "Use 'local' on a TPU VM or the name of a pod slice; elsewhere use "
+            "--config.strategy.kind=default."
+        ) from error
+
+
+def _n_hosts(kind: str, strategy: tf.distribute.Strategy) -> int:
+    if kind == "multi_worker":
+        return len(strategy.cluster_resolver.cluster_spec().as_dict().get("worker", [])) or 1
+    if kind == "tpu":
+        return strategy.extended.num_hosts
+    return 1
