@@ -1,0 +1,222 @@
+"""Where checkpoints lie: a local folder with atomic renames, or an object store without.
+
+Both give the same promise to a reader: a folder with a `manifest.json` is a finished save.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Protocol
+
+import tensorflow as tf
+
+MANIFEST = "manifest.json"
+STAGING_PREFIX = ".staging-"
+BLOCK_BYTES = 1 << 22
+
+
+class Storage(Protocol):
+    """The few file operations that a checkpoint needs, below one root folder."""
+
+    root: str
+
+    def folders(self) -> list[str]:
+        """Names of the folders below the root, unfinished stages excluded."""
+
+    def has(self, folder: str, name: str) -> bool:
+        """Whether `folder/name` exists."""
+
+    def stage(self, folder: str) -> str:
+        """Make an empty place to write the files of `folder` in; returns its name."""
+
+    def write(self, folder: str, name: str) -> contextlib.AbstractContextManager["HashingWriter"]:
+        """Open `folder/name` for writing; on leaving the block the bytes are on the disk."""
+
+    def read(self, folder: str, name: str) -> IO[bytes]:
+        """Open `folder/name` for reading, seekable."""
+
+    def publish(self, staged: str, folder: str) -> None:
+        """Make the staged files visible as `folder`, all or nothing, replacing what was there."""
+
+    def remove(self, folder: str) -> None:
+        """Remove `folder`; a reader never takes a half-removed one for a finished save."""
+
+    def sweep(self) -> None:
+        """Remove the stages that an interrupted writer left. Only the writer may call this."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BytesDigest:
+    """What a file must be: SHA-256 in hex, and its length."""
+
+    sha256: str
+    n_bytes: int
+
+
+class HashingWriter:
+    """A write-only stream that knows the SHA-256 and the length of what went through it.
+
+    It cannot seek, so `zipfile` writes strictly forwards and the digest is that of the file.
+    """
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream = stream
+        self._sha256 = hashlib.sha256()
+        self.n_bytes = 0
+
+    def write(self, data: bytes) -> int:
+        data = memoryview(data).cast("B")
+        for start in range(0, len(data), BLOCK_BYTES):
+            block = data[start : start + BLOCK_BYTES].tobytes()
+            self._sha256.update(block)
+            self._stream.write(block)
+        self.n_bytes += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def digest(self) -> BytesDigest:
+        return BytesDigest(self._sha256.hexdigest(), self.n_bytes)
+
+
+def digest(stream: IO[bytes]) -> BytesDigest:
+    """Checksum and length of everything left in `stream`, read in blocks."""
+    sha256, n_bytes = hashlib.sha256(), 0
+    while block := stream.read(BLOCK_BYTES):
+        sha256.update(block)
+        n_bytes += len(block)
+    return BytesDigest(sha256.hexdigest(), n_bytes)
+
+
+def write_atomically(path: str | os.PathLike, data: bytes) -> None:
+    """Replace the local file `path` by `data`: a reader sees the old or the new bytes, whole."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: str | os.PathLike) -> None:
+    # A rename is only durable when the folder that holds the name is on the disk too.
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class LocalStorage:
+    """A folder on a file system whose rename is atomic."""
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = os.fspath(root)
+
+    def folders(self) -> list[str]:
+        if not os.path.isdir(self.root):
+            return []
+        return [entry.name for entry in os.scandir(self.root) if not entry.name.startswith(".")]
+
+    def has(self, folder: str, name: str) -> bool:
+        return os.path.isfile(os.path.join(self.root, folder, name))
+
+    def stage(self, folder: str) -> str:
+        staged = f"{STAGING_PREFIX}{folder}-{secrets.token_hex(4)}"
+        os.makedirs(os.path.join(self.root, staged))
+        return staged
+
+    @contextlib.contextmanager
+    def write(self, folder: str, name: str) -> Iterator[HashingWriter]:
+        with open(os.path.join(self.root, folder, name), "xb") as file:
+            yield HashingWriter(file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self, folder: str, name: str) -> IO[bytes]:
+        return open(os.path.join(self.root, folder, name), "rb")
+
+    def publish(self, staged: str, folder: str) -> None:
+        _sync_folder(os.path.join(self.root, staged))
+        if os.path.isdir(os.path.join(self.root, folder)):
+            self.remove(folder)
+        os.rename(os.path.join(self.root, staged), os.path.join(self.root, folder))
+        _sync_folder(self.root)
+
+    def remove(self, folder: str) -> None:
+        path = os.path.join(self.root, folder)
+        if not folder.startswith(STAGING_PREFIX):
+            hidden = os.path.join(self.root, f"{STAGING_PREFIX}{folder}-{secrets.token_hex(4)}")
+            os.rename(path, hidden)
+            path = hidden
+        shutil.rmtree(path)
+
+    def sweep(self) -> None:
+        if not os.path.isdir(self.root):
+            return
+        for entry in os.scandir(self.root):
+            if entry.name.startswith(STAGING_PREFIX):
+                shutil.rmtree(entry.path)
+
+
+class RemoteStorage:
+    """An object store through tf.io.gfile (gs://). Nothing is atomic but a single file.
+
+    So the files are written in place, the manifest last, and removed manifest first.
+    """
+
+    def __init__(self, root: str):
+        self.root = root.rstrip("/")
+
+    def _path(self, *names: str) -> str:
+        return "/".join((self.root, *names))
+
+    def folders(self) -> list[str]:
+        if not tf.io.gfile.exists(self.root):
+            return []
+        return [name.rstrip("/") for name in tf.io.gfile.listdir(self.root)]
+
+    def has(self, folder: str, name: str) -> bool:
+        return tf.io.gfile.exists(self._path(folder, name))
+
+    def stage(self, folder: str) -> str:
+        if tf.io.gfile.exists(self._path(folder)):
+            self.remove(folder)
+        tf.io.gfile.makedirs(self._path(folder))
+        return folder
+
+    @contextlib.contextmanager
+    def write(self, folder: str, name: str) -> Iterator[HashingWriter]:
+        with tf.io.gfile.GFile(self._path(folder, name), "wb") as file:
+            yield HashingWriter(file)
+
+    def read(self, folder: str, name: str) -> IO[bytes]:
+        return tf.io.gfile.GFile(self._path(folder, name), "rb")
+
+    def publish(self, staged: str, folder: str) -> None:
+        """Nothing to do: the manifest, written last, has already made the folder a checkpoint."""
+
+    def remove(self, folder: str) -> None:
+        if self.has(folder, MANIFEST):
+            tf.io.gfile.remove(self._path(folder, MANIFEST))
+        tf.io.gfile.rmtree(self._path(folder))
+
+    def sweep(self) -> None:
+        """Nothing to do: an unfinished save has no manifest and is overwritten by the next one."""
+
+
+def open_storage(root: str | os.PathLike) -> Storage:
+    """The storage for a path: anything with a scheme (`gs://…`) is remote."""
+    root = os.fspath(root)
+    return RemoteStorage(root) if "://" in root else LocalStorage(root)

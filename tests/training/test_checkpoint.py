@@ -1,0 +1,404 @@
+"""Checkpoints: exact bits, all or nothing, damage noticed, the last good one never lost."""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from jest_tf.training.checkpoint import (
+    CheckpointDamaged,
+    Checkpointer,
+    CheckpointMismatch,
+    CheckpointNotFound,
+    CheckpointNotSaved,
+    named,
+)
+
+STATE = {"step": 7, "clock_seconds": 0.1 + 0.2, "ledger": {"scored": 2**60, "flops": 1e300}}
+
+
+def awkward_values() -> dict[str, np.ndarray]:
+    """Values whose bits a careless format would lose: NaN payloads, -0, denormals, bfloat16."""
+    bits = np.array([0x7FC00001, 0x80000000, 0x00000001, 0xFF800000], np.uint32)
+    return {
+        "learner/kernel": bits.view(np.float32).reshape(2, 2),
+        "learner/bf16": np.arange(5, dtype=np.uint16).view(tf.bfloat16.as_numpy_dtype),
+        "learner/scalar_bf16": np.array(1.5, tf.bfloat16.as_numpy_dtype),
+        "optimizer/iteration": np.array(2**62 + 1, np.int64),
+        "optimizer/seed": np.array([1, 2**32 - 1], np.uint32),
+        "optimizer/flag": np.array([True, False]),
+        "optimizer/empty": np.zeros([0, 3], np.float16),
+    }
+
+
+def variables_of(values: dict[str, np.ndarray]) -> dict[str, tf.Variable]:
+    return {name: tf.Variable(value) for name, value in values.items()}
+
+
+def zeros_like(values: dict[str, np.ndarray]) -> dict[str, tf.Variable]:
+    return variables_of({name: np.zeros_like(value) for name, value in values.items()})
+
+
+def assert_same_bits(variables: dict, values: dict[str, np.ndarray]) -> None:
+    for name, value in values.items():
+        found = variables[name].numpy()
+        assert np.asarray(found).dtype == value.dtype, name
+        assert np.asarray(found).tobytes() == value.tobytes(), name
+
+
+def one(value: float) -> dict[str, tf.Variable]:
+    return {"w": tf.Variable(np.full([1000], value, np.float32))}
+
+
+def flip_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.fixture(params=["local", "with spaces é中", "remote"])
+def directory(request, tmp_path):
+    """A local folder, one with an awkward name, and TF's in-memory file system as `gs://`."""
+    if request.param != "remote":
+        return str(tmp_path / request.param / "checkpoints")
+    return f"ram://{tmp_path.name}/{os.getpid()}/checkpoints"
+
+
+def test_restores_every_bit_and_the_state(directory):
+    values = awkward_values()
+    Checkpointer(directory).save(7, variables_of(values), STATE)
+    restored = zeros_like(values)
+    assert Checkpointer(directory).restore(restored) == STATE
+    assert_same_bits(restored, values)
+
+
+def test_nothing_saved_is_none_and_leaves_variables_alone(directory):
+    variables = one(3.0)
+    assert Checkpointer(directory).restore(variables) is None
+    assert Checkpointer(directory).steps() == []
+    assert variables["w"].numpy()[0] == 3.0
+
+
+def test_newest_is_restored_and_a_named_step_on_request(directory):
+    checkpointer = Checkpointer(directory)
+    for step in (100, 9, 20):
+        checkpointer.save(step, one(step), {"step": step})
+    assert checkpointer.steps() == [9, 20, 100]
+    variables = one(0)
+    assert checkpointer.restore(variables)["step"] == 100
+    assert checkpointer.restore(variables, step=20)["step"] == 20
+    assert variables["w"].numpy()[0] == 20
+    assert checkpointer.read_state(9) == {"step": 9}
+
+
+def test_plain_numpy_reads_the_file(tmp_path):
+    Checkpointer(tmp_path).save(1, one(2.5), {})
+    with np.load(tmp_path / "step-00000001" / "variables.npz", allow_pickle=False) as archive:
+        np.testing.assert_array_equal(archive["w"], np.full([1000], 2.5, np.float32))
+
+
+def test_equal_values_give_equal_bytes(tmp_path):
+    for name in "ab":
+        Checkpointer(tmp_path / name).save(1, one(1), STATE)
+    files = [tmp_path / name / "step-00000001" / "manifest.json" for name in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("file", ["variables.npz", "state.json", "manifest.json"])
+@pytest.mark.parametrize("spoil", [flip_bit, truncate, os.unlink])
+def test_damaged_newest_is_reported_and_the_previous_used(tmp_path, file, spoil):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, one(1), {"step": 1})
+    checkpointer.save(2, one(2), {"step": 2})
+    spoil(tmp_path / "step-00000002" / file)
+    variables = one(0)
+    assert checkpointer.restore(variables) == {"step": 1}
+    assert variables["w"].numpy()[0] == 1
+    is_unfinished = file == "manifest.json" and spoil is os.unlink
+    assert [damage.step for damage in checkpointer.damaged] == ([] if is_unfinished else [2])
+    with pytest.raises(CheckpointNotFound if is_unfinished else CheckpointDamaged):
+        checkpointer.restore(variables, step=2)
+    # The run reaches that step again: the damaged folder is replaced by a sound one.
+    checkpointer.save(2, one(22), {"step": 2})
+    assert checkpointer.restore(variables) == {"step": 2}
+    assert variables["w"].numpy()[0] == 22
+
+
+def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    for step in (1, 2):
+        checkpointer.save(step, one(step), {})
+        truncate(tmp_path / f"step-0000000{step}" / "variables.npz")
+    with pytest.raises(CheckpointDamaged, match="(?s)step 2.*step 1"):
+        checkpointer.restore(one(0))
+
+
+def test_differences_are_listed_and_nothing_is_assigned(tmp_path):
+    saved = {"a": tf.Variable([1.0]), "b": tf.Variable([1.0]), "left_over": tf.Variable([1.0])}
+    Checkpointer(tmp_path).save(1, saved, {})
+    asked = {"a": tf.Variable([[0.0]]), "b": tf.Variable([0]), "missing": tf.Variable([0.0])}
+    with pytest.raises(CheckpointMismatch) as raised:
+        Checkpointer(tmp_path).restore(asked)
+    message = str(raised.value)
+    assert "4 of its variables differ" in message
+    for part in ("[1, 1]", "int32", "missing", "left_over", "no such variable"):
+        assert part in message
+    assert asked["a"].numpy().sum() == 0 and asked["b"].numpy().sum() == 0
+
+
+def test_a_long_list_of_differences_is_cut(tmp_path):
+    Checkpointer(tmp_path).save(1, one(0), {})
+    asked = {f"layer_{i}": tf.Variable(0.0) for i in range(50)}
+    with pytest.raises(CheckpointMismatch, match="51 of its(?s:.*)and 43 more"):
+        Checkpointer(tmp_path).restore(asked)
+
+
+def test_only_restores_the_part_named(tmp_path):
+    values = awkward_values()
+    Checkpointer(tmp_path).save(1, variables_of(values), STATE)
+    learner = {name: value for name, value in values.items() if name.startswith("learner/")}
+    restored = zeros_like(learner)
+    assert Checkpointer(tmp_path).restore(restored, only="learner/") == STATE
+    assert_same_bits(restored, learner)
+    del restored["learner/bf16"]
+    with pytest.raises(CheckpointMismatch, match="learner/bf16"):
+        Checkpointer(tmp_path).restore(restored, only="learner/")
+
+
+def test_keeps_the_newest_n(directory):
+    checkpointer = Checkpointer(directory, keep=2)
+    for step in range(1, 6):
+        checkpointer.save(step, one(step), {})
+    assert checkpointer.steps() == [4, 5]
+
+
+def test_keep_never_drops_the_one_just_saved(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    checkpointer.save(100, one(100), {"step": 100})
+    shutil.copytree(tmp_path / "step-00000100", tmp_path / "step-00000200")
+    flip_bit(tmp_path / "step-00000200" / "variables.npz")
+    checkpointer.save(150, one(150), {"step": 150})
+    assert 150 in checkpointer.steps()
+    assert checkpointer.restore(one(0)) == {"step": 150}
+
+
+def test_a_sound_step_is_not_written_twice(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, one(1), {"at": "cadence"})
+    before = (tmp_path / "step-00000001" / "variables.npz").stat().st_mtime_ns
+    checkpointer.save(1, one(1), {"at": "SIGTERM"})
+    assert (tmp_path / "step-00000001" / "variables.npz").stat().st_mtime_ns == before
+
+
+@contextlib.contextmanager
+def files_limited_to(n_bytes: int):
+    """The kernel refuses to let any file of this process grow beyond `n_bytes`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("limit", [0, 100, 3000])
+def test_full_disk_says_so_and_keeps_the_last_good_one(tmp_path, limit):
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    checkpointer.save(1, one(1), {"step": 1})
+    with files_limited_to(limit), pytest.raises(CheckpointNotSaved, match=r"step 2 .*[\s\S]*\[1\]"):
+        checkpointer.save(2, one(2), {"step": 2})
+    assert os.listdir(tmp_path) == ["step-00000001"]
+    assert checkpointer.restore(one(0)) == {"step": 1}
+    checkpointer.save(2, one(2), {"step": 2})
+    assert checkpointer.restore(one(0)) == {"step": 2}
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(CheckpointNotSaved, match="(?s)file.*permissions"):
+        Checkpointer(tmp_path / "file" / "checkpoints").save(1, one(1), {})
+
+
+def test_write_error_that_the_disk_did_not_report_is_caught(tmp_path, monkeypatch):
+    """What is on the disk is read back before it is published."""
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, one(1), {"step": 1})
+    publish_sync = os.fsync
+
+    def lose_a_bit(handle):
+        publish_sync(handle)
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        if path.name == "variables.npz":
+            flip_bit(path)
+
+    monkeypatch.setattr(os, "fsync", lose_a_bit)
+    with pytest.raises(CheckpointNotSaved, match="SHA-256"):
+        checkpointer.save(2, one(2), {"step": 2})
+    assert checkpointer.steps() == [1]
+
+
+@pytest.mark.parametrize("n_calls", range(1, 9))
+def test_killed_at_any_system_call_leaves_a_sound_newest(tmp_path, monkeypatch, n_calls):
+    """Stop dead at the n-th fsync, rename or removal of the second save."""
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    checkpointer.save(1, one(1), {"step": 1})
+    calls = {"left": n_calls}
+
+    class Killed(BaseException):
+        pass
+
+    def dying(function):
+        def call(*args, **kwargs):
+            calls["left"] -= 1
+            if calls["left"] <= 0:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "fsync"), (os, "rename"), (shutil, "rmtree")):
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        with contextlib.suppress(Killed):
+            checkpointer.save(2, one(2), {"step": 2})
+    rerun = Checkpointer(tmp_path, keep=1)
+    assert rerun.restore(one(0))["step"] in (1, 2)
+    assert rerun.damaged == []
+    rerun.save(3, one(3), {"step": 3})
+    assert os.listdir(tmp_path) == ["step-00000003"]
+
+
+def test_remote_save_without_manifest_is_not_a_checkpoint():
+    root = f"ram://unfinished/{os.getpid()}"
+    checkpointer = Checkpointer(root)
+    checkpointer.save(1, one(1), {"step": 1})
+    checkpointer.save(2, one(2), {"step": 2})
+    tf.io.gfile.remove(f"{root}/step-00000002/manifest.json")
+    assert checkpointer.steps() == [1]
+    assert checkpointer.restore(one(0)) == {"step": 1}
+    checkpointer.save(2, one(2), {"step": 2})
+    assert checkpointer.restore(one(0)) == {"step": 2}
+
+
+@pytest.mark.parametrize("n_replicas", [1, 2, 4])
+def test_distributed_variables_are_restored_on_every_replica(tmp_path, logical_devices, n_replicas):
+    values = awkward_values()
+    Checkpointer(tmp_path).save(1, variables_of(values), STATE)
+    strategy = tf.distribute.MirroredStrategy(logical_devices[:n_replicas])
+    with strategy.scope():
+        distributed = zeros_like(values)
+    Checkpointer(tmp_path).restore(distributed)
+    for name, value in values.items():
+        for copy in strategy.experimental_local_results(distributed[name]):
+            assert copy.numpy().tobytes() == value.tobytes(), name
+    Checkpointer(tmp_path / "again").save(1, distributed, STATE)
+    manifests = [
+        (folder / "step-00000001" / "manifest.json").read_bytes()
+        for folder in (tmp_path, tmp_path / "again")
+    ]
+    assert manifests[0] == manifests[1]
+
+
+def test_a_per_replica_sum_is_refused(tmp_path, logical_devices):
+    with tf.distribute.MirroredStrategy(logical_devices[:2]).scope():
+        total = tf.Variable(
+            0.0,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+        )
+    with pytest.raises(ValueError, match="different value on each replica"):
+        Checkpointer(tmp_path).save(1, {"total": total}, {})
+
+
+def test_keras_model_and_optimizer_continue_exactly(tmp_path, logical_devices):
+    def build():
+        keras.utils.set_random_seed(0)
+        with tf.distribute.MirroredStrategy(logical_devices[:2]).scope():
+            model = keras.Sequential([keras.Input([4]), keras.layers.Dense(3, dtype="bfloat16")])
+            optimizer = keras.optimizers.AdamW(1e-2)
+            optimizer.build(model.trainable_variables)
+        return (
+            model,
+            optimizer,
+            named("model", model.variables) | named("optimizer", optimizer.variables),
+        )
+
+    def step(model, optimizer):
+        for variable in model.trainable_variables:
+            variable.value.assign_add(tf.ones_like(variable.value) * 0.125)
+        optimizer.iterations.assign_add(1)
+
+    model, optimizer, saved = build()
+    step(model, optimizer)
+    Checkpointer(tmp_path).save(1, saved, {})
+    truth = {name: variable.numpy() for name, variable in saved.items()}
+    _, optimizer, fresh = build()
+    Checkpointer(tmp_path).restore(fresh)
+    assert_same_bits(fresh, truth)
+    assert int(optimizer.iterations.numpy()) == 1
+
+
+def test_follow_yields_each_new_step_once_and_ends(tmp_path):
+    writer, reader = Checkpointer(tmp_path, keep=2), Checkpointer(tmp_path)
+    writer.save(1, one(1), {})
+    script = iter([2, 3, None])
+    is_finished = {"value": False}
+
+    def sleep(_):
+        step = next(script)
+        if step is None:
+            is_finished["value"] = True
+        else:
+            writer.save(step, one(step), {})
+
+    seen = list(reader.follow(finished=lambda: is_finished["value"], sleep=sleep))
+    assert seen == [1, 2, 3]
+    waits = []
+    assert list(reader.follow(after=3, timeout_seconds=12, sleep=waits.append)) == []
+    assert waits == [5.0, 5.0, 5.0]
+
+
+def test_follow_ignores_a_save_in_progress(tmp_path):
+    staged = tmp_path / ".staging-step-00000001-abcd"
+    staged.mkdir(parents=True)
+    (staged / "manifest.json").write_text("{}")
+    (tmp_path / "step-00000002").mkdir()
+    assert list(Checkpointer(tmp_path).follow(timeout_seconds=0)) == []
+    assert staged.exists(), "a reader must not clean up behind a writer"
+
+
+def test_hostile_manifest_reads_nothing_outside(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, one(1), {})
+    manifest = tmp_path / "step-00000001" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"]["../../../etc/passwd"] = content["files"]["state.json"]
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(CheckpointDamaged, match="does not describe"):
+        checkpointer.restore(one(0))
+
+
+def test_names_do_not_depend_on_what_was_built_before():
+    def names():
+        block = [keras.layers.Dense(2, name=f"block_{i}") for i in range(2)]
+        model = keras.Sequential([keras.Input([2]), *block, keras.layers.Dense(1)])
+        optimizer = keras.optimizers.AdamW()
+        optimizer.build(model.trainable_variables)
+        return [*named("learner", model.variables), *named("optimizer", optimizer.variables)]
+
+    first = names()
+    assert first == names()
+    assert len(set(first)) == len(first) == 6 + 2 + 12
+    assert first[0] == "learner/0000/sequential/block/kernel"
+    assert list(named("x", [tf.Variable(0.0, name="plain_3")])) == ["x/0000/plain"]
