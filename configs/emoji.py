@@ -5,8 +5,8 @@
         --config.reference.workdir=runs/reference
     python -m jest_tf.train --config=configs/emoji.py:policy=uniform --workdir=runs/uniform
 
-Arguments: `reference` (train on the curated set), `policy=`, `criterion=`, `quick` (the quickstart's
-length), `steps=`, `seed=`. Everything else by `--config.x.y=…`.
+Arguments: `reference` (train on the curated set), `policy=`, `criterion=`, `quick` (the length of
+the quickstart), `steps=`, `seed=`. Everything else by `--config.x.y=…`.
 """
 
 import ml_collections

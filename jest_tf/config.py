@@ -1,6 +1,6 @@
 """The one description of a run: each field, its default and reason; checked without TensorFlow.
 
-A file in `configs/` starts from `base_config()`, changes what its experiment is about and returns it.
+A file in `configs/` starts from `base_config()` and changes what its experiment is about.
 Marks in the comments: [P] the paper's value, [R] recalled from it, unverified.
 """
 

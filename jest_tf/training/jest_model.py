@@ -32,8 +32,8 @@ class JestModel(keras.Model):
     """Trains `learner` on the sub-batch that a selection policy picks from each super-batch.
 
     `train_step` runs inside `strategy.run` (each replica holds its rows of the super-batch), or
-    under Keras's own `fit` on one device. One XLA program on one device and on TPU; elsewhere the parts
-    between the collectives are compiled.
+    under Keras's own `fit` on one device. One XLA program on one device and on TPU; elsewhere the
+    parts between the collectives are compiled.
 
     Args:
       learner: the dual encoder to train.

@@ -1,0 +1,108 @@
+"""The config: arguments, arithmetic, and messages that a tired user can act on."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from jest_tf import config as config_lib
+from jest_tf.errors import UserError
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def load(name: str, arg: str = ""):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+@pytest.fixture
+def emoji():
+    config = load("emoji")
+    config.reference.workdir = "runs/reference"
+    return config
+
+
+def test_arguments_choose_the_experiment():
+    config = load("emoji", "policy=independent_top_k,criterion=easy_reference,steps=7,seed=3")
+    assert config.selection.policy == "independent_top_k"
+    assert config.selection.criterion == "easy_reference"
+    assert (config.total_steps, config.seed) == (7, 3)
+
+
+def test_reference_and_uniform_load_only_what_they_train_on():
+    for arg in ("reference", "policy=uniform"):
+        selection = load("emoji", arg).selection
+        assert selection.policy == "uniform"
+        assert selection.super_batch == selection.sub_batch
+
+
+def test_policies_differ_in_nothing_but_the_policy():
+    joint, uniform = load("emoji", "quick"), load("emoji", "quick,policy=uniform")
+    keys = config_lib.flat_keys(joint)
+    different = {key for key in keys if _get(joint, key) != _get(uniform, key)}
+    assert different == {"name", "selection.policy", "selection.super_batch"}
+
+
+def _get(config, dotted: str):
+    for part in dotted.split("."):
+        config = config[part]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("arg", "expected"),
+    [("polcy=uniform", "policy"), ("steps=many", "int"), ("quick=perhaps", "true or false")],
+)
+def test_wrong_argument_names_the_valid_one(arg, expected):
+    with pytest.raises(UserError, match=expected):
+        load("emoji", arg)
+
+
+def test_shipped_config_is_sound(emoji):
+    assert config_lib.problems(emoji) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("selection.sub_batch", 130, "128 or 144"),
+        ("selection.sub_batch", 1280, "larger than"),
+        ("selection.super_batch", 644, "640 or 648"),
+        ("selection.policy", "jiont", "did you mean 'joint'"),
+        ("selection.criterion", "learnabilty", "did you mean 'learnability'"),
+        ("selection.temperature", 0.0, "positive"),
+        ("selection.n_chunks", 0, "at least 1"),
+        ("reference.workdir", "", "needs a reference"),
+        ("data.train", "", "data.train is empty"),
+        ("model.patch_size", 7, "not divisible"),
+        ("optimizer.warmup_steps", 1500, "leaves nothing"),
+        ("data.augment", ("flop",), "did you mean 'flip'"),
+        ("strategy.kind", "gpu", "Valid: default"),
+    ],
+)
+def test_each_problem_names_field_value_and_fix(emoji, field, value, expected):
+    parents, _, last = field.rpartition(".")
+    node = _get(emoji, parents) if parents else emoji
+    with node.ignore_type():
+        node[last] = value
+    found = config_lib.problems(emoji)
+    assert any(field in line and expected in line for line in found), found
+
+
+def test_all_problems_come_in_one_message(emoji):
+    emoji.selection.sub_batch = 130
+    emoji.loss = "hinge"
+    with pytest.raises(UserError, match=r"2 problem\(s\)"):
+        config_lib.require_sound(config_lib.problems(emoji))
+
+
+def test_replicas_must_divide_the_batches(emoji):
+    assert config_lib.replica_problems(emoji, n_hosts=2, n_replicas=4) == []
+    assert "sub_batch = 128" in config_lib.replica_problems(emoji, 1, 5)[0]
+    assert "n_lanes" in str(config_lib.replica_problems(emoji, n_hosts=3, n_replicas=3))
+    emoji.selection.scope = "replica"
+    emoji.selection.n_chunks = 64
+    assert "scope" in config_lib.replica_problems(emoji, 1, 4)[0]
