@@ -1,0 +1,105 @@
+"""What a run was made with: versions, code revision, machine. Imports no TensorFlow."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jest_tf
+
+PACKAGES = (
+    "tensorflow",
+    "tensorflow-tpu",
+    "libtpu",
+    "tensorflow-text",
+    "tensorflow-datasets",
+    "keras",
+    "keras-cv",
+    "tensorboard",
+    "ml_collections",
+    "absl-py",
+    "numpy",
+    "pillow",
+    "protobuf",
+)
+GIT_SECONDS = 10
+
+
+def collect() -> dict[str, Any]:
+    """JSON-serialisable description of this process's environment.
+
+    Returns:
+      `packages` name → version or None when not installed; `git` revision and dirty flag, or None
+      outside a repository; `python`, `platform`, `cpu`, `n_cpus`, `memory_bytes`, `host`, `argv`,
+      `started_utc`, `jest_tf`.
+    """
+    return {
+        "jest_tf": jest_tf.__version__,
+        "git": git_state(Path(jest_tf.__file__).resolve().parent),
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "n_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "memory_bytes": _memory_bytes(),
+        "host": socket.gethostname(),
+        "argv": sys.argv,
+        "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def package_version(name: str) -> str | None:
+    """Installed version, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Revision of the repository around `folder` and whether tracked files differ from it.
+
+    None when `folder` is not tracked in a repository or git is not installed.
+    """
+    revision = _git(folder, "rev-parse", "HEAD")
+    # An installed copy may lie inside some other project's repository: its revision is not ours.
+    if not revision or not _git(folder, "ls-files", "."):
+        return None
+    is_dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+    return {"revision": revision, "dirty": is_dirty}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None

@@ -1,0 +1,258 @@
+"""Workdirs: refuse another config field by field, one writer at a time, awkward paths and users."""
+
+import contextlib
+import copy
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from jest_tf.errors import UserError
+from jest_tf.training import lock as lock_module
+from jest_tf.training import workdir as workdir_module
+from jest_tf.training.lock import WorkdirLock
+from jest_tf.training.workdir import MAY_DIFFER, differences, open_workdir, read_config
+
+CONFIG = {
+    "name": "é run",
+    "seed": 0,
+    "data": {"augment": ("flip",), "data_dir": "/a"},
+    "strategy": {"kind": "default", "n_devices": 1},
+    "optimizer": {"learning_rate": 1e-3},
+}
+
+
+def changed(**fields) -> dict:
+    """CONFIG with dotted fields (written with __) replaced."""
+    config = copy.deepcopy(CONFIG)
+    for field, value in fields.items():
+        *groups, name = field.split("__")
+        inner = config
+        for group in groups:
+            inner = inner[group]
+        inner[name] = value
+    return config
+
+
+@pytest.mark.parametrize("name", ["plain", "with spaces/deep er", "ünï 中文"])
+def test_creates_then_reopens(tmp_path, name):
+    with open_workdir(tmp_path / name, CONFIG) as first:
+        assert first.is_new
+    with open_workdir(str(tmp_path / name), CONFIG) as second:
+        assert not second.is_new
+        assert second.checkpoints == tmp_path / name / "checkpoints"
+    assert read_config(tmp_path / name)["name"] == "é run"
+
+
+def test_another_config_is_refused_field_by_field(tmp_path):
+    open_workdir(tmp_path, CONFIG).close()
+    other = changed(seed=1, optimizer__learning_rate=0.1, data__augment=())
+    other["new"] = {"field": 5}
+    with pytest.raises(UserError) as raised:
+        open_workdir(tmp_path, other)
+    message = str(raised.value)
+    for line in (
+        "4 field(s) differ",
+        "seed: 0 there, 1 now",
+        "optimizer.learning_rate: 0.001 there, 0.1 now",
+        "data.augment: ['flip'] there, [] now",
+        "new.field: '(absent)' there, 5 now",
+    ):
+        assert line in message
+    assert read_config(tmp_path)["seed"] == 0, "a refused config must not be written"
+    open_workdir(tmp_path, CONFIG).close()  # and the lock is free again
+
+
+def test_fields_that_may_differ_are_taken_over(tmp_path):
+    open_workdir(tmp_path, CONFIG).close()
+    now = changed(strategy__kind="mirrored", strategy__n_devices=4, data__data_dir="/b")
+    open_workdir(tmp_path, now).close()
+    assert read_config(tmp_path)["strategy"] == {"kind": "mirrored", "n_devices": 4}
+    assert all(reason for reason in MAY_DIFFER.values())
+
+
+def test_what_training_depends_on_may_not_differ():
+    from jest_tf.config import base_config, flat_keys
+
+    fields = set(flat_keys(base_config()))
+    free = {field for field in fields if any(_matches(field, pattern) for pattern in MAY_DIFFER)}
+    fixed_groups = {field.split(".")[0] for field in fields - free}
+    assert fixed_groups >= {"seed", "total_steps", "loss", "data", "model", "selection"}
+    assert fixed_groups >= {"reference", "optimizer", "precision", "resolution"}
+    assert not {field for field in free if field.split(".")[0] in ("model", "selection", "seed")}
+
+
+def _matches(field: str, pattern: str) -> bool:
+    return field == pattern or (pattern.endswith("*") and field.startswith(pattern[:-1]))
+
+
+def test_differences_of_nested_dicts():
+    found = differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}, "d": None})
+    assert found == {"a.c": (2, "(absent)"), "d": ("(absent)", None)}
+
+
+def test_second_run_on_one_workdir_is_refused(tmp_path):
+    with open_workdir(tmp_path, CONFIG):
+        with pytest.raises(UserError, match=rf"in use by process {os.getpid()} on .*started 20"):
+            open_workdir(tmp_path, CONFIG)
+        # The other worker processes of the same run only compare.
+        assert not open_workdir(tmp_path, CONFIG, is_writer=False).is_new
+        with pytest.raises(UserError, match="seed"):
+            open_workdir(tmp_path, changed(seed=3), is_writer=False)
+    open_workdir(tmp_path, CONFIG).close()
+
+
+HOLD_LOCK = """
+import sys, time
+from jest_tf.training.lock import WorkdirLock
+WorkdirLock(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_lock_of_a_killed_process_is_free_at_once(tmp_path):
+    path = tmp_path / "run.lock"
+    command = [sys.executable, "-c", HOLD_LOCK, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(UserError, match=f"process {holder.pid} "):
+                WorkdirLock(path)
+        finally:
+            holder.kill()
+    assert json.loads(path.read_text())["pid"] == holder.pid
+    WorkdirLock(path, sleep=no_waiting).release()
+
+
+def no_waiting(_):
+    raise AssertionError("no wait is needed here")
+
+
+def left_by(path: Path, **fields) -> None:
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "x"} | fields))
+
+
+def test_another_machine_that_still_beats_is_refused(tmp_path):
+    left_by(tmp_path / "run.lock")
+
+    def beat_with_a_clock_that_runs_backwards(_):
+        os.utime(tmp_path / "run.lock", (1, 1))
+
+    with pytest.raises(UserError, match="process 1 on elsewhere"):
+        WorkdirLock(tmp_path / "run.lock", sleep=beat_with_a_clock_that_runs_backwards)
+
+
+def test_another_machine_that_is_silent_is_taken_over(tmp_path):
+    left_by(tmp_path / "run.lock")
+    waits = []
+    lock = WorkdirLock(tmp_path / "run.lock", watch_seconds=90, sleep=waits.append)
+    assert sum(waits) == 90
+    assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
+    lock.release()
+    assert json.loads((tmp_path / "run.lock").read_text()) == {}
+    lock.release()
+
+
+def test_without_flock_the_process_identity_decides(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(lock_module.errno.ENOTSUP, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    held = WorkdirLock(tmp_path / "run.lock")
+    with pytest.raises(UserError, match="in use"):
+        WorkdirLock(tmp_path / "run.lock", sleep=no_waiting)
+    # The same process number after a restart of the machine is another process.
+    holder = json.loads((tmp_path / "run.lock").read_text())
+    held.release()
+    left_by(tmp_path / "run.lock", **(holder | {"start_tick": "another boot:5"}))
+    WorkdirLock(tmp_path / "run.lock", sleep=no_waiting).release()
+
+
+def test_the_holder_touches_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "BEAT_SECONDS", 0.01)
+    lock = WorkdirLock(tmp_path / "run.lock")
+    before = os.stat(tmp_path / "run.lock").st_mtime_ns
+    deadline = time.monotonic() + 10
+    while os.stat(tmp_path / "run.lock").st_mtime_ns == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert os.stat(tmp_path / "run.lock").st_mtime_ns != before
+    lock.release()
+
+
+def test_a_damaged_lock_file_is_no_obstacle(tmp_path):
+    (tmp_path / "run.lock").write_bytes(b"\xff{half")
+    WorkdirLock(tmp_path / "run.lock", sleep=no_waiting).release()
+
+
+@contextlib.contextmanager
+def unprivileged():
+    """Permissions do not bind root, so become `nobody` for a moment."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_no_write_permission_is_one_clear_message():
+    folder = Path(tempfile.mkdtemp())
+    try:
+        folder.chmod(0o555)
+        for path in (folder, folder / "run"):
+            with unprivileged(), pytest.raises(UserError, match="(?s)cannot be written.*denied"):
+                open_workdir(path, CONFIG)
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "match"), [("file", "cannot be written"), ("gs://b/run", "gcsfuse"), ("", "empty")]
+)
+def test_a_file_a_bucket_and_nothing_are_no_workdirs(tmp_path, monkeypatch, path, match):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=match):
+        open_workdir(path, CONFIG)
+
+
+def test_full_disk_at_the_start_is_one_clear_message(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(workdir_module, "write_atomically", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        open_workdir(tmp_path, CONFIG)
+    monkeypatch.undo()
+    open_workdir(tmp_path, CONFIG).close()
+
+
+def test_unreadable_config_names_the_file(tmp_path):
+    (tmp_path / "config.json").write_text('{"half": ')
+    with pytest.raises(UserError, match=r"config\.json cannot be read as JSON"):
+        open_workdir(tmp_path, CONFIG)
+    with pytest.raises(UserError, match="not the workdir of a run"):
+        read_config(tmp_path / "missing")
+
+
+def test_environment_is_recorded_for_every_start(tmp_path):
+    file = tmp_path / "environment.json"
+    for n_earlier in range(3):
+        open_workdir(tmp_path, CONFIG).close()
+        assert len(json.loads(file.read_text())["earlier"]) == n_earlier
+    assert "earlier" not in json.loads(file.read_text())["earlier"][0]
+    assert json.loads(file.read_text())["packages"]["tensorflow"].startswith("2.20")
+    file.write_text("[damaged")
+    open_workdir(tmp_path, CONFIG).close()
+    assert json.loads(file.read_text())["earlier"] == []
