@@ -1,0 +1,60 @@
+"""How every entry point starts: flags first, TensorFlow later, user errors without a traceback.
+
+Importing this module silences TensorFlow's C++ log, unless the user has set its level: import it
+before TensorFlow. What goes wrong still arrives as a Python exception; what is lost are lines such
+as "failed call to cuInit" on every machine without a GPU. It imports no TensorFlow itself: a wrong
+flag must be refused in a second, and importing TensorFlow takes several.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import app, flags  # noqa: E402
+
+from jest_tf import config_flag  # noqa: E402
+from jest_tf.errors import UserError  # noqa: E402
+
+EXIT_USER_ERROR = 2
+
+
+def run(
+    main: Callable[[Sequence[str]], int | None], flag_values: flags.FlagValues | None = None
+) -> None:
+    """Parses the flags, calls `main(argv)` and ends the process.
+
+    What `main` returns is the exit code (None: 0). A UserError, also one of the flags, is printed
+    to stderr as `error: …` and the process exits with code 2.
+
+    Args:
+        main: gets what the flags left over, the program's name first.
+        flag_values: where the module defines its flags. An own container lets several entry points
+            with a flag of the same name be imported into one process; absl's global flags if None.
+    """
+    if flag_values is not None:
+        flags.FLAGS.append_flag_values(flag_values)
+
+    def guarded(argv: Sequence[str]) -> None:
+        if flag_values is not None:
+            # The flags were parsed as absl's global ones; the values are shared, the mark is not.
+            flag_values.mark_as_parsed()
+        try:
+            sys.exit(main(argv))
+        except UserError as error:
+            _exit(error)
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            return config_flag.parse(argv)
+        except UserError as error:
+            _exit(error)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _exit(error: UserError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)

@@ -1,0 +1,97 @@
+"""The flag `--config`: loads a config file, takes overrides, and explains what is wrong."""
+
+import re
+from collections.abc import Sequence
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from jest_tf.config import flat_keys, nearest
+from jest_tf.errors import UserError
+
+NAME = "config"
+
+
+def define() -> flags.FlagHolder:
+    """Defines `--config=FILE[:ARGUMENTS]` and its overrides `--config.x.y=value`."""
+    return config_flags.DEFINE_config_file(
+        NAME,
+        None,
+        "Config file, e.g. configs/emoji.py:quick; override fields with --config.x.y=value.",
+        lock_config=True,
+    )
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Parses all flags of the program, as `absl.app` does, and explains errors of the config.
+
+    Raises:
+      UserError: an unknown flag or field (with the nearest valid one), a wrong value, or a config
+        file that cannot be loaded.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_explain_unknown(error.flagname)) from error
+    except (AttributeError, KeyError) as error:  # ml_collections: a field that does not exist
+        raise UserError(_explain_missing_field(argv, str(error))) from error
+    except flags.Error as error:
+        raise _first_user_error(error) or UserError(str(error)) from error
+
+
+def value_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
+    """The loaded config.
+
+    Raises:
+      UserError: the flag was not given, or its file failed to load.
+    """
+    if flag.value is None:
+        raise UserError("--config is missing. Give a config file, e.g. --config=configs/emoji.py.")
+    if not isinstance(flag.value, ml_collections.ConfigDict):
+        raise UserError(f"--config could not be loaded: {_load_error(flag.value)}")
+    return flag.value
+
+
+def _explain_unknown(name: str) -> str:
+    field = name.removeprefix(f"{NAME}.")
+    if field == name or NAME not in flags.FLAGS:
+        return f"unknown flag --{name}{nearest(name, list(flags.FLAGS))}."
+    config = flags.FLAGS[NAME].value
+    if not isinstance(config, ml_collections.ConfigDict):
+        return f"--{name}: --config could not be loaded: {_load_error(config)}"
+    keys = list(flat_keys(config))
+    return f"unknown config field --{name}{nearest(field, keys)}. See jest_tf/config.py for all."
+
+
+def _explain_missing_field(argv: Sequence[str], error: str) -> str:
+    words = re.findall(r"\w+", error)
+    given = [a.split("=")[0] for a in argv if a.startswith(f"--{NAME}.")]
+    guilty = [g for g in given if words and words[0] in g.split(".")]
+    hint = re.search(r"Did you mean .*\?", error)
+    return f"unknown config field {' '.join(guilty)}. {hint[0] if hint else ''}".rstrip()
+
+
+def _load_error(value: object) -> object:
+    if value is None:
+        return "no file was given."
+    try:
+        value.any_field  # noqa: B018  the loader keeps its error until a field is read
+    except OSError as error:
+        return error.__cause__ or error
+    return "get_config() returned no ConfigDict."
+
+
+def _first_user_error(error: BaseException | None) -> UserError | None:
+    """The UserError at the root of a chain of exceptions, if that is what began it."""
+    found = None
+    while error is not None:
+        found = error if isinstance(error, UserError) else found
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def refuse_extra(argv: Sequence[str]) -> None:
+    """Raises a UserError if words are left that are no flags (often a missing `--` or `=`)."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")

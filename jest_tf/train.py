@@ -1,0 +1,36 @@
+"""Trains a contrastive image-text model that chooses its data.
+
+    python -m jest_tf.train --config=configs/emoji.py:policy=uniform --workdir=runs/uniform
+
+Any field can be overridden, e.g. `--config.optimizer.learning_rate=3e-4`. Rerunning the same
+command continues the run. Exit codes: 0 done; 2 wrong input; 3 stopped with the last good state
+saved (see the message); 130 and 143 interrupted by Ctrl-C and SIGTERM, after saving.
+"""
+
+from absl import flags
+
+from jest_tf import cli, config_flag
+from jest_tf.config import problems, require_sound
+from jest_tf.errors import UserError
+
+_CONFIG = config_flag.define()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: created, or continued.")
+
+
+def main(argv: list[str]) -> int:
+    """Checks the config before TensorFlow is imported, then trains; returns the exit code."""
+    config_flag.refuse_extra(argv)
+    config = config_flag.value_of(_CONFIG)
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing. Give the folder to write this run in.")
+    require_sound(problems(config))
+
+    from jest_tf.training import (
+        loop,
+    )  # Importing TensorFlow takes seconds: only for a sound config.
+
+    return loop.train(config, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)
