@@ -1,0 +1,69 @@
+"""Entry points in a fresh process: exit codes, one message, no TensorFlow before the flags."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+SCRIPT = """
+import os, sys
+from absl import flags
+from jest_tf import cli
+from jest_tf.errors import UserError
+
+FLAGS = flags.FlagValues()
+_MODE = flags.DEFINE_string("mode", "fine", "What to do.", flag_values=FLAGS)
+
+
+def main(argv):
+    assert "tensorflow" not in sys.modules
+    if _MODE.value == "user":
+        raise UserError("--mode is 'user'; give another")
+    if _MODE.value == "bug":
+        raise ValueError("a bug")
+    print(_MODE.value, argv[1:], os.environ["TF_CPP_MIN_LOG_LEVEL"])
+
+
+cli.run(main, FLAGS)
+"""
+
+
+def run(tmp_path, *args):
+    script = tmp_path / "entry.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    return subprocess.run(
+        [sys.executable, str(script), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_flags_and_rest_reach_main(tmp_path):
+    done = run(tmp_path, "query", "--mode=other", "rest")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("other ['query', 'rest']")
+
+
+def test_user_error_is_one_line_and_exit_code_2(tmp_path):
+    done = run(tmp_path, "--mode=user")
+    assert done.returncode == 2
+    assert done.stderr == "error: --mode is 'user'; give another\n"
+
+
+def test_a_bug_keeps_its_traceback(tmp_path):
+    done = run(tmp_path, "--mode=bug")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_unknown_flag_names_the_nearest(tmp_path):
+    done = run(tmp_path, "--mod=x")
+    assert done.returncode == 1 and "Did you mean: mode" in done.stderr
+
+
+def test_help_shows_the_module_flags(tmp_path):
+    assert "--mode: What to do." in run(tmp_path, "--help").stdout
