@@ -36,6 +36,8 @@ def run(
     """
     if flag_values is not None:
         flags.FLAGS.append_flag_values(flag_values)
+        for name in flag_values:  # so that --help lists them
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag_values[name])
 
     def guarded(argv: Sequence[str]) -> None:
         if flag_values is not None:

@@ -62,7 +62,7 @@ def test_a_bug_keeps_its_traceback(tmp_path):
 
 def test_unknown_flag_names_the_nearest(tmp_path):
     done = run(tmp_path, "--mod=x")
-    assert done.returncode == 1 and "Did you mean: mode" in done.stderr
+    assert done.returncode == 2 and "did you mean 'mode'" in done.stderr
 
 
 def test_help_shows_the_module_flags(tmp_path):
