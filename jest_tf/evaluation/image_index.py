@@ -1,0 +1,210 @@
+"""An image index on disk: plain arrays, appended to, readable by anything.
+
+    embeddings.npy   float32 [n, d], unit-norm rows
+    items.jsonl      line i describes row i: {id, label, version, thumbnail}
+    thumbnails.bin   small JPEGs, where the images themselves are not files
+    meta.json        {n, d, model, ...}: written last, so it tells what of the others is complete
+
+Rows beyond meta.json's `n` are what an interrupted run has left; the next one overwrites them.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jest_tf.errors import UserError
+
+FORMAT = 1
+EMBEDDINGS, ITEMS, THUMBNAILS, META = (
+    "embeddings.npy",
+    "items.jsonl",
+    "thumbnails.bin",
+    "meta.json",
+)
+_HEADER_BYTES = 128
+
+
+@dataclasses.dataclass
+class Item:
+    """What one row stands for.
+
+    `id` is a file's absolute path or `tfds:…#number`; `label` is shown under the image; `version`
+    changes when the file does; `thumbnail` is [offset, length] in thumbnails.bin, or None where
+    the image is the file `id`.
+    """
+
+    id: str
+    label: str = ""
+    version: str = ""
+    thumbnail: list[int] | None = None
+
+
+class ImageIndex:
+    """An index in a folder, opened to read and to add to.
+
+    Attributes:
+        items: one Item per row.
+        meta: the content of meta.json.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any], items: list[Item]):
+        self.path, self.meta, self.items = path, meta, items
+        self.row_of = {item.id: row for row, item in enumerate(items)}
+
+    @classmethod
+    def create(cls, path: str | os.PathLike, d: int, model: dict[str, Any]) -> "ImageIndex":
+        """An empty index for embeddings [n, d] of `model` ({path, fingerprint, …})."""
+        path = Path(path)
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"--out={path} holds other files and no index; give an empty folder")
+        path.mkdir(parents=True, exist_ok=True)
+        for name in (EMBEDDINGS, ITEMS, THUMBNAILS):
+            (path / name).write_bytes(b"")
+        index = cls(path, {"format": FORMAT, "n": 0, "d": d, "model": model}, [])
+        index._commit()
+        return index
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "ImageIndex":
+        """Opens an index.
+
+        Raises:
+            UserError: no index there, another format, or files that meta.json does not fit.
+        """
+        path = Path(path)
+        try:
+            meta = json.loads((path / META).read_text())
+            with open(path / ITEMS, encoding="utf-8") as lines:
+                items = [
+                    Item(**json.loads(line))
+                    for _, line in zip(range(meta["n"]), lines, strict=False)
+                ]
+            n_rows = (os.path.getsize(path / EMBEDDINGS) - _HEADER_BYTES) // (4 * meta["d"])
+        except FileNotFoundError as error:
+            raise UserError(
+                f"no image index in {path} ({Path(error.filename).name} is missing). Make one: "
+                "python -m jest_tf.retrieve index --images=DIR --model=EXPORT --out=DIR"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"the image index in {path} cannot be read: {error}") from error
+        if meta.get("format") != FORMAT:
+            raise UserError(f"{path} has index format {meta.get('format')}, expected {FORMAT}")
+        if len(items) < meta["n"] or n_rows < meta["n"]:
+            raise UserError(
+                f"the image index in {path} is damaged: {META} speaks of {meta['n']} rows, {ITEMS} "
+                f"has {len(items)} and {EMBEDDINGS} {n_rows}. Delete the folder and index again."
+            )
+        return cls(path, meta, items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def require_model(self, fingerprint: str, where: str) -> None:
+        """Raises UserError unless the index was built by the model with this fingerprint."""
+        built_by = self.meta["model"]
+        if built_by["fingerprint"] != fingerprint:
+            raise UserError(
+                f"the index in {self.path} was built by another model: {built_by['path']} with "
+                f"fingerprint {built_by['fingerprint']}, but {where} has {fingerprint}. Embeddings "
+                "of two models cannot be compared: index the images again into a new folder, or "
+                "pass --model=EXPORT of the model that built it."
+            )
+
+    def embeddings(self) -> np.ndarray:
+        """float32 [n, d], memory-mapped."""
+        if not self.items:
+            return np.zeros((0, self.meta["d"]), np.float32)
+        return np.load(self.path / EMBEDDINGS, mmap_mode="r")[: len(self.items)]
+
+    def is_current(self, item: Item) -> bool:
+        """Whether the index holds this item in this version."""
+        row = self.row_of.get(item.id)
+        return row is not None and self.items[row].version == item.version
+
+    def add(
+        self, items: Sequence[Item], zimg: np.ndarray, thumbnails: Sequence[bytes] = ()
+    ) -> None:
+        """Appends rows, or replaces those whose id is known; on disk when it returns.
+
+        Args:
+            items: k items of different ids.
+            zimg: float32 [k, d].
+            thumbnails: k JPEGs, or nothing where the items are files.
+        """
+        if thumbnails:
+            self._append_thumbnails(items, thumbnails)
+        known = [i for i, item in enumerate(items) if item.id in self.row_of]
+        new = [i for i, item in enumerate(items) if item.id not in self.row_of]
+        self._write_rows(len(self.items), zimg[new])
+        self._append_items([items[i] for i in new])
+        for i in known:
+            row = self.row_of[items[i].id]
+            self._write_rows(row, zimg[i : i + 1])
+            self.items[row] = items[i]
+        if known:
+            self._rewrite_items()
+        self._commit()
+
+    def thumbnail(self, item: Item) -> bytes | None:
+        """The stored JPEG of an item, or None where its id is a file."""
+        if item.thumbnail is None:
+            return None
+        offset, length = item.thumbnail
+        with open(self.path / THUMBNAILS, "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def _append_thumbnails(self, items: Sequence[Item], thumbnails: Sequence[bytes]) -> None:
+        with open(self.path / THUMBNAILS, "ab") as file:
+            for item, jpeg in zip(items, thumbnails, strict=True):
+                item.thumbnail = [file.tell(), len(jpeg)]
+                file.write(jpeg)
+
+    def _write_rows(self, row: int, zimg: np.ndarray) -> None:
+        with open(self.path / EMBEDDINGS, "r+b") as file:
+            file.seek(_HEADER_BYTES + row * 4 * self.meta["d"])
+            file.write(np.ascontiguousarray(zimg, "<f4").tobytes())
+
+    def _append_items(self, items: Sequence[Item]) -> None:
+        for item in items:
+            self.row_of[item.id] = len(self.items)
+            self.items.append(item)
+        with open(self.path / ITEMS, "ab") as file:
+            file.write("".join(_line(item) for item in items).encode())
+
+    def _rewrite_items(self) -> None:
+        _replace(self.path / ITEMS, "".join(_line(item) for item in self.items).encode())
+
+    def _commit(self) -> None:
+        """Makes the rows count: first in the array's header, then in meta.json."""
+        self.meta["n"] = len(self.items)
+        with open(self.path / EMBEDDINGS, "r+b") as file:
+            file.write(_npy_header(len(self.items), self.meta["d"]))
+        _replace(self.path / META, json.dumps(self.meta, indent=1).encode())
+
+    def drop_uncommitted(self) -> None:
+        """Cuts off what an interrupted `add` has left behind; call before adding."""
+        os.truncate(self.path / EMBEDDINGS, _HEADER_BYTES + len(self.items) * 4 * self.meta["d"])
+        self._rewrite_items()
+
+
+def _line(item: Item) -> str:
+    return json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n"
+
+
+def _npy_header(n: int, d: int) -> bytes:
+    """Header of the .npy format 1.0, always of the same length, so that rows can be appended."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, {d}), }}"
+    text = text.ljust(_HEADER_BYTES - 11) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    incomplete = path.with_suffix(path.suffix + ".incomplete")
+    incomplete.write_bytes(content)
+    os.replace(incomplete, path)
