@@ -1,0 +1,221 @@
+"""The model: an image and a text tower into one space, with the scale and bias of its logits."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from jest_tf.errors import UserError
+from jest_tf.models.text_transformer import TextTransformer
+from jest_tf.models.vit import VisionTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerConfig:
+    """Size of a transformer: `width` is split over `heads`; `mlp_dim` is the hidden width."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DualEncoderConfig:
+    """Sizes of both towers. Image sizes in pixels, text length in tokens.
+
+    `init_scale` and `init_bias` start the logits scale·<zimg, ztxt> + bias. The defaults are
+    SigLIP's; -10 suits batches of tens of thousands, -log(sub_batch) small ones.
+
+    Raises:
+      UserError: a size is not positive, or does not divide as it must.
+    """
+
+    image_size: int
+    patch_size: int
+    n_tokens: int
+    vocab_size: int
+    embed_dim: int
+    image: TowerConfig
+    text: TowerConfig
+    init_scale: float = 10.0
+    init_bias: float = -10.0
+
+    def __post_init__(self) -> None:
+        for name, value in _sizes(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"model.{name} = {value!r}: expected a whole number of 1 or more")
+        if self.image_size % self.patch_size:
+            raise UserError(
+                f"model.image_size = {self.image_size} is not divisible by model.patch_size = "
+                f"{self.patch_size}: change one of them"
+            )
+        for name, tower in (("image", self.image), ("text", self.text)):
+            if tower.width % tower.heads:
+                raise UserError(
+                    f"model.{name}.width = {tower.width} is not divisible by model.{name}.heads = "
+                    f"{tower.heads}: change one of them"
+                )
+        if self.init_scale <= 0:
+            raise UserError(f"model.init_scale = {self.init_scale}: expected a number above 0")
+
+    @classmethod
+    def from_variant(cls, variant: str, **overrides: Any) -> "DualEncoderConfig":
+        """A named size (`VARIANTS`) with some fields replaced.
+
+        `image` and `text` may be given as dicts with only the fields that change.
+        """
+        if variant not in VARIANTS:
+            raise UserError(f"model variant {variant!r}: expected one of {', '.join(VARIANTS)}")
+        return cls.from_dict({**dataclasses.asdict(VARIANTS[variant]), **overrides}, variant)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], variant: str | None = None) -> "DualEncoderConfig":
+        """The inverse of `dataclasses.asdict`. Towers given in part are filled from `variant`."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = set(values) - known
+        if unknown:
+            raise UserError(
+                f"unknown model setting {', '.join(sorted(unknown))}: expected some of "
+                f"{', '.join(sorted(known))}"
+            )
+        towers = {}
+        for name in ("image", "text"):
+            given = values[name]
+            if not isinstance(given, TowerConfig):
+                base = dataclasses.asdict(getattr(VARIANTS[variant], name)) if variant else {}
+                towers[name] = _tower(name, {**base, **given})
+        return cls(**{**values, **towers})
+
+
+def _sizes(config: DualEncoderConfig) -> dict[str, Any]:
+    names = ("image_size", "patch_size", "n_tokens", "vocab_size", "embed_dim")
+    sizes = {name: getattr(config, name) for name in names}
+    for name in ("image", "text"):
+        for key, value in dataclasses.asdict(getattr(config, name)).items():
+            sizes[f"{name}.{key}"] = value
+    return sizes
+
+
+def _tower(name: str, values: dict[str, Any]) -> TowerConfig:
+    expected = {field.name for field in dataclasses.fields(TowerConfig)}
+    if set(values) != expected:
+        raise UserError(f"model.{name} has settings {sorted(values)}: expected {sorted(expected)}")
+    return TowerConfig(**values)
+
+
+def _siglip(width: int, depth: int, heads: int) -> DualEncoderConfig:
+    """Both towers alike, 256 px images, 64 tokens of a 32,000 word vocabulary (JEST, section 4)."""
+    tower = TowerConfig(width=width, depth=depth, heads=heads, mlp_dim=4 * width)
+    return DualEncoderConfig(
+        image_size=256, patch_size=16, n_tokens=64, vocab_size=32_000, embed_dim=width,
+        image=tower, text=tower,
+    )  # fmt: skip
+
+
+# Ti, S, B, L: the sizes of the ViT literature. mu: trains in minutes on a laptop's processor.
+VARIANTS: dict[str, DualEncoderConfig] = {
+    "mu": DualEncoderConfig(
+        image_size=48, patch_size=8, n_tokens=16, vocab_size=4_096, embed_dim=128,
+        image=TowerConfig(width=128, depth=4, heads=4, mlp_dim=512),
+        text=TowerConfig(width=128, depth=2, heads=4, mlp_dim=512),
+    ),
+    "Ti": _siglip(width=192, depth=12, heads=3),
+    "S": _siglip(width=384, depth=12, heads=6),
+    "B": _siglip(width=768, depth=12, heads=12),
+    "L": _siglip(width=1024, depth=24, heads=16),
+}  # fmt: skip
+
+
+class DualEncoder(keras.Model):
+    """SigLIP's dual encoder (arXiv 2303.15343). All weights exist once it is constructed.
+
+    Args:
+      config: sizes of both towers.
+      seed: the same seed gives the same initial weights, on any device and strategy.
+      dtype: Keras dtype policy of the towers; embeddings and their norms are float32 always.
+
+    Attributes:
+      log_scale, bias: float32 scalar weights; the logits are exp(log_scale)·<zimg, ztxt> + bias.
+    """
+
+    def __init__(
+        self,
+        config: DualEncoderConfig,
+        seed: int = 0,
+        dtype: str | keras.DTypePolicy | None = None,
+        name: str = "dual_encoder",
+    ) -> None:
+        super().__init__(dtype=dtype, name=name)
+        self.config = config
+        with keras.name_scope(self.name):
+            self.image_tower = VisionTransformer(
+                image_size=config.image_size, patch_size=config.patch_size,
+                embed_dim=config.embed_dim, seed=seed, dtype=self.dtype_policy, name="image",
+                **dataclasses.asdict(config.image),
+            )  # fmt: skip
+            self.text_tower = TextTransformer(
+                n_tokens=config.n_tokens, vocab_size=config.vocab_size,
+                embed_dim=config.embed_dim, seed=seed, dtype=self.dtype_policy, name="text",
+                **dataclasses.asdict(config.text),
+            )  # fmt: skip
+        constant = keras.initializers.Constant
+        self.log_scale = self.add_weight(
+            shape=(), initializer=constant(math.log(config.init_scale)), dtype="float32",
+            autocast=False, name="log_scale",
+        )  # fmt: skip
+        self.bias = self.add_weight(
+            shape=(), initializer=constant(config.init_bias), dtype="float32",
+            autocast=False, name="bias",
+        )  # fmt: skip
+        self.built = True
+
+    @property
+    def scale(self) -> tf.Tensor:
+        """exp(log_scale), float32 []."""
+        return tf.exp(tf.convert_to_tensor(self.log_scale))
+
+    def encode_image(
+        self, images: tf.Tensor, patch_size: int | None = None, depth: int | None = None
+    ) -> tf.Tensor:
+        """Images float [n, h, w, 3] in [-1, 1] -> zimg float32 [n, embed_dim], of unit norm.
+
+        Any h and w divisible by `patch_size` (default: the config's) are taken: patch and position
+        embeddings are resized as in FlexiViT, and at the config's own sizes used as they are.
+        `depth`: only the first so many blocks (default: all).
+
+        Raises:
+          UserError: the image does not divide into patches, or `depth` is out of range.
+        """
+        depth = _checked_depth(depth, self.config.image.depth, "image")
+        return _unit(self.image_tower(images, patch_size=patch_size, depth=depth))
+
+    def encode_text(self, tokens: tf.Tensor, depth: int | None = None) -> tf.Tensor:
+        """Tokens int [n, L'], 1 <= L' <= n_tokens -> ztxt float32 [n, embed_dim], of unit norm.
+
+        Make shorter rows with `shorten_tokens`. `depth`: only the first so many blocks.
+
+        Raises:
+          UserError: too many tokens, or `depth` is out of range.
+        """
+        depth = _checked_depth(depth, self.config.text.depth, "text")
+        return _unit(self.text_tower(tokens, depth=depth))
+
+    def call(self, inputs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """(images, tokens) -> (zimg, ztxt) at full resolution and depth."""
+        images, tokens = inputs
+        return self.encode_image(images), self.encode_text(tokens)
+
+
+def _checked_depth(depth: int | None, blocks: int, tower: str) -> int:
+    if depth is None:
+        return blocks
+    if not 1 <= depth <= blocks:
+        raise UserError(f"{tower} depth = {depth}: expected 1 to {blocks}, the tower's blocks")
+    return depth
+
+
+def _unit(x: tf.Tensor) -> tf.Tensor:
+    return tf.math.l2_normalize(tf.cast(x, tf.float32), axis=-1)

@@ -1,0 +1,76 @@
+"""GELU and layer normalisation as single passes over memory, forward and backward.
+
+Both are element-wise chains of five to ten operations. Outside XLA every one of them would read and
+write the whole activation, and autodiff would keep most of the intermediate results alive; there
+they cost more than the matrix products of a small tower. So forward and backward are written out
+and compiled as one kernel each. Within a compiled step the nested functions are simply inlined.
+"""
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+# gelu(x) = x·sigmoid(2·sqrt(2/π)·(x + 0.044715·x³)), the tanh form with tanh written as a sigmoid.
+_LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
+_CUBIC = _LINEAR * 0.044715
+
+
+@tf.function(jit_compile=True)
+def _gelu(x: tf.Tensor) -> tf.Tensor:
+    return x * tf.sigmoid(x * (_LINEAR + _CUBIC * tf.square(x)))
+
+
+@tf.function(jit_compile=True)
+def _gelu_gradient(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+    square = tf.square(x)
+    gate = tf.sigmoid(x * (_LINEAR + _CUBIC * square))
+    slope = _LINEAR + 3.0 * _CUBIC * square
+    return dy * gate * (1.0 + x * (1.0 - gate) * slope)
+
+
+@tf.custom_gradient
+def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """Tanh-approximated GELU of a float tensor of any shape, in the dtype of `x`.
+
+    Keeps only `x` for the backward pass.
+    """
+    return _gelu(x), lambda dy: _gelu_gradient(x, dy)
+
+
+@tf.function(jit_compile=True)
+def _normalise(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    wide = tf.cast(x, tf.float32)
+    mean = tf.reduce_mean(wide, axis=-1, keepdims=True)
+    centred = wide - mean
+    inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + epsilon)
+    return tf.cast(centred * inverse * gamma + beta, x.dtype), mean, inverse
+
+
+@tf.function(jit_compile=True)
+def _normalise_gradient(
+    x: tf.Tensor, gamma: tf.Tensor, mean: tf.Tensor, inverse: tf.Tensor, dy: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    unit = (tf.cast(x, tf.float32) - mean) * inverse
+    dy = tf.cast(dy, tf.float32)
+    dunit = dy * gamma
+    along = tf.reduce_mean(dunit * unit, axis=-1, keepdims=True)
+    dx = inverse * (dunit - tf.reduce_mean(dunit, axis=-1, keepdims=True) - unit * along)
+    rows = list(range(x.shape.rank - 1))
+    return tf.cast(dx, x.dtype), tf.reduce_sum(dy * unit, rows), tf.reduce_sum(dy, rows)
+
+
+def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """Layer normalisation of `x` [..., width] over its last axis.
+
+    `gamma` and `beta` [width] are float32; so are the statistics. The result has the dtype of `x`.
+    """
+
+    @tf.custom_gradient
+    def normalised(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        y, mean, inverse = _normalise(x, gamma, beta, epsilon)
+        return y, lambda dy: _normalise_gradient(x, gamma, mean, inverse, dy)
+
+    return normalised(x, gamma, beta)

@@ -1,0 +1,76 @@
+"""Text tower: a bidirectional transformer, pooled at its last token (SigLIP)."""
+
+import keras
+import tensorflow as tf
+
+from jest_tf.errors import UserError
+from jest_tf.models.transformer import Block, LayerNorm, normal
+
+
+def shorten_tokens(tokens: tf.Tensor, n_tokens: int) -> tf.Tensor:
+    """Tokens [n, L] -> [n, n_tokens]: the first n_tokens - 1, and the last, which is pooled.
+
+    The pooled slot keeps the token that it holds at full length, so texts shorter than `n_tokens`
+    lose nothing but padding.
+    """
+    if n_tokens == tokens.shape[1]:
+        return tokens
+    return tf.concat([tokens[:, : n_tokens - 1], tokens[:, -1:]], axis=1)
+
+
+class TextTransformer(keras.layers.Layer):
+    """Tokens int [n, L'] -> [n, embed_dim], not normalised. L' may be shorter than n_tokens.
+
+    No mask, as in SigLIP: padding is a token like any other.
+    """
+
+    def __init__(
+        self, *, n_tokens: int, vocab_size: int, width: int, depth: int, heads: int,
+        mlp_dim: int, embed_dim: int, seed: int, **kwargs,
+    ) -> None:  # fmt: skip
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.n_tokens = n_tokens
+        self.token_embedding = self.add_weight(
+            shape=(vocab_size, width),
+            initializer=normal(width**-0.5, seed, "text/token_embedding"),
+            name="token_embedding",
+        )
+        self.positions = self.add_weight(
+            shape=(n_tokens, width),
+            initializer=normal(width**-0.5, seed, "text/positions"),
+            name="positions",
+        )
+        with keras.name_scope(self.name):
+            self.blocks = [
+                Block(width, heads, mlp_dim, seed, f"text/block_{k}", dtype=policy)
+                for k in range(depth)
+            ]
+            self.norm = LayerNorm(width, dtype=policy, name="norm")
+            self.projection = keras.layers.Dense(
+                embed_dim,
+                kernel_initializer=normal(width**-0.5, seed, "text/projection"),
+                dtype=policy,
+                name="projection",
+            )
+            self.projection.build((None, width))
+        self.built = True
+
+    def call(self, tokens: tf.Tensor, depth: int | None = None) -> tf.Tensor:
+        x = tf.gather(tf.convert_to_tensor(self.token_embedding), tokens)
+        x = x + self._positions_of(tokens.shape[1])
+        *blocks, last = self.blocks[:depth]
+        for block in blocks:
+            x = block(x)
+        # Only the last token is read, so the last block computes only that one.
+        x = tf.squeeze(last(x, last_only=True), axis=1)
+        return self.projection(self.norm(x))
+
+    def _positions_of(self, length: int | None) -> tf.Tensor:
+        """[length, width]; a shortened text keeps the pooled token's own position, the last."""
+        if length is None or not 1 <= length <= self.n_tokens:
+            raise UserError(
+                f"token rows of length {length}: the text tower takes a known length from 1 to its "
+                f"n_tokens, {self.n_tokens}; crop the tokens or raise n_tokens"
+            )
+        return shorten_tokens(tf.convert_to_tensor(self.positions)[tf.newaxis], length)

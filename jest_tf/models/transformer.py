@@ -1,0 +1,150 @@
+"""Pre-norm transformer blocks shared by the image and the text tower."""
+
+import zlib
+
+import keras
+import tensorflow as tf
+
+from jest_tf.models.fused import gelu, layer_norm
+
+EPSILON = 1e-6
+
+
+def derived_seed(seed: int, name: str) -> int:
+    """Seed of one weight: a function of the model's seed and the weight's place in the model.
+
+    Adding or removing a layer leaves the initial values of all the others as they are.
+    """
+    return zlib.crc32(f"{seed}/{name}".encode())
+
+
+def glorot_uniform(
+    fan_in: int, fan_out: int, seed: int, name: str
+) -> keras.initializers.Initializer:
+    """Glorot-uniform with stated fans: fused kernels keep the spread of their separate parts."""
+    limit = (6.0 / (fan_in + fan_out)) ** 0.5
+    return keras.initializers.RandomUniform(-limit, limit, seed=derived_seed(seed, name))
+
+
+def normal(stddev: float, seed: int, name: str) -> keras.initializers.Initializer:
+    """Normal with the seed that belongs to the weight `name`."""
+    return keras.initializers.RandomNormal(0.0, stddev, seed=derived_seed(seed, name))
+
+
+class LayerNorm(keras.layers.Layer):
+    """Layer normalisation over the last axis; statistics and parameters in float32."""
+
+    def __init__(self, width: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.width = width
+        self.build()
+
+    def build(self, input_shape: object = None) -> None:
+        kept = {"dtype": "float32", "autocast": False}
+        self.gamma = self.add_weight(shape=(self.width,), initializer="ones", name="gamma", **kept)
+        self.beta = self.add_weight(shape=(self.width,), initializer="zeros", name="beta", **kept)
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        return layer_norm(x, gamma, beta, EPSILON)
+
+
+class Mlp(keras.layers.Layer):
+    """Two dense layers around a GELU: [..., width] -> [..., width]."""
+
+    def __init__(self, width: int, mlp_dim: int, seed: int, name: str, **kwargs) -> None:
+        super().__init__(name=name.split("/")[-1], **kwargs)
+        self.up = keras.layers.Dense(
+            mlp_dim,
+            kernel_initializer=glorot_uniform(width, mlp_dim, seed, f"{name}/up"),
+            bias_initializer=normal(1e-6, seed, f"{name}/up/bias"),
+            dtype=self.dtype_policy,
+            name="up",
+        )
+        self.down = keras.layers.Dense(
+            width,
+            kernel_initializer=glorot_uniform(mlp_dim, width, seed, f"{name}/down"),
+            bias_initializer=normal(1e-6, seed, f"{name}/down/bias"),
+            dtype=self.dtype_policy,
+            name="down",
+        )
+        with keras.name_scope(self.name):
+            self.up.build((None, width))
+            self.down.build((None, mlp_dim))
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.down(gelu(self.up(x)))
+
+
+class SelfAttention(keras.layers.Layer):
+    """Multi-head self-attention without a mask.
+
+    One product gives queries, keys and values: three narrow ones take twice as long on a CPU, and
+    keras.layers.MultiHeadAttention a quarter more.
+    """
+
+    def __init__(self, width: int, heads: int, seed: int, name: str, **kwargs) -> None:
+        super().__init__(name=name.split("/")[-1], **kwargs)
+        self.width, self.heads, self.head_dim = width, heads, width // heads
+        self.qkv_kernel = self.add_weight(
+            shape=(width, 3 * width),
+            initializer=glorot_uniform(width, width, seed, f"{name}/qkv"),
+            name="qkv_kernel",
+        )
+        self.qkv_bias = self.add_weight(shape=(3 * width,), initializer="zeros", name="qkv_bias")
+        self.out = keras.layers.Dense(
+            width,
+            kernel_initializer=glorot_uniform(width, width, seed, f"{name}/out"),
+            dtype=self.dtype_policy,
+            name="out",
+        )
+        with keras.name_scope(self.name):
+            self.out.build((None, width))
+        self.built = True
+
+    def call(self, x: tf.Tensor, last_query_only: bool = False) -> tf.Tensor:
+        """`x` [n, L, width] -> [n, L, width], or [n, 1, width] for the last token's query alone."""
+        kernel, bias = tf.convert_to_tensor(self.qkv_kernel), tf.convert_to_tensor(self.qkv_bias)
+        if last_query_only:
+            sizes = [self.width, 2 * self.width]
+            q_kernel, kv_kernel = tf.split(kernel, sizes, axis=1)
+            q_bias, kv_bias = tf.split(bias, sizes)
+            (q,) = self._heads(keras.ops.matmul(x[:, -1:], q_kernel) + q_bias, 1)
+            k, v = self._heads(keras.ops.matmul(x, kv_kernel) + kv_bias, 2)
+        else:
+            q, k, v = self._heads(keras.ops.matmul(x, kernel) + bias, 3)
+        logits = tf.matmul(q * self.head_dim**-0.5, k, transpose_b=True)  # [n, heads, Lq, L]
+        weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), x.dtype)
+        mixed = tf.transpose(tf.matmul(weights, v), [0, 2, 1, 3])  # [n, Lq, heads, head_dim]
+        return self.out(tf.reshape(mixed, [-1, mixed.shape[1], self.width]))
+
+    def _heads(self, projected: tf.Tensor, parts: int) -> list[tf.Tensor]:
+        """[n, L, parts·width] -> `parts` tensors [n, heads, L, head_dim]."""
+        length = projected.shape[1]
+        split = tf.reshape(projected, [-1, length, parts, self.heads, self.head_dim])
+        # Parts outermost, so that taking them apart is a view; slicing costs a scatter backwards.
+        return tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]))
+
+
+class Block(keras.layers.Layer):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(
+        self, width: int, heads: int, mlp_dim: int, seed: int, name: str, **kwargs
+    ) -> None:
+        super().__init__(name=name.split("/")[-1], **kwargs)
+        policy = self.dtype_policy
+        with keras.name_scope(self.name):
+            self.norm_attention = LayerNorm(width, dtype=policy, name="norm_attention")
+            self.attention = SelfAttention(width, heads, seed, f"{name}/attention", dtype=policy)
+            self.norm_mlp = LayerNorm(width, dtype=policy, name="norm_mlp")
+            self.mlp = Mlp(width, mlp_dim, seed, f"{name}/mlp", dtype=policy)
+        self.built = True
+
+    def call(self, x: tf.Tensor, last_only: bool = False) -> tf.Tensor:
+        """`x` [n, L, width] -> the same shape, or [n, 1, width]: the last token's output alone."""
+        kept = x[:, -1:] if last_only else x
+        x = kept + self.attention(self.norm_attention(x), last_query_only=last_only)
+        return x + self.mlp(self.norm_mlp(x))
