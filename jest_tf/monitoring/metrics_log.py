@@ -1,0 +1,139 @@
+"""metrics.jsonl: one JSON object per line and logged step; continues without doubled lines.
+
+    {"step": 20, "time": 1719234000.1, "train/loss": 3.21, …}
+
+JSON knows no NaN or infinity: they are written as the strings "nan", "inf" and "-inf", and
+`read_metrics` turns them back into floats.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from jest_tf.errors import UserError
+
+NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class MetricsLog:
+    """Appends to the metrics file of a run.
+
+    Args:
+      path: the file; made when missing.
+      start_step: number of steps that the restored checkpoint has behind it, 0 for a new run. Lines
+        of later steps, and a line that a kill cut in half, are removed from the file.
+      now: seconds since the epoch, for the field `time`.
+    Raises:
+      UserError: the file cannot be read or written (here and in `write`).
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, start_step: int = 0, now: Callable[[], float] = time.time
+    ):
+        self._path, self._now = Path(path), now
+        with self._clear_errors():
+            if self._path.exists():
+                os.truncate(self._path, _length_up_to(self._path, start_step))
+            # Open as long as the run.
+            self._file = open(self._path, "ab")  # noqa: SIM115
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line; numbers may be Python's, numpy's or eager tensors' scalars."""
+        line = {"step": int(step), "time": round(self._now(), 3)}
+        line |= {name: _to_json(value) for name, value in values.items()}
+        with self._clear_errors():
+            self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Bring all lines to the disk; call before saving a checkpoint, which they must precede."""
+        with self._clear_errors():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _clear_errors(self) -> "_ClearErrors":
+        return _ClearErrors(self._path)
+
+
+class _ClearErrors:
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind, error, _traceback) -> None:
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{self._path} cannot be written: {error.strerror or error}. Free disk space or "
+                "fix the permissions, then rerun the same command; it continues from the newest "
+                "checkpoint."
+            ) from error
+
+
+def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a metrics file in order; unreadable ones are skipped, their number logged.
+
+    Safe on a file that is being written: a line without its end is left for later.
+    """
+    n_skipped = 0
+    for line, _ in _lines(Path(path)):
+        parsed = _parse(line)
+        if parsed is None:
+            n_skipped += 1
+        else:
+            yield {name: _from_json(value) for name, value in parsed.items()}
+    if n_skipped:
+        logging.warning("%s: %d unreadable line(s) skipped.", path, n_skipped)
+
+
+def _length_up_to(path: Path, step: int) -> int:
+    """Bytes before the first whole line of a step after `step`, or before a half-written end."""
+    end = 0
+    for line, line_end in _lines(path):
+        parsed = _parse(line)
+        if parsed is not None and parsed["step"] > step:
+            break
+        end = line_end
+    return end
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Whole lines with the offset of their end, one at a time: the file may be large."""
+    end = 0
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            yield line, end
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) and isinstance(parsed.get("step"), int) else None
+
+
+def _to_json(value: Any) -> Any:
+    if hasattr(value, "numpy"):
+        value = value.numpy()
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    return NON_FINITE.get(value, value) if isinstance(value, str) else value

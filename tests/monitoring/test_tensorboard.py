@@ -1,0 +1,120 @@
+"""Event files read back with TensorBoard's own reader."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+
+from jest_tf.monitoring.tensorboard import TensorBoard, image_grid
+
+
+def read(logdir):
+    accumulator = EventAccumulator(str(logdir), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    return {
+        tag: [
+            (event.step, tensor_util.make_ndarray(event.tensor_proto))
+            for event in accumulator.Tensors(tag)
+        ]
+        for tag in accumulator.Tags()["tensors"]
+    }
+
+
+def scalars(logdir, tag):
+    return [(step, float(value)) for step, value in read(logdir)[tag]]
+
+
+def test_scalars_by_step_and_no_others(tmp_path):
+    writer = TensorBoard(tmp_path)
+    for step in (10, 20):
+        writer.scalars(step, {"train/loss": np.float32(step) / 4, "x/text": "no", "x/vector": [1]})
+    writer.close()
+    assert scalars(tmp_path, "train/loss") == [(10, 2.5), (20, 5.0)]
+    assert not [tag for tag in read(tmp_path) if tag.startswith("x/")]
+
+
+@pytest.mark.parametrize("saved_at", [0, 20, 25])
+def test_resume_doubles_no_point(tmp_path, saved_at):
+    first = TensorBoard(tmp_path)
+    for step in (10, 20, 30, 40):
+        first.scalars(step, {"train/loss": step})
+    first.close()
+    second = TensorBoard(tmp_path, start_step=saved_at)
+    for step in (10, 20, 30, 40, 50):
+        if step > saved_at:
+            second.scalars(step, {"train/loss": step})
+    second.close()
+    assert scalars(tmp_path, "train/loss") == [(s, float(s)) for s in (10, 20, 30, 40, 50)]
+
+
+def test_a_file_cut_by_a_kill_is_repaired(tmp_path):
+    writer = TensorBoard(tmp_path)
+    for step in (10, 20):
+        writer.scalars(step, {"train/loss": step})
+    writer.close()
+    (path,) = tmp_path.glob("events*")
+    path.write_bytes(path.read_bytes()[:-7])
+    writer = TensorBoard(tmp_path, start_step=20)
+    writer.scalars(30, {"train/loss": 30})
+    writer.close()
+    assert scalars(tmp_path, "train/loss") == [(10, 10.0), (30, 30.0)]
+
+
+def test_points_reach_the_disk_after_the_flush_time(tmp_path):
+    now = [0.0]
+    writer = TensorBoard(tmp_path, flush_seconds=30, clock=lambda: now[0])
+    writer.scalars(1, {"a/b": 1})
+    assert "a/b" not in read(tmp_path)
+    now[0] = 31.0
+    writer.scalars(2, {"a/b": 2})
+    assert len(read(tmp_path)["a/b"]) == 2
+    writer.scalars(3, {"a/b": 3})
+    writer.flush()
+    assert len(read(tmp_path)["a/b"]) == 3
+    writer.close()
+
+
+def test_histogram_holds_the_finite_values(tmp_path):
+    writer = TensorBoard(tmp_path)
+    writer.histogram(1, "score/pool", np.array([0.0, 1.0, 1.0, np.nan, np.inf]))
+    writer.histogram(2, "score/pool", np.array([np.nan]))
+    writer.close()
+    ((step, buckets),) = read(tmp_path)["score/pool"]
+    assert step == 1 and buckets[:, 2].sum() == 3
+    assert (buckets[0, 0], buckets[-1, 1]) == (0.0, 1.0)
+
+
+def test_images_are_a_grid_with_harmless_captions(tmp_path):
+    images = np.arange(3 * 2 * 2 * 3, dtype=np.uint8).reshape(3, 2, 2, 3)
+    writer = TensorBoard(tmp_path)
+    writer.images(5, "chosen/most_learnable", images, ["a", "<script>x</script>", "é *b*"])
+    writer.close()
+    events = read(tmp_path)
+    ((_, image),) = events["chosen/most_learnable"]
+    decoded = np.asarray(Image.open(io.BytesIO(image[2])))
+    np.testing.assert_array_equal(decoded, image_grid(images))
+    ((_, text),) = events["chosen/most_learnable/captions"]
+    assert "<" not in text.item().decode() and "é" in text.item().decode()
+
+
+@pytest.mark.parametrize(("n", "shape"), [(1, (2, 4)), (2, (2, 9)), (5, (5, 14))])
+def test_image_grid_places_every_image(n, shape):
+    images = np.stack([np.full([2, 4, 3], i + 1, np.uint8) for i in range(n)])
+    grid = image_grid(images)
+    assert grid.shape == (*shape, 3)
+    for i in range(n):
+        assert (grid == i + 1).sum() == 2 * 4 * 3
+
+
+def test_config_and_hparams(tmp_path):
+    writer = TensorBoard(tmp_path)
+    writer.config(0, {"selection": {"policy": "joint"}, "name": "é"})
+    writer.hparams({"policy": "joint", "sub_batch": 128, "path": None})
+    writer.close()
+    ((_, text),) = read(tmp_path)["config"]
+    assert '    "policy": "joint"' in text.item().decode()
+    plugins = EventAccumulator(str(tmp_path)).Reload()
+    assert plugins.PluginTagToContent("hparams")
