@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jest_tf.errors import UserError
-from jest_tf.evaluation.image_index import ImageIndex, Item
-from jest_tf.evaluation.search import ExactSearch
+from jest_tf.serving.image_index import ImageIndex, Item
+from jest_tf.serving.search import ExactSearch
 
 MODEL = {"path": "export", "fingerprint": "abc"}
 

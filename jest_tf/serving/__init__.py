@@ -1,0 +1,1 @@
+"""A trained model outside training: the SavedModel, what loads it, and an image index to search."""

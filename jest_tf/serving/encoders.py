@@ -1,0 +1,133 @@
+"""What evaluation and retrieval ask of a model: images and texts in, embeddings out.
+
+The same interface over a model in memory and over an export, so that the same code measures both.
+"""
+
+import json
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_text  # noqa: F401 - registers the ops inside an export
+
+from jest_tf.data.tokenizer import Tokenizer
+from jest_tf.errors import UserError
+from jest_tf.models.dual_encoder import DualEncoder
+from jest_tf.serving import saved_model
+
+
+class Encoder(Protocol):
+    """A model to evaluate.
+
+    Attributes:
+        decode_size: side in pixels of the images that `encode_image` expects.
+        description: {model, checkpoint, step, fingerprint, preprocessing}, kept with every result.
+    """
+
+    decode_size: int
+    description: dict[str, Any]
+
+    def encode_image(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [n, S, S, 3] -> float32 [n, d], unit norm."""
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        """n strings -> float32 [n, d], unit norm."""
+
+
+class ModelEncoder:
+    """A DualEncoder in memory. Reads the weights at every call, so it follows the training.
+
+    Args:
+        model, tokenizer: as they are trained together.
+        image_size: side in pixels at which images enter the model.
+        decode_size: see `export_dual_encoder`.
+        description: what to call it: model, checkpoint, step.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        tokenizer: Tokenizer,
+        image_size: int,
+        decode_size: int,
+        description: dict[str, Any],
+    ):
+        self.decode_size = decode_size
+        self.description = description | {
+            "preprocessing": saved_model.preprocessing(image_size, decode_size, tokenizer)
+        }
+        # Not jit: XLA lacks the antialiased resize, and tokenizing strings stays on the host.
+        self._encode_image = tf.function(
+            lambda images: saved_model.encode_pixels(model, images, image_size),
+            input_signature=[tf.TensorSpec([None, decode_size, decode_size, 3], tf.uint8)],
+        )
+        self._encode_text = tf.function(
+            lambda texts: model.encode_text(tokenizer(texts)),
+            input_signature=[tf.TensorSpec([None], tf.string)],
+        )
+
+    def encode_image(self, images: np.ndarray) -> np.ndarray:
+        return self._encode_image(tf.constant(images)).numpy()
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        return self._encode_text(tf.constant(texts, tf.string)).numpy()
+
+
+class ExportEncoder:
+    """An exported model, see `saved_model`.
+
+    Args:
+        path: folder of the export.
+
+    Raises:
+        UserError: no export there, or one that does not load.
+    """
+
+    def __init__(self, path: str):
+        self.path = path.rstrip("/")
+        self.info = read_info(self.path)
+        try:
+            self._model = tf.saved_model.load(self.path)
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise UserError(f"the export in {path} does not load: {error}") from error
+        self.decode_size = self.info["decode_size"]
+        self.fingerprint = self.info["fingerprint"]
+        metadata = self.info["metadata"]
+        self.description = {
+            "model": metadata.get("name", "dual encoder"),
+            "checkpoint": metadata.get("checkpoint"),
+            "step": metadata.get("step"),
+            "export": self.path,
+            "fingerprint": self.fingerprint,
+            "preprocessing": self.info["preprocessing"],
+        }
+
+    def encode_image(self, images: np.ndarray) -> np.ndarray:
+        return self._model.encode_image(tf.constant(images)).numpy()
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        return self._model.encode_text(tf.constant(texts, tf.string)).numpy()
+
+    def encode_image_bytes(self, encoded: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """n image files -> float32 [n, d] and bool [n]: whether the file was a picture."""
+        zimg = self._model.encode_image_bytes(tf.constant(encoded, tf.string)).numpy()
+        return zimg, zimg.any(axis=1)
+
+
+def read_info(path: str) -> dict[str, Any]:
+    """The content of an export's `model.json`.
+
+    Raises:
+        UserError: no export there.
+    """
+    try:
+        with tf.io.gfile.GFile(f"{path}/{saved_model.INFO_FILE}") as file:
+            info = json.load(file)
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(
+            f"{path} holds no exported model ({saved_model.INFO_FILE} cannot be read: {error}). "
+            "Make one: python -m jest_tf.export --workdir=DIR --out=DIR/export"
+        ) from error
+    if info.get("format") != saved_model.FORMAT:
+        raise UserError(f"{path} has export format {info.get('format')}: export the run again")
+    return info

@@ -1,0 +1,190 @@
+"""A dual encoder as a SavedModel that takes raw text and raw images.
+
+Whoever loads it needs tensorflow and tensorflow_text, and nothing of this package:
+
+    import tensorflow as tf
+    import tensorflow_text  # registers the tokenizer's ops
+    model = tf.saved_model.load("DIR")
+    ztxt = model.encode_text(tf.constant(["a red apple"]))        # float32 [1, d], unit norm
+    zimg = model.encode_image_bytes(tf.constant([open("a.jpg", "rb").read()]))
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from jest_tf.data import preprocess
+from jest_tf.data.tokenizer import Tokenizer
+from jest_tf.errors import UserError
+from jest_tf.models.dual_encoder import DualEncoder
+from jest_tf.serving.model_card import model_card
+
+INFO_FILE, CARD_FILE = "model.json", "model_card.md"
+FORMAT = 1
+ENDPOINTS = {
+    "encode_image": "uint8 [n, h, w, 3] of any one size -> float32 [n, d], unit norm",
+    "encode_image_bytes": "string [n], each a JPEG, PNG, GIF, BMP or WebP file -> float32 [n, d], "
+    "unit norm; a row of zeros where the bytes are no picture",
+    "encode_text": "string [n], UTF-8 -> float32 [n, d], unit norm",
+    "scale_and_bias": "-> {scale, bias} float32 []: logits are scale * <zimg, ztxt> + bias",
+}
+
+
+def export_dual_encoder(
+    model: DualEncoder,
+    tokenizer: Tokenizer,
+    image_size: int,
+    path: str,
+    metadata: Mapping[str, Any],
+    decode_size: int | None = None,
+) -> str:
+    """Writes the SavedModel, `model.json` and `model_card.md` to `path`, replacing an older export.
+
+    Args:
+        model: its weights are copied as they are now.
+        tokenizer: the one that the model was trained with; its vocabulary goes inside.
+        image_size: side in pixels at which images enter the model.
+        path: a folder that does not exist, is empty, or holds an export.
+        metadata: JSON-serialisable; kept in `model.json`, and what `model_card` reads.
+        decode_size: side to which image files are decoded before they are resized to `image_size`,
+            as training does it (`data.image_size`); by default `image_size`.
+
+    Returns:
+        The export's fingerprint: 16 hex digits of weights, vocabulary and sizes.
+
+    Raises:
+        UserError: `path` holds other files, or a weight is not finite.
+    """
+    path = path.rstrip("/")
+    decode_size = decode_size or image_size
+    _require_replaceable(path)
+    info = {
+        "format": FORMAT,
+        "fingerprint": fingerprint(model, tokenizer, image_size, decode_size),
+        "embed_dim": model.config.embed_dim,
+        "image_size": image_size,
+        "decode_size": decode_size,
+        "scale": float(model.scale),
+        "bias": float(tf.convert_to_tensor(model.bias)),
+        "preprocessing": preprocessing(image_size, decode_size, tokenizer),
+        "endpoints": ENDPOINTS,
+        "architecture": dataclasses.asdict(model.config),
+        "n_parameters": int(model.count_params()),
+        "metadata": dict(metadata),
+    }
+    incomplete = f"{path}.incomplete"
+    _remove(incomplete)
+    _write_saved_model(model, tokenizer, image_size, decode_size, incomplete)
+    _write_text(f"{incomplete}/{INFO_FILE}", json.dumps(info, indent=1) + "\n")
+    _write_text(f"{incomplete}/{CARD_FILE}", model_card(info))
+    _remove(path)
+    tf.io.gfile.rename(incomplete, path)
+    return info["fingerprint"]
+
+
+def preprocessing(image_size: int, decode_size: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What happens to an image and a text before the towers, in words and numbers."""
+    return {
+        "image": f"decoded to RGB, resized to {decode_size} px square (antialiased bilinear, "
+        f"aspect not kept, rounded to uint8), then to {image_size} px, scaled to [-1, 1]",
+        "text": f"lower-cased if WordPiece, cut to {tokenizer.n_tokens} tokens with the end kept",
+        "tokenizer": tokenizer.fingerprint,
+    }
+
+
+def fingerprint(model: DualEncoder, tokenizer: Tokenizer, image_size: int, decode_size: int) -> str:
+    """16 hex digits that change with any weight, the vocabulary or a size, and nothing else."""
+    digest = hashlib.sha256(f"{tokenizer.fingerprint} {image_size} {decode_size}".encode())
+    for variable in sorted(model.weights, key=lambda v: v.path):
+        value = keras.ops.convert_to_numpy(variable)
+        if not tf.reduce_all(tf.math.is_finite(value)):
+            raise UserError(f"weight {variable.path} is not finite: export an earlier checkpoint")
+        digest.update(variable.path.encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def encode_pixels(model: DualEncoder, images: tf.Tensor, image_size: int) -> tf.Tensor:
+    """uint8 [n, h, w, 3] of any size -> zimg float32 [n, d]."""
+    images = tf.image.resize(images, [image_size, image_size], antialias=True)
+    return model.encode_image(preprocess.to_model_range(images))
+
+
+def decode_all(encoded: tf.Tensor, decode_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """string [n] -> (uint8 [n, S, S, 3], bool [n]); what cannot be decoded is black and False.
+
+    A graph has no `try`, and one corrupt file must not fail the call for all: tf.data can pass over
+    an element that raises, so each file is a data set of its own with a black picture after it.
+    """
+    black = (tf.zeros([decode_size, decode_size, 3], tf.uint8), False)
+
+    def first_that_works(file: tf.Tensor) -> tf.data.Dataset:
+        files = tf.data.Dataset.from_tensors(file)
+        decoded = files.map(lambda f: preprocess.decode(f, decode_size)).ignore_errors()
+        return decoded.concatenate(tf.data.Dataset.from_tensors(black)).take(1)
+
+    n = tf.size(encoded, tf.int64)
+    # One more than there are, so that an empty batch is not an empty data set.
+    files = tf.data.Dataset.from_tensor_slices(tf.concat([encoded, [""]], axis=0))
+    # As many at a time as a large host has cores; the order stays that of the files.
+    decoded = files.interleave(
+        first_that_works, cycle_length=32, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    images, ok = decoded.batch(n + 1).get_single_element()
+    return images[:n], ok[:n]
+
+
+def _write_saved_model(
+    model: DualEncoder, tokenizer: Tokenizer, image_size: int, decode_size: int, path: str
+) -> None:
+    def encode_image(images):
+        return encode_pixels(model, images, image_size)
+
+    def encode_image_bytes(encoded):
+        images, ok = decode_all(encoded, decode_size)
+        return encode_pixels(model, images, image_size) * tf.cast(ok, tf.float32)[:, None]
+
+    def encode_text(texts):
+        return model.encode_text(tokenizer(texts))
+
+    def scale_and_bias():
+        return {"scale": model.scale, "bias": tf.convert_to_tensor(model.bias)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.track(tokenizer)
+    images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+    archive.add_endpoint("encode_image", encode_image, [images])
+    files = tf.TensorSpec([None], tf.string, name="encoded")
+    archive.add_endpoint("encode_image_bytes", encode_image_bytes, [files])
+    texts = tf.TensorSpec([None], tf.string, name="texts")
+    archive.add_endpoint("encode_text", encode_text, [texts])
+    archive.add_endpoint("scale_and_bias", scale_and_bias, [])
+    archive.write_out(path, verbose=False)
+    # The graph holds the vocabulary in its own form; the file itself is for people and other tools.
+    extra = f"{path}/assets.extra"
+    tf.io.gfile.makedirs(extra)
+    name = tokenizer.vocab_path.rpartition("/")[2]
+    tf.io.gfile.copy(tokenizer.vocab_path, f"{extra}/{name}")
+
+
+def _require_replaceable(path: str) -> None:
+    if not tf.io.gfile.exists(path) or tf.io.gfile.exists(f"{path}/{INFO_FILE}"):
+        return
+    if not tf.io.gfile.isdir(path) or tf.io.gfile.listdir(path):
+        raise UserError(f"{path} is there and is no export of this program: give another --out")
+
+
+def _remove(path: str) -> None:
+    if tf.io.gfile.exists(path):
+        tf.io.gfile.rmtree(path)
+
+
+def _write_text(path: str, text: str) -> None:
+    with tf.io.gfile.GFile(path, "w") as file:
+        file.write(text)

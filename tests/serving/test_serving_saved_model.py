@@ -1,0 +1,170 @@
+"""The export against the model in memory, in this process and in one without this package."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from small_export import DECODE_SIZE, IMAGE_SIZE, small_export, small_model, small_tokenizer
+
+from jest_tf.data import preprocess
+from jest_tf.errors import UserError
+from jest_tf.serving.encoders import ExportEncoder, ModelEncoder, read_info
+from jest_tf.serving.saved_model import decode_all, export_dual_encoder, fingerprint
+
+TEXTS = ["a red dog", "", "blue squares", "犬 and a word that no vocabulary holds " * 9]
+
+FRESH = """
+import json, sys
+import numpy as np, tensorflow as tf, tensorflow_text
+model = tf.saved_model.load(sys.argv[1])
+data = np.load(sys.argv[2], allow_pickle=True)
+pair = model.scale_and_bias()
+assert not [m for m in sys.modules if m.startswith("jest_tf")]
+np.savez(
+    sys.argv[3],
+    image=model.encode_image(tf.constant(data["image"])),
+    files=model.encode_image_bytes(tf.constant(list(data["files"]))),
+    text=model.encode_text(tf.constant(list(data["texts"]))),
+    scale=pair["scale"], bias=pair["bias"],
+)
+"""
+
+
+def encode_file(pixels, kind="PNG"):
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("model")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return small_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return small_model(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def export(folder):
+    return small_export(folder)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (3, DECODE_SIZE, DECODE_SIZE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def live(model, tokenizer):
+    return ModelEncoder(model, tokenizer, IMAGE_SIZE, DECODE_SIZE, {})
+
+
+def test_a_process_with_only_tensorflow_gets_the_same_numbers(
+    export, model, tokenizer, pixels, tmp_path
+):
+    files = np.array([encode_file(p) for p in pixels], object)
+    np.savez(tmp_path / "in.npz", image=pixels, files=files, texts=np.array(TEXTS, object))
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, export, tmp_path / "in.npz", tmp_path / "out.npz"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "out.npz")
+    # The training's own way: device-side resize by matrices, then the towers.
+    zimg = model.encode_image(preprocess.to_model_range(preprocess.resize(pixels, IMAGE_SIZE)))
+    np.testing.assert_allclose(found["image"], zimg, atol=1e-5)
+    np.testing.assert_allclose(found["files"], zimg, atol=1e-5)
+    ztxt = model.encode_text(tokenizer(tf.constant(TEXTS)))
+    np.testing.assert_allclose(found["text"], ztxt, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found["text"], axis=1), 1.0, atol=1e-5)
+    assert found["scale"] == pytest.approx(10.0, rel=1e-6) and found["bias"] == -10.0
+
+
+def test_images_of_any_size_are_resized_antialiased(export, model):
+    rng = np.random.default_rng(1)
+    large = rng.integers(0, 256, (2, 61, 40, 3), np.uint8)
+    resized = tf.image.resize(large, [IMAGE_SIZE, IMAGE_SIZE], antialias=True)
+    truth = model.encode_image(resized / 127.5 - 1.0)
+    np.testing.assert_allclose(ExportEncoder(export).encode_image(large), truth, atol=1e-5)
+
+
+def test_undecodable_files_give_zero_rows_and_spoil_no_other(export, live, pixels):
+    good = encode_file(pixels[0])
+    jpeg = encode_file(np.tile(pixels[1], (5, 5, 1)), "JPEG")
+    files = [b"", good, b"no picture", good[:100], jpeg[: len(jpeg) // 2], good]
+    zimg, ok = ExportEncoder(export).encode_image_bytes(files)
+    assert ok.tolist() == [False, True, False, False, False, True]
+    assert not zimg[~ok].any()
+    np.testing.assert_allclose(zimg[ok], live.encode_image(pixels[[0, 0]]), atol=1e-5)
+
+
+def test_decoding_keeps_the_order_of_many_files():
+    shades = np.arange(90) * 2
+    files = [encode_file(np.full((8, 8, 3), shade, np.uint8)) for shade in shades]
+    images, ok = decode_all(tf.constant(files), 8)
+    assert ok.numpy().all()
+    assert images.numpy()[:, 0, 0, 0].tolist() == shades.tolist()
+
+
+def test_empty_batches(export):
+    encoder = ExportEncoder(export)
+    assert encoder.encode_text([]).shape == (0, 8)
+    assert encoder.encode_image_bytes([])[0].shape == (0, 8)
+
+
+def test_what_lies_beside_the_graph(export, tokenizer):
+    info = read_info(export)
+    assert (info["image_size"], info["decode_size"], info["embed_dim"]) == (16, 24, 8)
+    with open(f"{export}/assets.extra/vocab.txt") as kept, open(tokenizer.vocab_path) as vocab:
+        assert kept.read() == vocab.read()
+    with open(f"{export}/model_card.md") as card:
+        text = card.read()
+    assert "# Model card: small" in text and info["fingerprint"] in text
+
+
+def test_fingerprint_changes_with_weights_and_sizes_only(model, tokenizer, export):
+    known = fingerprint(model, tokenizer, IMAGE_SIZE, DECODE_SIZE)
+    assert known == read_info(export)["fingerprint"]
+    assert known == fingerprint(small_model(tokenizer), tokenizer, IMAGE_SIZE, DECODE_SIZE)
+    assert known != fingerprint(model, tokenizer, IMAGE_SIZE, IMAGE_SIZE)
+    other = small_model(tokenizer)
+    other.bias.assign(-3.0)
+    assert known != fingerprint(other, tokenizer, IMAGE_SIZE, DECODE_SIZE)
+
+
+def test_a_diverged_model_is_not_exported(tokenizer, tmp_path):
+    broken = small_model(tokenizer)
+    broken.bias.assign(float("nan"))
+    with pytest.raises(UserError, match="bias is not finite"):
+        export_dual_encoder(broken, tokenizer, IMAGE_SIZE, str(tmp_path / "e"), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_folders_are_left_alone(model, tokenizer, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is no export"):
+        export_dual_encoder(model, tokenizer, IMAGE_SIZE, str(tmp_path), {})
+    with pytest.raises(UserError, match="holds no exported model"):
+        ExportEncoder(str(tmp_path))
+
+
+def test_an_older_export_is_replaced(model, tokenizer, tmp_path):
+    path = tmp_path / "e"
+    path.mkdir()
+    (path / "model.json").write_text(json.dumps({"old": True}))
+    (path / "old_file").write_text("")
+    export_dual_encoder(model, tokenizer, IMAGE_SIZE, str(path), {})
+    assert read_info(str(path))["image_size"] == IMAGE_SIZE
+    assert not (path / "old_file").exists() and len(list(tmp_path.iterdir())) == 1
