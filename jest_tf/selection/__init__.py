@@ -1,0 +1,19 @@
+"""Joint example selection as pure functions of tensors: no model, no data, no strategy."""
+
+from jest_tf.selection.collectives import LOCAL, Collectives
+from jest_tf.selection.diagnostics import diagnostics, joint_score
+from jest_tf.selection.exchange import gather_picked
+from jest_tf.selection.select import select
+from jest_tf.selection.spec import Embeddings, Selection, SelectionSpec
+
+__all__ = [
+    "LOCAL",
+    "Collectives",
+    "Embeddings",
+    "Selection",
+    "SelectionSpec",
+    "diagnostics",
+    "gather_picked",
+    "joint_score",
+    "select",
+]

@@ -1,0 +1,40 @@
+"""Stateless Gumbel draws: a function of (seed, chunk, global position) and of nothing else.
+
+Adding a standard Gumbel variable to each logit and keeping the m largest is exactly drawing m
+without replacement, one after another, with probability proportional to exp(logit).
+"""
+
+import tensorflow as tf
+
+_PHILOX = 1
+_PHILOX_LANES = 4  # One step of the Philox counter gives four 32-bit words.
+
+
+def gumbel(seed: tf.Tensor, chunk: tf.Tensor | int, start: tf.Tensor | int, n: int) -> tf.Tensor:
+    """Standard Gumbel variables for global positions start … start + n - 1 of one chunk's draw.
+
+    Args:
+      seed: int32 [2], (run seed, step).
+      chunk: which draw of this step.
+      start: first global position, so that a replica makes only its own rows.
+      n: how many.
+
+    Returns:
+      float32 [n]. Row i depends on (seed, chunk, start + i) alone, not on how rows are shared.
+    """
+    start = tf.cast(start, tf.int64)
+    bits = _uint32_bits(seed, chunk, start // _PHILOX_LANES, n + _PHILOX_LANES)
+    bits = tf.slice(bits, [start % _PHILOX_LANES], [n])
+    # 32-bit integers to float keep 24 leading bits, so small u are fine-grained: these are the
+    # large Gumbels, the ones that decide. u stays inside (0, 1), so every draw is finite.
+    u = tf.minimum((tf.cast(bits, tf.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)
+    return -tf.math.log(-tf.math.log1p(-u))
+
+
+def _uint32_bits(seed, chunk, counter_offset, n):
+    # Raw bits, because float draws for one seed differ between XLA and plain kernels.
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    offset = tf.stack([tf.cast(counter_offset, tf.uint64), tf.cast(chunk, tf.uint64)])
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[n], key=key, counter=counter + offset, alg=_PHILOX, dtype=tf.uint32
+    )

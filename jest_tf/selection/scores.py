@@ -1,0 +1,174 @@
+"""Pair losses in blocks: how good a candidate is, given what is already picked.
+
+S = NLL_learner - NLL_reference (paper, learnability). It is never built: a loss here turns one
+block of similarities, [candidates of a tile, picked of a chunk], into sums per candidate.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
+from tensorflow.compiler.xla import xla_data_pb2
+
+from jest_tf.selection.spec import Embeddings
+
+
+class Term(NamedTuple):
+    """One model's part of S: +NLL (what the learner lacks) or -NLL (what the reference lacks)."""
+
+    sign: float
+    z: Embeddings
+
+
+def terms(criterion: str, learner: Embeddings, reference: Embeddings) -> list[Term]:
+    """S as signed NLLs: learner - reference, learner alone, or minus the reference alone."""
+    return {
+        "learnability": [Term(+1.0, learner), Term(-1.0, reference)],
+        "hard_learner": [Term(+1.0, learner)],
+        "easy_reference": [Term(-1.0, reference)],
+    }[criterion]
+
+
+def similarity(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Inner products in full float32. [r, d], [c, d] -> [r, c]. Must be compiled by XLA.
+
+    A plain matmul would round its inputs to bfloat16 on TPU and to TF32 on GPU.
+    """
+    dimensions = xla_data_pb2.DotDimensionNumbers(
+        lhs_contracting_dimensions=[1], rhs_contracting_dimensions=[1]
+    )
+    highest = xla_data_pb2.PrecisionConfig(
+        operand_precision=[xla_data_pb2.PrecisionConfig.HIGHEST] * 2
+    )
+    return xla.dot_general(rows, columns, dimensions, highest)
+
+
+def diagonal(z: Embeddings) -> tf.Tensor:
+    """z_ii = scale·<x_i, y_i> + bias, float32 [n]."""
+    pair = tf.cast(z.zimg, tf.float32) * tf.cast(z.ztxt, tf.float32)  # [n, d]
+    return z.scale * tf.reduce_sum(pair, axis=-1) + z.bias
+
+
+def cross(z: Embeddings, picked: Embeddings) -> tuple[tf.Tensor, tf.Tensor]:
+    """z_ik and z_ki of candidates i against picked k: two float32 [candidates, picked] blocks."""
+    zimg, ztxt = tf.cast(z.zimg, tf.float32), tf.cast(z.ztxt, tf.float32)
+    # The scale goes into the few picked rows instead of the large block.
+    z_ik = similarity(zimg, picked.scale * picked.ztxt) + picked.bias
+    z_ki = similarity(ztxt, picked.scale * picked.zimg) + picked.bias
+    return z_ik, z_ki
+
+
+def sum_softplus(z: tf.Tensor) -> tf.Tensor:
+    """Σ_k softplus(z_ik), [rows, k] -> [rows], without a logarithm per element.
+
+    softplus(z) = max(z, 0) + log(1 + x) with x = exp(-|z|) <= 1, and a sum of logarithms is the
+    logarithm of a product. The product of (1 + x_k) is kept as q = Π(1 + x_k) - 1, because the
+    easy negatives that matter in sum have x below float32's epsilon beside 1. At most 64 factors
+    of at most 2 go into one product, so it never overflows.
+    """
+    q = tf.exp(-tf.abs(z))
+    for _ in range(6):
+        width = q.shape[1]
+        if width == 1:
+            break
+        if width % 2:
+            q = tf.pad(q, [[0, 0], [0, 1]])  # q = 0 is the factor 1.
+        a, b = tf.split(q, 2, axis=1)
+        q = a + b + a * b
+    return tf.reduce_sum(tf.maximum(z, 0.0), axis=1) + tf.reduce_sum(tf.math.log1p(q), axis=1)
+
+
+class SigmoidLoss:
+    """SigLIP: S decomposes over pairs, so the state is g itself, [1, n].
+
+    nll_ii = softplus(-z_ii), nll_ij = softplus(z_ij); g_i = S_ii + Σ_{k in P} (S_ki + S_ik).
+    """
+
+    @staticmethod
+    def start(models: Sequence[Term]) -> tf.Tensor:
+        """S_ii: nothing is picked yet."""
+        return sum(sign * tf.math.softplus(-diagonal(z)) for sign, z in models)[None]
+
+    @staticmethod
+    def block(models: Sequence[Term], picked: Sequence[Embeddings]) -> tf.Tensor:
+        """Σ_{k in chunk} (S_ki + S_ik) of each candidate, [1, candidates]."""
+        gain = 0.0
+        for (sign, z), p in zip(models, picked, strict=True):
+            z_ik, z_ki = cross(z, p)
+            gain += sign * (sum_softplus(z_ik) + sum_softplus(z_ki))
+        return gain[None]
+
+    @staticmethod
+    def add(state: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
+        """P grows by a chunk: g_i += Σ_{k in chunk} (S_ki + S_ik)."""
+        return state + block
+
+    @staticmethod
+    def logits(state: tf.Tensor, signs: Sequence[float]) -> tf.Tensor:
+        """g, [n]."""
+        del signs
+        return state[0]
+
+    @classmethod
+    def set_score(cls, state: tf.Tensor, models: Sequence[Term]) -> tf.Tensor:
+        """Each member's part of ℓ(Q), [n], once P is Q and all rows are members.
+
+        The block then counted each pair in both members, and k = i as if it were a negative, twice;
+        nll_ii = softplus(z_ii) - z_ii turns that into the positive.
+        """
+        s_ii = cls.start(models)[0]
+        return 0.5 * (state[0] - s_ii) - sum(sign * diagonal(z) for sign, z in models)
+
+
+class SoftmaxLoss:
+    """CLIP: the state is z_ii, LSE_{j in P} z_ij and LSE_{j in P} z_ji of each model, [3·models, n].
+
+    l_i = -z_ii while P is empty, then l_i = -z_ii + ½[LSE_{j in P+i} z_ij + LSE_{j in P+i} z_ji].
+    A candidate joins its own LSE only when logits are read, so a picked row counts itself once.
+    """
+
+    EMPTY = -3e38  # The LSE of nothing; finite, so that exp(EMPTY - z) is 0 and never NaN.
+
+    @classmethod
+    def start(cls, models: Sequence[Term]) -> tf.Tensor:
+        """z_ii and empty sums."""
+        z_ii = tf.stack([diagonal(z) for _, z in models])  # [models, n]
+        empty = tf.fill(tf.shape(z_ii), cls.EMPTY)
+        return tf.concat([z_ii, empty, empty], axis=0)
+
+    @staticmethod
+    def block(models: Sequence[Term], picked: Sequence[Embeddings]) -> tf.Tensor:
+        """LSE over the chunk in both directions, [2·models, candidates]."""
+        pairs = [cross(z, p) for (_, z), p in zip(models, picked, strict=True)]
+        rows = [tf.reduce_logsumexp(z_ik, axis=1) for z_ik, _ in pairs]
+        columns = [tf.reduce_logsumexp(z_ki, axis=1) for _, z_ki in pairs]
+        return tf.stack(rows + columns)
+
+    @staticmethod
+    def add(state: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
+        """P grows by a chunk: LSE_{P + chunk} = logaddexp(LSE_P, LSE_chunk)."""
+        models = state.shape[0] // 3
+        return tf.concat([state[:models], _logaddexp(state[models:], block)], axis=0)
+
+    @classmethod
+    def logits(cls, state: tf.Tensor, signs: Sequence[float]) -> tf.Tensor:
+        """l_learner - l_reference, [n]."""
+        z_ii, row, column = tf.split(state, 3)  # [models, n]
+        lse = 0.5 * (_logaddexp(row, z_ii) + _logaddexp(column, z_ii))
+        nll = tf.where(row == cls.EMPTY, 0.0, lse) - z_ii
+        return tf.reduce_sum(tf.constant(signs)[:, None] * nll, axis=0)
+
+    @staticmethod
+    def set_score(state: tf.Tensor, models: Sequence[Term]) -> tf.Tensor:
+        """Each member's part of ℓ(Q), [n], once P is Q: its own pair is in the sums already."""
+        z_ii, row, column = tf.split(state, 3)
+        signs = tf.constant([sign for sign, _ in models])[:, None]
+        return tf.reduce_sum(signs * (0.5 * (row + column) - z_ii), axis=0)
+
+
+def _logaddexp(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return tf.maximum(a, b) + tf.math.log1p(tf.exp(-tf.abs(a - b)))
+
+
+LOSSES = {"sigmoid": SigmoidLoss, "softmax": SoftmaxLoss}

@@ -1,0 +1,140 @@
+"""`select`: one call for every policy, criterion, loss and number of replicas."""
+
+import functools
+
+import tensorflow as tf
+
+from jest_tf.errors import UserError
+from jest_tf.selection import scores
+from jest_tf.selection.collectives import LOCAL, Collectives
+from jest_tf.selection.draw import compiled, draw, mask, sum_over
+from jest_tf.selection.joint import joint
+from jest_tf.selection.sampling import gumbel as gumbel_draw
+from jest_tf.selection.spec import Embeddings, Selection, SelectionSpec
+
+
+@tf.autograph.experimental.do_not_convert
+def select(
+    spec: SelectionSpec,
+    learner: Embeddings | None,
+    reference: Embeddings | None,
+    valid: tf.Tensor,
+    seed: tf.Tensor,
+    collectives: Collectives = LOCAL,
+    gumbel: tf.Tensor | None = None,
+) -> Selection:
+    """Chooses `spec.sub_batch` of the super-batch.
+
+    On one replica the whole selection is one XLA program. Among replicas the blocks are compiled
+    and the collectives run between them, at the level of the calling replica function.
+
+    Args:
+      spec: what to choose by.
+      learner, reference: embeddings of this replica's n = B / R rows, float32 or bfloat16
+        [n, d]; widths may differ. A model that the criterion does not use may be None, and both
+        for the uniform policy.
+      valid: bool [n]. False rows are never picked while enough others exist.
+      seed: int32 [2], (run seed, step).
+      collectives: the replicas; row i of replica r has global position r·n + i.
+      gumbel: float32 [n_chunks, B], explicit draws instead of the seed's (tests); the independent
+        policies use row 0.
+
+    Returns:
+      Selection. `n_candidates` below `sub_batch` means that it is void: refuse the step.
+      metrics: `pool_score` and `chosen_score`, the mean S_ii of candidates and of the chosen;
+      for policy joint also `gain`, the mean logit at which rows were picked.
+
+    Raises:
+      UserError: the sizes do not divide by the replicas, a row count is wrong, or a model that the
+        criterion needs is missing.
+    """
+    spec.check_replicas(collectives.size)
+    n = spec.super_batch // collectives.size
+    _check_rows(spec, n, learner, reference, valid)
+    if collectives.size == 1:
+        return _program(spec)(learner, reference, valid, seed, gumbel)
+    return _select(spec, learner, reference, valid, seed, gumbel, collectives)
+
+
+@functools.cache
+def _program(spec):
+    """The one-replica selection as one compiled function."""
+
+    @compiled
+    def one_replica(learner, reference, valid, seed, gumbel):
+        return _select(spec, learner, reference, valid, seed, gumbel, LOCAL)
+
+    return one_replica
+
+
+def _select(spec, learner, reference, valid, seed, gumbel, collectives):
+    n = spec.super_batch // collectives.size
+    start = collectives.rank * n
+
+    def perturb(logits, chunk):
+        if spec.greedy or spec.policy == "independent_top_k":
+            return logits
+        if gumbel is None:
+            noise = gumbel_draw(seed, chunk, start, n)
+        else:
+            noise = tf.slice(tf.gather(gumbel, chunk), [start], [n])
+        return logits / spec.temperature + noise
+
+    models = [] if spec.policy == "uniform" else scores.terms(spec.criterion, learner, reference)
+    state, s_ii, usable = pool(spec.loss, models, valid)
+    sums = {}
+    if spec.policy == "joint":
+        positions, sums["gain"] = joint(spec, models, state, usable, perturb, collectives)
+    else:
+        nobody = tf.zeros([n], tf.bool)
+        masked = mask(perturb(s_ii, 0), usable, nobody)
+        positions = draw(masked, spec.sub_batch, spec.scope, collectives)
+
+    n_candidates = collectives.all_reduce_sum(tf.reduce_sum(tf.cast(usable, tf.int32)))
+    if not models:
+        return Selection(positions, n_candidates, {})
+    sums["chosen_score"] = sum_over(s_ii, positions, start)
+    sums["pool_score"] = tf.reduce_sum(s_ii)
+    totals = collectives.all_reduce_sum(tf.stack(list(sums.values())))
+    metrics = dict(zip(sums, tf.unstack(totals / spec.sub_batch), strict=True))
+    candidates = tf.cast(tf.maximum(n_candidates, 1), tf.float32)
+    metrics["pool_score"] *= spec.sub_batch / candidates
+    return Selection(positions, n_candidates, metrics)
+
+
+@compiled
+def pool(loss, models, valid):
+    """The state before any pick [s, n], S_ii [n] (0 where unusable) and usable [n]: valid and finite."""
+    if not models:
+        return None, tf.zeros(valid.shape), valid
+    usable = valid
+    for _, z in models:
+        for side in (z.zimg, z.ztxt):
+            usable &= tf.reduce_all(tf.math.is_finite(tf.cast(side, tf.float32)), axis=1)
+    state = scores.LOSSES[loss].start(models)
+    s_ii = scores.LOSSES[loss].logits(state, [sign for sign, _ in models])
+    usable &= tf.math.is_finite(s_ii)
+    return state, tf.where(usable, s_ii, 0.0), usable
+
+
+def _check_rows(spec, n, learner, reference, valid):
+    needed = {} if spec.policy == "uniform" else {"learner": learner, "reference": reference}
+    if spec.criterion == "hard_learner":
+        needed.pop("reference", None)
+    if spec.criterion == "easy_reference":
+        needed.pop("learner", None)
+    for name, z in needed.items():
+        if z is None:
+            raise UserError(
+                f"selection.criterion {spec.criterion} with policy {spec.policy} needs the "
+                f"{name}'s embeddings, and got None"
+            )
+        for side in ("zimg", "ztxt"):
+            rows = getattr(z, side).shape[0]
+            if rows != n:
+                raise UserError(
+                    f"{name}.{side} has {rows} rows; super_batch {spec.super_batch} shared by the "
+                    f"replicas is {n} each"
+                )
+    if valid.shape != (n,):
+        raise UserError(f"valid has shape {valid.shape}; expected ({n},), one flag per row")
