@@ -1,0 +1,250 @@
+"""The manifest: the one thing that training reads. A list of TFRecord shards with their counts.
+
+    {"version": 1, "name": "...", "fingerprint": "...",
+     "sources": [{"name": "pool", "image": "image", "captions": "caption", "id": "id", ...}],
+     "shards": [{"path": "a-00000.tfrecord", "records": 938, "bytes": 1650000, "source": 0}]}
+
+Paths are relative to the manifest's folder where they lie below it, absolute or gs:// otherwise.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent import futures
+
+import tensorflow as tf
+
+from jest_tf.errors import UserError
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """How to read the tf.train.Examples of one origin.
+
+    Attributes:
+        name: shown in logs and reports; part of hashed ids.
+        image: feature with the encoded image (one bytes value).
+        captions: feature with one or several captions (bytes); None when `labels` name the image.
+        id: int64 feature with the record's id, or None.
+        key: bytes feature that identifies the record; hashed to an id when `id` is None.
+        label: int64 feature with a class, or None.
+        labels: text of each class, in label order (the caption where `captions` is None).
+        weight: share of the records that this source gives in a mixture; None for all of them or
+            none of them: then every record counts alike.
+    """
+
+    name: str
+    image: str = "image"
+    captions: str | None = "captions"
+    id: str | None = None
+    key: str | None = None
+    label: str | None = None
+    labels: tuple[str, ...] = ()
+    weight: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """`records` records of a TFRecord file, from record `start` on.
+
+    `bytes` is the size of the file when it was listed (0 = not known): a file that was cut short
+    since then is found before training starts.
+    """
+
+    path: str
+    records: int
+    source: int = 0
+    start: int = 0
+    bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Sources and shards. Paths of a Manifest in memory are absolute."""
+
+    name: str
+    sources: tuple[Source, ...]
+    shards: tuple[Shard, ...]
+
+    def __post_init__(self):
+        weights = [s.weight for s in self.sources]
+        if any(w is None for w in weights) != all(w is None for w in weights):
+            raise UserError(f"manifest {self.name}: give every source a weight, or none: {weights}")
+        for index, source in enumerate(self.sources):
+            if source.weight is not None and not source.weight > 0:
+                raise UserError(
+                    f"manifest {self.name}: source {source.name!r} has weight {source.weight}; "
+                    "expected a positive number. Leave the source out instead."
+                )
+            if source.captions is None and not (source.label and source.labels):
+                raise UserError(
+                    f"manifest {self.name}: source {source.name!r} has neither a caption feature "
+                    "nor a label feature with label texts."
+                )
+            if not any(s.source == index and s.records for s in self.shards):
+                raise UserError(
+                    f"manifest {self.name}: source {source.name!r} holds no record. Leave it out, "
+                    "or prepare it again."
+                )
+
+    @property
+    def n_records(self) -> int:
+        return sum(shard.records for shard in self.shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of what the records are and in which order, wherever the files lie."""
+        sources = [dataclasses.asdict(s) | {"weight": None} for s in self.sources]
+        shards = [
+            [os.path.basename(s.path), s.records, s.source, s.start, s.bytes] for s in self.shards
+        ]
+        text = json.dumps([VERSION, sources, shards], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def locate(self, record: int) -> tuple[str, int]:
+        """(file, index in the file) of the record with this number in manifest order."""
+        for shard in self.shards:
+            if record < shard.records:
+                return shard.path, shard.start + record
+            record -= shard.records
+        raise IndexError(f"record {record} is past the end of manifest {self.name}")
+
+    def save(self, path: str) -> None:
+        """Writes the JSON; atomically, because other jobs may be reading it."""
+        folder = os.path.dirname(os.path.abspath(path)) if "://" not in path else None
+        shards = []
+        for shard in self.shards:
+            entry = dataclasses.asdict(shard)
+            if folder and shard.path.startswith(folder + os.sep):
+                entry["path"] = os.path.relpath(shard.path, folder)
+            shards.append(entry)
+        content = {
+            "version": VERSION,
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "records": self.n_records,
+            "sources": [dataclasses.asdict(source) for source in self.sources],
+            "shards": shards,
+        }
+        if folder:
+            tf.io.gfile.makedirs(folder)
+        temporary = path + ".incomplete"
+        with tf.io.gfile.GFile(temporary, "w") as file:
+            file.write(json.dumps(content, indent=1))
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+
+    @classmethod
+    def load(cls, path: str) -> "Manifest":
+        """Reads a manifest written by `save`.
+
+        Raises:
+            UserError: missing file, other JSON, or a content that its fingerprint does not match.
+        """
+        try:
+            with tf.io.gfile.GFile(path) as file:
+                content = json.load(file)
+            sources = tuple(
+                Source(**entry | {"labels": tuple(entry.get("labels", ()))})
+                for entry in content["sources"]
+            )
+            folder = path.rpartition("/")[0] if "://" in path else os.path.dirname(path)
+            shards = tuple(
+                Shard(**entry | {"path": _absolute(entry["path"], folder)})
+                for entry in content["shards"]
+            )
+            manifest = cls(content["name"], sources, shards)
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"cannot read manifest {path}: {error.message}. Make one with "
+                "`python -m jest_tf.data.prepare`."
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{path} is not a manifest ({type(error).__name__}: {error})"
+            ) from error
+        if content.get("fingerprint") != manifest.fingerprint:
+            raise UserError(
+                f"manifest {path}: its fingerprint {content.get('fingerprint')} does not match its "
+                f"content ({manifest.fingerprint}): it was edited by hand. Prepare it again."
+            )
+        return manifest
+
+    @classmethod
+    def from_tfds(
+        cls, builder, split: str, keys: dict[str, str | None] | None = None
+    ) -> "Manifest":
+        """The shards of a prepared TFDS set, in place.
+
+        Args:
+            builder: a `tfds.core.DatasetBuilder` whose files are TFRecords.
+            split: any TFDS split expression, e.g. `train` or `train[:10%]`.
+            keys: feature names {image, captions, id, key, label} that replace the detected ones.
+
+        Raises:
+            UserError: not prepared, not TFRecord, unknown split, or no image and text features.
+        """
+        from jest_tf.data import tfds_source
+
+        return tfds_source.manifest(builder, split, keys)
+
+
+def _absolute(path: str, folder: str) -> str:
+    if "://" in path or os.path.isabs(path):
+        return path
+    if "://" in folder:
+        return f"{folder}/{path}"
+    return os.path.abspath(os.path.join(folder, path))
+
+
+def mix(manifests: Sequence[Manifest], weights: Sequence[float] | None, name: str) -> Manifest:
+    """One manifest of several; with weights, each gives that share of the records of a step.
+
+    A manifest of several sources shares its weight among them by their records.
+    """
+    if weights is not None and len(weights) != len(manifests):
+        raise UserError(f"{name}: {len(manifests)} data sets but {len(weights)} weights")
+    sources, shards = [], []
+    for index, manifest in enumerate(manifests):
+        offset = len(sources)
+        for number, source in enumerate(manifest.sources):
+            weight = None
+            if weights is not None:
+                records = sum(s.records for s in manifest.shards if s.source == number)
+                weight = weights[index] * records / manifest.n_records
+            sources.append(dataclasses.replace(source, weight=weight))
+        shards += [dataclasses.replace(s, source=s.source + offset) for s in manifest.shards]
+    return Manifest(name, tuple(sources), tuple(shards))
+
+
+def check_files(manifest: Manifest) -> None:
+    """Looks at every shard's size (not its content), 32 at a time.
+
+    Raises:
+        UserError: naming each shard that is missing, or whose size changed since it was listed.
+    """
+
+    def problem(shard: Shard) -> str | None:
+        try:
+            size = tf.io.gfile.stat(shard.path).length
+        except tf.errors.OpError as error:
+            return f"{shard.path}: {type(error).__name__}"
+        if shard.bytes and size != shard.bytes:
+            return f"{shard.path}: {size:,} bytes, but {shard.bytes:,} when it was listed"
+        return None
+
+    unique = {shard.path: shard for shard in manifest.shards}.values()
+    with futures.ThreadPoolExecutor(32) as pool:
+        problems = [p for p in pool.map(problem, unique) if p]
+    if problems:
+        shown = "\n  ".join(problems[:10])
+        raise UserError(
+            f"data set {manifest.name}: {len(problems)} of {len(unique)} shards cannot be used as "
+            f"listed:\n  {shown}\nRestore the files, or list them again with "
+            "`python -m jest_tf.data.prepare`."
+        )

@@ -1,0 +1,160 @@
+"""Which record stands in which slot of which step: arithmetic on counts, no state, no reading.
+
+The records of a manifest, shard after shard, form a line that is cut into `n_lanes` equal ranges.
+Lane l fills slots [l*B/L, (l+1)*B/L) of every super-batch from its range alone, so hosts that read
+other lanes change nothing. An epoch of a lane is a stateless permutation of its segments (a segment
+= a lane's part of one shard), taken in groups; the records of a group are interleaved, cut into
+windows, and permuted inside each window. A draw depends on (seed, stream, lane, epoch, …) only.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.data.manifest import Manifest, Shard
+from jest_tf.errors import UserError
+
+# Segments read side by side; their records share windows.
+GROUP_SEGMENTS = 4
+# Records of a lane that are held (still encoded) to be permuted: the memory price of shuffling.
+WINDOW_RECORDS = 1024
+# A mixture's shares are met exactly over this many consecutive records of a lane.
+MIXTURE_PERIOD = 1000
+SEGMENTS, WINDOW, MIXTURE = 1, 2, 3  # tags that keep the draws apart
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """`records` records of a shard from record `start` of the file on, all in one lane.
+
+    `first` is the number of its first record in manifest order, `shard` the shard's index.
+    """
+
+    path: str
+    start: int
+    records: int
+    first: int
+    shard: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a lane stands: `offset` records into group `group` of epoch `epoch`."""
+
+    epoch: int
+    group: int
+    offset: int
+
+
+def streams(manifest: Manifest) -> list[list[tuple[int, int, Shard]]]:
+    """[(shard index, first record number, shard)] per stream: one, or one per weighted source."""
+    numbered, first = [], 0
+    for index, shard in enumerate(manifest.shards):
+        numbered.append((index, first, shard))
+        first += shard.records
+    if manifest.sources[0].weight is None:
+        return [numbered]
+    n_sources = len(manifest.sources)
+    return [[entry for entry in numbered if entry[2].source == s] for s in range(n_sources)]
+
+
+def lanes(stream: Sequence[tuple[int, int, Shard]], n_lanes: int) -> list[list[Segment]]:
+    """Cuts a stream's records into `n_lanes` equal ranges (sizes differ by at most one record)."""
+    total = sum(shard.records for _, _, shard in stream)
+    if total < n_lanes:
+        raise UserError(
+            f"{stream[0][2].path} and its {len(stream) - 1} fellow shards hold {total} records, "
+            f"fewer than the {n_lanes} lanes of the input. Use fewer lanes, or more data."
+        )
+    cuts = [lane * total // n_lanes for lane in range(n_lanes + 1)]
+    result: list[list[Segment]] = [[] for _ in range(n_lanes)]
+    line, lane = 0, 0  # line: position of the shard's first record on the stream's line
+    for index, first, shard in stream:
+        begin = line
+        while begin < line + shard.records:
+            end = min(line + shard.records, cuts[lane + 1])
+            skipped = begin - line
+            if end > begin:
+                segment = Segment(
+                    shard.path, shard.start + skipped, end - begin, first + skipped, index
+                )
+                result[lane].append(segment)
+            begin = end
+            if end == cuts[lane + 1] and lane < n_lanes - 1:
+                lane += 1
+        line += shard.records
+    return result
+
+
+def fold(seed: int, *tags) -> tf.Tensor:
+    """int64 [2]: an independent seed for each tuple of tags (ints or int64 scalars)."""
+    folded = tf.constant([seed, 0], tf.int64)
+    for tag in tags:
+        folded = tf.random.experimental.stateless_fold_in(
+            folded, tf.cast(tag, tf.int64), alg="philox"
+        )
+    return folded
+
+
+def permutation(n, seed: tf.Tensor) -> tf.Tensor:
+    """int64 [n], a stateless permutation of 0..n-1."""
+    indices = tf.range(tf.cast(n, tf.int64))
+    return tf.random.experimental.stateless_shuffle(indices, seed, alg="philox")
+
+
+def segment_order(n_segments: int, seed: int, stream: int, lane: int, epoch, shuffle: bool):
+    """int64 [n_segments]: the order in which a lane reads its segments in this epoch."""
+    if not shuffle:
+        return tf.range(tf.cast(n_segments, tf.int64))
+    return permutation(n_segments, fold(seed, SEGMENTS, stream, lane, epoch))
+
+
+def position(
+    segments: Sequence[Segment], seed: int, stream: int, lane: int, records: int, shuffle: bool
+) -> Position:
+    """Where a lane stands after it has given `records` records."""
+    sizes = np.array([segment.records for segment in segments])
+    epoch, rest = divmod(records, int(sizes.sum()))
+    order = segment_order(len(segments), seed, stream, lane, epoch, shuffle).numpy()
+    ends = np.cumsum(np.add.reduceat(sizes[order], np.arange(0, len(order), GROUP_SEGMENTS)))
+    group = int(np.searchsorted(ends, rest, side="right"))
+    return Position(epoch, group, rest - (int(ends[group - 1]) if group else 0))
+
+
+def mixture_pattern(manifest: Manifest) -> np.ndarray:
+    """int64 [MIXTURE_PERIOD]: stream of each record of a period, before it is permuted.
+
+    Largest-remainder rounding of the weights; every source keeps at least one record.
+    """
+    weights = np.array([source.weight for source in manifest.sources], np.float64)
+    exact = weights / weights.sum() * MIXTURE_PERIOD
+    counts = np.maximum(np.floor(exact), 1).astype(int)
+    while counts.sum() < MIXTURE_PERIOD:
+        counts[np.argmax(exact - counts)] += 1
+    while counts.sum() > MIXTURE_PERIOD:
+        counts[np.argmax(counts - exact)] -= 1
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def mixture_choice(pattern: np.ndarray, seed: int, lane: int, period, shuffle: bool) -> tf.Tensor:
+    """int64 [MIXTURE_PERIOD]: the stream that gives each record of this period of a lane.
+
+    Without shuffling the streams still alternate, in one fixed order for all periods.
+    """
+    tags = (lane, period) if shuffle else (0, 0)
+    order = permutation(len(pattern), fold(seed, MIXTURE, *tags))
+    return tf.gather(tf.constant(pattern, tf.int64), order)
+
+
+def mixture_counts(
+    pattern: np.ndarray, seed: int, lane: int, records: int, shuffle: bool
+) -> np.ndarray:
+    """How many of a lane's first `records` records each stream gave."""
+    n_streams = int(pattern.max()) + 1
+    periods, rest = divmod(records, MIXTURE_PERIOD)
+    begun = mixture_choice(pattern, seed, lane, periods, shuffle).numpy()[:rest]
+    return periods * np.bincount(pattern, minlength=n_streams) + np.bincount(
+        begun, minlength=n_streams
+    )

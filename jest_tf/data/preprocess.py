@@ -1,0 +1,203 @@
+"""Pixels: decode on the host, resize and augment on the device."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.errors import UserError
+
+# A picture of more pixels is refused by its header, before any memory is taken (64 MP: 200 MB).
+MAX_PIXELS = 2**26
+# Tracking pixels and broken thumbnails carry no content.
+MIN_SIDE = 2
+# Up to this size, pictures of one size are resized together.
+SMALL_PIXELS = 256 * 256
+_BAD, _JPEG, _PNG, _GIF, _BMP, _WEBP = range(6)
+
+
+def decode(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes one JPEG, PNG, GIF (first frame), BMP or WebP (string []).
+
+    The picture is resized to a square, antialiased, without keeping its aspect (as SigLIP does).
+    JPEGs of at least twice the size are decoded at 1/2, 1/4 or 1/8, which is cheaper.
+
+    Returns:
+        (uint8 [S, S, 3], bool []): zeros and False where the header shows that it is no picture of
+        MIN_SIDE to MAX_PIXELS. Raises InvalidArgumentError (in graph) where the data is corrupt.
+    """
+    images, ok = decode_batch(encoded[None], image_size)
+    return images[0], ok[0]
+
+
+def decode_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """`decode` for string [c]: (uint8 [c, S, S, 3], bool [c])."""
+    kinds, h, w = _inspect(tf.io.decode_raw(encoded, tf.uint8, fixed_length=32))
+    one_image = tf.TensorSpec([image_size, image_size, 3], tf.uint8)
+
+    def any_kind():
+        return tf.map_fn(
+            lambda item: _decode_one(*item, image_size),
+            (encoded, kinds),
+            fn_output_signature=(one_image, tf.TensorSpec([], tf.bool)),
+        )
+
+    def equal_pngs():
+        # No branch and no resize per record: they cost more than decoding a picture of 64 x 64.
+        spec = tf.TensorSpec([None, None, 3], tf.uint8)
+        images = tf.map_fn(lambda e: tf.io.decode_png(e, 3), encoded, fn_output_signature=spec)
+        return _fit(images, image_size), tf.ones_like(kinds, tf.bool)
+
+    are_small = h[0] * w[0] <= SMALL_PIXELS
+    are_equal = tf.reduce_all((kinds == _PNG) & (h == h[0]) & (w == w[0]))
+    return tf.cond(are_equal & are_small, equal_pngs, any_kind)
+
+
+def _inspect(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """From the first 32 bytes [c, 32]: kind int32 [c], height and width int64 [c].
+
+    The kind is _BAD where the magic number or the size say so. The size of JPEG and WebP stands
+    further back: it is 0 here, and judged later.
+    """
+
+    def starts(magic: bytes, at: int = 0) -> tf.Tensor:
+        expected = tf.constant(list(magic), tf.uint8)
+        return tf.reduce_all(header[:, at : at + len(magic)] == expected, -1)
+
+    def number(at: int, n_bytes: int, big_endian: bool) -> tf.Tensor:
+        digits = tf.cast(header[:, at : at + n_bytes], tf.int64)
+        powers = 256 ** np.arange(n_bytes, dtype=np.int64)
+        return tf.reduce_sum(digits * (powers[::-1] if big_endian else powers), -1)
+
+    kind = tf.where(starts(b"\xff\xd8\xff"), _JPEG, _BAD)
+    kind = tf.where(starts(b"RIFF") & starts(b"WEBP", 8), _WEBP, kind)
+    height = width = tf.zeros_like(kind, tf.int64)
+    for known, magic, h, w in (
+        (_PNG, b"\x89PNG\r\n\x1a\n", number(20, 4, True), number(16, 4, True)),
+        (_GIF, b"GIF8", number(8, 2, False), number(6, 2, False)),
+        (_BMP, b"BM", number(22, 4, False), number(18, 4, False)),
+    ):
+        found = starts(magic)
+        kind = tf.where(found, tf.where(_sane(h, w), known, _BAD), kind)
+        height, width = tf.where(found, h, height), tf.where(found, w, width)
+    return kind, height, width
+
+
+def _sane(h: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+    return (h >= MIN_SIDE) & (w >= MIN_SIDE) & (h * w <= MAX_PIXELS)
+
+
+def _decode_one(encoded: tf.Tensor, kind: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def bad():
+        return tf.zeros([size, size, 3], tf.uint8), False
+
+    def jpeg():
+        h, w = tf.unstack(tf.io.extract_jpeg_shape(encoded)[:2])
+        # Reduced decoding must leave at least the target size, or it would blur.
+        reduction = tf.minimum(h, w) // size
+        branch = tf.cast(reduction >= 2, tf.int32)
+        branch += tf.cast(reduction >= 4, tf.int32) + tf.cast(reduction >= 8, tf.int32)
+        sane = _sane(tf.cast(h, tf.int64), tf.cast(w, tf.int64))
+        ratios = [lambda r=r: tf.io.decode_jpeg(encoded, 3, ratio=r) for r in (1, 2, 4, 8)]
+        return tf.cond(sane, lambda: (_fit(tf.switch_case(branch, ratios), size), True), bad)
+
+    def png():
+        return _fit(tf.io.decode_png(encoded, 3), size), True
+
+    def other():
+        return _fit(tf.io.decode_image(encoded, 3, expand_animations=False), size), True
+
+    def webp():
+        image = tf.io.decode_webp(encoded, 3)
+        return _fit(image[0] if image.shape.rank == 4 else image, size), True
+
+    return tf.switch_case(kind, [bad, jpeg, png, other, other, webp])
+
+
+def _fit(images: tf.Tensor, size: int) -> tf.Tensor:
+    """uint8 [..., h, w, 3] -> uint8 [..., S, S, 3], antialiased."""
+
+    def resized():
+        image_f = tf.image.resize(images, [size, size], antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(image_f), 0.0, 255.0), tf.uint8)
+
+    shape = tf.shape(images)
+    same = (shape[-3] == size) & (shape[-2] == size)
+    fitted = tf.cond(same, lambda: images, resized)
+    return tf.ensure_shape(fitted, images.shape[:-3] + [size, size, 3])
+
+
+def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Antialiased bilinear resize that compiles under XLA: two matmuls with constant matrices.
+
+    Equal to `tf.image.resize(images, [image_size] * 2, antialias=True)`, which XLA lacks.
+
+    Args:
+        images: [n, h, w, c], any real dtype, static h and w.
+
+    Returns:
+        float32 [n, image_size, image_size, c]; the input itself (as float32) where sizes agree.
+    """
+    images = tf.cast(images, tf.float32)
+    h, w = images.shape[1:3]
+    if h != image_size:
+        images = tf.einsum("oh,nhwc->nowc", resize_matrix(h, image_size), images)
+    if w != image_size:
+        images = tf.einsum("ow,nhwc->nhoc", resize_matrix(w, image_size), images)
+    return images
+
+
+def resize_matrix(size_in: int, size_out: int) -> np.ndarray:
+    """float32 [size_out, size_in]: rows of the triangle filter, widened when shrinking."""
+    scale = size_in / size_out
+    centers = (np.arange(size_out) + 0.5) * scale
+    distance = np.abs(np.arange(size_in) + 0.5 - centers[:, None])
+    weights = np.maximum(0.0, 1.0 - distance / max(scale, 1.0))
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def to_model_range(images: tf.Tensor) -> tf.Tensor:
+    """0..255 of any dtype -> float32 in [-1, 1]."""
+    return tf.cast(images, tf.float32) / 127.5 - 1.0
+
+
+def augmentation(names: tuple[str, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function of images (0..255, [n, h, w, 3]) that applies keras-cv layers, for the device.
+
+    Args:
+        names: any of `flip` (horizontal), `colour` (brightness, contrast, saturation, hue),
+            `cutout` (one grey rectangle); () changes nothing. All of them compile under XLA;
+            keras-cv's crops and RandAugment do not.
+
+    Returns:
+        images float32 [n, h, w, 3] -> the same shape, range 0..255.
+    """
+    if not names:
+        return lambda images: tf.cast(images, tf.float32)
+    import keras_cv  # takes seconds to import, and most runs do not augment
+
+    make = {
+        "flip": lambda: keras_cv.layers.RandomFlip("horizontal"),
+        "colour": lambda: keras_cv.layers.RandomColorJitter(
+            value_range=(0, 255),
+            brightness_factor=0.2,
+            contrast_factor=0.2,
+            saturation_factor=(0.4, 0.6),
+            hue_factor=0.05,
+        ),
+        "cutout": lambda: keras_cv.layers.RandomCutout(
+            height_factor=0.3, width_factor=0.3, fill_mode="constant", fill_value=127.5
+        ),
+    }
+    unknown = set(names) - set(make)
+    if unknown:
+        raise UserError(f"unknown augmentation {sorted(unknown)}; known: {sorted(make)}")
+    layers = [make[name]() for name in names]
+
+    def augment(images: tf.Tensor) -> tf.Tensor:
+        images = tf.cast(images, tf.float32)
+        for layer in layers:
+            images = layer(images, training=True)
+        return tf.clip_by_value(images, 0.0, 255.0)
+
+    return augment

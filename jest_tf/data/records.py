@@ -1,0 +1,168 @@
+"""From serialized tf.train.Examples to {id, image, caption, source, label, valid}, in graph."""
+
+import os
+
+import tensorflow as tf
+
+from jest_tf.data import preprocess
+from jest_tf.data.manifest import Manifest, Source
+
+
+class RecordReader:
+    """Reads the records of one manifest; every source by its own feature names.
+
+    Args:
+        manifest: whose sources and shards the records come from.
+        image_size: side of the decoded square image, in pixels.
+        seed: of the draw of one caption where a record has several.
+        draw_caption: draw a caption per visit (training), or take the first (evaluation).
+    """
+
+    def __init__(self, manifest: Manifest, image_size: int, seed: int = 0, draw_caption=True):
+        self.sources = manifest.sources
+        self.image_size = image_size
+        self.seed = seed
+        self.draw_caption = draw_caption
+        first, self._first_records = 0, []
+        for shard in manifest.shards:
+            self._first_records.append(first)
+            first += shard.records
+        self._shard_sources = [shard.source for shard in manifest.shards]
+        self._shard_names = [os.path.basename(shard.path) for shard in manifest.shards]
+        self._shard_starts = [shard.start for shard in manifest.shards]
+
+    def read(self, serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> dict:
+        """Parses and decodes c records.
+
+        Args:
+            serialized: string [c].
+            record: int64 [c], number of the record in manifest order.
+            epoch: int64 [c], how often the record was visited before.
+
+        Returns:
+            {id int64, image uint8 [c, S, S, 3], caption string, source int32, label int32,
+            valid bool}, all [c]. Raises in graph where a record cannot be parsed or decoded, which
+            the pipeline turns into an invalid record.
+        """
+        fields = self._parse_all(serialized, record, epoch)
+        image, decoded = preprocess.decode_batch(fields.pop("encoded"), self.image_size)
+        has_text = tf.strings.regex_full_match(fields["caption"], r"(?s).*\S.*")
+        return fields | {"image": image, "valid": decoded & has_text}
+
+    def without_image(self, serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> dict:
+        """As `read`, but for records whose image is corrupt: black and not valid."""
+        fields = self._parse_all(serialized, record, epoch)
+        del fields["encoded"]
+        return self._blank(record) | fields
+
+    def unreadable(self, serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> dict:
+        """What stands in the slots of records that `read` raises on: valid = False, id < 0.
+
+        The id is -(record number + 1), so that `Manifest.locate` finds the record.
+        """
+        return self._blank(record)
+
+    def _blank(self, record: tf.Tensor) -> dict:
+        n, size = tf.shape(record)[0], self.image_size
+        return {
+            "id": -record - 1,
+            "caption": tf.fill([n], ""),
+            "label": tf.fill([n], -1),
+            "image": tf.zeros([n, size, size, 3], tf.uint8),
+            "source": tf.gather(tf.constant(self._shard_sources, tf.int32), self._shard_of(record)),
+            "valid": tf.zeros([n], tf.bool),
+        }
+
+    def _parse_all(self, serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> dict:
+        shard = self._shard_of(record)
+        source = tf.gather(tf.constant(self._shard_sources, tf.int32), shard)
+        merged = {}
+        for index, features in enumerate(self.sources):
+            own = tf.where(source == index, serialized, b"")
+            fields = self._parse(features, own, shard, record, epoch)
+            merged = {
+                name: tf.where(source == index, value, merged.get(name, value))
+                for name, value in fields.items()
+            }
+        return merged | {"source": source}
+
+    def _shard_of(self, record: tf.Tensor) -> tf.Tensor:
+        firsts = tf.constant(self._first_records, tf.int64)
+        return tf.searchsorted(firsts, record, side="right") - 1
+
+    def _parse(self, source: Source, serialized, shard, record, epoch) -> dict:
+        spec = {source.image: tf.io.FixedLenFeature([], tf.string, "")}
+        if source.captions:
+            spec[source.captions] = tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
+        if source.id:
+            spec[source.id] = tf.io.FixedLenFeature([], tf.int64, -1)
+        elif source.key:
+            spec[source.key] = tf.io.FixedLenFeature([], tf.string, "")
+        if source.label:
+            spec[source.label] = tf.io.FixedLenFeature([], tf.int64, -1)
+        parsed = tf.io.parse_example(serialized, spec)
+        record_id = self._id(source, parsed, shard, record)
+        label = tf.fill(tf.shape(record), tf.constant(-1, tf.int64))
+        label = parsed[source.label] if source.label else label
+        if source.captions:
+            caption = self._one_caption(parsed[source.captions], record_id, epoch)
+        else:
+            texts = tf.constant(("",) + source.labels)
+            caption = tf.gather(texts, tf.clip_by_value(label + 1, 0, len(source.labels)))
+        return {
+            "id": record_id,
+            "encoded": parsed[source.image],
+            "caption": caption,
+            "label": tf.cast(label, tf.int32),
+        }
+
+    def _id(self, source: Source, parsed: dict, shard, record) -> tf.Tensor:
+        """int64 [c]: the record's own id, or a hash of source and key (or of file and index)."""
+        if source.id:
+            return parsed[source.id]
+        if source.key:
+            key = parsed[source.key]
+        else:
+            names = tf.gather(tf.constant(self._shard_names), shard)
+            index = record - tf.gather(tf.constant(self._first_records, tf.int64), shard)
+            index += tf.gather(tf.constant(self._shard_starts, tf.int64), shard)
+            key = tf.strings.join([names, tf.strings.as_string(index)], "#")
+        return hashed_id(source.name, key)
+
+    def _one_caption(self, captions: tf.RaggedTensor, record_id, epoch) -> tf.Tensor:
+        n = captions.row_lengths()
+        pick = tf.zeros_like(n)
+        if self.draw_caption:
+            drawn = [
+                tf.fill(tf.shape(n), str(self.seed)),
+                *map(tf.strings.as_string, (record_id, epoch)),
+            ]
+            draw = tf.strings.to_hash_bucket_fast(tf.strings.join(drawn, "/"), 2**31 - 1)
+            pick = draw % tf.maximum(n, 1)
+        # One empty caption more, for records that have none.
+        texts = tf.concat([captions.flat_values, [""]], 0)
+        return tf.gather(
+            texts, tf.where(n > 0, captions.row_starts() + pick, tf.size(texts, tf.int64) - 1)
+        )
+
+
+def hashed_id(source_name: str, key: tf.Tensor) -> tf.Tensor:
+    """int64: 63-bit fingerprint of a source's name and a record's key (string, any shape)."""
+    return tf.strings.to_hash_bucket_fast(tf.strings.join([source_name, key], ":"), 2**63 - 1)
+
+
+def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
+    """Up to `limit` distinct captions of a manifest, in its order; images are not decoded."""
+    captions: dict[bytes, None] = {}
+    for shard in manifest.shards:
+        source = manifest.sources[shard.source]
+        if source.captions is None:
+            captions |= dict.fromkeys(text.encode() for text in source.labels)
+            continue
+        spec = {source.captions: tf.io.RaggedFeature(tf.string)}
+        file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
+        for batch in file.batch(1024).map(lambda s, spec=spec: tf.io.parse_example(s, spec)):
+            captions |= dict.fromkeys(batch[source.captions].flat_values.numpy().tolist())
+        if len(captions) >= limit:
+            break
+    return list(captions)[:limit]

@@ -1,0 +1,55 @@
+"""What a config names → a Manifest."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from jest_tf.data.manifest import Manifest, mix
+from jest_tf.errors import UserError
+
+
+def open_source(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
+    """Opens one data set, or a mixture.
+
+    Args:
+        name: one of
+            `tfds:BUILDER[/CONFIG]:SPLIT`, e.g. `tfds:emoji_captions/pool:train` (prepared below
+            `data_dir` when it is not there yet; files are read in place);
+            the path of a manifest, or of the folder that holds a `manifest.json`;
+            several of these joined by commas, each with `@WEIGHT` or all without: `a@0.7,b@0.3`.
+        data_dir: where TFDS keeps its sets; TFDS's own default when None.
+        keys: TFDS feature names {image, captions, id, key, label} that replace the detected ones.
+
+    Raises:
+        UserError: nothing there, unknown set or split, or weights for some only.
+    """
+    if "," in name:
+        names = [part.strip() for part in name.split(",")]
+        return open_mixture(names, data_dir, keys)
+    if name.startswith("tfds:"):
+        from jest_tf.data import tfds_source
+
+        return tfds_source.open_tfds(name.removeprefix("tfds:"), data_dir, keys)
+    if not tf.io.gfile.exists(name):
+        raise UserError(
+            f"no data set at {name!r}: expected tfds:BUILDER/CONFIG:SPLIT, a manifest (.json), or "
+            "its folder. `python -m jest_tf.data.prepare` makes a manifest."
+        )
+    path = name.rstrip("/") + "/manifest.json" if tf.io.gfile.isdir(name) else name
+    return Manifest.load(path)
+
+
+def open_mixture(
+    names: Sequence[str], data_dir: str | None = None, keys: dict | None = None
+) -> Manifest:
+    """One manifest of several sources named as for `open_source`, each with `@WEIGHT` or none."""
+    parts = [name.rpartition("@") if "@" in name else (name, "", "") for name in names]
+    weighted = [bool(at) for _, at, _ in parts]
+    if any(weighted) != all(weighted):
+        raise UserError(f"mixture {','.join(names)}: give @WEIGHT to every part, or to none")
+    try:
+        weights = [float(weight) for _, _, weight in parts] if all(weighted) else None
+    except ValueError as error:
+        raise UserError(f"mixture {','.join(names)}: {error}; write e.g. a@0.7,b@0.3") from error
+    manifests = [open_source(source, data_dir, keys) for source, _, _ in parts]
+    return mix(manifests, weights, ",".join(names))

@@ -1,0 +1,107 @@
+"""Captions to token ids, in graph (tensorflow-text): the same ops in training and in the export."""
+
+import hashlib
+from collections.abc import Iterable
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from jest_tf.errors import UserError
+
+PAD, UNKNOWN, END = "[PAD]", "[UNK]", "[EOS]"
+# Longer captions are cut before they are tokenized: more could not fit into the tokens anyway.
+MAX_BYTES_PER_TOKEN = 32
+
+
+class Tokenizer(tf.Module):
+    """strings [k] -> int32 [k, n_tokens], padded with 0; the last token kept is always the end.
+
+    Args:
+        vocab_path: `.model` for SentencePiece, anything else for a WordPiece vocabulary (one token
+            a line, the first [PAD]; [EOS] or [SEP] marks the end). WordPiece lowers case and strips
+            accents.
+        n_tokens: length of the result.
+
+    Raises:
+        UserError: missing file, or a vocabulary without the special tokens.
+    """
+
+    def __init__(self, vocab_path: str, n_tokens: int):
+        super().__init__(name="tokenizer")
+        if n_tokens < 2:
+            raise UserError(f"n_tokens is {n_tokens}; expected at least 2 (a token and the end)")
+        self.vocab_path = vocab_path
+        self.n_tokens = n_tokens
+        try:
+            with tf.io.gfile.GFile(vocab_path, "rb") as file:
+                content = file.read()
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"cannot read vocabulary {vocab_path}: {error.message}. Train one with "
+                "`python -m jest_tf.data.train_tokenizer`."
+            ) from error
+        self.fingerprint = hashlib.sha256(content).hexdigest()[:16] + f"-{n_tokens}"
+        if vocab_path.endswith(".model"):
+            self._tokenizer = tf_text.SentencepieceTokenizer(content, out_type=tf.int32)
+            self.vocab_size = int(self._tokenizer.vocab_size())
+            with_end = tf_text.SentencepieceTokenizer(content, out_type=tf.int32, add_eos=True)
+            end = with_end.tokenize("").numpy()
+            if not len(end):
+                raise UserError(f"SentencePiece model {vocab_path} has no end-of-sentence token")
+            self._end = int(end[-1])
+        else:
+            vocab = _read_vocab(content, vocab_path)
+            self.vocab_size = len(vocab)
+            self._end = vocab.index(END if END in vocab else "[SEP]")
+            self._tokenizer = tf_text.FastBertTokenizer(
+                vocab, token_out_type=tf.int32, lower_case_nfd_strip_accents=True
+            )
+
+    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        """string [k] -> int32 [k, n_tokens]. Bytes that are not UTF-8 are left out."""
+        texts = tf.strings.substr(texts, 0, self.n_tokens * MAX_BYTES_PER_TOKEN)
+        texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
+        tokens = self._tokenizer.tokenize(texts)
+        if tokens.ragged_rank == 2:  # WordPiece: [k, words, pieces]
+            tokens = tokens.merge_dims(1, 2)
+        tokens = tokens[:, : self.n_tokens - 1]
+        ends = tf.fill([tokens.nrows(), 1], self._end)
+        tokens = tf.concat([tokens, tf.cast(ends, tf.int32)], axis=1)
+        return tokens.to_tensor(0, shape=[None, self.n_tokens])
+
+
+def _read_vocab(content: bytes, path: str) -> list[str]:
+    vocab = content.decode("utf-8").splitlines()
+    if not vocab or vocab[0] != PAD or UNKNOWN not in vocab or not {END, "[SEP]"} & set(vocab):
+        raise UserError(
+            f"vocabulary {path}: expected one token a line, the first {PAD}, with {UNKNOWN} and "
+            f"{END} (or [SEP]); it starts with {vocab[:3]}"
+        )
+    return vocab
+
+
+def train_wordpiece(captions: Iterable[str], vocab_size: int, path: str) -> int:
+    """Learns a lower-case WordPiece vocabulary and writes it, one token a line.
+
+    Args:
+        captions: texts to learn from (str or UTF-8 bytes).
+        vocab_size: upper bound; the result may be a little smaller.
+        path: where to write (`.txt`).
+
+    Returns:
+        The number of tokens written.
+    """
+    from tensorflow_text.tools.wordpiece_vocab import bert_vocab_from_dataset
+
+    texts = list(captions)
+    if not texts:
+        raise UserError("no caption to learn a vocabulary from: is the data set empty?")
+    vocab = bert_vocab_from_dataset.bert_vocab_from_dataset(
+        tf.data.Dataset.from_tensor_slices(texts).batch(1000),
+        vocab_size=vocab_size,
+        reserved_tokens=[PAD, UNKNOWN, END],
+        bert_tokenizer_params={"lower_case": True},
+    )
+    with tf.io.gfile.GFile(path, "w") as file:
+        file.write("\n".join(vocab) + "\n")
+    return len(vocab)

@@ -1,0 +1,215 @@
+"""Order, resume and hosts: the super-batch of step k is a function of (seed, k) alone."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+from conftest import example, png, write_shard
+
+from jest_tf.data import order, pipeline
+from jest_tf.data.manifest import Manifest, Source, mix
+from jest_tf.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch):
+    """Windows and groups small enough that a few records cross many of their borders."""
+    monkeypatch.setattr(order, "WINDOW_RECORDS", 7)
+    monkeypatch.setattr(order, "GROUP_SEGMENTS", 2)
+
+
+def steps(manifest, tokenizer, n, hosts=1, replicas=1, **kwargs):
+    """n global super-batches {name: [n, B, ...]}, put together from all hosts and replicas."""
+    kwargs = {"super_batch": 16, "image_size": 4, "seed": 3, "n_lanes": 4} | kwargs
+    parts = []
+    for host in range(hosts):
+        dataset = pipeline.super_batches(
+            manifest,
+            tokenizer,
+            input_pipeline_id=host,
+            num_input_pipelines=hosts,
+            replicas_per_pipeline=replicas,
+            **kwargs,
+        )
+        elements = list(itertools.islice(dataset.as_numpy_iterator(), n * replicas))
+        k = kwargs["super_batch"] // hosts // replicas
+        assert all(spec.shape[0] == k for spec in dataset.element_spec.values())
+        parts.append({name: np.stack([e[name] for e in elements]) for name in elements[0]})
+
+    def join(name):
+        by_host = [p[name].reshape((n, -1) + p[name].shape[2:]) for p in parts]
+        return np.concatenate(by_host, axis=1)
+
+    return {name: join(name) for name in parts[0]}
+
+
+def test_an_element_is_what_the_record_holds(make_manifest, tokenizer):
+    batch = steps(make_manifest([30, 20]), tokenizer, 2)
+    ids = batch["id"]
+    assert batch["valid"].all()
+    assert batch["image"].shape == (2, 16, 4, 4, 3)
+    np.testing.assert_array_equal(batch["image"][..., 0, 0, 0], ids % 251)
+    # Tokens of "record 42": record, 4, ##2, [EOS], padding.
+    for record_id, tokens in zip(ids.ravel(), batch["tokens"].reshape(-1, 8), strict=True):
+        digits = [int(d) for d in str(record_id)]
+        expected = [3, 7 + digits[0], *(17 + d for d in digits[1:]), 2]
+        assert tokens.tolist() == expected + [0] * (8 - len(expected))
+
+
+@pytest.mark.parametrize("sizes", [[13, 9, 11, 30, 8, 5, 22], [100]])
+def test_hosts_and_replicas_only_cut_the_global_super_batch(make_manifest, tokenizer, sizes):
+    manifest = make_manifest(sizes)
+    expected = steps(manifest, tokenizer, 12)
+    for hosts, replicas in ((2, 1), (4, 1), (1, 4), (2, 2)):
+        found = steps(manifest, tokenizer, 12, hosts=hosts, replicas=replicas)
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=f"{hosts} {name}")
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_resumed_run_reads_the_same_from_any_step(make_manifest, tokenizer, shuffle):
+    manifest = make_manifest([13, 9, 11, 30, 8, 5, 22])
+    expected = steps(manifest, tokenizer, 20, shuffle=shuffle)["id"]
+    for start in (1, 2, 5, 6, 7, 13, 18):
+        found = steps(manifest, tokenizer, 2, start_step=start, shuffle=shuffle)["id"]
+        np.testing.assert_array_equal(found, expected[start : start + 2], err_msg=str(start))
+
+
+def test_every_record_once_per_lane_epoch(make_manifest, tokenizer):
+    manifest = make_manifest([13, 9, 11, 30, 8, 5, 24])  # 100 records, 4 lanes of 25
+    ids = steps(manifest, tokenizer, 25)["id"]  # 25 steps of 4 records a lane = 4 epochs
+    epochs = []
+    for lane in range(4):
+        given = ids[:, lane * 4 : lane * 4 + 4].ravel().reshape(4, 25)
+        for epoch in given:
+            assert sorted(epoch) == list(range(lane * 25, lane * 25 + 25))
+        epochs += [tuple(epoch) for epoch in given]
+    assert len(set(epochs)) == 16, "epochs and lanes must not repeat one order"
+
+
+def test_the_seed_changes_the_order_and_no_shuffle_keeps_it(make_manifest, tokenizer):
+    manifest = make_manifest([40, 40])
+    a, b = (steps(manifest, tokenizer, 3, seed=seed)["id"] for seed in (0, 1))
+    assert (a != b).mean() > 0.8
+    plain = steps(manifest, tokenizer, 5, shuffle=False, n_lanes=1)["id"]
+    assert plain.ravel().tolist() == list(range(80))
+
+
+def test_lanes_are_equal_whatever_the_shards(make_manifest):
+    manifest = make_manifest([3, 50, 1, 46])
+    lanes = order.lanes(order.streams(manifest)[0], 8)
+    assert {sum(s.records for s in lane) for lane in lanes} == {12, 13}
+    line = [n for lane in lanes for s in lane for n in range(s.first, s.first + s.records)]
+    assert line == list(range(100))
+
+
+def test_bad_records_keep_their_slots(tmp_path, tokenizer):
+    records = [example(id=n, image=png(n), captions=f"record {n}") for n in range(32)]
+    corrupt = bytearray(png(5, size=8))
+    corrupt[40:60] = bytes(20)
+    records[2] = example(id=2, image=b"<html>not found</html>", captions="record 2")
+    records[5] = example(id=5, image=bytes(corrupt), captions="record 5")
+    records[9] = example(id=9, image=b"", captions="record 9")
+    records[11] = example(id=11, image=png(11), captions=" \n\t")
+    records[14] = b"\xff\xff\xff not a tf.train.Example"
+    records[17] = example(id=17, image=png(17))  # no caption at all
+    records[20] = example(id="twenty", image=png(20), captions="record 20")  # id of another type
+    shard = write_shard(tmp_path / "a.tfrecord", records)
+    manifest = Manifest("bad", (Source("bad", id="id"),), (shard,))
+    batch = steps(manifest, tokenizer, 2, n_lanes=1, shuffle=False)
+    bad = np.flatnonzero(~batch["valid"].ravel()).tolist()
+    assert bad == [2, 5, 9, 11, 14, 17, 20]
+    ids = batch["id"].ravel().tolist()
+    assert [i for n, i in enumerate(ids) if n not in (14, 20)] == [
+        n for n in range(32) if n not in (14, 20)
+    ]
+    assert ids[14] == -15 and manifest.locate(14) == (shard.path, 14)
+    assert not batch["image"].reshape(32, -1)[[2, 5, 9, 14, 20]].any()
+
+
+def test_a_caption_is_drawn_per_visit(tmp_path, tokenizer):
+    texts = [f"record {n}" for n in range(5)]
+    records = [example(id=n, image=png(n), captions=texts) for n in range(16)]
+    shard = write_shard(tmp_path / "a.tfrecord", records)
+    manifest = Manifest("many", (Source("many", id="id"),), (shard,))
+    batch = steps(manifest, tokenizer, 40)  # 40 visits of every record
+    drawn = collections.Counter(
+        zip(batch["id"].ravel(), batch["tokens"][..., 1].ravel() - 7, strict=True)
+    )
+    counts = np.array([[drawn[(n, c)] for c in range(5)] for n in range(16)])
+    assert (counts.sum(1) == 40).all()
+    # 640 draws of 5: each 128 expected, standard deviation 10.
+    assert (abs(counts.sum(0) - 128) < 50).all()
+    assert (counts > 0).all(1).mean() > 0.9
+    again = steps(manifest, tokenizer, 2, start_step=30)
+    np.testing.assert_array_equal(again["tokens"], batch["tokens"][30:32])
+
+
+def test_a_mixture_gives_each_source_its_share(make_manifest, tokenizer, monkeypatch):
+    monkeypatch.setattr(order, "MIXTURE_PERIOD", 20)
+    a = make_manifest([30], name="a")
+    b = make_manifest([9, 8], first_id=100, name="b")
+    manifest = mix([a, b], [0.75, 0.25], "both")
+    batch = steps(manifest, tokenizer, 25)
+    assert (batch["source"] == (batch["id"] >= 100)).all()
+    per_lane = batch["source"].reshape(25, 4, 4).transpose(1, 0, 2).reshape(4, 5, 20)
+    assert (per_lane.sum(-1) == 5).all()
+    for lane in range(4):
+        ids = batch["id"].reshape(25, 4, 4)[:, lane].ravel()
+        counts = collections.Counter(ids[ids < 100].tolist())
+        assert max(counts.values()) - min(counts.values()) <= 1, "each once per epoch of its source"
+    for hosts, start in ((1, 7), (4, 13)):
+        found = steps(manifest, tokenizer, 3, hosts=hosts, start_step=start)
+        np.testing.assert_array_equal(found["id"], batch["id"][start : start + 3])
+
+
+def test_sources_of_one_run_may_name_their_features_differently(tmp_path, tokenizer):
+    a = [example(id=n, image=png(n), captions=f"record {n}") for n in range(8)]
+    b = [example(id=f"key{n}", jpg=png(n), txt=f"record {n}") for n in range(8)]
+    shards = (
+        write_shard(tmp_path / "a.tfrecord", a, 0),
+        write_shard(tmp_path / "b.tfrecord", b, 1),
+    )
+    sources = (Source("a", id="id"), Source("b", image="jpg", captions="txt", key="id"))
+    batch = steps(Manifest("ab", sources, shards), tokenizer, 1)
+    assert batch["valid"].all()
+    assert batch["source"].sum() == 8
+    hashed = batch["id"][batch["source"] == 1]
+    assert len(set(hashed.tolist())) == 8 and (hashed > 2**32).any() and (hashed >= 0).all()
+
+
+def test_evaluation_reads_each_record_once_in_order(make_manifest, tokenizer):
+    dataset = pipeline.evaluation_batches(make_manifest([7, 4]), tokenizer, 4, 4)
+    batches = list(dataset.as_numpy_iterator())
+    ids = np.concatenate([b["id"] for b in batches])
+    valid = np.concatenate([b["valid"] for b in batches])
+    assert ids.tolist() == [*range(11), -1]
+    assert valid.tolist() == [True] * 11 + [False]
+    assert batches[0]["label"].tolist() == [-1] * 4
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "numbers"),
+    [
+        ({"super_batch": 10}, ("10", "4")),
+        ({"num_input_pipelines": 3}, ("4", "3")),
+        ({"replicas_per_pipeline": 5}, ("16", "5")),
+        ({"super_batch": 120, "n_lanes": 60}, ("30", "60")),
+    ],
+)
+def test_sizes_that_do_not_divide_are_refused(make_manifest, tokenizer, kwargs, numbers):
+    kwargs = {"super_batch": 16, "n_lanes": 4, "image_size": 4, "seed": 0} | kwargs
+    with pytest.raises(UserError) as error:
+        pipeline.super_batches(make_manifest([20, 10]), tokenizer, **kwargs)
+    assert all(number in str(error.value) for number in numbers)
+
+
+def test_a_shard_that_was_cut_or_lost_is_named_before_training(make_manifest, tokenizer, tmp_path):
+    manifest = make_manifest([20, 20, 20])
+    (tmp_path / "numbers-00001.tfrecord").unlink()
+    with open(tmp_path / "numbers-00002.tfrecord", "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(UserError, match="2 of 3 shards") as error:
+        steps(manifest, tokenizer, 1)
+    assert "numbers-00001" in str(error.value) and "100 bytes" in str(error.value)
