@@ -88,7 +88,21 @@ def _selection() -> ml_collections.ConfigDict:
 
 def _resolution() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
-    c.score = ""  # IMAGE/PATCH at which the super-batch is scored; empty: the model's own
+    c.stages = ()  # (fraction of training, "IMAGE/PATCH") in order; empty: full resolution
+    c.random = ()  # "IMAGE/PATCH" to draw from, as FlexiViT does; not together with stages
+    c.hold_steps = 1  # steps for which a drawn resolution stays; a multiple of steps_per_loop
+    c.score = _approximation()  # of the learner at scoring [P: 32 px patches instead of 16]
+    c.reference = _approximation()  # of the reference at scoring
+    c.low_share = 0.0  # of the sub-batch, trained as it is scored [P: 0.5 for Flexi-JEST]
+    return c
+
+
+def _approximation() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.resolution = ""  # "IMAGE/PATCH"; empty: that of the training at this step
+    c.image_depth = 0  # first blocks of the image tower; 0: all
+    c.text_depth = 0  # first blocks of the text tower; 0: all
+    c.n_tokens = 0  # of text; 0: all
     return c
 
 
@@ -126,9 +140,7 @@ def _log() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.every_steps = 20  # scalars, JSON lines
     c.picks_every_steps = 1  # ids of the chosen, 8 bytes each; 0: never
-    c.max_skipped_steps = (
-        20  # steps refused in a row (non-finite, too few valid rows) before stopping
-    )
+    c.max_refused_steps = 20  # in a row (not finite, too few valid rows) before the run stops
     return c
 
 

@@ -4,12 +4,14 @@ score the super-batch -> select the sub-batch -> gather it -> gradient -> update
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from jest_tf.data import preprocess
 from jest_tf.models.dual_encoder import DualEncoder
+from jest_tf.models.text_transformer import shorten_tokens
 from jest_tf.selection import (
     LOCAL,
     Collectives,
@@ -22,10 +24,35 @@ from jest_tf.selection import (
 )
 from jest_tf.training.contrastive import contrastive_loss
 from jest_tf.training.optimizer import GuardedAdamW
-from jest_tf.training.resolution import StepPlan
+from jest_tf.training.resolution import Fidelity, StepPlan
 
-# What a chosen example brings along from the replica that loaded it to the one that trains on it.
-EXAMPLE_FEATURES = ("id", "image", "tokens", "source")
+# What a chosen example takes along from the replica that loaded it to the one that trains on it.
+TRAINED_FEATURES = ("image", "tokens")
+
+
+class Scored(NamedTuple):
+    """A super-batch as both models see it; the arguments of `select` after the spec."""
+
+    learner: Embeddings | None
+    reference: Embeddings | None
+    valid: tf.Tensor  # bool [B / R]
+    seed: tf.Tensor  # int32 [2]
+
+
+class Part(NamedTuple):
+    """This replica's share of the chosen that train at one fidelity, each feature [k, ...]."""
+
+    at: Fidelity
+    examples: dict[str, tf.Tensor]
+
+
+class StepOutput(NamedTuple):
+    """What one step did. `picked_ids`: int64 [b], in the order of the draw."""
+
+    metrics: dict[str, tf.Tensor]
+    picked_ids: tf.Tensor
+    scored: Scored
+    selection: Selection
 
 
 class JestModel(keras.Model):
@@ -39,12 +66,12 @@ class JestModel(keras.Model):
       learner: the dual encoder to train.
       reference: the frozen one; None where the policy needs none.
       spec: what to select and how.
-      plan: the resolutions at which this step scores and trains.
+      plan: at which fidelity steps score and train, unless `step` is given another.
       loss: sigmoid | softmax, the training loss.
       clip_norm: bound of the global gradient norm, after the all-reduce.
       seed: of the selection draws, with the step.
       collectives: called in the step, returns the replica's collectives.
-      augment: images float32 [n, h, w, 3] in [-1, 1] and a seed -> the same; for the chosen only.
+      augment: images [n, h, w, 3] in 0..255 -> the same, differently; for the chosen only.
       compile_parts: jit-compile the forward passes that need no collectives.
     """
 
@@ -78,73 +105,68 @@ class JestModel(keras.Model):
 
     def train_step(self, super_batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on this replica's rows of a super-batch; every replica returns the same."""
-        metrics, _ = self.train_step_with_picks(super_batch)
-        return metrics
+        return self.step(super_batch).metrics
 
-    def train_step_with_picks(
-        self, super_batch: dict[str, tf.Tensor], with_diagnostics: bool = False
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """As `train_step`, and the ids of the chosen, int64 [b], in the order of their draw.
+    def step(self, super_batch: dict[str, tf.Tensor], plan: StepPlan | None = None) -> "StepOutput":
+        """As `train_step`, and what was picked and how it scored.
 
         Args:
-          super_batch: see `jest_tf.data.pipeline`; B / R rows.
-          with_diagnostics: also what the other policies would have got (costs a few percent).
+          super_batch: see `jest_tf.data.pipeline`; the B / R rows of this replica.
+          plan: at which fidelity to score and train; None takes the model's own.
         """
+        plan = plan or self.plan
         collectives = self.collectives()
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
 
-        learner = self.score(self.learner, super_batch)
-        reference = self.score(self.reference, super_batch)
-        valid = super_batch["valid"]
-        selection = select(self.spec, learner, reference, valid, seed, collectives)
-        chosen = gather_picked(
-            {name: super_batch[name] for name in EXAMPLE_FEATURES}, selection.positions, collectives
+        scored = self.score(super_batch, plan, seed)
+        selection = select(self.spec, *scored, collectives)
+        examples = {name: super_batch[name] for name in TRAINED_FEATURES}
+        parts = [
+            Part(at, gather_picked(examples, positions, collectives))
+            for at, positions in plan.split(selection.positions, seed)
+        ]
+        loss, gradients = self.loss_and_gradients(parts, collectives)
+        metrics = self.update(loss, gradients, selection.n_candidates)
+        metrics |= {f"selection/{name}": value for name, value in selection.metrics.items()}
+        picked_ids = ids_at(selection.positions, super_batch["id"], collectives)
+        return StepOutput(metrics, picked_ids, scored, selection)
+
+    def diagnose(self, scored: "Scored", selection: Selection) -> dict[str, tf.Tensor]:
+        """What the other policies would have got from the same scores; for logging."""
+        return diagnostics(self.spec, selection, *scored, self.collectives())
+
+    def score(self, batch: dict[str, tf.Tensor], plan: StepPlan, seed: tf.Tensor) -> "Scored":
+        """Both models' view of this replica's rows, without gradient."""
+        needs_learner = self.spec.policy != "uniform" and self.spec.criterion != "easy_reference"
+        return Scored(
+            learner=self.embed(self.learner, batch, plan.score) if needs_learner else None,
+            reference=self.embed(self.reference, batch, plan.reference) if self.reference else None,
+            valid=batch["valid"],
+            seed=seed,
         )
 
-        loss, gradients = self.loss_and_gradients(chosen, seed, collectives)
-        metrics = self.update(loss, gradients, selection, collectives)
-        metrics |= selection.metrics
-        if with_diagnostics:
-            metrics |= diagnostics(
-                self.spec, selection, learner, reference, valid, seed, collectives
-            )
-        return metrics, collectives.all_gather(chosen["id"])
+    def embed(self, model: DualEncoder, batch: dict[str, tf.Tensor], at: Fidelity) -> Embeddings:
+        """One model's embeddings of this replica's rows, without gradient."""
 
-    def score(self, model: DualEncoder, batch: dict[str, tf.Tensor]) -> Embeddings | None:
-        """Embeddings of this replica's rows, without gradient, at the plan's scoring resolution."""
-        if model is None or self.spec.policy == "uniform":
-            return None
-        at = self.plan.score
-
-        def embed(values, images, tokens):
-            with keras.StatelessScope(
-                state_mapping=list(zip(model.variables, values, strict=True))
-            ):
-                images = preprocess.to_model_range(
-                    preprocess.resize(images, at.resolution.image_size)
-                )
-                return Embeddings(
-                    model.encode_image(images, at.resolution.patch_size, at.image_depth),
-                    model.encode_text(tokens[:, : at.n_tokens], at.text_depth),
-                    model.scale,
-                    model.bias,
-                )
+        def forward(values, images, tokens):
+            with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
+                scale, bias = model.scale, tf.convert_to_tensor(model.bias)
+                return Embeddings(*encode(model, images, tokens, at), scale, bias)
 
         if self.compile_parts:
-            embed = tf.function(embed, jit_compile=True, autograph=False)
+            forward = tf.function(forward, jit_compile=True, autograph=False)
         # Values, not variables: a compiled function must not capture another replica's variables.
         values = [tf.convert_to_tensor(v.value) for v in model.variables]
-        return tf.nest.map_structure(
-            tf.stop_gradient, embed(values, batch["image"], batch["tokens"])
-        )
+        embeddings = forward(values, batch["image"], batch["tokens"])
+        return tf.nest.map_structure(tf.stop_gradient, embeddings)
 
     def loss_and_gradients(
-        self, chosen: dict[str, tf.Tensor], seed: tf.Tensor, collectives: Collectives
+        self, parts: list["Part"], collectives: Collectives
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The global mean loss over the sub-batch, and its gradient, both summed over replicas."""
+        """The mean loss over the whole sub-batch, and its gradient, both summed over replicas."""
         with tf.GradientTape() as tape:
-            zimg = self.embed_chosen_images(chosen["image"], seed)
-            ztxt = self.learner.encode_text(chosen["tokens"])
+            embedded = [self.encode_part(part) for part in parts]
+            zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
             loss = contrastive_loss(
                 zimg,
                 ztxt,
@@ -158,41 +180,50 @@ class JestModel(keras.Model):
         loss, *gradients = collectives.all_reduce_sum([loss, *gradients])
         return loss, gradients
 
-    def embed_chosen_images(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Each part of the sub-batch at its own resolution; one batch of embeddings [b/R, d]."""
-        embeddings, start = [], 0
-        for resolution, share in self.plan.train_parts(images.shape[0]):
-            part = preprocess.resize(images[start : start + share], resolution.image_size)
-            part = preprocess.to_model_range(part)
-            if self.augment is not None:
-                part = self.augment(part, seed)
-            embeddings.append(self.learner.encode_image(part, resolution.patch_size))
-            start += share
-        return tf.concat(embeddings, axis=0)
+    def encode_part(self, part: "Part") -> tuple[tf.Tensor, tf.Tensor]:
+        """zimg, ztxt [k, d] of a part of the sub-batch, augmented if asked for."""
+        images = part.examples["image"]
+        if self.augment is not None:
+            images = self.augment(images)
+        return encode(self.learner, images, part.examples["tokens"], part.at)
 
     def update(
-        self,
-        loss: tf.Tensor,
-        gradients: list[tf.Tensor],
-        selection: Selection,
-        collectives: Collectives,
+        self, loss: tf.Tensor, gradients: list[tf.Tensor], n_candidates: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Clips and applies the gradient, unless the step must be refused; returns the metrics."""
-        optimizer: GuardedAdamW = self.optimizer
         norm = tf.linalg.global_norm(gradients)
         clip = self.clip_norm / tf.maximum(norm, self.clip_norm)
-        enough = selection.n_candidates >= self.spec.sub_batch
+        enough = n_candidates >= self.spec.sub_batch
         accepted = enough & tf.math.is_finite(loss) & tf.math.is_finite(norm)
         metrics = {
-            "loss": loss,
-            "gradient_norm": norm,
-            "learning_rate": tf.convert_to_tensor(optimizer.learning_rate),
-            "learner_scale": tf.convert_to_tensor(self.learner.scale),
-            "learner_bias": tf.convert_to_tensor(self.learner.bias),
-            "n_candidates": selection.n_candidates,
+            "train/loss": loss,
+            "train/gradient_norm": norm,
+            "train/learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+            "train/learner_scale": tf.convert_to_tensor(self.learner.scale),
+            "train/learner_bias": tf.convert_to_tensor(self.learner.bias),
+            "selection/n_candidates": n_candidates,
             "accepted": accepted,
         }
+        optimizer: GuardedAdamW = self.optimizer
         optimizer.apply_if(
             accepted, [g * clip for g in gradients], self.learner.trainable_variables
         )
         return metrics
+
+
+def encode(
+    model: DualEncoder, images: tf.Tensor, tokens: tf.Tensor, at: Fidelity
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """uint8 [n, h, w, 3] and int32 [n, L] -> zimg, ztxt [n, d]: the resize graph is part of it."""
+    images = preprocess.to_model_range(preprocess.resize(images, at.resolution.image_size))
+    zimg = model.encode_image(images, at.resolution.patch_size, at.image_depth)
+    return zimg, model.encode_text(shorten_tokens(tokens, at.n_tokens), at.text_depth)
+
+
+def ids_at(positions: tf.Tensor, ids: tf.Tensor, collectives: Collectives) -> tf.Tensor:
+    """The ids int64 [b] at global positions, in their order, from each replica's ids [B / R]."""
+    n = ids.shape[0]
+    local = positions - collectives.rank * n
+    mine = (local >= 0) & (local < n)
+    found = tf.gather(ids, tf.clip_by_value(local, 0, n - 1))
+    return collectives.all_reduce_sum(tf.where(mine, found, tf.zeros_like(found)))

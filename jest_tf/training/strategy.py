@@ -20,10 +20,16 @@ class Runtime:
     kind: str  # default | mirrored | multi_worker | tpu
     n_replicas: int
     n_hosts: int
-    # One XLA program for the whole step. Elsewhere than on one device or a TPU, XLA cannot hold the
-    # collectives, so only the parts between them are compiled.
+    # One XLA program for the whole step. Among several devices other than TPUs XLA cannot hold the
+    # collectives, and on CPUs the compiled backward pass is slower and takes long to compile: there
+    # only the forward passes and the selection are compiled.
     compile_whole_step: bool
     compile_parts: bool
+
+    @property
+    def loops_in_graph(self) -> bool:
+        """Whether steps can be looped over inside one program: tf.distribute's exchanges cannot."""
+        return self.kind == "tpu" or self.n_replicas == 1
 
     def collectives(self) -> Collectives:
         """The collectives of the current replica; call inside `strategy.run`."""
@@ -39,11 +45,11 @@ class Runtime:
             resolver.task_type == "worker" and resolver.task_id == 0
         )
 
-    def run(self, step: Callable, args: tuple) -> object:
-        """`strategy.run(step, args)`, compiled as a whole where that is possible."""
-        if self.compile_whole_step and self.kind != "tpu":
-            step = tf.function(step, jit_compile=True, autograph=False)
-        return self.strategy.run(step, args=args)
+    def compiled(self, step: Callable) -> Callable:
+        """The step as one XLA program where that is possible; for `strategy.run`."""
+        if self.compile_whole_step and self.kind != "tpu":  # TPUStrategy compiles by itself
+            return tf.function(step, jit_compile=True, autograph=False)
+        return step
 
     def distribute(self, per_host: Callable[[int, int, int], tf.data.Dataset]) -> object:
         """An iterable of per-replica batches.
@@ -85,14 +91,15 @@ def build(config: ml_collections.ConfigDict) -> Runtime:
         kind=kind,
         n_replicas=n_replicas,
         n_hosts=_n_hosts(kind, strategy),
-        compile_whole_step=kind == "tpu" or (config.strategy.jit_compile and n_replicas == 1),
+        compile_whole_step=kind == "tpu"
+        or (config.strategy.jit_compile and n_replicas == 1 and _has_gpu()),
         compile_parts=config.strategy.jit_compile,
     )
 
 
 def _mirrored(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
-    gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
-    if gpus:
+    if _has_gpu():
+        gpus = tf.config.list_logical_devices("GPU")
         return tf.distribute.MirroredStrategy([d.name for d in gpus[: config.n_devices]])
     cpu = tf.config.list_physical_devices("CPU")[0]
     known = tf.config.get_logical_device_configuration(cpu)
@@ -132,6 +139,10 @@ def _tpu(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
             "Use 'local' on a TPU VM or the name of a pod slice; elsewhere use "
             "--config.strategy.kind=default."
         ) from error
+
+
+def _has_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _n_hosts(kind: str, strategy: tf.distribute.Strategy) -> int:

@@ -1,0 +1,118 @@
+"""One run as one row: what it did, what it cost, what it chose, how good it became.
+
+Read from the workdir alone (config, metrics.jsonl, picks, evaluations), so it serves finished runs,
+running ones and copies of either.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jest_tf.data import emoji
+from jest_tf.monitoring import truth
+from jest_tf.monitoring.metrics_log import read_metrics
+from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
+
+# Column of the table -> (key in the row, format). The order is the table's.
+COLUMNS = {
+    "run": ("name", "{}"),
+    "policy": ("policy", "{}"),
+    "steps": ("steps", "{:,}"),
+    "scored": ("examples_scored", "{:,}"),
+    "trained": ("examples_trained", "{:,}"),
+    "TFLOP": ("flops", "{:,.1f}"),
+    "seconds": ("seconds", "{:,.0f}"),
+    "clean": ("picked_clean", "{:.1%}"),
+    "broken": ("picked_broken", "{:.1%}"),
+    "I→T R@1": ("image_to_text_r1", "{:.1%}"),
+    "R@5": ("image_to_text_r5", "{:.1%}"),
+    "R@10": ("image_to_text_r10", "{:.1%}"),
+    "T→I R@1": ("text_to_image_r1", "{:.1%}"),
+    "R@5 ": ("text_to_image_r5", "{:.1%}"),
+    "R@10 ": ("text_to_image_r10", "{:.1%}"),
+    "0-shot": ("zero_shot_accuracy", "{:.1%}"),
+}
+TERA = 1e12
+
+
+def summarise(workdir: str) -> dict:
+    """The row of one run; None where it has nothing to say (e.g. no truth for its data).
+
+    Keys are those of `COLUMNS` (and a few more); shares and accuracies in 0..1, flops absolute.
+    """
+    folder = Path(workdir)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    last = {}
+    for line in read_metrics(folder / "metrics.jsonl"):
+        last |= line
+    selection = config["selection"]
+    return {
+        "name": config["name"],
+        "workdir": workdir,
+        "policy": selection["policy"],
+        "criterion": selection["criterion"] if selection["policy"] != "uniform" else None,
+        "data": config["data"]["train"],
+        "seed": config["seed"],
+        "steps": last.get("step"),
+        "examples_scored": last.get("cost/examples_scored"),
+        "examples_trained": last.get("cost/examples_trained"),
+        "flops": last.get("cost/flops"),
+        "seconds": last.get("cost/seconds"),
+        **_picked(folder, config["data"]["train"]),
+        **_evaluated(folder),
+    }
+
+
+def table(rows: Sequence[dict]) -> str:
+    """The rows as aligned text, one line each."""
+    cells = [list(COLUMNS)]
+    for row in rows:
+        row = row | {"flops": row["flops"] / TERA if row["flops"] is not None else None}
+        cells.append(
+            ["-" if row.get(key) is None else form.format(row[key]) for key, form in COLUMNS.values()]
+        )
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def verdict(rows: Sequence[dict]) -> str:
+    """Which run is ahead, by mean of the retrieval R@1 and R@5 both ways, and by how much."""
+    scored = sorted(((retrieval_score(r), r["name"]) for r in rows), reverse=True)
+    (best, name), rest = scored[0], scored[1:]
+    lines = [f"{name} is ahead" if rest and best > rest[0][0] else "Nobody is ahead"]
+    lines[0] += f": retrieval score {best:.1%} (mean of R@1 and R@5, both ways)"
+    for score, other in rest:
+        ratio = f", {best / score:.1f} times" if score > 0 else ""
+        lines[0] += f", against {score:.1%} of {other} ({best - score:+.1%}{ratio})"
+    lines[0] += ". One seed each: seeds differ by a lot, see docs/results.md."
+    return "\n".join(lines)
+
+
+def retrieval_score(row: dict) -> float:
+    """Mean of R@1 and R@5 over both directions, the score that runs are compared by."""
+    keys = [f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)]
+    return sum(row.get(key) or 0.0 for key in keys) / len(keys)
+
+
+def _picked(folder: Path, data: str) -> dict:
+    """Shares of clean and broken rows among all picks; only the shipped pool knows the truth."""
+    if "emoji_captions/pool" not in data or not (folder / "picks").exists():
+        return {"picked_clean": None, "picked_broken": None, "picked_distinct": None}
+    picks = Picks(folder / "picks")
+    labels = truth.Labels(emoji.noise_by_id())
+    if not picks.last_step:
+        return {"picked_clean": None, "picked_broken": None, "picked_distinct": None}
+    ids = picks.window(1, picks.last_step)
+    ids = ids[ids != UNKNOWN_ID]
+    shares = labels.shares(ids)
+    return {
+        "picked_clean": shares.get(truth.CLEAN, 0.0),
+        "picked_broken": truth.broken_share(shares),
+        "picked_distinct": len(set(ids.tolist())),
+        "pool_broken": truth.broken_share(labels.pool_shares()),
+    }
+
+
+def _evaluated(folder: Path) -> dict:
+    return {}

@@ -1,0 +1,89 @@
+"""The data and the vocabulary of a run, opened and checked before the first step."""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+
+import ml_collections
+from absl import logging
+
+from jest_tf.data.manifest import Manifest
+from jest_tf.data.records import read_captions
+from jest_tf.data.sources import open_source
+from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
+from jest_tf.errors import UserError
+
+KEPT_VOCABULARY = "vocab"  # its name in a workdir, with the suffix of its kind
+VOCABULARY_SUFFIXES = (".txt", ".model")
+MAX_CAPTIONS = 1_000_000  # that a vocabulary is learned from; more change it little
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run reads, and how it reads text."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+
+
+def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_chief: bool = True) -> Inputs:
+    """Opens the training data, prepared if need be, and the run's vocabulary.
+
+    The vocabulary is kept in the workdir, so that a run can be continued and exported without the
+    captions it was learned from.
+
+    Raises:
+      UserError: the data or the vocabulary cannot be read.
+    """
+    manifest = open_source(config.data.train, config.data.data_dir)
+    source = find_vocabulary(config)
+    kept = os.path.join(workdir, KEPT_VOCABULARY + _suffix(source))
+    if is_chief and not os.path.exists(kept):
+        shutil.copyfile(source, kept)
+    return Inputs(manifest, Tokenizer(source, config.data.n_tokens))
+
+
+def find_vocabulary(config: ml_collections.ConfigDict) -> str:
+    """Path of the vocabulary that the config means; learned from captions where it names none.
+
+    A learned vocabulary is kept in the data folder under the fingerprint of the data, so that runs
+    with the same data and size share it.
+    """
+    if config.data.vocab:
+        if not os.path.exists(config.data.vocab):
+            raise UserError(
+                f"data.vocab: no file {config.data.vocab!r}. Give a .txt (wordpiece) or .model "
+                "(SentencePiece) file, or leave it empty to learn one from the captions."
+            )
+        return config.data.vocab
+    manifest = open_source(config.data.vocab_from or config.data.train, config.data.data_dir)
+    name = hashlib.sha256(manifest.fingerprint.encode()).hexdigest()[:12]
+    folder = os.path.join(config.data.data_dir, "vocabularies")
+    path = os.path.join(folder, f"{name}-{config.data.vocab_size}.txt")
+    if not os.path.exists(path):
+        logging.info("Learning a vocabulary from the captions of %s …", manifest.name)
+        os.makedirs(folder, exist_ok=True)
+        aside = f"{path}.{os.getpid()}.txt"
+        train_wordpiece(read_captions(manifest, MAX_CAPTIONS), config.data.vocab_size, aside)
+        os.replace(aside, path)
+    return path
+
+
+def vocabulary_of(workdir: str) -> str:
+    """Path of the vocabulary kept in a workdir.
+
+    Raises:
+      UserError: none is there.
+    """
+    for suffix in VOCABULARY_SUFFIXES:
+        path = os.path.join(workdir, KEPT_VOCABULARY + suffix)
+        if os.path.exists(path):
+            return path
+    raise UserError(
+        f"{workdir} holds no vocabulary (vocab.txt or vocab.model): no run began there."
+    )
+
+
+def _suffix(path: str) -> str:
+    return ".model" if path.endswith(".model") else ".txt"

@@ -1,0 +1,265 @@
+"""The training loop: steps, what they cost, what they chose, evaluations, checkpoints.
+
+Order within an iteration: steps -> refusals -> log -> evaluate -> save -> stop if asked to. All
+that a rerun needs is in the checkpoint; all else carries its step and is cut on resume.
+"""
+
+import time
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from jest_tf.config import replica_problems, require_sound
+from jest_tf.data import preprocess
+from jest_tf.data.pipeline import super_batches
+from jest_tf.evaluation.evaluators import run_evaluation
+from jest_tf.evaluation.results import write_result
+from jest_tf.serving.encoders import ModelEncoder
+from jest_tf.training import assemble, inputs, optimizer, restore, strategy
+from jest_tf.training.checkpoint import Checkpointer
+from jest_tf.training.cost import CostLedger, CostModel
+from jest_tf.training.host_loop import HostLoop, HostLoopResult
+from jest_tf.training.interrupt import Interrupt
+from jest_tf.training.jest_model import JestModel
+from jest_tf.training.outputs import Files, Silent
+from jest_tf.training.strategy import Runtime
+from jest_tf.training.workdir import Workdir, open_workdir
+
+EXIT_STOPPED = 3  # too many refused steps in a row; the last good state is saved
+
+
+def train(config: ml_collections.ConfigDict, workdir_path: str) -> int:
+    """Trains until `config.total_steps`, from the newest checkpoint of the workdir if there is one.
+
+    Returns:
+      The exit code of the command, see `jest_tf.train`.
+
+    Raises:
+      UserError: anything wrong with config, data, devices or workdir, found before the first step.
+    """
+    if config.strategy.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    runtime = strategy.build(config)
+    require_sound(replica_problems(config, runtime.n_hosts, runtime.n_replicas))
+    with open_workdir(workdir_path, config.to_dict(), is_writer=runtime.is_chief) as workdir:
+        return Trainer(config, workdir, runtime).run()
+
+
+class Trainer:
+    """One run: its parts, its state, and the loop over its steps."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, runtime: Runtime):
+        self.config, self.workdir, self.runtime = config, workdir, runtime
+        self.inputs = inputs.open_inputs(config, workdir.path, runtime.is_chief)
+        with runtime.strategy.scope():
+            self.model = self._build_model()
+        self.checkpoints = Checkpointer(str(workdir.checkpoints), config.checkpoint.keep)
+        self.ledger = CostLedger()
+        self.step = self._restore()
+        self.host_loop = HostLoop(self.model, runtime, self._batches())
+        self.outputs = Files(config, workdir, self.step) if runtime.is_chief else Silent()
+        self.encoder = self._encoder()
+        self.refused_in_a_row = 0
+        self.saved_at = time.monotonic()
+
+    def run(self) -> int:
+        """Runs to the end, an interrupt, or too many refused steps; returns the exit code."""
+        total = self.config.total_steps
+        self._announce()
+        with Interrupt() as interrupt:
+            while self.step < total and not interrupt.requested and not self._stuck():
+                result = self._advance(self._steps_until_next_event())
+                self._note_refusals(result)
+                self._log(result)
+                self._evaluate_if_due()
+                self._save_if_due()
+            self._save()
+        self.outputs.close()
+        if self._stuck():
+            logging.error(
+                "Stopped at step %d: %d steps in a row were refused; see %s. The last good state "
+                "is saved.",
+                self.step, self.refused_in_a_row, self.workdir.path / "refused_steps.jsonl",
+            )  # fmt: skip
+            return EXIT_STOPPED
+        if interrupt.requested:
+            logging.warning(
+                "%s: saved at step %d of %d; rerun the same command to continue.",
+                interrupt.reason, self.step, total,
+            )  # fmt: skip
+        return interrupt.exit_code
+
+    def _build_model(self) -> JestModel:
+        config = self.config
+        learner = assemble.build_model(config, self.inputs.tokenizer)
+        augment = config.data.augment
+        reference = restore.load_reference(config, self.inputs.tokenizer)
+        self.schedule = assemble.resolution_schedule(
+            config, learner, reference, self.runtime.n_replicas
+        )
+        spec = assemble.selection_spec(config)
+        self.costs = CostModel(
+            learner.config,
+            spec,
+            stored_image_size=config.data.image_size,
+            reference=reference.config if reference else None,
+            n_replicas=self.runtime.n_replicas,
+        )
+        model = JestModel(
+            learner,
+            reference,
+            spec,
+            plan=self.schedule.plan(0),
+            loss=config.loss,
+            clip_norm=config.optimizer.clip_norm,
+            seed=config.seed,
+            collectives=self.runtime.collectives,
+            augment=preprocess.augmentation(tuple(augment)) if augment else None,
+            compile_parts=self.runtime.compile_parts,
+        )
+        model.optimizer = optimizer.build(config.optimizer, config.total_steps)
+        optimizer.exclude_from_decay(model.optimizer, learner.trainable_variables)
+        model.optimizer.build(learner.trainable_variables)
+        return model
+
+    def _variables(self) -> dict:
+        model = self.model
+        return restore.learner_variables(model.learner) | {
+            restore.OPTIMIZER + v.path: v for v in model.optimizer.variables
+        }
+
+    def _restore(self) -> int:
+        """Restores the newest sound checkpoint; returns the number of finished steps."""
+        state = self.checkpoints.restore(self._variables())
+        if state is None:
+            return 0
+        self.ledger = CostLedger.from_dict(state["ledger"])
+        return state["step"]
+
+    def _batches(self):
+        config = self.config
+
+        def per_host(host: int, n_hosts: int, replicas: int) -> tf.data.Dataset:
+            return super_batches(
+                self.inputs.manifest,
+                self.inputs.tokenizer,
+                super_batch=config.selection.super_batch,
+                image_size=config.data.image_size,
+                seed=config.seed,
+                start_step=self.step,
+                n_lanes=config.data.n_lanes,
+                input_pipeline_id=host,
+                num_input_pipelines=n_hosts,
+                replicas_per_pipeline=replicas,
+                shuffle=config.data.shuffle,
+            )
+
+        return iter(self.runtime.distribute(per_host))
+
+    def _steps_until_next_event(self) -> int:
+        """Steps of the next host loop: no log, evaluation or save may fall inside it."""
+        config = self.config
+        cadences = [config.log.every_steps, config.checkpoint.every_steps]
+        cadences += [e.every_steps for e in config.evals.values()]
+        events = [c - self.step % c for c in cadences if c]
+        events += [config.total_steps - self.step, self.schedule.steps_left(self.step)]
+        return min(config.strategy.steps_per_loop, *events)
+
+    def _advance(self, n_steps: int) -> HostLoopResult:
+        started = time.monotonic()
+        plan = self.schedule.plan(self.step)
+        result = self.host_loop.run(plan, n_steps)
+        for i, ids in enumerate(result.picks):
+            self.outputs.picks(self.step + i + 1, ids)
+        self.step += n_steps
+        seconds = {"input": result.wait_seconds}
+        seconds["step"] = time.monotonic() - started - result.wait_seconds
+        self.ledger.add(self.costs.step(plan), n_steps, seconds)
+        return result
+
+    def _note_refusals(self, result: HostLoopResult) -> None:
+        """Counts refused steps in a row, and writes down what was in each."""
+        first = self.step - len(result.picks) + 1
+        for i, ids in enumerate(result.picks):
+            of_step = {name: values[i] for name, values in result.of_each.items()}
+            self.refused_in_a_row = 0 if of_step["accepted"] else self.refused_in_a_row + 1
+            if not of_step["accepted"]:
+                reason = _why_refused(of_step, self.config.selection.sub_batch)
+                self.outputs.refused(first + i, reason, ids)
+
+    def _stuck(self) -> bool:
+        return self.refused_in_a_row > self.config.log.max_refused_steps
+
+    def _log(self, result: HostLoopResult) -> None:
+        totals = {
+            "examples_scored": self.ledger.examples_scored,
+            "examples_trained": self.ledger.examples_trained,
+            "flops": self.ledger.total_flops,
+        }
+        self.outputs.progress(self.step, totals, {"loss": result.metrics["train/loss"]})
+        if self.step % self.config.log.every_steps and self.step < self.config.total_steps:
+            return
+        values = {k: v for k, v in result.metrics.items() if k != "accepted"}
+        for name, value in self.host_loop.diagnose(result.last).items():
+            if np.ndim(value):
+                self.outputs.histogram(self.step, f"selection/{name}", value)
+            else:
+                values[f"selection/{name}"] = float(value)
+        self.outputs.scalars(self.step, values | self.ledger.scalars())
+
+    def _encoder(self) -> ModelEncoder:
+        config = self.config
+        return ModelEncoder(
+            self.model.learner,
+            self.inputs.tokenizer,
+            config.model.image_size,
+            config.data.image_size,
+            {"model": config.name, "checkpoint": str(self.workdir.checkpoints)},
+        )
+
+    def _evaluate_if_due(self) -> None:
+        is_last = self.step >= self.config.total_steps
+        for name, spec in self.config.evals.items():
+            due = is_last or (spec.every_steps and self.step % spec.every_steps == 0)
+            if not due or not self.runtime.is_chief:
+                continue
+            result = run_evaluation(name, spec.to_dict(), self.encoder, self.config.data.data_dir)
+            write_result(self.workdir.evaluations, result | {"step": self.step})
+            self.outputs.scalars(
+                self.step, {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}
+            )
+
+    def _save_if_due(self) -> None:
+        c = self.config.checkpoint
+        by_steps = c.every_steps and self.step % c.every_steps == 0
+        by_time = c.every_minutes and time.monotonic() - self.saved_at >= 60 * c.every_minutes
+        if by_steps or by_time:
+            self._save()
+
+    def _save(self) -> None:
+        """Saves the whole state, after everything that was written for its steps is on disk."""
+        if self.runtime.is_chief:
+            self.outputs.sync()
+            state = {"step": self.step, "ledger": self.ledger.to_dict()}
+            self.checkpoints.save(self.step, self._variables(), state)
+        self.saved_at = time.monotonic()
+
+    def _announce(self) -> None:
+        s, total = self.config.selection, self.config.total_steps
+        ratio = 1 - s.sub_batch / s.super_batch
+        self.outputs.note(
+            f"{self.config.name}: {s.policy}"
+            + (f"/{s.criterion}" if s.policy != "uniform" else "")
+            + f", {s.super_batch} -> {s.sub_batch} examples a step (filter ratio {ratio:.2f}), "
+            f"{self.inputs.manifest.n_records:,} records, {self.runtime.n_replicas} replica(s), "
+            f"steps {self.step:,} to {total:,}"
+        )
+
+
+def _why_refused(of_step: dict[str, float], sub_batch: int) -> str:
+    usable = int(of_step["selection/n_candidates"])
+    if usable < sub_batch:
+        return f"only {usable} usable rows for a sub-batch of {sub_batch}"
+    return f"loss {of_step['train/loss']}, gradient norm {of_step['train/gradient_norm']}"

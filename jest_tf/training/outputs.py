@@ -1,0 +1,116 @@
+"""What a run writes besides checkpoints: scalars, picks, refused steps, the progress line.
+
+One name per number everywhere: the tag in TensorBoard is the key in metrics.jsonl.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import ml_collections
+import numpy as np
+
+from jest_tf.config import flat_keys
+from jest_tf.monitoring.metrics_log import MetricsLog
+from jest_tf.monitoring.picks_log import PicksLog
+from jest_tf.monitoring.progress import Progress
+from jest_tf.monitoring.tensorboard import TensorBoard
+from jest_tf.training.workdir import Workdir
+
+
+class RunOutputs(Protocol):
+    """What the loop tells about a run. Steps count finished steps, as in checkpoint names."""
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None: ...
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None: ...
+    def picks(self, step: int, ids: np.ndarray) -> None: ...
+    def refused(self, step: int, reason: str, ids: np.ndarray) -> None: ...
+    def progress(self, step: int, totals: Mapping[str, float], values: Mapping) -> None: ...
+    def note(self, text: str) -> None: ...
+    def sync(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Silent:
+    """The outputs of the worker processes that are not the chief."""
+
+    def __getattr__(self, _name: str):
+        return lambda *_args, **_kwargs: None
+
+
+class Files:
+    """The outputs in a workdir. Opening cuts what lies beyond `start_step`, so nothing is doubled.
+
+    Args:
+      config: of the run.
+      workdir: where to write.
+      start_step: finished steps of the restored checkpoint; 0 for a new run.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, start_step: int):
+        self._metrics = MetricsLog(workdir.metrics, start_step)
+        self._refused = MetricsLog(workdir.path / "refused_steps.jsonl", start_step)
+        self._tensorboard = TensorBoard(workdir.tensorboard, start_step)
+        self._progress = Progress(config.total_steps)
+        self._picks = None
+        if config.log.picks_every_steps:
+            self._picks = PicksLog(
+                workdir.picks,
+                config.selection.sub_batch,
+                config.log.picks_every_steps,
+                start_step,
+            )
+        if start_step == 0:
+            self._tensorboard.config(0, config.to_dict())
+            self._tensorboard.hparams(_flat(config))
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line in metrics.jsonl and one point per value in TensorBoard."""
+        self._metrics.write(step, values)
+        self._tensorboard.scalars(step, values)
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        self._tensorboard.histogram(step, name, values)
+
+    def picks(self, step: int, ids: np.ndarray) -> None:
+        """The ids int64 [b] that a step trained on, if this step's are wanted."""
+        if self._picks is not None and self._picks.wants(step):
+            self._picks.write(step, ids)
+
+    def refused(self, step: int, reason: str, ids: np.ndarray) -> None:
+        """A step that changed nothing, why, and the ids [b] of its batch."""
+        self._refused.write(step, {"reason": reason, "ids": " ".join(map(str, ids.tolist()))})
+        self.note(f"step {step} refused: {reason}; ids in refused_steps.jsonl")
+
+    def progress(self, step: int, totals: Mapping[str, float], values: Mapping) -> None:
+        """`totals`: examples_scored, examples_trained and flops so far; `values` to show."""
+        self._progress.update(step, **totals, values=values)
+
+    def note(self, text: str) -> None:
+        """A line of its own on the terminal."""
+        self._progress.note(text)
+
+    def sync(self) -> None:
+        """Brings everything to the disk; before a checkpoint is saved, which it must precede."""
+        self._metrics.sync()
+        self._refused.sync()
+        self._tensorboard.flush()
+        if self._picks is not None:
+            self._picks.sync()
+
+    def close(self) -> None:
+        self._progress.close()
+        self._metrics.close()
+        self._refused.close()
+        self._tensorboard.close()
+        if self._picks is not None:
+            self._picks.close()
+
+
+def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    values = {}
+    for key in flat_keys(config):
+        node = config
+        for part in key.split("."):
+            node = node[part]
+        values[key] = node
+    return values
