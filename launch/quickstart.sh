@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Installs the package and runs the whole path on the shipped data: reference, JEST, uniform,
+# evaluation, export, queries, and a table that compares them.
+#
+#   ./launch/quickstart.sh [--dry-run] [--venv DIR] [ARGUMENTS]
+#
+# --dry-run   print every command, run none
+# --venv DIR  use this environment (made when missing); default: the active one, else .venv
+#
+# Arguments go to `python -m jest_tf.quickstart`, which runs in the checkout: relative paths start
+# there.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+parse_common "$@"
+choose_venv
+cd "$ROOT"
+install_package ""
+run "$VENV/bin/python" -m jest_tf.quickstart "${REST[@]}"
