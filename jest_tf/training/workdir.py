@@ -30,9 +30,6 @@ MAY_DIFFER: dict[str, str] = {
     "checkpoint.*": "how often and how many, not what",
     "log.every_steps": "cadence of scalars; each line carries its step",
     "log.max_refused_steps": "when to give up, not what is computed",
-    "log.images_every_steps": "cadence of image grids",
-    "log.diagnostics_every_steps": "cadence of diagnostics; they do not feed back",
-    "profile.*": "traces do not change the computation",
     "evals.*": "evaluations read the model and never change it",
 }
 N_DIFFERENCES_SHOWN = 20
