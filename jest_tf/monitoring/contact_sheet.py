@@ -63,7 +63,6 @@ def contact_sheet(rows: Sequence[Row], title: str = "", tile: int = 96) -> Image
 
 def thumbnail(image: Image.Image, tile: int) -> Image.Image:
     """`image` on a square tile, whole, centred, over the tile's grey where it is transparent."""
-    # Palette images keep their transparency only through RGBA.
     image = image.convert("RGBA")
     factor = tile / max(image.size)
     size = [max(1, round(side * factor)) for side in image.size]
@@ -71,6 +70,16 @@ def thumbnail(image: Image.Image, tile: int) -> Image.Image:
     square = Image.new("RGB", (tile, tile), _TILE)
     square.paste(image, ((tile - image.width) // 2, (tile - image.height) // 2), image)
     return square
+
+
+def shrunk(image: Image.Image, size: int) -> Image.Image:
+    """`image` as RGB, its longer side at most `size` pixels, white where it is transparent."""
+    # Palette images keep their transparency only through RGBA.
+    image = image.convert("RGBA")
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
+    opaque = Image.new("RGB", image.size, _PAGE)
+    opaque.paste(image, mask=image)
+    return opaque
 
 
 def _draw_query(page: Image.Image, draw: ImageDraw.ImageDraw, row: Row, y: int, tile: int) -> None:

@@ -1,0 +1,195 @@
+"""Evaluates a run's checkpoints, or an export, and writes one JSON file per evaluation and step.
+
+    python -m jest_tf.evaluate --workdir=runs/joint
+    python -m jest_tf.evaluate --workdir=runs/joint --follow
+    python -m jest_tf.evaluate --export=runs/joint/export --out=results
+
+What is evaluated stands in the run's config (`evals`) or in a JSON file (`--evals`), see
+docs/evaluation.md.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from jest_tf import cli, config_flag
+from jest_tf.errors import UserError
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.", flag_values=FLAGS)
+_EXPORT = flags.DEFINE_string("export", None, "Folder of an export.", flag_values=FLAGS)
+_STEP = flags.DEFINE_integer(
+    "step", None, "Checkpoint to evaluate; by default the newest.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "Where to write; by default `evaluations` in the workdir.", flag_values=FLAGS
+)
+_EVALS = flags.DEFINE_string(
+    "evals", None, "JSON file {name: {kind, data, …}} instead of the run's own.", flag_values=FLAGS
+)
+_ONLY = flags.DEFINE_list("only", [], "Names of the evaluations to run.", flag_values=FLAGS)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where TFDS sets are prepared; by default the run's.", flag_values=FLAGS
+)
+_FOLLOW = flags.DEFINE_bool(
+    "follow", False, "Evaluate every checkpoint as it comes, until the end.", flag_values=FLAGS
+)
+_TIMEOUT_MINUTES = flags.DEFINE_float(
+    "timeout_minutes", 60.0, "--follow: give up after so long without one.", flag_values=FLAGS
+)
+_BEST = flags.DEFINE_string(
+    "best",
+    None,
+    "--follow: keep exports of the best checkpoints by NAME:METRIC, "
+    "e.g. retrieval:image_to_text/recall@10.",
+    flag_values=FLAGS,
+)
+_N_BEST = flags.DEFINE_integer(
+    "n_best", 3, "How many exports --best keeps.", lower_bound=1, flag_values=FLAGS
+)
+
+
+def main(argv: list[str]) -> None:
+    """Evaluates what the flags name."""
+    config_flag.refuse_extra(argv)
+    if bool(_WORKDIR.value) == bool(_EXPORT.value):
+        raise UserError("give either --workdir (a run) or --export (an exported model)")
+    if _FOLLOW.value and not _WORKDIR.value:
+        raise UserError("--follow watches the checkpoints of a run: give --workdir")
+    if _BEST.value and (not _FOLLOW.value or _BEST.value.count(":") != 1):
+        raise UserError("--best takes NAME:METRIC and goes with --follow")
+    if _EXPORT.value:
+        _evaluate_export(_EXPORT.value)
+    elif _FOLLOW.value:
+        _follow(_WORKDIR.value)
+    else:
+        _evaluate_step(_WORKDIR.value, _STEP.value)
+
+
+def _evaluate_export(path: str) -> None:
+    from jest_tf.serving.encoders import ExportEncoder  # TensorFlow: after the flags
+
+    encoder = ExportEncoder(path)
+    specs = _specs(encoder.info["metadata"].get("evals", {}))
+    out = _OUT.value or os.path.join(os.path.dirname(os.path.abspath(path)), "evaluations")
+    _run_all(specs, encoder, out, _DATA_DIR.value)
+
+
+def _evaluate_step(workdir: str, step: int | None) -> None:
+    from jest_tf.training.assemble import load_workdir
+
+    run = load_workdir(workdir, step)
+    _run_all(_specs(run.config.evals.to_dict()), _encoder(run, workdir), _out(workdir),
+             _DATA_DIR.value or run.config.data.data_dir)  # fmt: skip
+
+
+def _follow(workdir: str) -> None:
+    """Evaluates each checkpoint once; the results say which ones are done."""
+    from jest_tf.evaluation.results import result_path
+    from jest_tf.serving.best_exports import BestExports
+    from jest_tf.training.assemble import load_workdir
+    from jest_tf.training.checkpoint import Checkpointer, CheckpointNotFound
+    from jest_tf.training.workdir import read_config
+
+    _wait_for(os.path.join(workdir, "config.json"), 60.0 * _TIMEOUT_MINUTES.value)
+    config = read_config(workdir)
+    total_steps = config["total_steps"]
+    specs = _specs(config["evals"])
+    best = BestExports(os.path.join(workdir, "best"), _BEST.value, _N_BEST.value, specs)
+    checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"))
+    for step in checkpoints.follow(
+        timeout_seconds=60.0 * _TIMEOUT_MINUTES.value,
+        finished=lambda: total_steps in checkpoints.steps(),
+    ):
+        if all(result_path(_out(workdir), name, step).exists() for name in specs):
+            continue
+        try:
+            run = load_workdir(workdir, step)
+        except CheckpointNotFound:
+            print(f"step {step}: the run has dropped this checkpoint already")
+            continue
+        results = _run_all(specs, _encoder(run, workdir), _out(workdir),
+                           _DATA_DIR.value or run.config.data.data_dir)  # fmt: skip
+        if _BEST.value:
+            best.offer(step, results, lambda out, run=run: _export(run, workdir, out))
+
+
+def _wait_for(path: str, seconds: float) -> None:
+    """Waits for a run that is just starting."""
+    deadline = time.monotonic() + seconds
+    while not os.path.exists(path):
+        if time.monotonic() >= deadline:
+            raise UserError(f"--follow: {path} did not appear; is --workdir the folder of a run?")
+        time.sleep(1.0)
+
+
+def _export(run, workdir: str, out: str) -> None:
+    from jest_tf.export import export_run
+
+    export_run(run, workdir, out)
+
+
+def _encoder(run, workdir: str):
+    from jest_tf.serving.encoders import ModelEncoder
+
+    config = run.config
+    description = {
+        "model": config.name,
+        "checkpoint": f"{workdir} at step {run.step}",
+        "step": run.step,
+    }
+    return ModelEncoder(
+        run.model, run.tokenizer, config.model.image_size, config.data.image_size, description
+    )
+
+
+def _run_all(
+    specs: Mapping[str, Mapping[str, Any]], encoder, out: str, data_dir: str | None
+) -> dict[str, dict[str, Any]]:
+    """Runs, writes and prints all evaluations; returns the results by name."""
+    from jest_tf.evaluation.evaluators import run_evaluation
+    from jest_tf.evaluation.results import write_result
+
+    results = {}
+    for name, spec in specs.items():
+        results[name] = run_evaluation(name, spec, encoder, data_dir)
+        path = write_result(out, results[name])
+        numbers = ", ".join(f"{k} {v:.4g}" for k, v in results[name]["metrics"].items())
+        print(f"{name} at step {results[name].get('step')}: {numbers}\n  -> {path}", flush=True)
+    return results
+
+
+def _out(workdir: str) -> str:
+    return _OUT.value or os.path.join(workdir, "evaluations")
+
+
+def _specs(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The evaluations to run: of `--evals` or `own`, those named by `--only`."""
+    from jest_tf.evaluation.evaluators import checked_options
+
+    specs, where = dict(own), "the run's config"
+    if _EVALS.value:
+        where = _EVALS.value
+        try:
+            with open(where, encoding="utf-8") as file:
+                specs = dict(json.load(file))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"--evals={where}: expected a JSON file {{name: {{kind, data}}}}: {error}"
+            ) from error
+    missing = [name for name in _ONLY.value if name not in specs]
+    if missing or not specs:
+        known = ", ".join(specs) or "no evaluation"
+        raise UserError(f"{where} has {known}; --only asks for {', '.join(missing) or 'all'}")
+    specs = {name: spec for name, spec in specs.items() if not _ONLY.value or name in _ONLY.value}
+    for name, spec in specs.items():
+        checked_options(name, spec)
+    return specs
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

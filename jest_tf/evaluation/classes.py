@@ -1,0 +1,78 @@
+"""Class names and prompt templates of a zero-shot evaluation."""
+
+import json
+import re
+
+import tensorflow as tf
+
+from jest_tf.errors import UserError
+from jest_tf.evaluation import imagenet
+from jest_tf.evaluation.zero_shot import expand_prompts
+
+TEMPLATES = {
+    "name": ("{}",),
+    "photo": ("a photo of a {}.",),
+    "imagenet": imagenet.TEMPLATES,
+}
+
+_SYNSET = re.compile(r"n\d{8}")
+
+
+def class_prompts(
+    classes: str, templates: str, label_texts: tuple[str, ...]
+) -> tuple[list[list[str]], str]:
+    """Prompts of every class, in label order, and one sentence on where they come from.
+
+    Args:
+        classes: empty (the texts that the data set gives its labels, or `imagenet` where these are
+            ImageNet's 1,000 synsets), `imagenet`, or the path of a JSON file: a list of names, of
+            {name, prompt} objects, or of lists of prompts.
+        templates: a key of TEMPLATES or the path of a JSON list of templates with `{}`; empty:
+            `imagenet` for the ImageNet classes, else `name`.
+
+    Raises:
+        UserError: no class names known, or files that are not as described.
+    """
+    if not classes and len(label_texts) == 1000 and all(map(_SYNSET.fullmatch, label_texts)):
+        classes = "imagenet"  # TFDS names ImageNet's labels by WordNet synset, in the same order
+    names = _names(classes, label_texts)
+    if isinstance(names[0], list):
+        return names, f"{len(names)} lists of prompts from {classes}"
+    templates = templates or ("imagenet" if classes == "imagenet" else "name")
+    texts = TEMPLATES[templates] if templates in TEMPLATES else _read_list(templates, "templates")
+    origin = classes or "the data set's label texts"
+    rule = (
+        f"{len(names)} class names from {origin}; a class is the renormalised mean of "
+        f"{len(texts)} prompt embeddings (templates {templates!r}, the first {texts[0]!r})."
+    )
+    return expand_prompts(names, texts), rule
+
+
+def _names(classes: str, label_texts: tuple[str, ...]) -> list:
+    if classes == "imagenet":
+        return list(imagenet.NAMES)
+    if classes:
+        content = _read_list(classes, "classes")
+        if isinstance(content[0], dict):
+            return [entry.get("prompt") or entry["name"] for entry in content]
+        return content
+    if not label_texts or all(text.isdigit() or _SYNSET.fullmatch(text) for text in label_texts):
+        raise UserError(
+            "the data set does not say what its labels mean; give class names: "
+            "evals.NAME.classes = 'imagenet' or the path of a JSON list in label order"
+        )
+    return list(label_texts)
+
+
+def _read_list(path: str, what: str) -> list:
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            content = json.load(file)
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(
+            f"{what} {path!r}: neither a known name nor a JSON file ({error})"
+        ) from error
+    kinds = {type(entry) for entry in content} if isinstance(content, list) else set()
+    if len(kinds) != 1 or not kinds <= {str, dict, list}:
+        raise UserError(f"{what} {path}: expected a JSON list of texts (or of {{name, prompt}})")
+    return content

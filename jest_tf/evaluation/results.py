@@ -1,0 +1,67 @@
+"""Results on disk: one JSON file per evaluation and step, readable by CLIP_benchmark's `build`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Our metric -> the name that CLIP_benchmark gives the same number.
+_CLIP_BENCHMARK = {
+    "top1": "acc1",
+    "top5": "acc5",
+    "mean_per_class": "mean_per_class_recall",
+    **{f"image_to_text/recall@{k}": f"text_retrieval_recall@{k}" for k in (1, 5, 10)},
+    **{f"text_to_image/recall@{k}": f"image_retrieval_recall@{k}" for k in (1, 5, 10)},
+}
+_TASKS = {
+    "retrieval": "zeroshot_retrieval",
+    "zero_shot": "zeroshot_classification",
+    "few_shot": "linear_probe",
+}
+
+
+def clip_benchmark_fields(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What `clip_benchmark build` reads: dataset, model, pretrained, task, language, metrics.
+
+    `metrics` holds our names and, for the same numbers, CLIP_benchmark's.
+    """
+    metrics = dict(result["metrics"])
+    metrics |= {_CLIP_BENCHMARK[m]: v for m, v in metrics.items() if m in _CLIP_BENCHMARK}
+    return {
+        "dataset": result["dataset"],
+        "model": result["model"],
+        "pretrained": str(result.get("checkpoint")),
+        "task": _TASKS[result["kind"]],
+        "language": "en",
+        "metrics": metrics,
+    }
+
+
+def result_path(folder: str | os.PathLike, name: str, step: int | None) -> Path:
+    """`FOLDER/NAME-STEP.json`, or `FOLDER/NAME.json` where the step is not known."""
+    return Path(folder) / (f"{name}.json" if step is None else f"{name}-{step:08d}.json")
+
+
+def write_result(folder: str | os.PathLike, result: Mapping[str, Any]) -> Path:
+    """Writes a result of `run_evaluation` atomically and returns its path."""
+    path = result_path(folder, result["name"], result.get("step"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({**result, **clip_benchmark_fields(result)}, indent=1)
+    incomplete = path.with_suffix(".incomplete")
+    incomplete.write_text(content + "\n")
+    os.replace(incomplete, path)
+    return path
+
+
+def read_results(folder: str | os.PathLike, step: int | None = None) -> list[dict[str, Any]]:
+    """All results in a folder (of one step), by name and step; without CLIP_benchmark's names."""
+    results = []
+    for path in sorted(Path(folder).glob("*.json")):
+        result = json.loads(path.read_text())
+        if step is not None and result.get("step") != step:
+            continue
+        theirs = set(_CLIP_BENCHMARK.values())
+        result["metrics"] = {k: v for k, v in result["metrics"].items() if k not in theirs}
+        results.append(result)
+    return results

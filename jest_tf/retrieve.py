@@ -1,0 +1,93 @@
+"""Finds images by text or by image, with an exported model.
+
+    python -m jest_tf.retrieve index --images=PHOTOS --model=EXPORT --out=INDEX
+    python -m jest_tf.retrieve query --index=INDEX --text="a red apple" -k 10 --out=FOUND
+
+`index` adds to an index that is there: known images are passed over, changed ones replaced. `query`
+writes FOUND/contact_sheet.png and FOUND/results.json. docs/retrieval.md has the index format.
+"""
+
+import time
+
+from absl import flags
+
+from jest_tf import cli
+from jest_tf.errors import UserError
+
+FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string(
+    "model", None, "Folder of an export; query: by default the one that built the index.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_IMAGES = flags.DEFINE_string(
+    "images", None, "index: a folder, searched with its subfolders, or tfds:NAME[/CONFIG][:SPLIT].",
+    flag_values=FLAGS,
+)  # fmt: skip
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "index: where TFDS sets are prepared.", flag_values=FLAGS
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 128, "index: images embedded at a time.", lower_bound=1, flag_values=FLAGS
+)
+_INDEX = flags.DEFINE_string("index", None, "query: folder of the index.", flag_values=FLAGS)
+_TEXT = flags.DEFINE_multi_string(
+    "text", [], "query: a text; may be given several times.", flag_values=FLAGS
+)
+_IMAGE = flags.DEFINE_multi_string(
+    "image", [], "query: an image file; may be given several times.", flag_values=FLAGS
+)
+_K = flags.DEFINE_integer("k", 10, "query: images to find.", lower_bound=1, flag_values=FLAGS)
+_OUT = flags.DEFINE_string(
+    "out", None, "index: folder of the index; query: where to write sheet and JSON.",
+    flag_values=FLAGS,
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> None:
+    """Dispatches to `index` or `query`."""
+    commands = {"index": _index, "query": _query}
+    if len(argv) != 2 or argv[1] not in commands:
+        raise UserError(
+            f"expected one command, index or query, found {argv[1:] or 'none'}; see --help"
+        )
+    commands[argv[1]]()
+
+
+def _index() -> None:
+    _require(images=_IMAGES.value, model=_MODEL.value, out=_OUT.value)
+    from jest_tf.serving import indexing  # TensorFlow: after the flags
+    from jest_tf.serving.encoders import ExportEncoder
+
+    started = time.monotonic()
+    report = indexing.add_images(
+        _OUT.value, _IMAGES.value, ExportEncoder(_MODEL.value), _BATCH_SIZE.value, _DATA_DIR.value
+    )
+    seconds = time.monotonic() - started
+    print(f"{_OUT.value}: {report.text()} ({seconds:.1f} s)")
+
+
+def _query() -> None:
+    _require(index=_INDEX.value)
+    if not _TEXT.value and not _IMAGE.value:
+        raise UserError("nothing to look for: give --text or --image")
+    from jest_tf.serving import querying
+
+    searcher = querying.Searcher(_INDEX.value, _MODEL.value)
+    found = searcher.find(_TEXT.value, _IMAGE.value, _K.value)
+    for query in found["queries"]:
+        print(query.get("text") or query["image"])
+        for hit in query["results"]:
+            print(f"  {hit['rank']:3d}  {hit['score']:.4f}  {hit['label'] or hit['id']}")
+    if _OUT.value:
+        sheet, results = searcher.write(_OUT.value, found)
+        print(f"contact sheet: {sheet}\nresults: {results}")
+
+
+def _require(**flags_given: str | None) -> None:
+    missing = [f"--{name}" for name, value in flags_given.items() if not value]
+    if missing:
+        raise UserError(f"{', '.join(missing)} missing; see --help")
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

@@ -1,0 +1,125 @@
+"""Searches an image index by text or by image, and shows what was found."""
+
+import io
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jest_tf.errors import UserError
+from jest_tf.monitoring.contact_sheet import Hit, Row, contact_sheet, open_image
+from jest_tf.serving.encoders import ExportEncoder
+from jest_tf.serving.image_index import ImageIndex, Item
+from jest_tf.serving.search import ExactSearch
+
+SHEET_FILE, RESULTS_FILE = "contact_sheet.png", "results.json"
+MAX_SHEET_COLUMNS = 20
+
+
+class Searcher:
+    """An index and its model, loaded once and asked as often as one likes.
+
+    Args:
+        index_path: folder of the index.
+        model_path: folder of the export; by default the one that built the index.
+
+    Raises:
+        UserError: no index, an empty one, no export, or one that did not build the index.
+    """
+
+    def __init__(self, index_path: str | os.PathLike, model_path: str | None = None):
+        started = time.monotonic()
+        self.index = ImageIndex.open(index_path)
+        if not len(self.index):
+            raise UserError(f"the image index in {index_path} is empty: add images to it")
+        self.encoder = ExportEncoder(model_path or self.index.meta["model"]["path"])
+        self.index.require_model(self.encoder.fingerprint, self.encoder.path)
+        self._search = ExactSearch(self.index.embeddings())
+        self.load_seconds = time.monotonic() - started
+
+    def find(self, texts: Sequence[str], images: Sequence[str], k: int) -> dict[str, Any]:
+        """The k nearest images of each query, by cosine similarity, all images compared.
+
+        Args:
+            texts: any number of texts.
+            images: paths of image files.
+
+        Returns:
+            JSON-serialisable: `queries`, texts first, each {text or image, results: [{rank, score,
+            id, label}]}; `index`, `model`, `n_images`, `seconds`.
+
+        Raises:
+            UserError: an image that cannot be read.
+        """
+        started = time.monotonic()
+        queries = [{"text": text} for text in texts] + [{"image": path} for path in images]
+        embeddings = []
+        if texts:
+            embeddings.append(self.encoder.encode_text(list(texts)))
+        if images:
+            embeddings.append(self._encode_files(images))
+        scores, rows = self._search(np.concatenate(embeddings), k)
+        for query, of_query, found in zip(queries, scores, rows, strict=True):
+            query["results"] = [
+                self._hit(rank, score, row)
+                for rank, (score, row) in enumerate(zip(of_query, found, strict=True), start=1)
+            ]
+        return {
+            "index": str(self.index.path),
+            "model": self.index.meta["model"],
+            "n_images": len(self.index),
+            "queries": queries,
+            "seconds": {"load": self.load_seconds, "query": time.monotonic() - started},
+        }
+
+    def write(self, folder: str | os.PathLike, found: dict[str, Any]) -> tuple[Path, Path]:
+        """Writes the contact sheet and the JSON of `find`; returns their paths."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        title = f"{found['n_images']:,} images in {found['index']}"
+        sheet = contact_sheet([self._sheet_row(query) for query in found["queries"]], title)
+        sheet.save(folder / SHEET_FILE)
+        content = json.dumps(found, indent=1, ensure_ascii=False)
+        (folder / RESULTS_FILE).write_text(content + "\n", encoding="utf-8")
+        return folder / SHEET_FILE, folder / RESULTS_FILE
+
+    def _encode_files(self, paths: Sequence[str]) -> np.ndarray:
+        try:
+            encoded = [Path(path).read_bytes() for path in paths]
+        except OSError as error:
+            raise UserError(f"--image={error.filename} cannot be read: {error.strerror}") from error
+        zimg, ok = self.encoder.encode_image_bytes(encoded)
+        if not ok.all():
+            path = paths[int(np.argmin(ok))]
+            raise UserError(f"--image={path} is no JPEG, PNG, GIF, BMP or WebP, or it is damaged")
+        return zimg
+
+    def _hit(self, rank: int, score: float, row: int) -> dict[str, Any]:
+        item = self.index.items[row]
+        return {
+            "rank": rank,
+            "score": float(score),
+            "id": item.id,
+            "label": item.label,
+            "row": int(row),
+        }
+
+    def _sheet_row(self, query: dict[str, Any]) -> Row:
+        hits = [
+            Hit(self._picture(self.index.items[hit["row"]]), hit["score"], hit["label"])
+            for hit in query["results"][:MAX_SHEET_COLUMNS]
+        ]
+        if "text" in query:
+            return Row(query["text"], hits)
+        return Row(Path(query["image"]).name, hits, open_image(Path(query["image"]).open))
+
+    def _picture(self, item: Item) -> Image.Image | None:
+        jpeg = self.index.thumbnail(item)
+        if jpeg is None:
+            return open_image(Path(item.id).open)
+        return open_image(lambda mode: io.BytesIO(jpeg))

@@ -1,0 +1,199 @@
+"""Whole evaluations on small record files, with an encoder whose answers are known beforehand."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from jest_tf.data.manifest import Manifest, Shard, Source
+from jest_tf.errors import UserError
+from jest_tf.evaluation import imagenet
+from jest_tf.evaluation.classes import class_prompts
+from jest_tf.evaluation.datasets import EvaluationData, open_data
+from jest_tf.evaluation.evaluators import checked_options, run_evaluation
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+class ColourEncoder:
+    """An image's embedding is its mean colour, a text's the colour that it names."""
+
+    decode_size = 8
+    description = {"model": "colours", "checkpoint": "none", "preprocessing": {"image": "8 px"}}
+
+    def __init__(self):
+        self.batch_sizes = set()
+
+    def encode_image(self, images):
+        assert images.dtype == np.uint8 and images.shape[1:] == (8, 8, 3)
+        self.batch_sizes.add(len(images))
+        return self._unit(images.reshape(len(images), -1, 3).mean(axis=1))
+
+    def encode_text(self, texts):
+        self.batch_sizes.add(len(texts))
+        colours = [sum(np.float32(c) for n, c in COLOURS.items() if n in t) for t in texts]
+        return self._unit(np.stack([np.broadcast_to(c, 3) for c in colours]))
+
+    def _unit(self, z):
+        z = z + np.float32([1, 2, 3])
+        return (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
+
+
+def png(colour):
+    out = io.BytesIO()
+    Image.new("RGB", (20, 12), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def example(image, captions, label):
+    def of_bytes(values):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+    features = {
+        "image": of_bytes([image]),
+        "captions": of_bytes([c.encode() for c in captions]),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def write_manifest(folder, examples, per_shard=3, labels=("red", "green", "blue")):
+    """Path of a manifest over shards of `per_shard` records."""
+    shards = []
+    for start in range(0, len(examples), per_shard):
+        part = examples[start : start + per_shard]
+        path = str(folder / f"part-{start}.tfrecord")
+        with tf.io.TFRecordWriter(path) as writer:
+            for record in part:
+                writer.write(record)
+        shards.append(Shard(path, len(part)))
+    source = Source("colours", captions="captions", label="label", labels=labels)
+    Manifest("colours", (source,), tuple(shards)).save(str(folder / "manifest.json"))
+    return str(folder / "manifest.json")
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """Two reds, two greens, one blue (one of the greens is called blue), one broken picture."""
+    names = ["red", "red", "green", "green", "blue"]
+    captions = [["a red"], ["red too", "a red"], ["green"], ["blue"], ["blue"]]
+    examples = [
+        example(png(COLOURS[n]), c, list(COLOURS).index(n))
+        for n, c in zip(names, captions, strict=True)
+    ]
+    examples.insert(2, example(b"broken", ["red"], 0))
+    return write_manifest(tmp_path, examples)
+
+
+def test_retrieval_by_hand(colours):
+    encoder = ColourEncoder()
+    spec = {"kind": "retrieval", "data": colours, "batch_size": 4, "every_steps": 0}
+    result = run_evaluation("r", spec, encoder)
+    metrics = result["metrics"]
+    # Texts: a red, red too, green, blue. Both reds find a red text, tied with the other one, which
+    # is a positive of the second image only: the first image has rank 2 by the tie rule.
+    # The green called blue finds green first. So 3 of 5 images are right at 1.
+    assert metrics["image_to_text/recall@1"] == pytest.approx(3 / 5)
+    # `red too` has one positive, tied with the other red; `blue` finds the blue one.
+    assert metrics["text_to_image/recall@1"] == pytest.approx(2 / 4)
+    assert metrics["text_to_image/n_queries"] == 4
+    assert encoder.batch_sizes == {4}
+    read = result["data"]["evaluated"]
+    assert (read["n_examples"], read["n_skipped"], read["n_texts"]) == (5, 1, 4)
+    assert read["source"] == colours and read["fingerprint"] == Manifest.load(colours).fingerprint
+    assert "distinct caption strings" in result["rules"]["captions"]
+    assert result["checkpoint"] == "none" and result["preprocessing"] == {"image": "8 px"}
+
+
+def test_caption_rule_changes_the_texts(colours):
+    spec = {"kind": "retrieval", "data": colours, "caption_rule": "image"}
+    result = run_evaluation("r", spec, ColourEncoder())
+    assert result["data"]["evaluated"]["n_texts"] == 6
+    assert "COCO" in result["rules"]["captions"]
+
+
+def test_zero_shot_by_hand(colours):
+    result = run_evaluation("z", {"kind": "zero_shot", "data": colours}, ColourEncoder())
+    assert result["metrics"] == {"top1": 1.0, "mean_per_class": 1.0}
+    wrong = {"kind": "zero_shot", "data": colours, "classes": colours + ".json"}
+    with open(colours + ".json", "w") as file:
+        file.write('["green", "red", "blue"]')
+    result = run_evaluation("z", wrong, ColourEncoder())
+    assert result["metrics"] == {"top1": 1 / 5, "mean_per_class": pytest.approx(1 / 3)}
+    assert "3 class names" in result["rules"]["prompts"]
+
+
+def test_few_shot_reads_its_three_splits(colours):
+    spec = {
+        "kind": "few_shot", "data": colours, "train": colours, "validation": colours,
+        "shots": (1,), "seeds": (0,),
+    }  # fmt: skip
+    result = run_evaluation("f", spec, ColourEncoder())
+    assert result["metrics"]["1shot/accuracy"] == 1.0
+    assert set(result["data"]) == {"train", "validation", "evaluated"}
+
+
+def test_images_of_a_data_set_come_in_order_with_their_bytes(colours):
+    data = EvaluationData(open_data(colours), 8)
+    batches = list(data.batches(batch_size=4))
+    assert [len(batch.images) for batch in batches] == [3, 2]
+    assert sum((batch.encoded for batch in batches), []) == [
+        png(COLOURS[n]) for n in ("red", "red", "green", "green", "blue")
+    ]
+    assert [caption for batch in batches for caption in batch.captions][-1] == ["blue"]
+
+
+def test_imagenet_names_are_used_for_its_synsets():
+    synsets = tuple(f"n{number:08d}" for number in range(1000))
+    prompts, rule = class_prompts("", "", synsets)
+    assert len(prompts) == 1000 and len(prompts[0]) == 80
+    assert "a photo of a tench." in prompts[0] and "a photo of a goldfish." in prompts[1]
+    assert "imagenet" in rule
+    assert len(imagenet.NAMES) == 1000
+    assert class_prompts("imagenet", "photo", ())[0][999] == ["a photo of a toilet paper."]
+
+
+def test_prompts_from_files(tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_text('[{"name": "x", "prompt": "an x"}, {"name": "y"}]')
+    assert class_prompts(str(path), "", ())[0] == [["an x"], ["y"]]
+    path.write_text('[["a", "b"], ["c"]]')
+    assert class_prompts(str(path), "", ())[0] == [["a", "b"], ["c"]]
+    path.write_text("[]")
+    with pytest.raises(UserError, match="expected a JSON list"):
+        class_prompts(str(path), "", ())
+    with pytest.raises(UserError, match="neither a known name nor"):
+        class_prompts("", str(tmp_path / "missing"), ("dog",))
+    with pytest.raises(UserError, match="does not say what its labels mean"):
+        class_prompts("", "", ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "retreival", "data": "x"}, "expected one of retrieval, zero_shot, few_shot"),
+        ({"kind": "retrieval"}, "evals.e.data is empty"),
+        ({"kind": "retrieval", "data": "x", "templates": "photo"}, "evals.e.templates is unknown"),
+        (
+            {"kind": "retrieval", "data": "x", "caption_rule": "any"},
+            "expected one of string, image",
+        ),
+        ({"kind": "few_shot", "data": "x"}, "needs `train`"),
+    ],
+)
+def test_wrong_specs_are_refused(spec, message):
+    with pytest.raises(UserError, match=message):
+        checked_options("e", spec)
+
+
+def test_corrupt_and_missing_data_are_one_message(colours, tmp_path):
+    with pytest.raises(UserError, match="cannot read manifest"):
+        open_data(str(tmp_path / "none.json"))
+    shard = tmp_path / "part-0.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[40] ^= 255
+    shard.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="source 'colours' cannot be read"):
+        run_evaluation("r", {"kind": "retrieval", "data": colours}, ColourEncoder())
