@@ -1,0 +1,213 @@
+"""What a run costs: FLOPs of each part of a step by formula, and the ledger that adds them up.
+
+A FLOP is a multiplication or an addition in a matrix product: m·n·k costs 2·m·n·k. Element-wise
+work (softmax, GELU, normalisation, optimizer) is left out, as in the literature. A backward pass
+costs each product twice more: once for its input, once for its weight.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
+from jest_tf.selection.spec import SelectionSpec
+from jest_tf.training.resolution import Fidelity, StepPlan
+
+# The phases of a step, in its order; `train` has one entry per fidelity, such as train@256/16.
+SCORE_LEARNER, SCORE_REFERENCE, SELECT, TRAIN = (
+    "score_learner",
+    "score_reference",
+    "select",
+    "train",
+)
+
+
+def image_tower_flops(model: DualEncoderConfig, at: Fidelity) -> int:
+    """One image forward through the image tower."""
+    tower, patch = model.image, at.resolution.patch_size
+    tokens = (at.resolution.image_size // patch) ** 2
+    patches = 2 * tokens * 3 * patch**2 * tower.width
+    projection = 2 * tower.width * model.embed_dim if tower.width != model.embed_dim else 0
+    blocks = at.image_depth * _block_flops(tower, tokens)
+    return patches + blocks + _pooling_flops(tower, tokens) + projection
+
+
+def text_tower_flops(model: DualEncoderConfig, at: Fidelity) -> int:
+    """One text forward through the text tower, whose last block computes only the pooled token."""
+    tower = model.text
+    blocks = (at.text_depth - 1) * _block_flops(tower, at.n_tokens)
+    return blocks + _last_block_flops(tower, at.n_tokens) + 2 * tower.width * model.embed_dim
+
+
+def forward_flops(model: DualEncoderConfig, at: Fidelity) -> int:
+    """One image-text pair forward through both towers."""
+    return image_tower_flops(model, at) + text_tower_flops(model, at)
+
+
+def train_flops(model: DualEncoderConfig, at: Fidelity) -> int:
+    """One image-text pair forward and backward. No gradient is taken of the pixels."""
+    tokens = (at.resolution.image_size // at.resolution.patch_size) ** 2
+    pixels = 2 * tokens * 3 * at.resolution.patch_size**2 * model.image.width
+    return 3 * forward_flops(model, at) - pixels
+
+
+def resize_flops(stored_size: int, image_size: int) -> int:
+    """One image from the side that the host delivers to the side that the model reads."""
+    if stored_size == image_size:
+        return 0
+    return 2 * 3 * image_size * stored_size * (stored_size + image_size)
+
+
+def loss_flops(batch: int, embed_dim: int, kind: str, n_replicas: int = 1) -> int:
+    """The contrastive loss and its gradient over the whole batch, all replicas together."""
+    # Logits once and a product per gradient; several replicas make the logits of both directions.
+    products = {"sigmoid": 3, "softmax": 5}[kind] + (n_replicas > 1)
+    return products * 2 * batch**2 * embed_dim
+
+
+def select_flops(spec: SelectionSpec, embed_dims: list[int]) -> int:
+    """Selection; `embed_dims` are those of the models that the criterion uses."""
+    if spec.policy == "uniform":
+        return 0
+    columns = 1  # the diagonal
+    if spec.policy == "joint":
+        # Every chunk but the last meets all candidates, in both directions.
+        columns += 2 * (spec.sub_batch - spec.chunk_size)
+    return sum(2 * spec.super_batch * columns * d for d in embed_dims)
+
+
+def _block_flops(tower: TowerConfig, tokens: int) -> int:
+    width = tower.width
+    attention = 2 * tokens * (4 * width * width + 2 * tokens * width)
+    return attention + 4 * tokens * width * tower.mlp_dim
+
+
+def _last_block_flops(tower: TowerConfig, tokens: int) -> int:
+    width = tower.width
+    keys_and_values = 2 * tokens * 2 * width * width
+    one_query = 2 * (2 * width * width + 2 * tokens * width)
+    return keys_and_values + one_query + 4 * width * tower.mlp_dim
+
+
+def _pooling_flops(tower: TowerConfig, tokens: int) -> int:
+    """MAP head with its key and value projections folded (see AttentionPooling)."""
+    width = tower.width
+    attention = 2 * tokens * width * 2 * tower.heads
+    return attention + 2 * 2 * width * width + 4 * width * tower.mlp_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCost:
+    """One step: FLOPs by phase, and the examples scored and trained, over all replicas."""
+
+    flops: Mapping[str, float]
+    examples_scored: int
+    examples_trained: int
+
+    @property
+    def total_flops(self) -> float:
+        return sum(self.flops.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class CostModel:
+    """Prices a step plan for one run.
+
+    learner: sizes. spec: the selection. reference: sizes, or None where there is none or its
+    embeddings are cached. reference_dim: width of its embeddings where they are cached.
+    stored_image_size: side of the images that the host delivers, in pixels. n_replicas: replicas.
+    """
+
+    learner: DualEncoderConfig
+    spec: SelectionSpec
+    stored_image_size: int
+    reference: DualEncoderConfig | None = None
+    reference_dim: int | None = None
+    n_replicas: int = 1
+
+    def step(self, plan: StepPlan) -> StepCost:
+        """FLOPs and examples of one step at `plan`."""
+        spec, flops = self.spec, {}
+        scores = spec.policy != "uniform"
+        dims = []
+        if scores and spec.criterion != "easy_reference":
+            flops[SCORE_LEARNER] = spec.super_batch * self._forward(self.learner, plan.score)
+            dims.append(self.learner.embed_dim)
+        if scores and spec.criterion != "hard_learner":
+            if self.reference is not None:
+                one = self._forward(self.reference, plan.reference)
+                flops[SCORE_REFERENCE] = spec.super_batch * one
+            dims.append(self._reference_dim())
+        if scores:
+            flops[SELECT] = select_flops(spec, dims)
+        for part in plan.train:
+            resized = resize_flops(self.stored_image_size, part.at.resolution.image_size)
+            key = f"{TRAIN}@{part.at.resolution}"
+            one = train_flops(self.learner, part.at) + resized
+            flops[key] = flops.get(key, 0) + part.n_examples * one
+        loss = loss_flops(spec.sub_batch, self.learner.embed_dim, spec.loss, self.n_replicas)
+        flops[key] += loss
+        return StepCost(flops, spec.super_batch if scores else 0, spec.sub_batch)
+
+    def _forward(self, model: DualEncoderConfig, at: Fidelity) -> int:
+        resized = resize_flops(self.stored_image_size, at.resolution.image_size)
+        return forward_flops(model, at) + resized
+
+    def _reference_dim(self) -> int:
+        if self.reference is not None:
+            return self.reference.embed_dim
+        return self.reference_dim or self.learner.embed_dim
+
+
+@dataclasses.dataclass
+class CostLedger:
+    """What a run has cost so far. Kept in its checkpoints, so a resumed run goes on counting.
+
+    flops, seconds: by phase. Seconds may have phases of their own, such as `input`.
+    """
+
+    steps: int = 0
+    examples_scored: int = 0
+    examples_trained: int = 0
+    flops: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def add(self, cost: StepCost, n_steps: int, seconds: Mapping[str, float]) -> None:
+        """`n_steps` steps at `cost` each, which took `seconds` in all, by phase."""
+        self.steps += n_steps
+        self.examples_scored += n_steps * cost.examples_scored
+        self.examples_trained += n_steps * cost.examples_trained
+        for phase, flops in cost.flops.items():
+            self.flops[phase] = self.flops.get(phase, 0.0) + n_steps * float(flops)
+        for phase, duration in seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + duration
+
+    @property
+    def total_flops(self) -> float:
+        return sum(self.flops.values())
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    def scalars(self) -> dict[str, float]:
+        """All entries under one flat name each, with totals: for logs and result tables."""
+        scalars = {
+            "cost/steps": self.steps,
+            "cost/examples_scored": self.examples_scored,
+            "cost/examples_trained": self.examples_trained,
+            "cost/flops": self.total_flops,
+            "cost/seconds": self.total_seconds,
+        }
+        scalars |= {f"cost/flops/{phase}": value for phase, value in self.flops.items()}
+        scalars |= {f"cost/seconds/{phase}": value for phase, value in self.seconds.items()}
+        return scalars
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "CostLedger":
+        """The inverse of `to_dict`."""
+        return cls(**values)

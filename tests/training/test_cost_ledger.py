@@ -1,0 +1,109 @@
+"""The ledger's arithmetic, and the paper's own accounting of a Flexi-JEST step."""
+
+import json
+
+import pytest
+
+from jest_tf.models.dual_encoder import VARIANTS
+from jest_tf.selection.spec import SelectionSpec
+from jest_tf.training import cost
+from jest_tf.training.cost import CostLedger, CostModel, StepCost
+from jest_tf.training.resolution import Approximation, Fidelity, Resolution, ResolutionSchedule
+
+MODEL = VARIANTS["B"]
+SPEC = SelectionSpec(super_batch=163_840, sub_batch=32_768, n_chunks=16)
+FULL = Fidelity.full(MODEL)
+
+
+def _plan(**settings):
+    return ResolutionSchedule(MODEL, sub_batch=SPEC.sub_batch, total_steps=10, **settings).plan(0)
+
+
+def test_a_vit_b_16_forward_has_the_size_known_from_the_literature():
+    # 17.6 GMACs at 224 px with a class token (Dosovitskiy et al.); the head is pooled here.
+    at = Approximation(Resolution(224, 16)).of(FULL, "test")
+    assert cost.image_tower_flops(MODEL, at) == pytest.approx(2 * 17.6e9, rel=0.02)
+
+
+def test_patch_32_saves_72_percent_of_the_image_tower():
+    low = Approximation(Resolution(256, 32)).of(FULL, "test")
+    share = cost.image_tower_flops(MODEL, low) / cost.image_tower_flops(MODEL, FULL)
+    assert 1 - share == pytest.approx(0.72, abs=0.05)
+
+
+def test_phases_of_a_flexi_step_are_priced_one_by_one():
+    plan = _plan(score=Approximation(Resolution(256, 32)), low_share=0.5)
+    priced = CostModel(MODEL, SPEC, stored_image_size=256, reference=MODEL).step(plan)
+    low, full = plan.score, FULL
+    loss = 3 * 2 * SPEC.sub_batch**2 * 768
+    assert priced.flops == {
+        "score_learner": SPEC.super_batch * cost.forward_flops(MODEL, low),
+        "score_reference": SPEC.super_batch * cost.forward_flops(MODEL, full),
+        "select": cost.select_flops(SPEC, [768, 768]),
+        "train@256/32": 16_384 * cost.train_flops(MODEL, low),
+        "train@256/16": 16_384 * cost.train_flops(MODEL, full) + loss,
+    }
+    assert (priced.examples_scored, priced.examples_trained) == (163_840, 32_768)
+    # Selection is a small matter at this size.
+    assert priced.flops["select"] < 0.02 * priced.total_flops
+
+
+def test_a_cached_reference_costs_only_its_part_of_the_selection():
+    plan = _plan()
+    cached = CostModel(MODEL, SPEC, stored_image_size=256, reference_dim=1024).step(plan).flops
+    assert "score_reference" not in cached
+    assert cached["select"] == cost.select_flops(SPEC, [768, 1024])
+
+
+@pytest.mark.parametrize(
+    ("criterion", "scored"),
+    [
+        ("learnability", {"score_learner", "score_reference"}),
+        ("hard_learner", {"score_learner"}),
+        ("easy_reference", {"score_reference"}),
+    ],
+)
+def test_only_the_models_that_the_criterion_uses_are_priced(criterion, scored):
+    spec = SelectionSpec(super_batch=640, sub_batch=128, criterion=criterion)
+    flops = CostModel(MODEL, spec, stored_image_size=256, reference=MODEL).step(_plan()).flops
+    assert {phase for phase in flops if phase.startswith("score")} == scored
+
+
+def test_uniform_pays_for_training_alone_and_scores_nothing():
+    spec = SelectionSpec(super_batch=640, sub_batch=128, policy="uniform")
+    schedule = ResolutionSchedule(MODEL, sub_batch=128, total_steps=1)
+    priced = CostModel(MODEL, spec, stored_image_size=256, reference=MODEL).step(schedule.plan(0))
+    assert list(priced.flops) == ["train@256/16"]
+    assert (priced.examples_scored, priced.examples_trained) == (0, 128)
+
+
+def test_selection_costs_b_columns_per_direction_whatever_the_chunks():
+    few, many = (
+        cost.select_flops(SelectionSpec(super_batch=1000, sub_batch=100, n_chunks=n), [8])
+        for n in (1, 100)
+    )
+    assert few == 2 * 1000 * 8
+    assert many == 2 * 1000 * 8 * (1 + 2 * 99)
+    independent = SelectionSpec(
+        super_batch=1000, sub_batch=100, n_chunks=1, policy="independent_top_k"
+    )
+    assert cost.select_flops(independent, [8, 8]) == 2 * few
+
+
+def test_the_ledger_adds_up_and_survives_json():
+    ledger = CostLedger()
+    low = StepCost({"select": 5, "train@48/16": 10}, 640, 128)
+    full = StepCost({"select": 5, "train@48/8": 30}, 640, 128)
+    ledger.add(low, 3, {"input": 0.5, "step": 2.0})
+    ledger.add(full, 2, {"step": 4.0})
+    assert ledger.flops == {"select": 25, "train@48/16": 30, "train@48/8": 60}
+    assert ledger.seconds == {"input": 0.5, "step": 6.0}
+    assert (ledger.steps, ledger.examples_scored, ledger.examples_trained) == (5, 3200, 640)
+    restored = CostLedger.from_dict(json.loads(json.dumps(ledger.to_dict())))
+    assert restored == ledger
+    restored.add(full, 1, {"step": 1.0})
+    assert restored.total_flops == 150 and restored.total_seconds == 7.5
+    assert ledger.total_flops == 115
+    scalars = restored.scalars()
+    assert scalars["cost/flops"] == 150 and scalars["cost/flops/train@48/8"] == 90
+    assert scalars["cost/seconds/input"] == 0.5 and scalars["cost/examples_scored"] == 3840
