@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jest_tf.data import emoji
+from jest_tf.evaluation import results
 from jest_tf.monitoring import truth
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
@@ -69,7 +70,10 @@ def table(rows: Sequence[dict]) -> str:
     for row in rows:
         row = row | {"flops": row["flops"] / TERA if row["flops"] is not None else None}
         cells.append(
-            ["-" if row.get(key) is None else form.format(row[key]) for key, form in COLUMNS.values()]
+            [
+                "-" if row.get(key) is None else form.format(row[key])
+                for key, form in COLUMNS.values()
+            ]
         )
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
@@ -97,12 +101,13 @@ def retrieval_score(row: dict) -> float:
 
 def _picked(folder: Path, data: str) -> dict:
     """Shares of clean and broken rows among all picks; only the shipped pool knows the truth."""
+    nothing = {"picked_clean": None, "picked_broken": None, "picked_distinct": None}
     if "emoji_captions/pool" not in data or not (folder / "picks").exists():
-        return {"picked_clean": None, "picked_broken": None, "picked_distinct": None}
+        return nothing
     picks = Picks(folder / "picks")
-    labels = truth.Labels(emoji.noise_by_id())
     if not picks.last_step:
-        return {"picked_clean": None, "picked_broken": None, "picked_distinct": None}
+        return nothing
+    labels = truth.Labels(emoji.noise_by_id())
     ids = picks.window(1, picks.last_step)
     ids = ids[ids != UNKNOWN_ID]
     shares = labels.shares(ids)
@@ -115,4 +120,19 @@ def _picked(folder: Path, data: str) -> dict:
 
 
 def _evaluated(folder: Path) -> dict:
-    return {}
+    """The newest result of each evaluation, under the table's names."""
+    newest = {}
+    for result in results.read_results(folder / "evaluations"):
+        previous = newest.get(result["kind"])
+        if previous is None or (result.get("step") or 0) >= (previous.get("step") or 0):
+            newest[result["kind"]] = result
+    values = {}
+    if "retrieval" in newest:
+        metrics = newest["retrieval"]["metrics"]
+        for way in ("image_to_text", "text_to_image"):
+            for k in (1, 5, 10):
+                values[f"{way}_r{k}"] = metrics[f"{way}/recall@{k}"]
+    if "zero_shot" in newest:
+        values["zero_shot_accuracy"] = newest["zero_shot"]["metrics"]["top1"]
+    evaluated_on = {kind: result["dataset"] for kind, result in newest.items()}
+    return values | {"evaluated_on": evaluated_on}

@@ -20,7 +20,7 @@ class HostLoopResult(NamedTuple):
 
     metrics: name -> float of the last step. picks: int64 [n, b]. of_each: name -> float32 [n], for
     the names in EACH_STEP. wait_seconds: time spent waiting for input. last: the last step, still
-    per replica.
+    per replica. compiled: a program was traced and compiled, so the time taken is not the steps'.
     """
 
     metrics: dict[str, float]
@@ -28,6 +28,7 @@ class HostLoopResult(NamedTuple):
     of_each: dict[str, np.ndarray]
     wait_seconds: float
     last: StepOutput
+    compiled: bool
 
 
 class HostLoop:
@@ -52,7 +53,8 @@ class HostLoop:
         if n_steps > 1 and not self._runtime.loops_in_graph:
             return _join([self.run(plan, 1) for _ in range(n_steps)])
         key = (plan, n_steps > 1)
-        if key not in self._programs:
+        is_new = key not in self._programs
+        if is_new:
             self._programs[key] = self._program(plan, in_loop=n_steps > 1)
         output, picks, of_each, wait = self._programs[key](tf.constant(n_steps))
         return HostLoopResult(
@@ -61,6 +63,7 @@ class HostLoop:
             of_each=dict(zip(EACH_STEP, of_each.numpy().T, strict=True)),
             wait_seconds=float(wait),
             last=output,
+            compiled=is_new,
         )
 
     def diagnose(self, last: StepOutput) -> dict[str, np.ndarray]:
@@ -118,4 +121,5 @@ def _join(results: list[HostLoopResult]) -> HostLoopResult:
         picks=np.concatenate([r.picks for r in results]),
         of_each={k: np.concatenate([r.of_each[k] for r in results]) for k in EACH_STEP},
         wait_seconds=sum(r.wait_seconds for r in results),
+        compiled=any(r.compiled for r in results),
     )

@@ -1,7 +1,9 @@
 """The training loop: steps, what they cost, what they chose, evaluations, checkpoints.
 
-Order within an iteration: steps -> refusals -> log -> evaluate -> save -> stop if asked to. All
-that a rerun needs is in the checkpoint; all else carries its step and is cut on resume.
+Order within an iteration: steps -> refusals -> log -> save -> evaluate -> stop if asked to. All
+that a rerun needs is in the checkpoint; all else carries its step and is cut on resume. Saving
+comes before evaluating, so that a run killed in a long evaluation has lost no step; the evaluation
+is then made up for, because its result is missing.
 """
 
 import time
@@ -14,8 +16,9 @@ from absl import logging
 from jest_tf.config import replica_problems, require_sound
 from jest_tf.data import preprocess
 from jest_tf.data.pipeline import super_batches
-from jest_tf.evaluation.evaluators import run_evaluation
-from jest_tf.evaluation.results import write_result
+from jest_tf.data.sources import open_source
+from jest_tf.evaluation.evaluators import checked_options, run_evaluation
+from jest_tf.evaluation.results import result_path, write_result
 from jest_tf.serving.encoders import ModelEncoder
 from jest_tf.training import assemble, inputs, optimizer, restore, strategy
 from jest_tf.training.checkpoint import Checkpointer
@@ -53,6 +56,9 @@ class Trainer:
     def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, runtime: Runtime):
         self.config, self.workdir, self.runtime = config, workdir, runtime
         self.inputs = inputs.open_inputs(config, workdir.path, runtime.is_chief)
+        for name, spec in config.evals.items():
+            checked_options(name, spec.to_dict())
+            open_source(spec.data, config.data.data_dir)
         with runtime.strategy.scope():
             self.model = self._build_model()
         self.checkpoints = Checkpointer(str(workdir.checkpoints), config.checkpoint.keep)
@@ -69,12 +75,14 @@ class Trainer:
         total = self.config.total_steps
         self._announce()
         with Interrupt() as interrupt:
+            if self.step:
+                self._evaluate_if_due()
             while self.step < total and not interrupt.requested and not self._stuck():
                 result = self._advance(self._steps_until_next_event())
                 self._note_refusals(result)
                 self._log(result)
-                self._evaluate_if_due()
                 self._save_if_due()
+                self._evaluate_if_due()
             self._save()
         self.outputs.close()
         if self._stuck():
@@ -95,7 +103,9 @@ class Trainer:
         config = self.config
         learner = assemble.build_model(config, self.inputs.tokenizer)
         augment = config.data.augment
-        reference = restore.load_reference(config, self.inputs.tokenizer)
+        reference = restore.load_reference(
+            config, self.inputs.tokenizer, self.workdir.path / "reference.json"
+        )
         self.schedule = assemble.resolution_schedule(
             config, learner, reference, self.runtime.n_replicas
         )
@@ -175,7 +185,8 @@ class Trainer:
             self.outputs.picks(self.step + i + 1, ids)
         self.step += n_steps
         seconds = {"input": result.wait_seconds}
-        seconds["step"] = time.monotonic() - started - result.wait_seconds
+        phase = "compile" if result.compiled else "step"
+        seconds[phase] = time.monotonic() - started - result.wait_seconds
         self.ledger.add(self.costs.step(plan), n_steps, seconds)
         return result
 
@@ -225,17 +236,19 @@ class Trainer:
             due = is_last or (spec.every_steps and self.step % spec.every_steps == 0)
             if not due or not self.runtime.is_chief:
                 continue
+            if result_path(self.workdir.evaluations, name, self.step).exists():
+                continue
             result = run_evaluation(name, spec.to_dict(), self.encoder, self.config.data.data_dir)
+            values = {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}
+            self.outputs.scalars(self.step, values)
             write_result(self.workdir.evaluations, result | {"step": self.step})
-            self.outputs.scalars(
-                self.step, {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}
-            )
 
     def _save_if_due(self) -> None:
         c = self.config.checkpoint
         by_steps = c.every_steps and self.step % c.every_steps == 0
+        is_last = self.step >= self.config.total_steps
         by_time = c.every_minutes and time.monotonic() - self.saved_at >= 60 * c.every_minutes
-        if by_steps or by_time:
+        if by_steps or by_time or is_last:
             self._save()
 
     def _save(self) -> None:

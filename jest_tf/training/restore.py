@@ -1,7 +1,9 @@
 """Models that a run has saved: to go on training, to evaluate, to export, to be a reference."""
 
 import dataclasses
+import json
 import os
+import pathlib
 
 import keras
 import ml_collections
@@ -13,6 +15,7 @@ from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.training.assemble import build_model
 from jest_tf.training.checkpoint import Checkpointer
 from jest_tf.training.inputs import vocabulary_of
+from jest_tf.training.storage import write_atomically
 from jest_tf.training.workdir import read_config
 
 LEARNER = "learner/"  # prefix of the learner's variables in a checkpoint
@@ -54,27 +57,32 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
     return LoadedRun(config, model, tokenizer, state["step"], state)
 
 
-def load_reference(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> DualEncoder | None:
+def load_reference(
+    config: ml_collections.ConfigDict, tokenizer: Tokenizer, record: pathlib.Path
+) -> DualEncoder | None:
     """The frozen reference that the policy needs, or None where it needs none.
 
+    Args:
+      tokenizer: of the learner; one super-batch serves both models.
+      record: file in which a new run writes which checkpoint it took, so that a resumed run takes
+        the same one, also when the reference has been trained further.
+
     Raises:
-      UserError: its text or image preprocessing is not the learner's, so that one super-batch
-        cannot serve both.
+      UserError: no such run, or its text preprocessing is not the learner's.
     """
     if not needs_reference(config):
         return None
-    run = load_workdir(config.reference.workdir)
-    found = run.tokenizer.fingerprint
-    if found != tokenizer.fingerprint:
+    workdir = config.reference.workdir
+    step = json.loads(record.read_text())["step"] if record.exists() else None
+    run = load_workdir(workdir, step)
+    if run.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(
-            f"the reference in {config.reference.workdir} reads text with the vocabulary {found}, "
-            f"this run with {tokenizer.fingerprint}. Set --config.data.vocab="
-            f"{vocabulary_of(config.reference.workdir)}."
+            f"the reference in {workdir} reads text as {run.tokenizer.fingerprint} (vocabulary and "
+            f"length), this run as {tokenizer.fingerprint}. Set --config.data.vocab="
+            f"{vocabulary_of(workdir)} and --config.data.n_tokens={run.config.data.n_tokens}."
         )
-    if run.config.data.n_tokens != config.data.n_tokens:
-        raise UserError(
-            f"the reference in {config.reference.workdir} has data.n_tokens = "
-            f"{run.config.data.n_tokens}, this run {config.data.n_tokens}. Use the same."
-        )
+    if not record.exists():
+        kept = {"workdir": os.path.abspath(workdir), "step": run.step}
+        write_atomically(record, json.dumps(kept).encode())
     run.model.trainable = False
     return run.model
