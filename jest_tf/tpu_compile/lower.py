@@ -1,16 +1,21 @@
 """From a config to the HLO of its programs, as one of R replicas runs them. Needs no TPU."""
 
 import re
+import types
 from collections.abc import Callable
 
 import ml_collections
 import tensorflow as tf
 
+from jest_tf.config import needs_reference
+from jest_tf.data import preprocess
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoderConfig
 from jest_tf.selection import Embeddings, select
 from jest_tf.tpu_compile.collectives import CompiledCollectives
-from jest_tf.training import assemble
+from jest_tf.training import assemble, optimizer
+from jest_tf.training.jest_model import JestModel
+from jest_tf.training.resolution import StepPlan
 
 
 def lower_selection(config: ml_collections.ConfigDict, n_replicas: int) -> bytes:
@@ -30,6 +35,60 @@ def lower_selection(config: ml_collections.ConfigDict, n_replicas: int) -> bytes
 
     valid, seed = tf.TensorSpec([n], tf.bool), tf.TensorSpec([2], tf.int32)
     return hlo_of("selection", program, embeddings, embeddings, valid, seed)
+
+
+def lower_train_step(
+    config: ml_collections.ConfigDict,
+    n_replicas: int,
+    plan: StepPlan | None = None,
+    reference_config: ml_collections.ConfigDict | None = None,
+) -> bytes:
+    """The whole step, from images and tokens to updated weights, as one of `n_replicas` runs it.
+
+    Args:
+      config: the run. The vocabulary counts by its size alone.
+      n_replicas: replicas that share the super-batch.
+      plan: which of the run's step plans; default: the first.
+      reference_config: that of the run behind `config.reference`; default: sizes of the learner.
+
+    Raises:
+      UserError: TensorFlow cannot lower an operation; the message names it.
+    """
+    model = _jest_model(config, n_replicas, plan, reference_config or config)
+    n, side = config.selection.super_batch // n_replicas, config.data.image_size
+    batch = {
+        "id": tf.TensorSpec([n], tf.int64),
+        "image": tf.TensorSpec([n, side, side, 3], tf.uint8),
+        "tokens": tf.TensorSpec([n, config.data.n_tokens], tf.int32),
+        "valid": tf.TensorSpec([n], tf.bool),
+        "source": tf.TensorSpec([n], tf.int32),
+    }
+    return hlo_of("train step", model.step, batch)
+
+
+def _jest_model(config, n_replicas, plan, reference_config) -> JestModel:
+    vocabulary = types.SimpleNamespace(vocab_size=config.data.vocab_size)
+    learner = assemble.build_model(config, vocabulary)
+    reference = None
+    if needs_reference(config):
+        reference = assemble.build_model(reference_config, vocabulary)
+    schedule = assemble.resolution_schedule(config, learner, reference, n_replicas)
+    augment = tuple(config.data.augment)
+    model = JestModel(
+        learner,
+        reference,
+        assemble.selection_spec(config),
+        plan=plan or schedule.plan(0),
+        loss=config.loss,
+        clip_norm=config.optimizer.clip_norm,
+        seed=config.seed,
+        collectives=lambda: CompiledCollectives(n_replicas),
+        augment=preprocess.augmentation(augment) if augment else None,
+    )
+    model.optimizer = optimizer.build(config.optimizer, config.total_steps)
+    optimizer.exclude_from_decay(model.optimizer, learner.trainable_variables)
+    model.optimizer.build(learner.trainable_variables)
+    return model
 
 
 def hlo_of(name: str, program: Callable, *specs) -> bytes:

@@ -1,0 +1,117 @@
+"""Looks at a run before it starts: sizes, data, reference, memory, cost; needs no accelerator.
+
+    python -m jest_tf.check --config=configs/emoji.py:policy=uniform
+    python -m jest_tf.check --config=configs/jest_b16.py --nodata --compile_for=v5p:4x4x8
+
+One page; exit code 0 if nothing is wrong, 1 if the page names a problem, 2 for wrong flags.
+"""
+
+import os
+
+from absl import flags, logging
+
+from jest_tf import cli, config_flag
+from jest_tf.devices import GIB, Device, Topology, parse_device, parse_topology
+from jest_tf.errors import UserError
+from jest_tf.preflight.report import Section, n_problems, render
+from jest_tf.preflight.sizes import check_sizes
+
+EXIT_PROBLEMS = 1
+
+FLAGS = flags.FlagValues()
+_CONFIG = config_flag.define()
+_REPLICAS = flags.DEFINE_integer(
+    "replicas", 0, "Replicas of the run; 0: the chips of --compile_for, or strategy.n_devices.",
+    lower_bound=0, flag_values=FLAGS,
+)  # fmt: skip
+_HOSTS = flags.DEFINE_integer(
+    "hosts", 0, "Hosts of the run; 0: those of --compile_for, or one.",
+    lower_bound=0, flag_values=FLAGS,
+)  # fmt: skip
+_DEVICE = flags.DEFINE_string(
+    "device", "", "What each replica runs on: v5e, v4, v5p, v6e, or cpu:24GiB, gpu:80GiB. Default: "
+    "that of --compile_for, or this machine's memory, shared by its replicas.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_DATA = flags.DEFINE_boolean(
+    "data", True, "Look at data and reference. --nodata plans a run where neither is at hand.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_COMPILE_FOR = flags.DEFINE_string(
+    "compile_for", "", "Compile the step for this slice, e.g. v5e:2x4, with no TPU present.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_COMPILE_ENV = flags.DEFINE_string(
+    "tpu_compile_env", os.environ.get("JEST_TPU_COMPILE_ENV", ".venv-tpu-compile"),
+    "The environment that launch/tpu_compile_env.sh made.", flag_values=FLAGS,
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Prints the page; returns the exit code."""
+    logging.set_verbosity(logging.WARNING)  # The page is all that is said.
+    config_flag.refuse_extra(argv)
+    config = config_flag.value_of(_CONFIG)
+    topology = parse_topology(_COMPILE_FOR.value) if _COMPILE_FOR.value else None
+    n_replicas, n_hosts = _layout(config, topology)
+    device = _device(topology, n_replicas // n_hosts)
+
+    sections = [check_sizes(config, n_replicas, n_hosts)]
+    if not n_problems(sections):  # Importing TensorFlow takes seconds: only for a sound config.
+        sections += _with_tensorflow(config, n_replicas, n_hosts, device, topology)
+    print(f"{config.name}: {config.selection.policy}, {config.model.variant}")
+    print(render(sections))
+    return EXIT_PROBLEMS if n_problems(sections) else 0
+
+
+def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Section]:
+    from jest_tf.config import needs_reference
+    from jest_tf.preflight import compiling, inputs
+    from jest_tf.preflight.cost import check_cost
+    from jest_tf.preflight.memory import check_memory
+    from jest_tf.preflight.parts import parts_of
+
+    sections, reference = [], None
+    if _DATA.value:
+        sections.append(inputs.check_data(config, n_hosts))
+        if needs_reference(config):
+            sections.append(inputs.check_reference(config))
+            if not sections[-1].problems:
+                reference = inputs.reference_config(config)
+    try:
+        parts = parts_of(config, n_replicas, reference)
+    except UserError as error:
+        return [*sections, Section("Resolution", problems=[str(error)])]
+    sections.append(check_memory(config, parts, n_replicas, device))
+    sections.append(check_cost(config, parts, n_replicas, device))
+    if topology:
+        environment = _COMPILE_ENV.value
+        sections.append(compiling.check_compile(config, parts, topology, environment, reference))
+    return sections
+
+
+def _layout(config, topology: Topology | None) -> tuple[int, int]:
+    """(replicas, hosts) of the run."""
+    n_replicas = _REPLICAS.value or (topology.n_chips if topology else config.strategy.n_devices)
+    n_hosts = _HOSTS.value or (topology.n_hosts if topology else 1)
+    if topology and n_replicas != topology.n_chips:
+        raise UserError(
+            f"--replicas={n_replicas}, but {topology.name} has {topology.n_chips} chips, one "
+            "replica each. Leave --replicas out."
+        )
+    if n_hosts > n_replicas:
+        raise UserError(f"--hosts={n_hosts} is more than the {n_replicas} replica(s).")
+    return n_replicas, n_hosts
+
+
+def _device(topology: Topology | None, replicas_per_host: int) -> Device:
+    if _DEVICE.value:
+        return parse_device(_DEVICE.value)
+    if topology:
+        return topology.device
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return parse_device(f"cpu:{memory / GIB / replicas_per_host:.3f}GiB")
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

@@ -1,0 +1,67 @@
+"""The step's programs compiled for a TPU type: what they need of each chip."""
+
+import ml_collections
+
+from jest_tf.devices import GIB, Topology
+from jest_tf.errors import UserError
+from jest_tf.preflight.parts import Parts
+from jest_tf.preflight.report import Section, binary, decimal
+from jest_tf.tpu_compile import compiler, lower
+from jest_tf.tpu_compile.compiler import Compiled
+
+NOT_PROVEN = (
+    "XLA's TPU compiler takes the programs, with collectives over all chips, and they fit. Not "
+    "proven: that TPUStrategy and TensorFlow's own TPU lowering agree, speed, or that it runs."
+)
+
+
+def check_compile(
+    config: ml_collections.ConfigDict,
+    parts: Parts,
+    topology: Topology,
+    environment: str,
+    reference_config: ml_collections.ConfigDict | None = None,
+) -> Section:
+    """Compiles the selection and the train step of every plan for all chips of a topology."""
+    section = Section(f"Compiled for {topology.name}: {topology.n_chips} chips, one replica each")
+    try:
+        for compiled in programs(config, parts, topology, environment, reference_config):
+            _describe(section, compiled, topology)
+    except UserError as error:
+        section.problems.append(str(error))
+        return section
+    section.add("what this proves", NOT_PROVEN)
+    return section
+
+
+def programs(config, parts, topology, environment, reference_config=None):
+    """Yields each program of the run as it is compiled: the selection, then one step per plan.
+
+    Raises:
+      UserError: no environment that compiles, or a program that cannot be lowered or compiled.
+    """
+    python = compiler.python_of(environment)
+    if parts.spec.policy != "uniform":
+        hlo = lower.lower_selection(config, topology.n_chips)
+        yield compiler.compile_hlo("selection", hlo, topology, python)
+    for plan in parts.schedule.plans():
+        name = "train step " + " + ".join(str(part.at.resolution) for part in plan.train)
+        hlo = lower.lower_train_step(config, topology.n_chips, plan, reference_config)
+        yield compiler.compile_hlo(name, hlo, topology, python)
+
+
+def _describe(section: Section, compiled: Compiled, topology: Topology) -> None:
+    free = topology.device.memory - compiled.used
+    section.add(
+        compiled.name,
+        f"HBM {compiled.used / GIB:.3g} GiB used ({compiled.temporary / GIB:.3g} temporary), "
+        f"{free / GIB:.3g} free per chip; {decimal(compiled.flops)}FLOP (loop bodies once); "
+        f"compiled in {compiled.compile_seconds:.0f} s",
+    )
+    once = [c["bytes"] for c in compiled.collectives if not c["in_loop"]]
+    looped = [c["bytes"] for c in compiled.collectives if c["in_loop"]]
+    section.add(
+        "  collectives",
+        f"{len(once)} of {binary(sum(once))} a step, and {len(looped)} in loops of "
+        f"{binary(sum(looped))} a turn",
+    )

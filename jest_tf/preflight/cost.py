@@ -1,0 +1,49 @@
+"""What a step costs against training on as many examples without selection."""
+
+import dataclasses
+
+import ml_collections
+
+from jest_tf.devices import Device
+from jest_tf.preflight.parts import Parts
+from jest_tf.preflight.report import Section, decimal
+from jest_tf.training.cost import CostModel, StepCost
+from jest_tf.training.resolution import Fidelity, StepPlan, TrainPart
+
+
+def check_cost(
+    config: ml_collections.ConfigDict, parts: Parts, n_replicas: int, device: Device
+) -> Section:
+    """FLOPs of each phase, as multiples of a plain step on the same sub-batch."""
+    section = Section("Cost of a step, against plain training on the same sub-batch")
+    plain = plain_step(config, parts, n_replicas).total_flops
+    for plan in parts.schedule.plans():
+        cost = step_cost(config, parts, plan, n_replicas)
+        phases = ", ".join(f"{name} {flops / plain:.3g}x" for name, flops in cost.flops.items())
+        label = " + ".join(str(part.at.resolution) for part in plan.train)
+        section.add(f"trained at {label}", f"{cost.total_flops / plain:.3g}x: {phases}")
+    each = cost.total_flops / n_replicas
+    text = f"{decimal(cost.total_flops)}FLOP, {decimal(each)}FLOP per replica"
+    if device.flops:
+        text += f", {each / device.flops:.3g} s at {device.name}'s peak"
+    section.add("one step", text)
+    return section
+
+
+def step_cost(
+    config: ml_collections.ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int
+) -> StepCost:
+    """What the ledger will book for a step at `plan`."""
+    model = CostModel(
+        parts.learner, parts.spec, config.data.image_size, parts.reference, n_replicas=n_replicas
+    )
+    return model.step(plan)
+
+
+def plain_step(config: ml_collections.ConfigDict, parts: Parts, n_replicas: int) -> StepCost:
+    """The same number of examples drawn at random and trained at full fidelity."""
+    b = parts.spec.sub_batch
+    uniform = dataclasses.replace(parts.spec, policy="uniform", super_batch=b)
+    full = Fidelity.full(parts.learner)
+    plan = StepPlan(score=full, reference=full, train=(TrainPart(full, b),))
+    return step_cost(config, parts._replace(spec=uniform, reference=None), plan, n_replicas)

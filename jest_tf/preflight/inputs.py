@@ -1,0 +1,177 @@
+"""The data and the reference that a config names, as far as they can be seen without training."""
+
+import os
+
+import ml_collections
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from jest_tf.config import needs_reference
+from jest_tf.data import order
+from jest_tf.data.manifest import Manifest, check_files
+from jest_tf.data.records import RecordReader
+from jest_tf.data.sources import open_source
+from jest_tf.data.tokenizer import Tokenizer
+from jest_tf.errors import UserError
+from jest_tf.preflight.report import Section
+from jest_tf.training.checkpoint import Checkpointer
+from jest_tf.training.inputs import find_vocabulary, vocabulary_of
+from jest_tf.training.workdir import read_config
+
+# A vocabulary of so few records is learned at once; of more, by the run itself.
+SMALL = 200_000
+
+
+def check_data(config: ml_collections.ConfigDict, n_hosts: int) -> Section:
+    """Shards against hosts, one decoded record, its tokens."""
+    section = Section(f"Data: {config.data.train}")
+    try:
+        unprepared = [name for name in _tfds_names(config) if not _is_prepared(name, config)]
+        if unprepared:
+            section.add(
+                "not prepared yet",
+                f"{', '.join(unprepared)}: a run does so first; then check again",
+            )
+            return section
+        manifest = open_source(config.data.train, config.data.data_dir)
+        check_files(manifest)
+        _describe(section, config, manifest, n_hosts)
+        caption = _one_record(section, config, manifest)
+        _tokens(section, config, caption)
+    except UserError as error:
+        section.problems.append(str(error))
+    return section
+
+
+def check_reference(config: ml_collections.ConfigDict) -> Section:
+    """Whether the reference exists and reads one super-batch as the learner does."""
+    workdir = config.reference.workdir
+    section = Section(f"Reference: {workdir}")
+    try:
+        run = reference_config(config)
+        vocabulary = Tokenizer(vocabulary_of(workdir), run.data.n_tokens)
+        steps = Checkpointer(os.path.join(workdir, "checkpoints"), run.checkpoint.keep).steps()
+    except UserError as error:
+        section.problems.append(str(error))
+        return section
+    m = run.model
+    section.add("model", f"{m.variant}, {m.image_size}/{m.patch_size} px, {run.precision}")
+    section.add("vocabulary", f"{vocabulary.vocab_size:,} tokens, {vocabulary.fingerprint}")
+    if steps:
+        section.add("checkpoint", f"step {steps[-1]:,} of {run.total_steps:,}")
+    else:
+        section.problems.append(f"{workdir} holds no checkpoint. Train it to its end first.")
+    if run.data.n_tokens != config.data.n_tokens:
+        section.problems.append(
+            f"its data.n_tokens is {run.data.n_tokens}, this run's {config.data.n_tokens}. Set "
+            f"--config.data.n_tokens={run.data.n_tokens}."
+        )
+    if config.data.vocab:
+        own = Tokenizer(config.data.vocab, config.data.n_tokens).fingerprint
+        if own != vocabulary.fingerprint:
+            section.problems.append(
+                f"it reads text with the vocabulary {vocabulary.fingerprint}, this run with {own}. "
+                f"Set --config.data.vocab={vocabulary_of(workdir)}."
+            )
+    elif (run.data.vocab_from or run.data.train) != (config.data.vocab_from or config.data.train):
+        section.problems.append(
+            "its vocabulary was learned from other captions. Set "
+            f"--config.data.vocab={vocabulary_of(workdir)}."
+        )
+    return section
+
+
+def reference_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict | None:
+    """The config of the reference's run, with the vocabulary's size as it came out.
+
+    Raises:
+      UserError: no run is there.
+    """
+    if not needs_reference(config):
+        return None
+    run = ml_collections.ConfigDict(read_config(config.reference.workdir))
+    path = vocabulary_of(config.reference.workdir)
+    run.data.vocab_size = Tokenizer(path, run.data.n_tokens).vocab_size
+    return run
+
+
+def _tfds_names(config: ml_collections.ConfigDict) -> list[str]:
+    """The TFDS sets that a run opens before its first step."""
+    sources = [config.data.train] + ([] if config.data.vocab else [config.data.vocab_from])
+    names = [part.strip().partition("@")[0] for source in sources for part in source.split(",")]
+    names = [name.removeprefix("tfds:") for name in names if name.startswith("tfds:")]
+    return list(dict.fromkeys(name.partition(":")[0] for name in names))
+
+
+def _is_prepared(name: str, config: ml_collections.ConfigDict) -> bool:
+    try:
+        return tfds.builder(name, data_dir=config.data.data_dir).is_prepared()
+    except (ValueError, tfds.core.DatasetNotFoundError) as error:
+        raise UserError(f"TFDS has no set {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def _describe(
+    section: Section, config: ml_collections.ConfigDict, manifest: Manifest, n_hosts: int
+) -> None:
+    n_lanes, n_files = config.data.n_lanes, len({shard.path for shard in manifest.shards})
+    loaded = config.total_steps * config.selection.super_batch
+    section.add(
+        "records",
+        f"{manifest.n_records:,} in {n_files:,} shards of {len(manifest.sources)} source(s); the "
+        f"run passes over them {loaded / manifest.n_records:.3g} times",
+    )
+    for stream in order.streams(manifest):
+        order.lanes(stream, n_lanes)  # Raises if a lane would stay empty.
+    per_lane = n_files / n_lanes
+    text = f"{n_lanes} lanes on {n_hosts} host(s), {per_lane:.3g} shards a lane"
+    if per_lane < 1:
+        text += ": several lanes read one file; more shards would read faster"
+    section.add("order", text)
+
+
+def _one_record(section: Section, config: ml_collections.ConfigDict, manifest: Manifest) -> str:
+    shard = manifest.shards[0]
+    raw = next(iter(tf.data.TFRecordDataset(shard.path).skip(shard.start).take(1)))
+    reader = RecordReader(manifest, config.data.image_size, draw_caption=False)
+    zero = tf.zeros([1], tf.int64)
+    try:
+        record = {name: value[0] for name, value in reader.read(raw[None], zero, zero).items()}
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"the first record of {shard.path} cannot be read: {error.message.splitlines()[0]}"
+        ) from error
+    caption = record["caption"].numpy().decode("utf-8", "replace")
+    if not record["valid"]:
+        raise UserError(
+            f"the first record of {shard.path} is unusable: its image cannot be decoded or its "
+            f"caption is empty ({caption[:60]!r}). Is the source's feature list right?"
+        )
+    image = record["image"].numpy()
+    section.add(
+        "first record",
+        f"id {record['id'].numpy()}, image {image.shape[0]} x {image.shape[1]} px of mean "
+        f"{image.mean():.0f}, caption {_short(caption)!r}",
+    )
+    return caption
+
+
+def _tokens(section: Section, config: ml_collections.ConfigDict, caption: str) -> None:
+    if not config.data.vocab:
+        source = open_source(config.data.vocab_from or config.data.train, config.data.data_dir)
+        if source.n_records > SMALL:
+            section.add("its tokens", f"the run learns a vocabulary from {source.name} first")
+            return
+    tokenizer = Tokenizer(find_vocabulary(config), config.data.n_tokens)
+    tokens = tokenizer(tf.constant([caption])).numpy()[0].tolist()
+    used = len(tokens) - next((i for i, t in enumerate(reversed(tokens)) if t), 0)
+    section.add(
+        "its tokens",
+        f"{tokens[:used]}, {used} of {config.data.n_tokens}, from {tokenizer.vocab_size:,} "
+        f"({tokenizer.fingerprint})",
+    )
+    if tokenizer.vocab_size != config.data.vocab_size and config.data.vocab:
+        section.add("vocabulary", f"data.vocab_size = {config.data.vocab_size:,} is not used")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,157 @@
+"""What a replica must hold during a step, by formula: an estimate before anything is compiled.
+
+Counts what the code keeps: weights and optimizer in float32, every tensor that a backward pass
+reads, the widest moment of a forward pass, and the buffers of selection and exchange. XLA fuses,
+pads to tiles and rematerializes; `--compile_for` says what it makes of it.
+"""
+
+import ml_collections
+
+from jest_tf.devices import Device
+from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
+from jest_tf.preflight.parts import Parts
+from jest_tf.preflight.report import Section, binary
+from jest_tf.selection.joint import tile_rows
+from jest_tf.training.resolution import Fidelity, StepPlan
+
+FLOAT = 4
+ROOM = 0.9  # Share of a device that an estimate may fill: fragments and padding need the rest.
+
+
+def check_memory(
+    config: ml_collections.ConfigDict, parts: Parts, n_replicas: int, device: Device
+) -> Section:
+    """Bytes per replica by what they are for, against the memory of a device."""
+    section = Section(f"Memory per replica (estimate) on {device.name}")
+    kept = persistent(config, parts, n_replicas)
+    phases = {}
+    for plan in parts.schedule.plans():
+        for name, size in transient(config, parts, plan, n_replicas).items():
+            phases[name] = max(phases.get(name, 0), size)
+    for name, size in (kept | phases).items():
+        section.add(name, binary(size))
+    total = sum(kept.values()) + max(phases.values())
+    share = total / device.memory
+    section.add("peak", f"{binary(total)} = {share:.0%} of {binary(device.memory)}")
+    if share > ROOM:
+        largest = max(phases, key=phases.get)
+        section.problems.append(
+            f"about {binary(total)} per replica, most of it for {largest}, and {device.name} has "
+            f"{binary(device.memory)}. Use more replicas, a smaller sub_batch or super_batch, "
+            "bfloat16, or a larger device."
+        )
+    return section
+
+
+def persistent(config: ml_collections.ConfigDict, parts: Parts, n_replicas: int) -> dict[str, int]:
+    """What stays on a replica from step to step, in bytes."""
+    learner = parameters(parts.learner)
+    kept = {
+        f"learner ({learner / 1e6:.4g} M)": FLOAT * learner,
+        "optimizer (2 moments)": 2 * FLOAT * learner,
+    }
+    if parts.reference:
+        count = parameters(parts.reference)
+        kept[f"reference ({count / 1e6:.4g} M)"] = FLOAT * count
+    rows = parts.spec.super_batch // n_replicas
+    kept["super-batch"] = rows * _example_bytes(config)
+    return kept
+
+
+def transient(
+    config: ml_collections.ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int
+) -> dict[str, int]:
+    """What each phase of a step holds while it lasts, in bytes; one phase at a time."""
+    spec, width = parts.spec, 2 if config.precision == "bfloat16" else FLOAT
+    rows, share = spec.super_batch // n_replicas, spec.sub_batch // n_replicas
+    phases = {}
+    if spec.policy != "uniform":
+        models = [(parts.learner, plan.score)] if spec.criterion != "easy_reference" else []
+        models += [(parts.reference, plan.reference)] if parts.reference else []
+        for model, at in models:
+            name = f"scoring at {at.resolution}"
+            phases[name] = max(phases.get(name, 0), rows * forward_bytes(model, at, width))
+        phases["selection"] = selection_bytes(parts, rows, n_replicas)
+    gradients = FLOAT * parameters(parts.learner)
+    loss = 4 * spec.sub_batch * parts.learner.embed_dim * FLOAT
+    training = gradients + loss + share * _example_bytes(config)
+    for part in plan.train:
+        examples = part.n_examples // n_replicas
+        training += examples * backward_bytes(parts.learner, part.at, width)
+    name = " + ".join(str(part.at.resolution) for part in plan.train)
+    phases[f"training at {name}"] = training
+    return phases
+
+
+def parameters(model: DualEncoderConfig) -> int:
+    """Trainable weights of a dual encoder, scale and bias included."""
+    image, text, d = model.image, model.text, model.embed_dim
+    w = image.width
+    grid = model.image_size // model.patch_size
+    patches = 3 * model.patch_size**2 * w + w + grid**2 * w
+    pooling = w + 4 * w * w + 3 * w + 2 * w + _mlp_parameters(image)
+    projection = w * d + d if w != d else 0
+    image_tower = patches + image.depth * _block_parameters(image) + 2 * w + pooling + projection
+    v = text.width
+    embedding = model.vocab_size * v + model.n_tokens * v
+    text_tower = embedding + text.depth * _block_parameters(text) + 2 * v + v * d + d
+    return image_tower + text_tower + 2
+
+
+def forward_bytes(model: DualEncoderConfig, at: Fidelity, width: int) -> int:
+    """The widest moment of a forward pass of one example; towers run one after the other."""
+
+    def tower(t: TowerConfig, tokens: int) -> int:
+        attention = 4 * t.width * width + t.heads * tokens * (FLOAT + width)
+        mlp = (t.width + 2 * t.mlp_dim) * width
+        return tokens * (t.width * width + max(attention, mlp))
+
+    pixels = 3 * at.resolution.image_size**2 * width
+    return max(tower(model.image, _patches(at)) + pixels, tower(model.text, at.n_tokens))
+
+
+def backward_bytes(model: DualEncoderConfig, at: Fidelity, width: int) -> int:
+    """What the backward pass of one example reads: inputs of products and element-wise steps."""
+
+    def block(t: TowerConfig, tokens: int) -> int:
+        # Both residuals, both normalised, queries to values, mixed heads; the MLP before and after
+        # its GELU; attention weights before and after their cast.
+        kept = (8 * t.width + 2 * t.mlp_dim) * width + t.heads * tokens * (FLOAT + width)
+        return tokens * kept
+
+    # Of the text tower's last block only one token is computed.
+    blocks = at.image_depth * block(model.image, _patches(at))
+    blocks += (at.text_depth - 1) * block(model.text, at.n_tokens)
+    return blocks + 3 * at.resolution.image_size**2 * width
+
+
+def selection_bytes(parts: Parts, rows: int, n_replicas: int) -> int:
+    """Embeddings of the candidates, of a chunk, and one block of similarities of each model."""
+    spec = parts.spec
+    models = [parts.learner] if spec.criterion != "easy_reference" else []
+    models += [parts.reference] if parts.reference else []
+    dims = sum(2 * model.embed_dim for model in models)
+    if spec.policy != "joint":
+        return FLOAT * rows * dims
+    chunk = spec.chunk_size
+    candidates = 2 * n_replicas * min(chunk, rows)
+    # Each model has two blocks, and the product that sums them has a second copy.
+    blocks = 4 * len(models) * tile_rows(spec.super_batch, rows) * chunk
+    return FLOAT * (rows * dims + chunk * dims + candidates + blocks)
+
+
+def _example_bytes(config: ml_collections.ConfigDict) -> int:
+    return 3 * config.data.image_size**2 + 4 * config.data.n_tokens + 13  # id, valid, source
+
+
+def _patches(at: Fidelity) -> int:
+    return (at.resolution.image_size // at.resolution.patch_size) ** 2
+
+
+def _block_parameters(t: TowerConfig) -> int:
+    attention = 3 * t.width * t.width + 3 * t.width + t.width * t.width + t.width
+    return attention + 4 * t.width + _mlp_parameters(t)
+
+
+def _mlp_parameters(t: TowerConfig) -> int:
+    return 2 * t.width * t.mlp_dim + t.mlp_dim + t.width

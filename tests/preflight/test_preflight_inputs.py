@@ -1,0 +1,88 @@
+"""Data and reference sections against files that are sound, damaged, or missing."""
+
+import json
+
+import pytest
+from small_records import example, write_records
+
+from jest_tf.preflight.inputs import check_data, check_reference, reference_config
+
+
+def test_one_record_is_decoded_and_tokenized(config):
+    section = check_data(config, n_hosts=1)
+    rows = dict(section.rows)
+    assert section.problems == []
+    assert rows["records"].startswith("3 in 1 shards")
+    assert "64 x 64 px of mean 200, caption 'Red square, red'" in rows["first record"]
+    assert rows["its tokens"].startswith("[3, 4, 1, 3, 2], 5 of 16, from 5 ")
+
+
+def test_few_shards_for_many_lanes_are_pointed_out(config):
+    config.data.n_lanes = 3
+    assert "several lanes read one file" in dict(check_data(config, n_hosts=1).rows)["order"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda c: c.data.update(train="/nowhere"), "no data set at '/nowhere'"),
+        (lambda c: c.data.update(n_lanes=4), "fewer than the 4 lanes"),
+        (lambda c: c.data.update(vocab="/nowhere.txt"), "no file '/nowhere.txt'"),
+        (lambda c: c.data.update(train="tfds:no_such_set:train"), "TFDS has no set 'no_such_set'"),
+    ],
+)
+def test_what_cannot_be_opened_is_a_problem(config, change, problem):
+    change(config)
+    section = check_data(config, n_hosts=1)
+    assert len(section.problems) == 1
+    assert problem in section.problems[0]
+
+
+@pytest.mark.parametrize("image, caption", [(b"no image", "a caption"), (None, " ")])
+def test_an_unusable_record_names_its_file(config, tmp_path, png, image, caption):
+    (tmp_path / "other").mkdir()
+    record = example(image or png, caption)
+    config.data.train = write_records(tmp_path / "other", [record] * 2)
+    assert "a.tfrecord" in check_data(config, n_hosts=1).problems[0]
+
+
+def test_a_set_that_is_not_prepared_is_not_downloaded(config, tmp_path):
+    config.data.train = "tfds:emoji_captions/pool:train"
+    config.data.data_dir = str(tmp_path / "empty")
+    section = check_data(config, n_hosts=1)
+    assert "emoji_captions/pool" in dict(section.rows)["not prepared yet"]
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_fitting_reference_is_described(config, reference):
+    section = check_reference(config)
+    assert section.problems == []
+    assert dict(section.rows)["checkpoint"] == "step 700 of 1,000"
+    assert reference_config(config).data.vocab_size == 5
+
+
+def rewrite(reference, **data):
+    file = reference / "config.json"
+    stored = json.loads(file.read_text())
+    stored["data"].update(data)
+    file.write_text(json.dumps(stored))
+
+
+def test_another_text_length_is_a_problem(config, reference):
+    rewrite(reference, n_tokens=8)
+    found = "\n".join(check_reference(config).problems)
+    assert "its data.n_tokens is 8, this run's 16" in found
+
+
+def test_another_vocabulary_is_a_problem(config, reference):
+    (reference / "vocab.txt").write_text("[PAD]\n[UNK]\n[EOS]\nblue\n")
+    (problem,) = check_reference(config).problems
+    assert f"Set --config.data.vocab={reference}/vocab.txt" in problem
+
+
+def test_a_reference_without_checkpoint_or_run_is_a_problem(config, reference):
+    checkpoint = reference / "checkpoints" / "step-00000700"
+    (checkpoint / "manifest.json").unlink()
+    assert "holds no checkpoint" in check_reference(config).problems[0]
+    config.reference.workdir = str(reference / "nowhere")
+    assert "is not the workdir of a run" in check_reference(config).problems[0]

@@ -1,0 +1,50 @@
+"""The estimate against models that were really built, and its behaviour at the paper's sizes."""
+
+import pytest
+
+from jest_tf.config import base_config
+from jest_tf.devices import parse_device
+from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
+from jest_tf.preflight.memory import check_memory, parameters, persistent, transient
+from jest_tf.preflight.parts import parts_of
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes"),
+    [("mu", {}), ("mu", {"embed_dim": 96}), ("Ti", {"image_size": 64, "vocab_size": 50})],
+)
+def test_parameters_are_those_of_the_built_model(variant, changes):
+    size = DualEncoderConfig.from_variant(variant, **changes)
+    assert parameters(size) == DualEncoder(size).count_params()
+
+
+def config_at(n):
+    c = base_config()
+    c.data.train = "anywhere"
+    c.reference.workdir = "anywhere"
+    c.selection.policy = "joint"
+    c.selection.super_batch, c.selection.sub_batch = 640 * n, 128 * n
+    return c
+
+
+def test_replicas_share_what_grows_with_the_batch():
+    one, two = (persistent(config_at(n), parts_of(config_at(n), n), n) for n in (1, 2))
+    assert one == two
+
+
+def test_what_does_not_fit_is_a_problem():
+    config = config_at(64)
+    parts = parts_of(config, 1)
+    assert not check_memory(config, parts, 1, parse_device("cpu:64GiB")).problems
+    small = check_memory(config, parts, 1, parse_device("cpu:1GiB"))
+    assert "training at 48/8" in small.problems[0]
+
+
+def test_half_the_precision_takes_less():
+    full, half = config_at(8), config_at(8)
+    half.precision = "bfloat16"
+    plan = parts_of(full, 1).schedule.plan(0)
+    before, after = (transient(c, parts_of(c, 1), plan, 1) for c in (full, half))
+    # Attention weights stay float32 beside a cast copy; the rest halves.
+    assert 0.5 < after["training at 48/8"] / before["training at 48/8"] < 0.75
+    assert after["selection"] == before["selection"]

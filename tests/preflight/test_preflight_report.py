@@ -1,0 +1,69 @@
+"""Sizes, costs and the page itself."""
+
+import pytest
+
+from jest_tf.config import base_config
+from jest_tf.devices import TPUS
+from jest_tf.preflight.cost import check_cost
+from jest_tf.preflight.parts import parts_of
+from jest_tf.preflight.report import Section, binary, decimal, n_problems, render
+from jest_tf.preflight.sizes import check_sizes
+
+
+@pytest.fixture
+def jest():
+    c = base_config()
+    c.data.train = c.reference.workdir = "anywhere"
+    c.selection.policy = "joint"
+    c.selection.super_batch, c.selection.sub_batch = 640, 128
+    return c
+
+
+def test_sizes_are_derived(jest):
+    section = check_sizes(jest, n_replicas=4, n_hosts=2)
+    rows = dict(section.rows)
+    assert section.problems == []
+    assert rows["filter ratio"] == "0.8 = 1 - 128 / 640"
+    assert rows["each replica"] == "loads 160, trains 32"
+    assert rows["joint draws"] == "16 chunks of 8"
+    assert rows["each host"] == "loads 320 from 4 of the lanes"
+    assert rows["the run"] == "1,000 steps: 128,000 trained, 640,000 loaded"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "hosts", "problem"),
+    [(3, 1, "not divisible by the 3 replicas"), (6, 4, "shared evenly by 4 hosts"),
+     (16, 16, "not a multiple of the 16 hosts")],
+)  # fmt: skip
+def test_layouts_that_do_not_divide_are_problems(jest, replicas, hosts, problem):
+    assert problem in "\n".join(check_sizes(jest, replicas, hosts).problems)
+
+
+def test_cost_is_counted_against_plain_training(jest):
+    rows = dict(check_cost(jest, parts_of(jest, 1), 1, TPUS["v5e"]).rows)
+    ratio = float(rows["trained at 48/8"].split("x")[0])
+    # 5 examples forward through two models and one trained, of 3 forward passes: (10 + 3) / 3.
+    assert ratio == pytest.approx(13 / 3, rel=0.05)
+    jest.selection.policy = "uniform"
+    jest.selection.super_batch = 128
+    rows = dict(check_cost(jest, parts_of(jest, 1), 1, TPUS["v5e"]).rows)
+    assert rows["trained at 48/8"].startswith("1x: ")
+
+
+def test_page_marks_problems():
+    good, bad = Section("A", [("x", "1")]), Section("B", problems=["broken"])
+    assert n_problems([good, bad]) == 1
+    assert render([good, bad]).splitlines()[-2:] == ["  PROBLEM: broken", "1 problem(s)."]
+    assert render([good]).endswith("No problem found.")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (1536, "1.5 KiB"), (500 * 2**20, "500 MiB"), (2**40, "1 TiB")],
+)
+def test_binary_sizes(value, text):
+    assert binary(value) == text
+
+
+def test_decimal_sizes():
+    assert [decimal(v) for v in (0, 1234, 5e12, 2e20)] == ["0", "1.23 k", "5 T", "200 E"]
