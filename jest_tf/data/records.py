@@ -1,5 +1,6 @@
 """From serialized tf.train.Examples to {id, image, caption, source, label, valid}, in graph."""
 
+import functools
 import os
 
 import tensorflow as tf
@@ -31,7 +32,14 @@ class RecordReader:
         self._shard_names = [os.path.basename(shard.path) for shard in manifest.shards]
         self._shard_starts = [shard.start for shard in manifest.shards]
 
-    def read(self, serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> dict:
+    # Traced once, for chunks of any length: its graph is the largest part of a pipeline.
+    @functools.cached_property
+    def read(self) -> tf.types.experimental.PolymorphicFunction:
+        """`read_eagerly` as one traced function."""
+        vector = [tf.TensorSpec([None], dtype) for dtype in (tf.string, tf.int64, tf.int64)]
+        return tf.function(self.read_eagerly, input_signature=vector, autograph=False)
+
+    def read_eagerly(self, serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> dict:
         """Parses and decodes c records.
 
         Args:

@@ -5,36 +5,40 @@
 Several sets may be joined by commas. Reads captions only; at most --max_captions of them.
 """
 
+import argparse
 import sys
 import time
+from collections.abc import Sequence
 
-from absl import app, flags
-
-_DATA = flags.DEFINE_string("data", None, "Data set, as for training.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Vocabulary to write (.txt).", required=True)
-_SIZE = flags.DEFINE_integer("vocab_size", 4096, "Tokens, at most.", lower_bound=64)
-_MAX = flags.DEFINE_integer("max_captions", 1_000_000, "Captions to learn from, at most.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
+from jest_tf.errors import UserError
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code (2: an error that the message explains)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jest_tf.data.train_tokenizer", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--data", required=True, help="data set, as for training")
+    parser.add_argument("--out", required=True, help="vocabulary to write (.txt)")
+    parser.add_argument("--vocab_size", type=int, default=4096, help="tokens, at most")
+    parser.add_argument("--max_captions", type=int, default=1_000_000)
+    parser.add_argument("--data_dir", help="where TFDS keeps its sets")
+    args = parser.parse_args(argv)
     # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data import records, sources, tokenizer
-    from jest_tf.errors import UserError
 
     try:
         start = time.time()
-        manifest = sources.open_source(_DATA.value, _DATA_DIR.value)
-        captions = records.read_captions(manifest, _MAX.value)
-        print(f"{len(captions):,} captions of {manifest.name}", flush=True)
-        size = tokenizer.train_wordpiece(captions, _SIZE.value, _OUT.value)
-        print(f"{size:,} tokens -> {_OUT.value} in {time.time() - start:.0f} s")
+        manifest = sources.open_source(args.data, args.data_dir)
+        captions = records.read_captions(manifest, args.max_captions)
+        print(f"{len(captions):,} distinct captions of {manifest.name}", flush=True)
+        size = tokenizer.train_wordpiece(captions, args.vocab_size, args.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    print(f"{size:,} tokens -> {args.out} in {time.time() - start:.0f} s")
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

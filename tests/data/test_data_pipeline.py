@@ -134,9 +134,8 @@ def test_a_caption_is_drawn_per_visit(tmp_path, tokenizer):
     shard = write_shard(tmp_path / "a.tfrecord", records)
     manifest = Manifest("many", (Source("many", id="id"),), (shard,))
     batch = steps(manifest, tokenizer, 40)  # 40 visits of every record
-    drawn = collections.Counter(
-        zip(batch["id"].ravel(), batch["tokens"][..., 1].ravel() - 7, strict=True)
-    )
+    digits = batch["tokens"][..., 1] - 7
+    drawn = collections.Counter(zip(batch["id"].ravel(), digits.ravel(), strict=True))
     counts = np.array([[drawn[(n, c)] for c in range(5)] for n in range(16)])
     assert (counts.sum(1) == 40).all()
     # 640 draws of 5: each 128 expected, standard deviation 10.

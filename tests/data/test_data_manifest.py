@@ -1,0 +1,81 @@
+"""Manifests on disk, sources by name, mixtures."""
+
+import json
+
+import pytest
+
+from jest_tf.data import sources
+from jest_tf.data.manifest import Manifest, Shard, Source, mix
+from jest_tf.errors import UserError
+
+
+def test_a_manifest_moves_with_its_folder(make_manifest, tmp_path):
+    manifest = make_manifest([3, 4])
+    manifest.save(str(tmp_path / "manifest.json"))
+    moved = tmp_path.parent / (tmp_path.name + "-moved")
+    tmp_path.rename(moved)
+    loaded = sources.open_source(str(moved))
+    assert loaded.n_records == 7 and loaded.fingerprint == manifest.fingerprint
+    assert loaded.shards[1].path == str(moved / "numbers-00001.tfrecord")
+    assert loaded.locate(5) == (loaded.shards[1].path, 2)
+    moved.rename(tmp_path)
+
+
+def test_an_edited_manifest_is_refused(make_manifest, tmp_path):
+    path = tmp_path / "manifest.json"
+    make_manifest([3, 4]).save(str(path))
+    content = json.loads(path.read_text())
+    content["shards"][0]["records"] = 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="fingerprint"):
+        Manifest.load(str(path))
+    path.write_text("{}")
+    with pytest.raises(UserError, match="not a manifest"):
+        Manifest.load(str(path))
+
+
+def test_the_fingerprint_sees_content_and_order_but_not_the_place():
+    def make(*shards, source="a"):
+        return Manifest("m", (Source(source),), tuple(Shard(*s) for s in shards)).fingerprint
+
+    base = make(("/x/a", 3), ("/x/b", 4))
+    assert base == make(("gs://y/a", 3), ("gs://y/b", 4))
+    assert (
+        len(
+            {
+                base,
+                make(("/x/b", 4), ("/x/a", 3)),
+                make(("/x/a", 3)),
+                make(("/x/a", 3), ("/x/b", 5)),
+            }
+        )
+        == 4
+    )
+    assert base != make(("/x/a", 3), ("/x/b", 4), source="other")
+
+
+def test_mixtures_by_name(make_manifest, tmp_path):
+    for name, sizes in (("a", [5, 5]), ("b", [2])):
+        make_manifest(sizes, name=name).save(str(tmp_path / f"{name}.json"))
+    both = sources.open_source(f"{tmp_path}/a.json@3,{tmp_path}/b.json@1")
+    assert [s.weight for s in both.sources] == [3, 1]
+    assert [s.source for s in both.shards] == [0, 0, 1]
+    plain = sources.open_source(f"{tmp_path}/a.json,{tmp_path}/b.json")
+    assert [s.weight for s in plain.sources] == [None, None] and plain.n_records == 12
+    with pytest.raises(UserError, match="every part"):
+        sources.open_source(f"{tmp_path}/a.json@3,{tmp_path}/b.json")
+    with pytest.raises(UserError, match="could not convert"):
+        sources.open_source(f"{tmp_path}/a.json@much,{tmp_path}/b.json@1")
+
+
+def test_sources_that_cannot_be_used_are_named(make_manifest, tmp_path):
+    with pytest.raises(UserError, match="prepare"):
+        sources.open_source(str(tmp_path / "nothing.json"))
+    with pytest.raises(UserError, match="no_such_builder"):
+        sources.open_source("tfds:no_such_builder:train", str(tmp_path))
+    with pytest.raises(UserError, match="'empty' holds no record"):
+        Manifest("m", (Source("full"), Source("empty")), (Shard("/x", 3),))
+    with pytest.raises(UserError, match="weight -1"):
+        mix([make_manifest([3], name="w"), make_manifest([3], name="x")], [2, -1], "m")
+    with pytest.raises(UserError, match="caption"):
+        Manifest("m", (Source("a", captions=None),), (Shard("/x", 3),))

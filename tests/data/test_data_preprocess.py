@@ -1,0 +1,133 @@
+"""Decoding within bounds, resizing on the device, augmentation that compiles."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from jest_tf.data import preprocess
+from jest_tf.errors import UserError
+
+rng = np.random.default_rng(0)
+
+
+def encode(pixels, kind, **kwargs) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind, **kwargs)
+    return out.getvalue()
+
+
+def smooth(h, w) -> np.ndarray:
+    """A picture without high frequencies, so that lossy formats change little."""
+    y, x = np.mgrid[0:h, 0:w] / max(h, w)
+    return np.stack([255 * y, 255 * x, 127 + 100 * np.sin(6 * (x + y))], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
+@pytest.mark.parametrize("h, w", [(16, 16), (40, 24)])
+def test_formats_agree_with_pil(kind, h, w):
+    pixels = smooth(h, w)
+    encoded = encode(pixels, kind)
+    image, ok = preprocess.decode(tf.constant(encoded), 16)
+    read = Image.open(io.BytesIO(encoded)).convert("RGB")
+    truth = np.asarray(read.resize((16, 16), Image.Resampling.BILINEAR))
+    assert ok and image.dtype == tf.uint8
+    assert abs(image.numpy().astype(int) - truth).mean() < 3
+
+
+def test_a_large_jpeg_decoded_at_a_fraction_looks_like_the_full_one():
+    pixels = smooth(512, 400)
+    jpeg = encode(pixels, "JPEG", quality=95)
+    for size in (224, 112, 56, 28):
+        image, ok = preprocess.decode(tf.constant(jpeg), size)
+        truth = tf.image.resize(tf.io.decode_jpeg(jpeg), [size, size], antialias=True).numpy()
+        assert ok and abs(image.numpy() - truth).mean() < 1.5
+
+
+def png_header(h: int, w: int) -> bytes:
+    ihdr = b"IHDR" + struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + ihdr + struct.pack(">I", zlib.crc32(ihdr))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<!DOCTYPE html><html></html>",
+        b"\xff\xd8",
+        encode(smooth(1, 1), "PNG"),
+        encode(smooth(1, 64), "JPEG"),
+        png_header(10_000, 10_000),
+        png_header(2**31 - 1, 2**31 - 1),
+        b"GIF89a" + struct.pack("<HH", 60_000, 60_000),
+        b"BM" + bytes(16) + struct.pack("<II", 40_000, 40_000),
+    ],
+    ids=["empty", "html", "two bytes", "1x1", "1x64", "bomb", "2^31", "gif bomb", "bmp bomb"],
+)
+def test_what_is_no_picture_is_refused_by_its_header(content):
+    image, ok = preprocess.decode(tf.constant(content), 8)
+    assert not ok and image.shape == (8, 8, 3) and not image.numpy().any()
+
+
+def test_a_jpeg_of_100_megapixels_is_refused_by_its_header():
+    jpeg = bytearray(encode(smooth(16, 16), "JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = struct.pack(">HH", 10_000, 10_000)
+    assert not preprocess.decode(tf.constant(bytes(jpeg)), 8)[1]
+
+
+def test_unusual_pictures_are_read():
+    cmyk = io.BytesIO()
+    Image.fromarray(smooth(32, 32)).convert("CMYK").save(cmyk, "JPEG", quality=95)
+    deep = io.BytesIO()
+    Image.fromarray((np.arange(32 * 32).reshape(32, 32) * 60).astype(np.uint16)).save(deep, "PNG")
+    frames = [Image.fromarray(smooth(32, 32)), Image.fromarray(255 - smooth(32, 32))]
+    animated = io.BytesIO()
+    frames[0].save(animated, "GIF", save_all=True, append_images=frames[1:])
+    for content, tolerance in ((cmyk, 6), (animated, 8)):
+        image, ok = preprocess.decode(tf.constant(content.getvalue()), 32)
+        assert ok and abs(image.numpy().astype(int) - smooth(32, 32)).mean() < tolerance
+    image, ok = preprocess.decode(tf.constant(deep.getvalue()), 32)
+    assert (
+        ok
+        and abs(image.numpy()[..., 0].astype(int).ravel() - np.arange(1024) * 60 // 256).max() <= 1
+    )
+
+
+def test_a_cut_file_raises_in_graph():
+    jpeg = encode(rng.integers(0, 256, (64, 64, 3), np.uint8), "JPEG")
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        preprocess.decode(tf.constant(jpeg[: len(jpeg) // 2]), 8)
+
+
+@pytest.mark.parametrize("size_in, size_out", [(64, 48), (64, 16), (37, 23), (16, 40), (48, 48)])
+def test_resize_equals_the_antialiased_resize_and_compiles(size_in, size_out):
+    images = rng.integers(0, 256, (2, size_in, size_in + 3, 3), np.uint8)
+    truth = tf.image.resize(images, [size_out, size_out], antialias=True)
+    compiled = tf.function(lambda x: preprocess.resize(x, size_out), jit_compile=True)
+    np.testing.assert_allclose(preprocess.resize(images, size_out), truth, atol=2e-3)
+    np.testing.assert_allclose(compiled(images), truth, atol=2e-3)
+
+
+def test_to_model_range():
+    pixels = tf.constant([0, 127, 255], tf.uint8)
+    np.testing.assert_allclose(preprocess.to_model_range(pixels), [-1, -0.00392157, 1], atol=1e-6)
+
+
+def test_augmentation_compiles_and_is_off_by_default():
+    images = tf.constant(rng.integers(0, 256, (4, 16, 16, 3)), tf.float32)
+    np.testing.assert_array_equal(preprocess.augmentation(())(images), images)
+    for name in ("flip", "colour", "cutout"):
+        augment = tf.function(preprocess.augmentation((name,)), jit_compile=True)
+        out = np.stack([augment(images) for _ in range(4)])
+        assert out.shape == (4, 4, 16, 16, 3) and out.min() >= 0 and out.max() <= 255
+        assert (out != images.numpy()).any() and (out[0] != out[1]).any()
+    flipped = tf.function(preprocess.augmentation(("flip",)), jit_compile=True)(images).numpy()
+    for before, after in zip(images.numpy(), flipped, strict=True):
+        assert (after == before).all() or (after == before[:, ::-1]).all()
+    with pytest.raises(UserError, match="sparkle"):
+        preprocess.augmentation(("sparkle",))
