@@ -1,0 +1,123 @@
+"""The gate itself: libtpu's compiler, and the compiled program's collectives on CPU devices.
+
+Collected only where launch/tpu_compile_env.sh has made the environment; about two minutes.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from jest_tf.config import base_config
+from jest_tf.devices import parse_topology
+from jest_tf.errors import UserError
+from jest_tf.selection import Embeddings, SelectionSpec, gather_picked, select
+from jest_tf.tpu_compile import compiler
+from jest_tf.tpu_compile.collectives import CompiledCollectives
+from jest_tf.tpu_compile.lower import hlo_of, lower_selection
+
+ROOT = pathlib.Path(__file__).parents[2]
+V5E = parse_topology("v5e:2x4")
+
+
+def test_the_emoji_step_compiles_for_tpu(environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "jest_tf.check", "--config=configs/emoji.py", "--nodata",
+         "--config.reference.workdir=anywhere", "--config.precision=bfloat16",
+         "--compile_for=v5e:2x4", f"--tpu_compile_env={environment}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Compiled for v5e:2x4: 8 chips" in done.stdout
+    for program in ("selection ", "train step 48/8"):
+        line = next(line for line in done.stdout.splitlines() if line.strip().startswith(program))
+        assert "GiB used" in line and "free per chip" in line and "FLOP" in line
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_selection_compiles_at_scale(environment, loss):
+    c = base_config()
+    c.loss, c.selection.policy, c.model.variant = loss, "joint", "B"
+    c.selection.super_batch, c.selection.sub_batch = 8 * 640, 8 * 128
+    python = compiler.python_of(environment)
+    compiled = compiler.compile_hlo("selection", lower_selection(c, 8), V5E, python)
+    arguments = 640 * (4 * 768 * 4 + 1)
+    assert arguments < compiled.used < 10 * arguments  # nothing of size B x B
+    assert sum(c["in_loop"] for c in compiled.collectives) >= 2
+
+
+def test_a_program_that_does_not_fit_is_explained(environment):
+    def program(x):
+        return tf.sort(tf.matmul(x, x, transpose_b=True))
+
+    hlo = hlo_of("huge", program, tf.TensorSpec([80_000, 16]))
+    with pytest.raises(UserError, match=r"(?s)huge does not compile for v5e:2x4.*memory"):
+        compiler.compile_hlo("huge", hlo, V5E, compiler.python_of(environment))
+
+
+def test_an_unknown_slice_is_explained(environment):
+    hlo = hlo_of("small", lambda x: x + 1, tf.TensorSpec([8]))
+    with pytest.raises(UserError, match="libtpu does not know the topology v5e:3x5"):
+        python = compiler.python_of(environment)
+        compiler.compile_hlo("small", hlo, parse_topology("v5e:3x5"), python)
+
+
+@pytest.mark.parametrize("policy", ["joint", "independent_sampled"])
+def test_collectives_in_loops_pick_what_one_replica_picks(environment, tmp_path, policy):
+    """The program that a TPU gets, run on four CPU devices, against the local selection."""
+    n_replicas, big, width = 4, 64, 8
+    spec = SelectionSpec(big, 16, policy=policy, n_chunks=4)
+    rng = np.random.default_rng(0)
+    models = [[unit(rng.normal(size=(big, width))) for _ in range(2)] for _ in range(2)]
+    scalars = [np.float32(10), np.float32(-3)]
+    valid, seed = rng.random(big) < 0.9, np.array([3, 5], np.int32)
+    image = rng.integers(0, 256, (big, 2, 3), np.uint8)
+
+    def program(*inputs, collectives=None):
+        learner, reference = Embeddings(*inputs[:4]), Embeddings(*inputs[4:8])
+        group = collectives or CompiledCollectives(n_replicas)
+        chosen = select(spec, learner, reference, inputs[8], inputs[9], group)
+        return chosen.positions, gather_picked(inputs[10], chosen.positions, group)
+
+    inputs = [*models[0], *scalars, *models[1], *scalars, valid, seed, image]
+    from jest_tf.selection import LOCAL
+
+    expected, expected_images = program(*map(tf.constant, inputs), collectives=LOCAL)
+    shares = [split(x, n_replicas) if np.ndim(x) and len(x) == big else tile(x, n_replicas)
+              for x in inputs]  # fmt: skip
+    specs = [tf.TensorSpec(x.shape[1:], tf.as_dtype(x.dtype)) for x in shares]
+    positions, images = run(environment, tmp_path, hlo_of("step", program, *specs), shares)
+    for replica in range(n_replicas):
+        np.testing.assert_array_equal(positions[replica], expected)
+    # Who trains on which is free; all picks together are the same examples.
+    assert sorted(x.tobytes() for x in images.reshape(16, 6)) == sorted(
+        x.tobytes() for x in expected_images.numpy().reshape(16, 6)
+    )
+
+
+def run(environment, folder, hlo, inputs):
+    (folder / "program.hlo").write_bytes(hlo)
+    np.savez(folder / "in.npz", **{f"arg_{k}": x for k, x in enumerate(inputs)})
+    script = pathlib.Path(__file__).with_name("run_on_devices.py")
+    done = subprocess.run(
+        [compiler.python_of(environment), script, folder / "program.hlo", folder / "in.npz",
+         folder / "out.npz", str(len(inputs[0]))], capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = np.load(folder / "out.npz")
+    return [results[f"out_{k}"] for k in range(len(results.files))]
+
+
+def unit(x):
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def split(x, n):
+    return np.reshape(x, (n, len(x) // n, *x.shape[1:]))
+
+
+def tile(x, n):
+    return np.stack([x] * n)
