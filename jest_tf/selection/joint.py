@@ -6,7 +6,7 @@ repeat n_chunks - 1 times:
     P += draw m of the rest with logits g_i
 """
 
-import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ from jest_tf.selection.draw import compiled, draw, local_index, mark, mask, sum_
 from jest_tf.selection.scores import Term
 from jest_tf.selection.spec import Embeddings, SelectionSpec
 
-MAX_TILE = 1024
+MIN_TILE, MAX_TILE = 128, 2048  # Rows per matmul: below is slow, above gains nothing.
+MAX_BLOCK = 2**25  # Values per block of similarities, 128 MiB: what bounds the memory.
 
 
 class _Progress(NamedTuple):
@@ -35,7 +36,7 @@ def joint(
     models: Sequence[Term],
     state: tf.Tensor,
     usable: tf.Tensor,
-    perturb: Callable[[tf.Tensor, tf.Tensor | int], tf.Tensor],
+    perturb: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     collectives: Collectives,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Draws `sub_batch` examples chunk by chunk.
@@ -56,7 +57,7 @@ def joint(
     start = collectives.rank * n
     tile = tile_rows(spec.super_batch, n)
 
-    def draw_chunk(progress: _Progress, chunk: tf.Tensor | int) -> _Progress:
+    def draw_chunk(progress: _Progress, chunk: tf.Tensor) -> _Progress:
         logits = _logits(spec.loss, signs, progress.state)
         perturbed = perturb(logits, chunk)
         chosen = draw(mask(perturbed, usable, progress.taken), m, spec.scope, collectives)
@@ -67,7 +68,7 @@ def joint(
             progress.gain + sum_over(logits, chosen, start),
         )
 
-    def next_chunk(chunk: tf.Tensor | int, progress: _Progress) -> tuple[tf.Tensor, _Progress]:
+    def next_chunk(chunk: tf.Tensor, progress: _Progress) -> tuple[tf.Tensor, _Progress]:
         picked = exchange(models, usable, progress.positions[chunk - 1], collectives)
         state = add_chunk(spec.loss, progress.state, models, picked, tile)
         return chunk + 1, draw_chunk(progress._replace(state=state), chunk)
@@ -78,20 +79,25 @@ def joint(
         positions=tf.zeros([spec.n_chunks, m], tf.int32),
         gain=tf.constant(0.0),
     )
-    progress = _repeat(spec.n_chunks, next_chunk, draw_chunk(nothing, 0), collectives)
+    progress = _repeat(spec.n_chunks, next_chunk, draw_chunk(nothing, tf.constant(0)), collectives)
     return tf.reshape(progress.positions, [-1]), progress.gain
 
 
 def tile_rows(super_batch: int, n: int) -> int:
-    """Candidates per block: a function of super_batch alone while n allows it.
+    """Candidates per matmul: the same for 1, 2, 4 and 8 replicas.
 
-    The same tile on every layout means the same shapes, so the same sums for a candidate whatever
-    the number of replicas.
+    The same shape means the same sums, so a candidate's score does not depend on the layout. Where
+    `super_batch` has no suitable divisor, or replicas hold less than a tile, the tile follows n.
     """
-    tile = 8
-    while tile < MAX_TILE and 16 * tile <= super_batch:
-        tile *= 2
-    return min(tile, n)
+
+    def largest_divisor(number):
+        return max(tile for tile in range(1, min(number, MAX_TILE) + 1) if number % tile == 0)
+
+    common = super_batch // math.gcd(super_batch, 8)
+    tile = largest_divisor(common)
+    if n % tile or tile < min(common, MIN_TILE):
+        tile = largest_divisor(n)
+    return tile if tile >= min(n, MIN_TILE) else n
 
 
 def exchange(
@@ -131,29 +137,44 @@ def _own_rows(models, usable, positions, start):
 def add_chunk(
     loss: str, state: tf.Tensor, models: Sequence[Term], picked: Sequence[Embeddings], tile: int
 ) -> tf.Tensor:
-    """The state once a chunk has joined P; candidates go through in blocks of `tile` rows."""
-    n = state.shape[1]
-    n_tiles = -(-n // tile)
-    add_block = functools.partial(_tile_block, scores.LOSSES[loss], models, picked, tile)
+    """The loss's state [s, n] once a chunk of picked rows, [m, d] each, has joined P.
 
-    def body(i, blocks):
-        # The last tile starts early instead of being padded: same shape, no copy of the inputs.
-        return i + 1, blocks.write(i, add_block(tf.minimum(i * tile, n - tile)))
+    Candidates go through in as few passes as MAX_BLOCK allows, each a batch of [tile, m] blocks.
+    """
+    loss, n = scores.LOSSES[loss], state.shape[1]
+    n_passes, per_pass = _passes(n // tile, tile * max(*picked[0].zimg.shape))
 
-    blocks = tf.TensorArray(tf.float32, n_tiles, element_shape=[None, tile])
-    _, blocks = tf.while_loop(lambda i, _: i < n_tiles, body, (0, blocks))
-    blocks = tf.transpose(blocks.stack(), [1, 0, 2])  # [s, n_tiles, tile]
-    full = tf.reshape(blocks[:, :-1], [-1, (n_tiles - 1) * tile])
-    last = blocks[:, -1, n_tiles * tile - n :]
-    return scores.LOSSES[loss].add(state, tf.concat([full, last], axis=1))
+    def rows_of(i, side):
+        passes = tf.reshape(side, [n_passes, per_pass, tile, side.shape[1]])
+        return passes[i]
+
+    def pass_block(i):
+        rows = [
+            Term(sign, z._replace(zimg=rows_of(i, z.zimg), ztxt=rows_of(i, z.ztxt)))
+            for sign, z in models
+        ]
+        return loss.block(rows, picked)  # [block rows, per_pass, tile]
+
+    if n_passes == 1:  # No loop: its slices would copy all embeddings for every chunk.
+        return loss.add(state, tf.reshape(pass_block(0), [-1, n]))
+    shape = [loss.block_rows(models), per_pass, tile]
+    blocks = tf.TensorArray(tf.float32, n_passes, element_shape=shape)
+    _, blocks = tf.while_loop(
+        lambda i, _: i < n_passes,
+        lambda i, blocks: (i + 1, blocks.write(i, pass_block(i))),
+        (0, blocks),
+    )
+    return loss.add(state, tf.reshape(tf.transpose(blocks.stack(), [1, 0, 2, 3]), [-1, n]))
 
 
-def _tile_block(loss, models, picked, tile, start):
-    def rows(side):
-        return tf.slice(side, [start, 0], [tile, side.shape[1]])
-
-    tiles = [Term(sign, z._replace(zimg=rows(z.zimg), ztxt=rows(z.ztxt))) for sign, z in models]
-    return loss.block(tiles, picked)
+def _passes(n_tiles, tile_size):
+    """(number of passes, tiles in each): the fewest equal passes within MAX_BLOCK values."""
+    n_passes = next(
+        k
+        for k in range(1, n_tiles + 1)
+        if n_tiles % k == 0 and (n_tiles // k * tile_size <= MAX_BLOCK or k == n_tiles)
+    )
+    return n_passes, n_tiles // n_passes
 
 
 def _repeat(n_chunks, body, progress, collectives):
@@ -161,5 +182,5 @@ def _repeat(n_chunks, body, progress, collectives):
     if collectives.in_loops:
         return tf.while_loop(lambda chunk, _: chunk < n_chunks, body, (1, progress))[1]
     for chunk in range(1, n_chunks):  # Off TPU, collectives cannot run inside a graph loop.
-        _, progress = body(chunk, progress)
+        _, progress = body(tf.constant(chunk), progress)
     return progress

@@ -31,12 +31,17 @@ def terms(criterion: str, learner: Embeddings, reference: Embeddings) -> list[Te
 
 
 def similarity(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """Inner products in full float32. [r, d], [c, d] -> [r, c]. Must be compiled by XLA.
+    """Inner products in full float32: [tiles, rows, d], [m, d] -> [tiles, rows, m].
 
-    A plain matmul would round its inputs to bfloat16 on TPU and to TF32 on GPU.
+    Every tile is a matmul of its own, of the same shape on every layout of replicas. Must be
+    compiled by XLA: a plain matmul would round its inputs to bfloat16 on TPU and to TF32 on GPU.
     """
+    columns = tf.broadcast_to(columns, [rows.shape[0], *columns.shape])
     dimensions = xla_data_pb2.DotDimensionNumbers(
-        lhs_contracting_dimensions=[1], rhs_contracting_dimensions=[1]
+        lhs_batch_dimensions=[0],
+        rhs_batch_dimensions=[0],
+        lhs_contracting_dimensions=[2],
+        rhs_contracting_dimensions=[2],
     )
     highest = xla_data_pb2.PrecisionConfig(
         operand_precision=[xla_data_pb2.PrecisionConfig.HIGHEST] * 2
@@ -45,38 +50,43 @@ def similarity(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
 
 
 def diagonal(z: Embeddings) -> tf.Tensor:
-    """z_ii = scale·<x_i, y_i> + bias, float32 [n]."""
+    """z_ii = scale·<x_i, y_i> + bias, float32 [n]. Not finite if any entry of row i is not."""
     pair = tf.cast(z.zimg, tf.float32) * tf.cast(z.ztxt, tf.float32)  # [n, d]
     return z.scale * tf.reduce_sum(pair, axis=-1) + z.bias
 
 
 def cross(z: Embeddings, picked: Embeddings) -> tuple[tf.Tensor, tf.Tensor]:
-    """z_ik and z_ki of candidates i against picked k: two float32 [candidates, picked] blocks."""
+    """z_ik and z_ki of candidates i, [tiles, rows, d], against picked k, [m, d].
+
+    Two float32 blocks [tiles, rows, m]. The scale goes into the few picked rows.
+    """
     zimg, ztxt = tf.cast(z.zimg, tf.float32), tf.cast(z.ztxt, tf.float32)
-    # The scale goes into the few picked rows instead of the large block.
     z_ik = similarity(zimg, picked.scale * picked.ztxt) + picked.bias
     z_ki = similarity(ztxt, picked.scale * picked.zimg) + picked.bias
     return z_ik, z_ki
 
 
 def sum_softplus(z: tf.Tensor) -> tf.Tensor:
-    """Σ_k softplus(z_ik), [rows, k] -> [rows], without a logarithm per element.
+    """Σ_k softplus(z_ik) over the last axis, with one logarithm per 64 elements instead of 64.
 
     softplus(z) = max(z, 0) + log(1 + x) with x = exp(-|z|) <= 1, and a sum of logarithms is the
-    logarithm of a product. The product of (1 + x_k) is kept as q = Π(1 + x_k) - 1, because the
-    easy negatives that matter in sum have x below float32's epsilon beside 1. At most 64 factors
-    of at most 2 go into one product, so it never overflows.
+    logarithm of a product. The product is kept as q = Π(1 + x_k) - 1: the easy negatives, which
+    matter only in sum, have x far below float32's epsilon beside 1. At most 64 factors of at most
+    2 go into one product, so it cannot overflow.
     """
-    q = tf.exp(-tf.abs(z))
+    positive, q = tf.maximum(z, 0.0), tf.exp(-tf.abs(z))
     for _ in range(6):
-        width = q.shape[1]
-        if width == 1:
+        if q.shape[-1] == 1:
             break
-        if width % 2:
-            q = tf.pad(q, [[0, 0], [0, 1]])  # q = 0 is the factor 1.
-        a, b = tf.split(q, 2, axis=1)
-        q = a + b + a * b
-    return tf.reduce_sum(tf.maximum(z, 0.0), axis=1) + tf.reduce_sum(tf.math.log1p(q), axis=1)
+        (p_a, p_b), (q_a, q_b) = _halves(positive), _halves(q)
+        positive, q = p_a + p_b, q_a + q_b + q_a * q_b
+    return tf.reduce_sum(positive + tf.math.log1p(q), axis=-1)
+
+
+def _halves(x: tf.Tensor) -> list[tf.Tensor]:
+    if x.shape[-1] % 2:  # 0 adds nothing, to a sum or as the factor 1 + 0.
+        x = tf.concat([x, tf.zeros_like(x[..., :1])], axis=-1)
+    return tf.split(x, 2, axis=-1)
 
 
 class SigmoidLoss:
@@ -86,13 +96,19 @@ class SigmoidLoss:
     """
 
     @staticmethod
+    def block_rows(models: Sequence[Term]) -> int:
+        """Leading dimension of `block`."""
+        del models
+        return 1
+
+    @staticmethod
     def start(models: Sequence[Term]) -> tf.Tensor:
         """S_ii: nothing is picked yet."""
         return sum(sign * tf.math.softplus(-diagonal(z)) for sign, z in models)[None]
 
     @staticmethod
     def block(models: Sequence[Term], picked: Sequence[Embeddings]) -> tf.Tensor:
-        """Σ_{k in chunk} (S_ki + S_ik) of each candidate, [1, candidates]."""
+        """Σ_{k in chunk} (S_ki + S_ik) of each candidate, [1, tiles, rows]."""
         gain = 0.0
         for (sign, z), p in zip(models, picked, strict=True):
             z_ik, z_ki = cross(z, p)
@@ -122,13 +138,18 @@ class SigmoidLoss:
 
 
 class SoftmaxLoss:
-    """CLIP: the state is z_ii, LSE_{j in P} z_ij and LSE_{j in P} z_ji of each model, [3·models, n].
+    """CLIP: the state is z_ii, LSE_{j in P} z_ij, LSE_{j in P} z_ji of each model, [3·models, n].
 
-    l_i = -z_ii while P is empty, then l_i = -z_ii + ½[LSE_{j in P+i} z_ij + LSE_{j in P+i} z_ji].
+    l_i = -z_ii while P is empty, then -z_ii + ½[LSE_{j in P+i} z_ij + LSE_{j in P+i} z_ji].
     A candidate joins its own LSE only when logits are read, so a picked row counts itself once.
     """
 
     EMPTY = -3e38  # The LSE of nothing; finite, so that exp(EMPTY - z) is 0 and never NaN.
+
+    @staticmethod
+    def block_rows(models: Sequence[Term]) -> int:
+        """Leading dimension of `block`."""
+        return 2 * len(models)
 
     @classmethod
     def start(cls, models: Sequence[Term]) -> tf.Tensor:
@@ -139,10 +160,10 @@ class SoftmaxLoss:
 
     @staticmethod
     def block(models: Sequence[Term], picked: Sequence[Embeddings]) -> tf.Tensor:
-        """LSE over the chunk in both directions, [2·models, candidates]."""
+        """LSE over the chunk in both directions, [2·models, tiles, rows]."""
         pairs = [cross(z, p) for (_, z), p in zip(models, picked, strict=True)]
-        rows = [tf.reduce_logsumexp(z_ik, axis=1) for z_ik, _ in pairs]
-        columns = [tf.reduce_logsumexp(z_ki, axis=1) for _, z_ki in pairs]
+        rows = [tf.reduce_logsumexp(z_ik, axis=-1) for z_ik, _ in pairs]
+        columns = [tf.reduce_logsumexp(z_ki, axis=-1) for _, z_ki in pairs]
         return tf.stack(rows + columns)
 
     @staticmethod

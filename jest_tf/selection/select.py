@@ -75,10 +75,8 @@ def _select(spec, learner, reference, valid, seed, gumbel, collectives):
         if spec.greedy or spec.policy == "independent_top_k":
             return logits
         if gumbel is None:
-            noise = gumbel_draw(seed, chunk, start, n)
-        else:
-            noise = tf.slice(tf.gather(gumbel, chunk), [start], [n])
-        return logits / spec.temperature + noise
+            return _perturb(logits, spec.temperature, seed, chunk, start)
+        return logits / spec.temperature + tf.slice(tf.gather(gumbel, chunk), [start], [n])
 
     models = [] if spec.policy == "uniform" else scores.terms(spec.criterion, learner, reference)
     state, s_ii, usable = pool(spec.loss, models, valid)
@@ -87,7 +85,7 @@ def _select(spec, learner, reference, valid, seed, gumbel, collectives):
         positions, sums["gain"] = joint(spec, models, state, usable, perturb, collectives)
     else:
         nobody = tf.zeros([n], tf.bool)
-        masked = mask(perturb(s_ii, 0), usable, nobody)
+        masked = mask(perturb(s_ii, tf.constant(0)), usable, nobody)
         positions = draw(masked, spec.sub_batch, spec.scope, collectives)
 
     n_candidates = collectives.all_reduce_sum(tf.reduce_sum(tf.cast(usable, tf.int32)))
@@ -103,17 +101,21 @@ def _select(spec, learner, reference, valid, seed, gumbel, collectives):
 
 
 @compiled
+def _perturb(logits, temperature, seed, chunk, start):
+    # Compiled also among replicas: XLA's logarithm and TensorFlow's differ in the last bit.
+    return logits / temperature + gumbel_draw(seed, chunk, start, logits.shape[0])
+
+
+@compiled
 def pool(loss, models, valid):
-    """The state before any pick [s, n], S_ii [n] (0 where unusable) and usable [n]: valid and finite."""
+    """The state before any pick [s, n], S_ii [n] (0 where unusable), usable [n] (valid, finite)."""
     if not models:
         return None, tf.zeros(valid.shape), valid
-    usable = valid
-    for _, z in models:
-        for side in (z.zimg, z.ztxt):
-            usable &= tf.reduce_all(tf.math.is_finite(tf.cast(side, tf.float32)), axis=1)
     state = scores.LOSSES[loss].start(models)
     s_ii = scores.LOSSES[loss].logits(state, [sign for sign, _ in models])
-    usable &= tf.math.is_finite(s_ii)
+    usable = valid
+    for _, z in models:  # NaN and Inf in any entry survive the inner product.
+        usable &= tf.math.is_finite(scores.diagonal(z))
     return state, tf.where(usable, s_ii, 0.0), usable
 
 

@@ -71,7 +71,8 @@ class SelectionSpec:
         ):
             if getattr(self, field) not in allowed:
                 raise UserError(
-                    f"selection.{field} is {getattr(self, field)!r}; use one of {', '.join(allowed)}"
+                    f"selection.{field} is {getattr(self, field)!r}; "
+                    f"use one of {', '.join(allowed)}"
                 )
         if not 0 < self.sub_batch <= self.super_batch:
             raise UserError(
@@ -115,5 +116,6 @@ class SelectionSpec:
             raise UserError(
                 f"selection.scope=replica takes chunk_size / replicas examples from each replica, "
                 f"but chunk_size is {self.chunk_size} (sub_batch {self.sub_batch} / n_chunks "
-                f"{self.n_chunks}) and there are {size} replicas; lower n_chunks or use scope=global"
+                f"{self.n_chunks}) and there are {size} replicas; lower n_chunks, or use "
+                "selection.scope=global"
             )
