@@ -6,6 +6,7 @@ they cost more than the matrix products of a small tower. So forward and backwar
 and compiled as one kernel each. Within a compiled step the nested functions are simply inlined.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -15,13 +16,32 @@ import tensorflow as tf
 _LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
 _CUBIC = _LINEAR * 0.044715
 
+EPSILON = 1e-6  # of the variance, as in SigLIP
 
-@tf.function(jit_compile=True)
+
+def compiled(function: Callable) -> Callable:
+    """`function` of tensors as an XLA kernel: one program for each set of shapes and dtypes."""
+
+    @functools.cache
+    def program(*signature: tuple) -> Callable:
+        del signature
+        # A partial has no code object, so TensorFlow does not take the programs for retraces of
+        # one function and warn about their number.
+        return tf.function(functools.partial(function), jit_compile=True, autograph=False)
+
+    @functools.wraps(function)
+    def call(*tensors: tf.Tensor):
+        return program(*((tuple(x.shape), x.dtype) for x in tensors))(*tensors)
+
+    return call
+
+
+@compiled
 def _gelu(x: tf.Tensor) -> tf.Tensor:
     return x * tf.sigmoid(x * (_LINEAR + _CUBIC * tf.square(x)))
 
 
-@tf.function(jit_compile=True)
+@compiled
 def _gelu_gradient(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
     square = tf.square(x)
     gate = tf.sigmoid(x * (_LINEAR + _CUBIC * square))
@@ -38,18 +58,18 @@ def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
     return _gelu(x), lambda dy: _gelu_gradient(x, dy)
 
 
-@tf.function(jit_compile=True)
+@compiled
 def _normalise(
-    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     wide = tf.cast(x, tf.float32)
     mean = tf.reduce_mean(wide, axis=-1, keepdims=True)
     centred = wide - mean
-    inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + epsilon)
+    inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + EPSILON)
     return tf.cast(centred * inverse * gamma + beta, x.dtype), mean, inverse
 
 
-@tf.function(jit_compile=True)
+@compiled
 def _normalise_gradient(
     x: tf.Tensor, gamma: tf.Tensor, mean: tf.Tensor, inverse: tf.Tensor, dy: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -62,15 +82,11 @@ def _normalise_gradient(
     return tf.cast(dx, x.dtype), tf.reduce_sum(dy * unit, rows), tf.reduce_sum(dy, rows)
 
 
-def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
+@tf.custom_gradient
+def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[tf.Tensor, Callable]:
     """Layer normalisation of `x` [..., width] over its last axis.
 
     `gamma` and `beta` [width] are float32; so are the statistics. The result has the dtype of `x`.
     """
-
-    @tf.custom_gradient
-    def normalised(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        y, mean, inverse = _normalise(x, gamma, beta, epsilon)
-        return y, lambda dy: _normalise_gradient(x, gamma, mean, inverse, dy)
-
-    return normalised(x, gamma, beta)
+    y, mean, inverse = _normalise(x, gamma, beta)
+    return y, lambda dy: _normalise_gradient(x, gamma, mean, inverse, dy)

@@ -7,8 +7,6 @@ import tensorflow as tf
 
 from jest_tf.models.fused import gelu, layer_norm
 
-EPSILON = 1e-6
-
 
 def derived_seed(seed: int, name: str) -> int:
     """Seed of one weight: a function of the model's seed and the weight's place in the model.
@@ -47,7 +45,7 @@ class LayerNorm(keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        return layer_norm(x, gamma, beta, EPSILON)
+        return layer_norm(x, gamma, beta)
 
 
 class Mlp(keras.layers.Layer):
