@@ -74,16 +74,18 @@ def _evaluate_export(path: str) -> None:
     from jest_tf.serving.encoders import ExportEncoder  # TensorFlow: after the flags
 
     encoder = ExportEncoder(path)
-    specs = _specs(encoder.info["metadata"].get("evals", {}))
+    specs = _specs(_given_specs() or encoder.info["metadata"].get("evals", {}))
     out = _OUT.value or os.path.join(os.path.dirname(os.path.abspath(path)), "evaluations")
     _run_all(specs, encoder, out, _DATA_DIR.value)
 
 
 def _evaluate_step(workdir: str, step: int | None) -> None:
-    from jest_tf.training.assemble import load_workdir
+    from jest_tf.training.restore import load_workdir
 
+    given = _given_specs()
     run = load_workdir(workdir, step)
-    _run_all(_specs(run.config.evals.to_dict()), _encoder(run, workdir), _out(workdir),
+    specs = _specs(given or run.config.evals.to_dict())
+    _run_all(specs, _encoder(run, workdir), _out(workdir),
              _DATA_DIR.value or run.config.data.data_dir)  # fmt: skip
 
 
@@ -91,14 +93,14 @@ def _follow(workdir: str) -> None:
     """Evaluates each checkpoint once; the results say which ones are done."""
     from jest_tf.evaluation.results import result_path
     from jest_tf.serving.best_exports import BestExports
-    from jest_tf.training.assemble import load_workdir
     from jest_tf.training.checkpoint import Checkpointer, CheckpointNotFound
+    from jest_tf.training.restore import load_workdir
     from jest_tf.training.workdir import read_config
 
     _wait_for(os.path.join(workdir, "config.json"), 60.0 * _TIMEOUT_MINUTES.value)
     config = read_config(workdir)
     total_steps = config["total_steps"]
-    specs = _specs(config["evals"])
+    specs = _specs(_given_specs() or config["evals"])
     best = BestExports(os.path.join(workdir, "best"), _BEST.value, _N_BEST.value, specs)
     checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"))
     for step in checkpoints.follow(
@@ -167,28 +169,34 @@ def _out(workdir: str) -> str:
     return _OUT.value or os.path.join(workdir, "evaluations")
 
 
-def _specs(own: Mapping[str, Any]) -> dict[str, Any]:
-    """The evaluations to run: of `--evals` or `own`, those named by `--only`."""
+def _given_specs() -> dict[str, Any]:
+    """The content of `--evals`, or nothing."""
+    if not _EVALS.value:
+        return {}
+    try:
+        with open(_EVALS.value, encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"--evals={_EVALS.value}: expected a JSON file {{name: {{kind, data}}}}: {error}"
+        ) from error
+
+
+def _specs(specs: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked specs that `--only` names, or all."""
     from jest_tf.evaluation.evaluators import checked_options
 
-    specs, where = dict(own), "the run's config"
-    if _EVALS.value:
-        where = _EVALS.value
-        try:
-            with open(where, encoding="utf-8") as file:
-                specs = dict(json.load(file))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"--evals={where}: expected a JSON file {{name: {{kind, data}}}}: {error}"
-            ) from error
     missing = [name for name in _ONLY.value if name not in specs]
     if missing or not specs:
-        known = ", ".join(specs) or "no evaluation"
-        raise UserError(f"{where} has {known}; --only asks for {', '.join(missing) or 'all'}")
-    specs = {name: spec for name, spec in specs.items() if not _ONLY.value or name in _ONLY.value}
-    for name, spec in specs.items():
+        raise UserError(
+            f"there is {', '.join(specs) or 'no evaluation'}, and --only asks for "
+            f"{', '.join(missing) or 'all'}; name evaluations in the run's config (evals) or give "
+            "--evals=FILE"
+        )
+    chosen = {name: spec for name, spec in specs.items() if not _ONLY.value or name in _ONLY.value}
+    for name, spec in chosen.items():
         checked_options(name, spec)
-    return specs
+    return chosen
 
 
 if __name__ == "__main__":

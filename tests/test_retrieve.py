@@ -114,7 +114,7 @@ def test_a_data_set_keeps_thumbnails_in_the_index(tmp_path, encoder, monkeypatch
             writer.write(record.SerializeToString())
     manifest = Manifest("set", (Source("set"),), (Shard(path, 5),))
 
-    monkeypatch.setattr(indexing, "open_data", lambda source, data_dir: manifest)
+    monkeypatch.setattr(indexing, "open_source", lambda source, data_dir: manifest)
     report = add_images(tmp_path / "index", "tfds:set:test", encoder, batch_size=2)
     again = add_images(tmp_path / "index", "tfds:set:test", encoder, batch_size=2)
     assert (report.added, again.added, again.known) == (5, 0, 5)

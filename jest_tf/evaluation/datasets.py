@@ -7,11 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.data.manifest import Manifest, Source, check_files
-from jest_tf.data.tfds_source import open_tfds
 from jest_tf.errors import UserError
 from jest_tf.serving.saved_model import decode_all
-
-TFDS_PREFIX = "tfds:"
 
 
 class Batch(NamedTuple):
@@ -25,19 +22,6 @@ class Batch(NamedTuple):
     images: np.ndarray
     captions: list[list[str]]
     labels: np.ndarray
-
-
-def open_data(source: str, data_dir: str | None = None) -> Manifest:
-    """The manifest behind `tfds:NAME[/CONFIG][:SPLIT]` or the path of a manifest.
-
-    Raises:
-        UserError: nothing there, or nothing that can be read.
-    """
-    if source.startswith(TFDS_PREFIX):
-        import jest_tf.data  # noqa: F401 - registers the shipped set
-
-        return open_tfds(source.removeprefix(TFDS_PREFIX), data_dir)
-    return Manifest.load(source)
 
 
 class EvaluationData:

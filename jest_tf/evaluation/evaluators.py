@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.evaluation import few_shot, retrieval, zero_shot
 from jest_tf.evaluation.classes import class_prompts
-from jest_tf.evaluation.datasets import EvaluationData, open_data
+from jest_tf.evaluation.datasets import EvaluationData
 from jest_tf.evaluation.positives import CAPTION_RULES, positives_from_captions
 from jest_tf.serving.encoders import Encoder
 
@@ -110,7 +111,7 @@ class _Reader:
 
     def embed(self, source: str, role: str = "evaluated"):
         """(zimg float32 [n, d], captions of each, labels int64 [n], label texts) of a data set."""
-        data = EvaluationData(open_data(source, self.data_dir), self.encoder.decode_size)
+        data = EvaluationData(open_source(source, self.data_dir), self.encoder.decode_size)
         zimg, captions, labels = [], [], []
         for batch in data.batches(self.batch_size):
             zimg.append(_in_full_batches(self.encoder.encode_image, batch.images, self.batch_size))

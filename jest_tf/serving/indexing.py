@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
-from jest_tf.evaluation.datasets import TFDS_PREFIX, EvaluationData, open_data
+from jest_tf.evaluation.datasets import EvaluationData
 from jest_tf.monitoring.contact_sheet import open_image, shrunk
 from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.image_index import META, ImageIndex, Item
@@ -80,10 +81,10 @@ def add_images(
         UserError: no images, or an index of another model.
     """
     report = Report()
-    keep_thumbnails = images.startswith(TFDS_PREFIX)
+    keep_thumbnails = images.startswith("tfds:")
     # The source is looked at first: a mistyped one must not leave an empty index behind.
     if keep_thumbnails:
-        data = EvaluationData(open_data(images, data_dir), encoder.decode_size)
+        data = EvaluationData(open_source(images, data_dir), encoder.decode_size)
         index = _open_or_create(Path(path), encoder)
         found = _of_data_set(data, images, index, batch_size, report)
     else:

@@ -8,10 +8,11 @@ import tensorflow as tf
 from PIL import Image
 
 from jest_tf.data.manifest import Manifest, Shard, Source
+from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.evaluation import imagenet
 from jest_tf.evaluation.classes import class_prompts
-from jest_tf.evaluation.datasets import EvaluationData, open_data
+from jest_tf.evaluation.datasets import EvaluationData
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -136,7 +137,7 @@ def test_few_shot_reads_its_three_splits(colours):
 
 
 def test_images_of_a_data_set_come_in_order_with_their_bytes(colours):
-    data = EvaluationData(open_data(colours), 8)
+    data = EvaluationData(open_source(colours), 8)
     batches = list(data.batches(batch_size=4))
     assert [len(batch.images) for batch in batches] == [3, 2]
     assert sum((batch.encoded for batch in batches), []) == [
@@ -189,8 +190,8 @@ def test_wrong_specs_are_refused(spec, message):
 
 
 def test_corrupt_and_missing_data_are_one_message(colours, tmp_path):
-    with pytest.raises(UserError, match="cannot read manifest"):
-        open_data(str(tmp_path / "none.json"))
+    with pytest.raises(UserError, match="no data set at"):
+        open_source(str(tmp_path / "none.json"))
     shard = tmp_path / "part-0.tfrecord"
     content = bytearray(shard.read_bytes())
     content[40] ^= 255

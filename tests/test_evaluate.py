@@ -1,0 +1,151 @@
+"""Evaluating a run and its export: the same numbers, once per checkpoint, in files."""
+
+import csv
+import json
+import os
+import shutil
+
+import pytest
+from small_run import TOTAL_STEPS, small_run
+
+from jest_tf import evaluate
+from jest_tf.errors import UserError
+from jest_tf.evaluation.results import read_results
+from jest_tf.export import export_run
+from jest_tf.serving.best_exports import BestExports
+from jest_tf.serving.encoders import read_info
+from jest_tf.training.restore import load_workdir
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def workdir(finished_run):
+    """The run, without results."""
+    shutil.rmtree(finished_run / "evaluations", ignore_errors=True)
+    return finished_run
+
+
+@pytest.fixture
+def flags():
+    """Sets flags of the entry point and puts the defaults back."""
+    evaluate.FLAGS.mark_as_parsed()
+    saved = {name: evaluate.FLAGS[name].value for name in evaluate.FLAGS}
+
+    def set_and_run(**values):
+        for name, value in saved.items():
+            evaluate.FLAGS[name].value = values.get(name, value)
+        evaluate.main(["evaluate"])
+
+    yield set_and_run
+    for name, value in saved.items():
+        evaluate.FLAGS[name].value = value
+
+
+def test_a_run_and_its_export_give_the_same_numbers(workdir, flags, tmp_path):
+    flags(workdir=str(workdir))
+    results = {r["name"]: r for r in read_results(workdir / "evaluations")}
+    assert set(results) == {"retrieval", "zero_shot"}
+    assert results["retrieval"]["step"] == TOTAL_STEPS
+    assert results["retrieval"]["checkpoint"] == f"{workdir} at step {TOTAL_STEPS}"
+    assert "resized to 12 px" in results["retrieval"]["preprocessing"]["image"]
+
+    export_run(load_workdir(str(workdir)), str(workdir), str(tmp_path / "export"))
+    flags(export=str(tmp_path / "export"), out=str(tmp_path / "of_export"))
+    for result in read_results(tmp_path / "of_export"):
+        assert result["metrics"] == results[result["name"]]["metrics"]
+        assert result["fingerprint"] == read_info(str(tmp_path / "export"))["fingerprint"]
+
+
+def test_one_step_and_one_evaluation(workdir, flags):
+    flags(workdir=str(workdir), step=10, only=["zero_shot"])
+    assert [p.name for p in (workdir / "evaluations").iterdir()] == ["zero_shot-00000010.json"]
+
+
+def test_follow_does_every_checkpoint_once_and_offers_it_for_export(workdir, flags, monkeypatch):
+    exported = []
+    monkeypatch.setattr(evaluate, "_export", lambda run, workdir, out: exported.append(run.step))
+    best = "zero_shot:mean_per_class"
+    flags(workdir=str(workdir), follow=True, timeout_minutes=0.001, best=best, n_best=2)
+    folder = workdir / "evaluations"
+    assert {(r["name"], r["step"]) for r in read_results(folder)} == {
+        (name, step) for name in ("retrieval", "zero_shot") for step in (10, TOTAL_STEPS)
+    }
+    assert exported == [10, TOTAL_STEPS]
+    kept = json.loads((workdir / "best" / "best.json").read_text())["exports"]
+    scores = {r["step"]: r["metrics"]["mean_per_class"] for r in read_results(folder)
+              if r["name"] == "zero_shot"}  # fmt: skip
+    assert {entry["step"]: entry["score"] for entry in kept} == scores
+    stamps = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    flags(workdir=str(workdir), follow=True, timeout_minutes=0.001)
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == stamps
+
+
+def test_clip_benchmark_can_build_its_table(workdir, flags, tmp_path):
+    flags(workdir=str(workdir))
+    # What `clip_benchmark build` does with each file (clip_benchmark 1.6.2, cli.py, main_build).
+    rows = []
+    for path in sorted((workdir / "evaluations").glob("*.json")):
+        data = json.loads(path.read_text())
+        row = {**data["metrics"], **data}
+        del row["metrics"]
+        rows.append(row | {"model_fullname": row["model"] + " " + row["pretrained"]})
+    with open(tmp_path / "benchmark.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, sorted(set().union(*rows)))
+        writer.writeheader()
+        writer.writerows(rows)
+    retrieval, zero_shot = rows
+    assert retrieval["task"] == "zeroshot_retrieval"
+    assert retrieval["text_retrieval_recall@5"] == retrieval["image_to_text/recall@5"]
+    assert retrieval["image_retrieval_recall@1"] == retrieval["text_to_image/recall@1"]
+    assert zero_shot["task"] == "zeroshot_classification" and zero_shot["acc1"] == zero_shot["top1"]
+    assert zero_shot["mean_per_class_recall"] == zero_shot["mean_per_class"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "either --workdir .* or --export"),
+        ({"export": "e", "follow": True}, "give --workdir"),
+        ({"workdir": "w", "best": "a:b"}, "goes with --follow"),
+        ({"workdir": "w", "follow": True, "timeout_minutes": 0.0}, "did not appear"),
+        ({"workdir": "w", "evals": "none.json"}, "expected a JSON file"),
+    ],
+)
+def test_wrong_flags_are_refused(values, message, flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        flags(**values)
+
+
+def test_unknown_names_are_refused(workdir, flags):
+    with pytest.raises(UserError, match="--only asks for imagenet"):
+        flags(workdir=str(workdir), only=["imagenet"])
+    with pytest.raises(UserError, match="there is no evaluation 'coco'"):
+        flags(workdir=str(workdir), follow=True, best="coco:recall")
+
+
+def test_best_exports_keeps_n_and_drops_the_rest(tmp_path):
+    best = BestExports(tmp_path / "best", "r:recall", 2, {"r": {}})
+    scores = {1: 0.1, 2: 0.5, 3: 0.3, 4: 0.2, 5: 0.5}
+    kept = [
+        best.offer(step, {"r": {"metrics": {"recall": score}}}, os.mkdir)
+        for step, score in scores.items()
+    ]
+    assert kept == [True, True, True, False, True]
+    assert sorted(p.name for p in (tmp_path / "best").iterdir()) == [
+        "best.json", "step-00000002", "step-00000005",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="no metric"):
+        best.offer(6, {"r": {"metrics": {"rank": 1}}}, lambda out: None)
+    with pytest.raises(UserError, match="holds the best exports by r:recall"):
+        BestExports(tmp_path / "best", "r:rank", 2, {"r": {}}).offer(
+            6, {"r": {"metrics": {"rank": 1}}}, lambda out: None
+        )
+    fewer = BestExports(tmp_path / "ranks", "r:median_rank", 1, {"r": {}})
+    for step, rank in {1: 9.0, 2: 3.0, 3: 5.0}.items():
+        fewer.offer(step, {"r": {"metrics": {"median_rank": rank}}}, os.mkdir)
+    assert (tmp_path / "ranks" / "step-00000002").exists()
