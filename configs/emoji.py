@@ -6,7 +6,8 @@
     python -m jest_tf.train --config=configs/emoji.py:policy=uniform --workdir=runs/uniform
 
 Arguments: `reference` (train on the curated set), `policy=`, `criterion=`, `quick` (the length of
-the quickstart), `steps=`, `seed=`. Everything else by `--config.x.y=…`.
+the quickstart), `steps=`, `seed=`, `validate_every=` (steps between evaluations on the validation
+part; the test part is evaluated once, at the end). Everything else by `--config.x.y=…`.
 """
 
 import ml_collections
@@ -27,6 +28,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         quick=False,
         steps=0,
         seed=0,
+        validate_every=0,
     )
     c = base_config()
     c.seed = a.seed
@@ -46,6 +48,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         c.total_steps = 240 if a.quick else 1500
     c.total_steps = a.steps or c.total_steps
     c.optimizer.warmup_steps = min(60, c.total_steps // 4)
+    if a.validate_every:
+        for kind in ("retrieval", "zero_shot"):
+            data = f"tfds:emoji_captions/eval_{kind}:validation"
+            c.evals[f"{kind}_validation"] = evaluation(kind, data, a.validate_every)
     c.evals.retrieval = evaluation("retrieval", "tfds:emoji_captions/eval_retrieval:test")
     c.evals.zero_shot = evaluation("zero_shot", "tfds:emoji_captions/eval_zero_shot:test")
     return c
