@@ -1,0 +1,83 @@
+"""The paper-scale configs: their numbers, and that they pass what can be checked without data."""
+
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+
+from configs import flexi_jest_b16, jest_b16, siglip_b16
+from jest_tf.config import problems, replica_problems
+from jest_tf.devices import TPUS, parse_topology
+from jest_tf.errors import UserError
+from jest_tf.evaluation.evaluators import checked_options
+from jest_tf.preflight.cost import plain_step, step_cost
+from jest_tf.preflight.memory import check_memory
+from jest_tf.preflight.parts import parts_of
+
+CONFIGS = {"siglip_b16": siglip_b16, "jest_b16": jest_b16, "flexi_jest_b16": flexi_jest_b16}
+STATED = parse_topology("v5p:4x4x8")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_sound_on_the_stated_slice_and_its_neighbours(name):
+    config = CONFIGS[name].get_config()
+    assert problems(config) == []
+    for chips, hosts in [(STATED.n_chips, STATED.n_hosts), (64, 16), (256, 64)]:
+        assert replica_problems(config, hosts, chips) == []
+    parts = parts_of(config, STATED.n_chips)
+    assert check_memory(config, parts, STATED.n_chips, TPUS["v5p"]).problems == []
+    for evaluation, spec in config.evals.items():
+        checked_options(evaluation, spec)
+
+
+def test_sizes_are_the_papers():
+    for percent, big in [(50, 65_536), (80, 163_840), (90, 327_680)]:
+        s = jest_b16.get_config(f"filter_percent={percent}").selection
+        assert (s.super_batch, s.sub_batch, s.n_chunks) == (big, 32_768, 16)
+    assert siglip_b16.get_config().total_steps * 32_768 == pytest.approx(3e9, rel=1e-4)
+
+
+def test_arguments_reach_the_config_that_they_are_for():
+    c = flexi_jest_b16.get_config("score_tokens=16,filter_percent=50,seed=3,data=here")
+    assert (c.resolution.score.n_tokens, c.selection.super_batch) == (16, 65_536)
+    assert (c.seed, c.data.train) == (3, "here")
+    with pytest.raises(UserError, match="seeed"):
+        flexi_jest_b16.get_config("seeed=3")
+
+
+def ratio(config):
+    parts = parts_of(config, STATED.n_chips)
+    cost = step_cost(config, parts, parts.schedule.plan(0), STATED.n_chips)
+    return cost, plain_step(config, parts, STATED.n_chips).total_flops
+
+
+def test_costs_against_plain_training():
+    cost, plain = ratio(siglip_b16.get_config())
+    assert cost.total_flops == plain
+    cost, plain = ratio(jest_b16.get_config())
+    # Five times the sub-batch forward, a third of a training step each, through either model.
+    assert cost.flops["score_learner"] / plain == pytest.approx(5 / 3, rel=0.03)
+    assert cost.flops["score_reference"] == cost.flops["score_learner"]
+    cost, plain = ratio(flexi_jest_b16.get_config())
+    # Patch 32 costs 0.391 of patch 16 with 64 text tokens.
+    assert cost.flops["score_learner"] / plain == pytest.approx(0.391 * 5 / 3, rel=0.03)
+    trained = sum(flops for phase, flops in cost.flops.items() if phase.startswith("train"))
+    assert trained / plain == pytest.approx((1 + 0.391) / 2, rel=0.03)
+
+
+def test_check_is_fast_and_small():
+    """The figure `check_seconds`; the limits are those of the goal."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "jest_tf.check", "--config=configs/jest_b16.py", "--nodata",
+         "--device=v5p", f"--replicas={STATED.n_chips}", f"--hosts={STATED.n_hosts}"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    seconds = time.monotonic() - started
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) < 50
+    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert peak_kib < 4 * 2**20
+    assert seconds < 30
