@@ -1,4 +1,4 @@
-"""Flexi-JEST ViT-B/16: scores at patch 32, trains half of the sub-batch there. Not run at this scale.
+"""Flexi-JEST ViT-B/16: scores at patch 32 and trains half there. Not run at this scale.
 
     python -m jest_tf.check --config=configs/flexi_jest_b16.py --nodata --compile_for=v5p:4x4x8
     python -m jest_tf.train --config=configs/flexi_jest_b16.py:data=gs://BUCKET/laion.json \
