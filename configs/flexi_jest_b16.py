@@ -2,8 +2,8 @@
 
     python -m jest_tf.check --config=configs/flexi_jest_b16.py --nodata --compile_for=v5p:4x4x8
     python -m jest_tf.train --config=configs/flexi_jest_b16.py:data=gs://BUCKET/laion.json \
-        --config.reference.workdir=gs://BUCKET/reference --config.strategy.tpu=NAME \
-        --workdir=gs://BUCKET/flexi_jest_b16
+        --config.reference.workdir=/mnt/BUCKET/reference --config.strategy.tpu=NAME \
+        --workdir=/mnt/BUCKET/flexi_jest_b16
 
 Arguments: those of configs/jest_b16.py, and `score_tokens=` (16 makes the text tower cheaper too,
 which the paper does not do). Marks as in configs/siglip_b16.py. All else is that of JEST.

@@ -2,8 +2,8 @@
 
     python -m jest_tf.check --config=configs/jest_b16.py --nodata --compile_for=v5p:4x4x8
     python -m jest_tf.train --config=configs/jest_b16.py:data=gs://BUCKET/laion.json \
-        --config.reference.workdir=gs://BUCKET/reference --config.strategy.tpu=NAME \
-        --workdir=gs://BUCKET/jest_b16
+        --config.reference.workdir=/mnt/BUCKET/reference --config.strategy.tpu=NAME \
+        --workdir=/mnt/BUCKET/jest_b16
 
 The reference is the same architecture trained on a curated set [P]: configs/siglip_b16.py with its
 own `data=`. Arguments: those of configs/siglip_b16.py, and `filter_percent=` (50, 80 or 90),
@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     a = parse_arg(
         own,
         filter_percent=80,  # f = 0.8, the paper's default [P]
-        reference="gs://BUCKET/reference",
+        reference="/mnt/BUCKET/reference",
         policy="joint",  # [P]
         criterion="learnability",  # [P]
     )

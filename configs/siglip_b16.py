@@ -2,10 +2,12 @@
 
     python -m jest_tf.check --config=configs/siglip_b16.py --nodata --compile_for=v5p:4x4x8
     python -m jest_tf.train --config=configs/siglip_b16.py:data=gs://BUCKET/laion.json \
-        --config.strategy.tpu=NAME --workdir=gs://BUCKET/siglip_b16
+        --config.strategy.tpu=NAME --workdir=/mnt/BUCKET/siglip_b16
 
 Arguments: `data=` a manifest of img2dataset TFRecords or `tfds:laion400m/images:train`, `vocab=` a
 SentencePiece model, `sub_batch=`, `examples=` (trained, in millions), `seed=`.
+
+A workdir is a mounted folder; records may lie in gs://, where every host can read them.
 
 Where the numbers come from: [P] read in the paper (arXiv 2406.17711) or two independent sources;
 [R] recalled from it and unverified; [S] SigLIP (arXiv 2303.15343) and its public code; [own] ours.
@@ -15,7 +17,9 @@ import ml_collections
 
 from jest_tf.config import base_config, evaluation, parse_arg
 
-SENTENCEPIECE = "gs://t5-data/vocabs/cc_en.32000/sentencepiece.model"  # C4 English, 32k [R, S]
+# C4 English, 32,000 pieces [R, S]. Once, into the mounted bucket:
+#   gcloud storage cp gs://t5-data/vocabs/cc_en.32000/sentencepiece.model /mnt/BUCKET/
+SENTENCEPIECE = "/mnt/BUCKET/sentencepiece.model"
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
