@@ -1,0 +1,134 @@
+"""A few chosen and rejected examples of one step, kept so that people can look at them.
+
+samples/step-00000100.npz    plain numpy arrays of n examples, no pickle:
+    group            unicode [n], a key of GROUPS
+    id               int64 [n]
+    image            uint8 [n, h, w, 3]
+    caption, source  unicode [n]
+    score            float32 [n], what the policy ranked by, S_ii
+    learner_loss, reference_loss    float32 [n], -z_ii side of the pair loss; NaN without a model
+"""
+
+import dataclasses
+import io
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from jest_tf.errors import UserError
+
+# Group → how a person would call it.
+GROUPS = {
+    "chosen": "Chosen: most learnable",
+    "rejected_noise": "Rejected as noise: hard for the reference too",
+    "rejected_known": "Rejected as learned: easy for the learner already",
+}
+FILE_NAME = re.compile(r"step-(\d{8,})\.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """n examples of one step; fields as in the module's docstring."""
+
+    group: np.ndarray
+    id: np.ndarray
+    image: np.ndarray
+    caption: np.ndarray
+    source: np.ndarray
+    score: np.ndarray
+    learner_loss: np.ndarray
+    reference_loss: np.ndarray
+
+    def __post_init__(self) -> None:
+        lengths = {field.name: len(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"samples: every field needs the same length, got {lengths}")
+
+    def of(self, group: str) -> "Samples":
+        """The examples of one group, in their order."""
+        rows = np.flatnonzero(self.group == group)
+        return Samples(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+
+
+def pick_samples(
+    score: np.ndarray,
+    learner_loss: np.ndarray,
+    reference_loss: np.ndarray,
+    chosen: np.ndarray,
+    valid: np.ndarray,
+    per_group: int,
+) -> dict[str, np.ndarray]:
+    """Which rows of a super-batch to show.
+
+    Args:
+      score, learner_loss, reference_loss: float [n]. chosen, valid: bool [n].
+      per_group: at most this many of each group.
+    Returns:
+      Group → row indices: of the chosen those with the highest score; of the valid others those
+      that the reference finds hardest, and of what is left those that the learner finds easiest.
+    """
+    chosen_rows = np.flatnonzero(chosen & valid)
+    rejected = np.flatnonzero(~chosen & valid)
+    groups = {"chosen": _first(chosen_rows, -score[chosen_rows], per_group)}
+    noise = _first(rejected, -reference_loss[rejected], per_group)
+    rest = np.setdiff1d(rejected, noise)
+    return groups | {
+        "rejected_noise": noise,
+        "rejected_known": _first(rest, learner_loss[rest], per_group),
+    }
+
+
+def write_samples(folder: str | os.PathLike, step: int, samples: Samples) -> Path:
+    """Write one step's samples atomically; returns the file."""
+    folder = Path(folder)
+    buffer = io.BytesIO()
+    arrays = {f.name: np.asarray(getattr(samples, f.name)) for f in dataclasses.fields(samples)}
+    for name in ("group", "caption", "source"):
+        arrays[name] = arrays[name].astype(np.str_)
+    np.savez_compressed(buffer, **arrays)
+    path = folder / f"step-{step:08d}.npz"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".incomplete")
+        aside.write_bytes(buffer.getvalue())
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}. Free disk space or fix the "
+            "permissions, then rerun the same command."
+        ) from error
+    return path
+
+
+def sample_steps(folder: str | os.PathLike) -> list[int]:
+    """Steps with samples, ascending."""
+    folder = Path(folder)
+    names = (FILE_NAME.fullmatch(p.name) for p in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(match[1]) for match in names if match)
+
+
+def read_samples(folder: str | os.PathLike, step: int) -> Samples:
+    """The samples of one step.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    path = Path(folder) / f"step-{step:08d}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Samples(**{f.name: arrays[f.name] for f in dataclasses.fields(Samples)})
+    except Exception as error:  # a damaged zip raises zipfile's, zlib's, numpy's or OSError's
+        raise UserError(f"{path} cannot be read: {error}. Delete it.") from error
+
+
+def cut_samples(folder: str | os.PathLike, last_step: int) -> None:
+    """Remove the samples of steps after `last_step`: a resumed run writes them again."""
+    for step in sample_steps(folder):
+        if step > last_step:
+            (Path(folder) / f"step-{step:08d}.npz").unlink()
+
+
+def _first(rows: np.ndarray, keys: np.ndarray, n: int) -> np.ndarray:
+    return rows[np.argsort(keys, kind="stable")[:n]]
