@@ -72,7 +72,7 @@ def _query() -> None:
         raise UserError("nothing to look for: give --text or --image")
     from jest_tf.serving import querying
 
-    searcher = querying.Searcher(_INDEX.value, _MODEL.value)
+    searcher = querying.Searcher(_INDEX.value, _MODEL.value, _K.value)
     found = searcher.find(_TEXT.value, _IMAGE.value, _K.value)
     for query in found["queries"]:
         print(query.get("text") or query["image"])

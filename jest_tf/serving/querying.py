@@ -27,12 +27,13 @@ class Searcher:
     Args:
         index_path: folder of the index.
         model_path: folder of the export; by default the one that built the index.
+        k: how many images queries will ask for; any other number works, slower the first time.
 
     Raises:
         UserError: no index, an empty one, no export, or one that did not build the index.
     """
 
-    def __init__(self, index_path: str | os.PathLike, model_path: str | None = None):
+    def __init__(self, index_path: str | os.PathLike, model_path: str | None = None, k: int = 10):
         started = time.monotonic()
         self.index = ImageIndex.open(index_path)
         if not len(self.index):
@@ -40,6 +41,7 @@ class Searcher:
         self.encoder = ExportEncoder(model_path or self.index.meta["model"]["path"])
         self.index.require_model(self.encoder.fingerprint, self.encoder.path)
         self._search = ExactSearch(self.index.embeddings())
+        self._search(self.encoder.encode_text([""]), k)  # builds the graphs, so that no query does
         self.load_seconds = time.monotonic() - started
 
     def find(self, texts: Sequence[str], images: Sequence[str], k: int) -> dict[str, Any]:

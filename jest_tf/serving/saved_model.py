@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from jest_tf.data import preprocess
 from jest_tf.data.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ from jest_tf.serving.model_card import model_card
 
 INFO_FILE, CARD_FILE = "model.json", "model_card.md"
 FORMAT = 1
+_XLA_MARK = "_XlaMustCompile"
 ENDPOINTS = {
     "encode_image": "uint8 [n, h, w, 3] of any one size -> float32 [n, d], unit norm",
     "encode_image_bytes": "string [n], each a JPEG, PNG, GIF, BMP or WebP file -> float32 [n, d], "
@@ -166,11 +168,29 @@ def _write_saved_model(
     archive.add_endpoint("encode_text", encode_text, [texts])
     archive.add_endpoint("scale_and_bias", scale_and_bias, [])
     archive.write_out(path, verbose=False)
+    _without_xla(f"{path}/saved_model.pb")
     # The graph holds the vocabulary in its own form; the file itself is for people and other tools.
     extra = f"{path}/assets.extra"
     tf.io.gfile.makedirs(extra)
     name = tokenizer.vocab_path.rpartition("/")[2]
     tf.io.gfile.copy(tokenizer.vocab_path, f"{extra}/{name}")
+
+
+def _without_xla(graph_file: str) -> None:
+    """Lets the towers' compiled kernels run as plain ops.
+
+    XLA compiles a kernel anew for every batch size, 0.3 s each on a laptop: a server that gets
+    one to a hundred texts at a time would stall a hundred times. And some servers have no XLA.
+    """
+    with tf.io.gfile.GFile(graph_file, "rb") as file:
+        saved = saved_model_pb2.SavedModel.FromString(file.read())
+    for meta_graph in saved.meta_graphs:
+        for function in meta_graph.graph_def.library.function:
+            function.attr.pop(_XLA_MARK, None)
+            for node in function.node_def:
+                node.attr.pop(_XLA_MARK, None)
+    with tf.io.gfile.GFile(graph_file, "wb") as file:
+        file.write(saved.SerializeToString(deterministic=True))
 
 
 def _require_replaceable(path: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from small_export import DECODE_SIZE, IMAGE_SIZE, small_export, small_model, small_tokenizer
+from tensorflow.core.protobuf import saved_model_pb2
 
 from jest_tf.data import preprocess
 from jest_tf.errors import UserError
@@ -116,6 +118,16 @@ def test_decoding_keeps_the_order_of_many_files():
     images, ok = decode_all(tf.constant(files), 8)
     assert ok.numpy().all()
     assert images.numpy()[:, 0, 0, 0].tolist() == shades.tolist()
+
+
+def test_any_batch_size_runs_without_compiling(export):
+    saved = saved_model_pb2.SavedModel.FromString(
+        pathlib.Path(export, "saved_model.pb").read_bytes()
+    )
+    functions = saved.meta_graphs[0].graph_def.library.function
+    assert len(functions) > 10
+    assert not any("_XlaMustCompile" in f.attr for f in functions)
+    assert not any("_XlaMustCompile" in node.attr for f in functions for node in f.node_def)
 
 
 def test_empty_batches(export):
