@@ -115,9 +115,8 @@ def backward_bytes(model: DualEncoderConfig, at: Fidelity, width: int) -> int:
 
     def block(t: TowerConfig, tokens: int) -> int:
         # Both residuals, both normalised, queries to values, mixed heads; the MLP before and after
-        # its GELU; attention weights before and after their cast.
-        kept = (8 * t.width + 2 * t.mlp_dim) * width + t.heads * tokens * (FLOAT + width)
-        return tokens * kept
+        # its GELU; attention weights.
+        return tokens * (8 * t.width + 2 * t.mlp_dim + t.heads * tokens) * width
 
     # Of the text tower's last block only one token is computed.
     blocks = at.image_depth * block(model.image, _patches(at))

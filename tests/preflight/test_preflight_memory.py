@@ -2,8 +2,9 @@
 
 import pytest
 
+from configs import jest_b16
 from jest_tf.config import base_config
-from jest_tf.devices import parse_device
+from jest_tf.devices import TPUS, parse_device
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.preflight.memory import check_memory, parameters, persistent, transient
 from jest_tf.preflight.parts import parts_of
@@ -45,6 +46,14 @@ def test_half_the_precision_takes_less():
     half.precision = "bfloat16"
     plan = parts_of(full, 1).schedule.plan(0)
     before, after = (transient(c, parts_of(c, 1), plan, 1) for c in (full, half))
-    # Attention weights stay float32 beside a cast copy; the rest halves.
-    assert 0.5 < after["training at 48/8"] / before["training at 48/8"] < 0.75
+    # Gradients and the embeddings of the loss stay float32; the rest halves.
+    assert 0.5 < after["training at 48/8"] / before["training at 48/8"] < 0.6
     assert after["selection"] == before["selection"]
+
+
+def test_close_to_what_the_compiler_needs_at_the_papers_size():
+    """libtpu 0.0.42.1 gave this step 26.3 GiB of HBM on v5p:4x4x8 (128 chips)."""
+    config = jest_b16.get_config()
+    section = check_memory(config, parts_of(config, 128), 128, TPUS["v5p"])
+    estimate = float(dict(section.rows)["peak"].split(" GiB")[0])
+    assert estimate == pytest.approx(26.3, rel=0.25)

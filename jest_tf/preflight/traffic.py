@@ -1,0 +1,74 @@
+"""What travels between replicas in a step, by formula: payload, and what a chip's links carry."""
+
+import dataclasses
+import math
+
+import ml_collections
+
+from jest_tf.preflight.memory import parameters
+from jest_tf.preflight.parts import Parts
+from jest_tf.training.resolution import StepPlan
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One collective: `payload` bytes, the same buffer on every replica, `times` a step.
+
+    On TPU all of them are sums: an all-gather is the sum of buffers in which each replica fills
+    its own part.
+    """
+
+    name: str
+    payload: int
+    times: float
+
+    @property
+    def bytes(self) -> float:
+        return self.payload * self.times
+
+
+def exchanges(
+    config: ml_collections.ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int
+) -> list[Exchange]:
+    """All collectives of a step on TPU, in its order. Empty with one replica."""
+    if n_replicas == 1:
+        return []
+    spec, found = parts.spec, []
+    rows, b = spec.super_batch // n_replicas, spec.sub_batch
+    m = spec.chunk_size if spec.policy == "joint" else b
+    chunks = spec.n_chunks if spec.policy == "joint" else 1
+    candidates = min(m, rows) if spec.scope == "global" else m // n_replicas
+    found.append(Exchange("best candidates", 8 * n_replicas * candidates, chunks))
+    if spec.policy == "joint":
+        width = 2 * sum(d for d in _embed_dims(parts))
+        found.append(Exchange("picked embeddings", 4 * m * width, chunks - 1))
+    image, tokens = 3 * config.data.image_size**2, config.data.n_tokens
+    row = 4 * (math.ceil(image / 4) + tokens)
+    for part in plan.train:
+        buffer = -(-part.n_examples // 16)
+        rounds = math.ceil(expected_travellers(part.n_examples, n_replicas) / buffer)
+        rounds = 0 if spec.scope == "replica" else rounds
+        found.append(Exchange("picked images", buffer * row, rounds))
+    found.append(Exchange("embeddings for the loss", 4 * b * parts.learner.embed_dim, 2))
+    found.append(Exchange("gradients", 4 * (parameters(parts.learner) + 1), 1))
+    found.append(Exchange("picked ids", 8 * b, 1))
+    return found
+
+
+def expected_travellers(n_picks: int, n_replicas: int) -> float:
+    """Picks beyond an even share, summed over replicas, if each pick is anywhere with equal chance.
+
+    Σ_r E[(X_r - b/R)+] with X_r binomial: its mean absolute deviation, by the normal approximation.
+    """
+    return math.sqrt(n_picks * (n_replicas - 1) / (2 * math.pi))
+
+
+def link_bytes(found: list[Exchange], n_replicas: int) -> float:
+    """Bytes that each chip sends in a step: a sum over R chips in a ring passes 2(R-1)/R of it."""
+    return sum(e.bytes for e in found) * 2 * (n_replicas - 1) / n_replicas
+
+
+def _embed_dims(parts: Parts) -> list[int]:
+    models = [parts.learner] if parts.spec.criterion != "easy_reference" else []
+    models += [parts.reference] if parts.reference else []
+    return [model.embed_dim for model in models]

@@ -1,0 +1,82 @@
+"""The formulas against the collectives that the real step calls."""
+
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from jest_tf.config import base_config
+from jest_tf.preflight.parts import parts_of
+from jest_tf.preflight.traffic import Exchange, exchanges, expected_travellers, link_bytes
+from jest_tf.tpu_compile import lower
+
+R = 4
+
+
+class Recorder:
+    """Collectives that only note how many bytes each of them carries."""
+
+    in_loops, size, rank = True, R, 0
+
+    def __init__(self):
+        self.payloads = []
+
+    def all_gather(self, x):
+        self.payloads.append(R * x.dtype.size * x.shape.num_elements())
+        return tf.concat([x] * R, axis=0)
+
+    def all_reduce_sum(self, x):
+        self.payloads.append(sum(t.dtype.size * t.shape.num_elements() for t in tf.nest.flatten(x)))
+        return x
+
+
+@pytest.fixture
+def config():
+    c = base_config()
+    c.data.train = c.reference.workdir = "anywhere"
+    c.selection.policy = "joint"
+    c.selection.super_batch, c.selection.sub_batch, c.selection.n_chunks = 320, 64, 4
+    return c
+
+
+@pytest.mark.parametrize("policy", ["joint", "independent_top_k"])
+def test_payloads_are_those_of_the_step(config, policy, monkeypatch):
+    config.selection.policy = policy
+    recorder = Recorder()
+    monkeypatch.setattr(lower, "CompiledCollectives", lambda _: recorder)
+    traced = types.SimpleNamespace()
+
+    def trace(name, program, batch):
+        traced.step = tf.function(program, autograph=False).get_concrete_function(batch)
+        return b""
+
+    monkeypatch.setattr(lower, "hlo_of", trace)
+    lower.lower_train_step(config, R)
+    parts = parts_of(config, R)
+    large = [e for e in exchanges(config, parts, parts.schedule.plan(0), R) if e.payload > 16]
+    expected = [e.payload for e in large for _ in range(2 if "loss" in e.name else 1)]
+    if policy == "joint":  # The loop's body draws again.
+        expected.append(expected[0])
+    assert sorted(p for p in recorder.payloads if p > 16) == sorted(expected)
+
+
+def test_travellers_are_those_of_random_picks():
+    rng = np.random.default_rng(0)
+    b, n_replicas = 4096, 16
+    counts = rng.multinomial(b, [1 / n_replicas] * n_replicas, size=2000)
+    surplus = np.maximum(counts - b // n_replicas, 0).sum(1).mean()
+    assert expected_travellers(b, n_replicas) == pytest.approx(surplus, rel=0.02)
+
+
+def test_a_ring_passes_every_byte_almost_twice():
+    assert link_bytes([Exchange("x", 100, 3)], 4) == pytest.approx(300 * 1.5)
+
+
+def test_one_replica_sends_nothing_and_its_own_picks_do_not_travel(config):
+    parts = parts_of(config, 1)
+    assert exchanges(config, parts, parts.schedule.plan(0), 1) == []
+    config.selection.scope = "replica"
+    parts = parts_of(config, R)
+    travel = {e.name: e.times for e in exchanges(config, parts, parts.schedule.plan(0), R)}
+    assert travel["picked images"] == 0
