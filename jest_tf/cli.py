@@ -13,7 +13,7 @@ from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 
 from jest_tf import config_flag  # noqa: E402
 from jest_tf.errors import UserError  # noqa: E402
@@ -40,6 +40,7 @@ def run(
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag_values[name])
 
     def guarded(argv: Sequence[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it opens
         if flag_values is not None:
             # The flags were parsed as absl's global ones; the values are shared, the mark is not.
             flag_values.mark_as_parsed()

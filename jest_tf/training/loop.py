@@ -261,6 +261,9 @@ class Trainer:
 
     def _announce(self) -> None:
         s, total = self.config.selection, self.config.total_steps
+        if self.step >= total:
+            self.outputs.note(f"{self.workdir.path} has all of its {total:,} steps already.")
+            return
         ratio = 1 - s.sub_batch / s.super_batch
         self.outputs.note(
             f"{self.config.name}: {s.policy}"

@@ -1,0 +1,180 @@
+"""Training end to end, in the shipped config shrunk: resumes exactly, refuses what it must."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+
+from jest_tf.errors import UserError
+from jest_tf.monitoring.metrics_log import read_metrics
+from jest_tf.training import loop
+
+EMOJI = pathlib.Path(__file__).parents[1] / "configs" / "emoji.py"
+STEPS = 9
+
+
+def shrunk(data_dir, argument: str, reference=""):
+    """configs/emoji.py with a model that steps in milliseconds, on the curated pairs."""
+    spec = importlib.util.spec_from_file_location("emoji", EMOJI)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    c = module.get_config(argument)
+    c.total_steps = STEPS
+    c.optimizer.warmup_steps = 2
+    c.data.data_dir = str(data_dir)
+    c.data.train = "tfds:emoji_captions/curated:train"
+    c.data.vocab_size = 300
+    c.data.image_size = c.model.image_size = 16
+    c.selection.super_batch = c.selection.super_batch // 20
+    c.selection.sub_batch = 32 if c.selection.policy == "uniform" else 8
+    c.selection.super_batch = 32
+    c.selection.n_chunks = 4
+    c.reference.workdir = str(reference)
+    c.strategy.jit_compile = False
+    c.strategy.deterministic = True
+    c.log.every_steps = 4
+    c.checkpoint.every_steps = 3
+    for spec in c.evals.values():
+        spec.every_steps = 0
+    return c
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data dir, with space")
+
+
+@pytest.fixture(scope="module")
+def reference(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("reference")
+    assert loop.train(shrunk(data_dir, "reference"), str(workdir)) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, reference, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("joint")
+    assert loop.train(shrunk(data_dir, "policy=joint", reference), str(workdir)) == 0
+    return workdir
+
+
+def state_of(workdir: pathlib.Path) -> dict:
+    """All of a run that must not depend on interruptions."""
+    checkpoint = workdir / "checkpoints" / f"step-{STEPS:08d}"
+    with np.load(checkpoint / "variables.npz", allow_pickle=False) as arrays:
+        variables = {name: arrays[name].tobytes() for name in arrays.files}
+    ledger = json.loads((checkpoint / "state.json").read_text())["state"]["ledger"]
+    ledger.pop("seconds")
+    metrics = [
+        {k: v for k, v in line.items() if "seconds" not in k and k != "time"}
+        for line in read_metrics(workdir / "metrics.jsonl")
+    ]
+    picks = (workdir / "picks" / "ids.bin").read_bytes()
+    return {"variables": variables, "ledger": ledger, "metrics": metrics, "picks": picks}
+
+
+def test_a_run_leaves_what_the_readme_promises(finished):
+    for name in ("config.json", "environment.json", "vocab.txt", "reference.json"):
+        assert (finished / name).is_file()
+    assert list((finished / "tensorboard").glob("events.*"))
+    lines = list(read_metrics(finished / "metrics.jsonl"))
+    assert [line["step"] for line in lines if "train/loss" in line] == [4, 8, 9]
+    last = {k: v for line in lines for k, v in line.items()}
+    assert last["cost/examples_scored"] == 32 * STEPS
+    assert last["cost/examples_trained"] == 8 * STEPS
+    assert {"selection/joint_score", "selection/joint_score_uniform"} <= set(last)
+    assert 0 <= last["eval/retrieval/image_to_text/recall@10"] <= 1
+    results = sorted(p.name for p in (finished / "evaluations").iterdir())
+    assert results == [f"retrieval-{STEPS:08d}.json", f"zero_shot-{STEPS:08d}.json"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_and_continued_equals_uninterrupted(
+    number, data_dir, reference, finished, tmp_path, monkeypatch
+):
+    advance = loop.Trainer._advance
+
+    def interrupted_after_step_5(self, n_steps):
+        result = advance(self, n_steps)
+        if self.step == 5:
+            os.kill(os.getpid(), number)
+        return result
+
+    config = shrunk(data_dir, "policy=joint", reference)
+    monkeypatch.setattr(loop.Trainer, "_advance", interrupted_after_step_5)
+    assert loop.train(config, str(tmp_path)) == 128 + number
+    assert (tmp_path / "checkpoints" / "step-00000005").is_dir()
+    monkeypatch.setattr(loop.Trainer, "_advance", advance)
+    assert loop.train(config, str(tmp_path)) == 0
+    found, expected = state_of(tmp_path), state_of(finished)
+    for part in expected:
+        assert found[part] == expected[part], part
+
+
+def test_a_finished_run_is_not_trained_again(data_dir, reference, finished, capfd):
+    before = state_of(finished)
+    assert loop.train(shrunk(data_dir, "policy=joint", reference), str(finished)) == 0
+    assert state_of(finished) == before
+    assert "has all of its 9 steps already" in capfd.readouterr().err
+
+
+def test_another_config_is_refused_with_the_difference(data_dir, reference, finished):
+    config = shrunk(data_dir, "policy=joint", reference)
+    config.selection.temperature = 2.0
+    with pytest.raises(UserError, match=r"selection.temperature: 1.0 there, 2.0 now"):
+        loop.train(config, str(finished))
+
+
+def test_a_reference_with_another_vocabulary_is_refused(data_dir, reference, tmp_path):
+    config = shrunk(data_dir, "policy=joint", reference)
+    config.data.vocab_size = 280
+    with pytest.raises(UserError, match=r"data.vocab=.*vocab\.txt"):
+        loop.train(config, str(tmp_path))
+
+
+def test_a_reference_whose_config_and_weights_disagree_is_refused(data_dir, reference, tmp_path):
+    other = tmp_path / "reference"
+    other.mkdir()
+    for name in ("vocab.txt", "checkpoints"):
+        os.symlink(reference / name, other / name)
+    content = json.loads((reference / "config.json").read_text())
+    content["model"]["patch_size"] = 16
+    (other / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="patch|shape"):
+        loop.train(shrunk(data_dir, "policy=joint", other), str(tmp_path / "run"))
+
+
+def test_too_many_refused_steps_stop_the_run_with_its_ids(data_dir, tmp_path, monkeypatch):
+    config = shrunk(data_dir, "policy=uniform")
+    config.log.max_refused_steps = 2
+    config.model.init_scale = 1e38  # the loss overflows from the first step on
+    assert loop.train(config, str(tmp_path)) == loop.EXIT_STOPPED
+    refused = list(read_metrics(tmp_path / "refused_steps.jsonl"))
+    assert [line["step"] for line in refused] == [1, 2, 3]
+    assert len(refused[0]["ids"].split()) == 32
+    assert (tmp_path / "checkpoints" / "step-00000003").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("data.train", "tfds:emoji_captions/pol:train", "emoji_captions"),
+        ("data.train", "no/such/manifest.json", "no/such/manifest.json"),
+        ("data.vocab", "no/vocab.txt", "no/vocab.txt"),
+        ("reference.workdir", "no/such/run", "no/such/run"),
+        ("strategy.kind", "tpu", "no TPU was found"),
+    ],
+)
+def test_wrong_inputs_are_found_before_the_first_step(
+    field, value, expected, data_dir, reference, tmp_path
+):
+    config = shrunk(data_dir, "policy=joint", reference)
+    parent, _, name = field.rpartition(".")
+    config[parent][name] = value
+    with pytest.raises(UserError, match=expected):
+        loop.train(config, str(tmp_path))
+    assert not (tmp_path / "checkpoints").exists()

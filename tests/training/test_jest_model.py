@@ -1,0 +1,184 @@
+"""The train step: against one written out here, on 1, 2 and 4 replicas, and when refused."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+from jest_tf.data import preprocess
+from jest_tf.selection import Embeddings, select
+from jest_tf.training.resolution import Approximation, Resolution
+
+
+def weights(model) -> list[np.ndarray]:
+    return [v.numpy() for v in model.learner.trainable_variables]
+
+
+def encode(model, batch) -> tuple[tf.Tensor, tf.Tensor]:
+    images = tf.image.resize(batch["image"], [16, 16], antialias=True)
+    return model.encode_image(images / 127.5 - 1.0), model.encode_text(batch["tokens"])
+
+
+def dense_loss(kind, zimg, ztxt, scale, bias):
+    logits = scale * zimg @ tf.transpose(ztxt) + bias
+    n = logits.shape[0]
+    if kind == "sigmoid":
+        signs = 2.0 * tf.eye(n) - 1.0
+        return -tf.reduce_sum(tf.math.log_sigmoid(signs * logits)) / n
+    labels = tf.range(n)
+    both = [tf.nn.sparse_softmax_cross_entropy_with_logits(labels, z) for z in
+            (logits, tf.transpose(logits))]  # fmt: skip
+    return tf.reduce_mean(sum(both)) / 2
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_step_equals_a_plain_step_on_the_selected_examples(loss):
+    """Selection from the same scores, dense loss, Keras's own clipping and AdamW."""
+    spec = tiny.spec(loss=loss)
+    model, host_loop, schedule = tiny.trainer(policy=spec, clip_norm=0.5)
+    plain = tiny.encoder(seed=0)
+    batch = tiny.super_batch(0)
+    views = [
+        Embeddings(*encode(m, batch), m.scale, tf.convert_to_tensor(m.bias))
+        for m in (plain, model.reference)
+    ]
+    picked = select(
+        spec, *views, tf.constant(batch["valid"]), tf.constant([5, 0])
+    ).positions.numpy()
+
+    chosen = {k: v[picked] for k, v in batch.items()}
+    with tf.GradientTape() as tape:
+        expected = dense_loss(loss, *encode(plain, chosen), plain.scale, plain.bias)
+    gradients = tape.gradient(expected, [v.value for v in plain.trainable_variables])
+    adamw = keras.optimizers.AdamW(
+        1e-3, weight_decay=1e-4, beta_1=0.9, beta_2=0.95, global_clipnorm=0.5
+    )
+    adamw.exclude_from_weight_decay(
+        var_list=[v for v in plain.trainable_variables if len(v.shape) < 2]
+    )
+    model.optimizer._learning_rate = 1e-3
+    adamw.apply([tf.convert_to_tensor(g) for g in gradients], plain.trainable_variables)
+
+    result = host_loop.run(schedule.plan(0), 1)
+    assert result.picks[0].tolist() == batch["id"][picked].tolist()
+    np.testing.assert_allclose(result.metrics["train/loss"], expected, rtol=1e-5)
+    norm = tf.linalg.global_norm([tf.convert_to_tensor(g) for g in gradients])
+    assert norm > 0.5, "the case must clip"
+    np.testing.assert_allclose(result.metrics["train/gradient_norm"], norm, rtol=1e-4)
+    for ours, theirs in zip(weights(model), plain.trainable_variables, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=2e-6)
+
+
+def test_weights_and_picks_do_not_depend_on_the_number_of_replicas():
+    runs = {}
+    for n_replicas in (1, 2, 4):
+        model, host_loop, schedule = tiny.trainer(n_replicas, schedule={"low_share": 0.5,
+            "score": Approximation(Resolution(8, 8), text_depth=1)})  # fmt: skip
+        result = host_loop.run(schedule.plan(0), 6)
+        runs[n_replicas] = result, weights(model)
+    for n_replicas in (2, 4):
+        result, found = runs[n_replicas]
+        assert (result.picks == runs[1][0].picks).all()
+        np.testing.assert_allclose(
+            result.of_each["train/loss"], runs[1][0].of_each["train/loss"], rtol=1e-5
+        )
+        for ours, single in zip(found, runs[1][1], strict=True):
+            np.testing.assert_allclose(ours, single, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("n_replicas", [1, 2])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step_count(n_replicas):
+    model, host_loop, schedule = tiny.trainer(n_replicas, policy=tiny.spec(policy="uniform"))
+    host_loop.run(schedule.plan(0), 1)
+    model.learner.log_scale.assign(200.0)  # exp overflows: the loss is not finite
+    before = weights(model), [v.numpy() for v in model.optimizer.variables]
+    result = host_loop.run(schedule.plan(0), 1)
+    assert not np.isfinite(result.metrics["train/loss"])
+    assert result.of_each["accepted"].tolist() == [0.0]
+    for old, new in zip(before[0], weights(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+    for old, variable in zip(before[1], model.optimizer.variables, strict=True):
+        if variable is model.optimizer.iterations:
+            assert variable.numpy() == old + 1
+        else:
+            np.testing.assert_array_equal(old, variable.numpy())
+
+
+def test_too_few_valid_rows_refuse_the_step_with_their_count():
+    batch = tiny.super_batch(0)
+    batch["valid"][tiny.SUB_BATCH - 1 :] = False
+    model, host_loop, schedule = tiny.trainer(batches=[batch])
+    before = weights(model)
+    result = host_loop.run(schedule.plan(0), 1)
+    assert result.of_each["selection/n_candidates"].tolist() == [tiny.SUB_BATCH - 1]
+    assert result.of_each["accepted"].tolist() == [0.0]
+    for old, new in zip(before, weights(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("policy", ["uniform", "independent_top_k", "independent_sampled", "joint"])
+@pytest.mark.parametrize("criterion", ["learnability", "hard_learner", "easy_reference"])
+def test_every_policy_and_criterion_trains_on_valid_rows_only(policy, criterion):
+    batch = tiny.super_batch(0)
+    batch["valid"][::2] = False
+    spec = tiny.spec(policy=policy, criterion=criterion)
+    _, host_loop, schedule = tiny.trainer(policy=spec, batches=[batch])
+    result = host_loop.run(schedule.plan(0), 1)
+    allowed = set(batch["id"][1::2].tolist())
+    assert set(result.picks[0].tolist()) <= allowed
+    assert len(set(result.picks[0].tolist())) == tiny.SUB_BATCH
+    assert result.of_each["accepted"].tolist() == [1.0]
+    if policy != "uniform":
+        assert "joint_score" in host_loop.diagnose(result.last)
+
+
+def test_steps_in_one_call_equal_steps_one_by_one():
+    model, host_loop, schedule = tiny.trainer()
+    together = host_loop.run(schedule.plan(0), 4)
+    other, one_by_one, _ = tiny.trainer()
+    singles = [one_by_one.run(schedule.plan(0), 1) for _ in range(4)]
+    assert (together.picks == np.concatenate([r.picks for r in singles])).all()
+    for a, b in zip(weights(model), weights(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_one_program_per_resolution_and_none_after_its_first_use():
+    resolutions = [Resolution(16, 8), Resolution(8, 8), Resolution(16, 4)]
+    model, host_loop, schedule = tiny.trainer(
+        batches=[tiny.super_batch(i) for i in range(12)],
+        schedule={"random": resolutions, "hold_steps": 2, "seed": 1},
+    )
+    traces = []
+    traced, model.step = model.step, lambda *a, **k: traces.append(k["plan"]) or traced(*a, **k)
+    for step in range(0, 12, 2):
+        host_loop.run(schedule.plan(step), 1)
+        host_loop.run(schedule.plan(step), 1)
+    used = {schedule.plan(step) for step in range(12)}
+    assert len(used) > 1
+    assert len(traces) == len(set(traces)) == len(used)
+
+
+def test_augmentation_changes_the_loss_but_not_the_picks():
+    _, plain, schedule = tiny.trainer()
+    _, augmented, _ = tiny.trainer(augment=preprocess.augmentation(("flip",)))
+    first, second = plain.run(schedule.plan(0), 1), augmented.run(schedule.plan(0), 1)
+    assert (first.picks == second.picks).all()
+    assert first.metrics["train/loss"] != second.metrics["train/loss"]
+
+
+def test_keras_fit_runs_the_same_step():
+    model, host_loop, schedule = tiny.trainer()
+    by_loop = host_loop.run(schedule.plan(0), 2)
+    other, _, _ = tiny.trainer()
+    other.compile(optimizer=other.optimizer, jit_compile=False)
+    batches = tf.data.Dataset.from_generator(
+        lambda: (tiny.super_batch(i) for i in range(2)),
+        output_signature={
+            k: tf.TensorSpec(v.shape, v.dtype) for k, v in tiny.super_batch(0).items()
+        },
+    )
+    history = other.fit(batches, epochs=1, verbose=0).history
+    np.testing.assert_allclose(history["train/loss"][-1], by_loop.metrics["train/loss"], rtol=1e-5)
+    for a, b in zip(weights(model), weights(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)

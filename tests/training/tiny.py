@@ -1,0 +1,81 @@
+"""A model, a policy and super-batches small enough to train in milliseconds."""
+
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.config import base_config
+from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
+from jest_tf.selection import SelectionSpec
+from jest_tf.training import optimizer, strategy
+from jest_tf.training.host_loop import HostLoop
+from jest_tf.training.jest_model import JestModel
+from jest_tf.training.resolution import ResolutionSchedule
+
+SUPER_BATCH, SUB_BATCH, N_CHUNKS = 32, 8, 2
+STORED, N_TOKENS, VOCABULARY = 24, 6, 50
+TOWER = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 32}
+
+
+def encoder(seed: int, **overrides) -> DualEncoder:
+    sizes = {
+        "image_size": 16, "patch_size": 8, "n_tokens": N_TOKENS, "vocab_size": VOCABULARY,
+        "embed_dim": 12, "image": TOWER, "text": TOWER, "init_bias": -2.0,
+    }  # fmt: skip
+    return DualEncoder(DualEncoderConfig.from_variant("mu", **(sizes | overrides)), seed=seed)
+
+
+def spec(**overrides) -> SelectionSpec:
+    sizes = {"super_batch": SUPER_BATCH, "sub_batch": SUB_BATCH, "n_chunks": N_CHUNKS}
+    return SelectionSpec(**(sizes | overrides))
+
+
+def runtime(n_replicas: int = 1) -> strategy.Runtime:
+    config = base_config()
+    config.strategy.kind = "mirrored" if n_replicas > 1 else "default"
+    config.strategy.n_devices = n_replicas
+    config.strategy.jit_compile = False
+    return strategy.build(config)
+
+
+def super_batch(step: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng([7, step])
+    return {
+        "id": rng.permutation(10_000)[:SUPER_BATCH].astype(np.int64),
+        "image": rng.integers(0, 256, [SUPER_BATCH, STORED, STORED, 3]).astype(np.uint8),
+        "tokens": rng.integers(1, VOCABULARY, [SUPER_BATCH, N_TOKENS]).astype(np.int32),
+        "valid": np.ones([SUPER_BATCH], bool),
+        "source": np.zeros([SUPER_BATCH], np.int32),
+    }
+
+
+def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=None, **options):
+    """(model, HostLoop, schedule) over `batches`, a list of global super-batches."""
+    run = runtime(n_replicas)
+    schedule_options = options.pop("schedule", {})
+    batches = batches or [super_batch(step) for step in range(8)]
+    with run.strategy.scope():
+        learner, reference = encoder(seed=0), encoder(seed=1, embed_dim=20)
+        policy = policy or spec()
+        schedule = ResolutionSchedule(
+            learner.config, sub_batch=policy.sub_batch, total_steps=100, n_replicas=n_replicas,
+            reference_model=reference.config, **schedule_options,
+        )  # fmt: skip
+        model = JestModel(
+            learner, reference, policy, plan=schedule.plan(0), collectives=run.collectives,
+            compile_parts=run.compile_parts, loss=policy.loss, seed=5, **options,
+        )  # fmt: skip
+        c = base_config().optimizer
+        c.warmup_steps = 1
+        model.optimizer = optimizer.build(c, 100)
+        optimizer.exclude_from_decay(model.optimizer, learner.trainable_variables)
+        model.optimizer.build(learner.trainable_variables)
+
+    def per_host(_host, _n_hosts, replicas):
+        stacked = {k: np.stack([b[k] for b in batches]) for k in batches[0]}
+        rows = SUPER_BATCH // replicas
+        split = {
+            k: v.reshape([len(batches) * replicas, rows, *v.shape[2:]]) for k, v in stacked.items()
+        }
+        return tf.data.Dataset.from_tensor_slices(split)
+
+    return model, HostLoop(model, run, iter(run.distribute(per_host))), schedule
