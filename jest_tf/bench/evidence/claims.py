@@ -1,0 +1,182 @@
+"""The figures that were promised and the paper's qualitative claims, each with its numbers."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jest_tf.bench.evidence import suites
+from jest_tf.bench.evidence.analysis import (
+    RowResults,
+    not_higher,
+    paired,
+    speedup,
+    truth_of,
+)
+from jest_tf.bench.evidence.curves import Mean
+
+Rows = Mapping[str, RowResults]
+CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "not decided"
+
+
+class Figure(NamedTuple):
+    """One promised figure. `value` None: not measured yet. `missed` tells by how much."""
+
+    name: str
+    goal: str
+    value: float | None
+    error: float | None
+    reached: bool | None
+    detail: str
+
+
+class Claim(NamedTuple):
+    """A claim of the paper, and the comparison that decides it."""
+
+    text: str
+    verdict: str
+    numbers: tuple[str, ...]
+
+
+def figures(rows: Rows, pool: Mapping[str, Any]) -> list[Figure]:
+    """The figures of the project's goals, in their order."""
+    return [
+        _speedup_figure(
+            "steps_speedup", rows, suites.JOINT, "step", 13,
+            "steps to reach uniform's final score, joint learnability",
+        ),
+        _speedup_figure(
+            "flops_speedup", rows, suites.FLEXI, "flops_cached", 10,
+            "FLOPs to the same point, Flexi-JEST with the reference's embeddings cached",
+        ),
+        _gain_over_uniform(rows),
+        _gain_over_top_k(rows),
+        _broken_share(rows, pool),
+        _over_reference(rows),
+    ]  # fmt: skip
+
+
+def _speedup_figure(name: str, rows: Rows, row: str, axis: str, goal: float, text: str) -> Figure:
+    if row not in rows or suites.UNIFORM not in rows:
+        return _unmeasured(name, f"≥ {goal}x", text)
+    found = speedup(rows[row], rows[suites.UNIFORM], axis, "retrieval")
+    detail = f"{text}; {found.n_reached} of {found.n_seeds} seeds got there"
+    if found.ratio is None:
+        return Figure(name, f"≥ {goal}x", None, None, False, detail)
+    reached = found.ratio.mean >= goal and found.n_reached == found.n_seeds
+    return Figure(name, f"≥ {goal}x", found.ratio.mean, found.ratio.error, reached, detail)
+
+
+def _gain_over_uniform(rows: Rows) -> Figure:
+    name, goal = "score_gain against uniform", "higher at every seed"
+    text = "final test retrieval score at equal steps, joint minus uniform"
+    if suites.JOINT not in rows or suites.SAME_STEPS not in rows:
+        return _unmeasured(name, goal, text)
+    joint, uniform = rows[suites.JOINT].test(), rows[suites.SAME_STEPS].test()
+    gain = paired(joint, uniform)
+    if gain is None:
+        return _unmeasured(name, goal, text)
+    worse = not_higher(joint, uniform)
+    detail = f"{text}; not higher at {len(worse)} of {gain.n} seeds"
+    return Figure(name, goal, gain.mean, gain.error, not worse, detail)
+
+
+def _gain_over_top_k(rows: Rows) -> Figure:
+    name, goal = "score_gain against independent top-k", "> 2 standard errors"
+    text = "final test retrieval score at equal steps, joint minus independent top-k"
+    gain = _difference(rows, suites.JOINT, suites.TOP_K)
+    if gain is None:
+        return _unmeasured(name, goal, text)
+    return Figure(name, goal, gain.mean, gain.error, gain.mean > 0 and gain.beyond_noise, text)
+
+
+def _broken_share(rows: Rows, pool: Mapping[str, Any]) -> Figure:
+    name, goal = "broken_share", "≤ 4%"
+    text = "broken rows among the picked after warm-up, joint learnability (pool: 40%)"
+    if suites.JOINT not in rows:
+        return _unmeasured(name, goal, text)
+    share = truth_of(rows[suites.JOINT], pool)["broken"]
+    return Figure(name, goal, share.mean, share.error, share.mean <= 0.04, text)
+
+
+def _over_reference(rows: Rows) -> Figure:
+    name, goal = "over_reference", "higher"
+    text = "final test retrieval score, joint learner minus its own reference"
+    gain = _difference(rows, suites.JOINT, suites.CURATED)
+    if gain is None:
+        return _unmeasured(name, goal, text)
+    return Figure(name, goal, gain.mean, gain.error, gain.mean > 0, text)
+
+
+def _unmeasured(name: str, goal: str, text: str) -> Figure:
+    return Figure(name, goal, None, None, None, text)
+
+
+def claims(rows: Rows) -> list[Claim]:
+    """The paper's qualitative claims; those whose rows are missing are left out."""
+    found = [
+        _higher(
+            rows, "Joint selection beats independent selection.",
+            [(suites.JOINT, suites.TOP_K), (suites.JOINT, "independent_sampled")],
+        ),
+        _higher(
+            rows, "Learnability beats easy-reference, which beats hard-learner (f = 0.8).",
+            [(suites.JOINT, "easy"), ("easy", "hard")],
+        ),
+        _no_better(rows, "16 chunks are enough.", "chunks64", suites.JOINT),
+        _higher(
+            rows, "A small curated reference beats a larger dirty one.",
+            [(suites.JOINT, "dirty_reference")],
+        ),
+        _higher(
+            rows, "Training at low resolution makes cheap scores good.",
+            [(suites.FLEXI, "flexi_untrained")],
+        ),
+        _higher(rows, "The learner surpasses its reference.", [(suites.JOINT, suites.CURATED)]),
+    ]  # fmt: skip
+    return [claim for claim in found if claim is not None]
+
+
+def _higher(rows: Rows, text: str, pairs: list[tuple[str, str]]) -> Claim | None:
+    """Confirmed if every first is above its second by more than 2 errors, refuted if any is below.
+
+    Both are of the test part, paired by seed.
+    """
+    measured = [(a, b, _difference(rows, a, b)) for a, b in pairs]
+    if any(difference is None for _, _, difference in measured):
+        return None
+    verdicts = [_verdict(difference) for _, _, difference in measured]
+    if REFUTED in verdicts:
+        verdict = REFUTED
+    else:
+        verdict = CONFIRMED if set(verdicts) == {CONFIRMED} else OPEN
+    return Claim(text, verdict, tuple(_sentence(rows, *m) for m in measured))
+
+
+def _no_better(rows: Rows, text: str, more: str, enough: str) -> Claim | None:
+    """Confirmed if `more` is not above `enough` by more than 2 standard errors."""
+    difference = _difference(rows, more, enough)
+    if difference is None:
+        return None
+    verdict = REFUTED if _verdict(difference) == CONFIRMED else CONFIRMED
+    if difference.error is None:
+        verdict = OPEN
+    return Claim(text, verdict, (_sentence(rows, more, enough, difference),))
+
+
+def _difference(rows: Rows, a: str, b: str) -> Mean | None:
+    if a not in rows or b not in rows:
+        return None
+    return paired(rows[a].test(), rows[b].test())
+
+
+def _verdict(difference: Mean) -> str:
+    if not difference.beyond_noise:
+        return OPEN
+    return CONFIRMED if difference.mean > 0 else REFUTED
+
+
+def _sentence(rows: Rows, a: str, b: str, difference: Mean) -> str:
+    error = "" if difference.error is None else f" ± {100 * difference.error:.1f}"
+    return (
+        f"{rows[a].row.label} minus {rows[b].row.label}: {100 * difference.mean:+.1f}{error} "
+        f"points, {difference.n} seed{'s' if difference.n > 1 else ''}"
+    )

@@ -1,0 +1,198 @@
+"""What is run: a row is an experiment, a cell is one training run of it (a row at a seed).
+
+A cell may stand on others: the run whose model is its frozen reference, and the trial runs among
+which its learning rate is chosen, on the validation part.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from jest_tf.config import flat_keys, nearest, problems, require_sound
+from jest_tf.errors import UserError
+
+CONFIG = "configs/emoji.py"
+HEADLINE, ABLATION, TRIAL = "headline", "ablation", "trial"
+RATE = "optimizer.learning_rate"
+# Stand for paths that the runner knows.
+CLEAN_POOL, REFERENCE = "{clean_pool}", "{reference}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One experiment.
+
+    name: of its cells and files. label: in tables. group: headline, ablation or trial.
+    argument: behind the colon of `--config=configs/emoji.py:`, without the seed.
+    overrides: (field, value) pairs, as `--config.field=value`.
+    seeds: one cell each. reference: row whose cell is the frozen reference, of the same seed, or of
+    `reference_seed`. tuned_as: rows named `tune_{tuned_as}_*` are its learning rate's trials.
+    """
+
+    name: str
+    label: str
+    group: str
+    argument: str
+    overrides: tuple[tuple[str, Any], ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    reference: str = ""
+    reference_seed: int | None = None
+    tuned_as: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training run. `reference` and `trials` must be finished before it starts."""
+
+    row: Row
+    seed: int
+    reference: "Cell | None" = None
+    trials: tuple["Cell", ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.name}-s{self.seed}"
+
+    @property
+    def argument(self) -> str:
+        """Behind the colon of `--config=configs/emoji.py:`."""
+        return f"{self.row.argument},seed={self.seed}"
+
+    @property
+    def needs(self) -> tuple["Cell", ...]:
+        return (*self.trials, *([self.reference] if self.reference else []))
+
+    @functools.cached_property
+    def definition(self) -> str:
+        """10 hex digits of all that decides what this cell computes, apart from the code."""
+        parts = [self.argument, self.row.overrides, [need.definition for need in self.needs]]
+        text = json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    @property
+    def folder(self) -> str:
+        """Name of its workdir: a changed definition gets a new one."""
+        return f"{self.name}-{self.definition}"
+
+    @functools.cached_property
+    def config(self) -> ml_collections.ConfigDict:
+        """Its config, with placeholders for paths and the default learning rate if that is tuned.
+
+        Raises:
+          UserError: an override names no field, or the config is not sound.
+        """
+        config = _config_file().get_config(self.argument)
+        keys = list(flat_keys(config))
+        for field, value in self.row.overrides:
+            if field not in keys:
+                raise UserError(
+                    f"cell {self.name} overrides {field}, which no config has"
+                    f"{nearest(field, keys)}."
+                )
+            config.update_from_flattened_dict({field: value})
+        if self.reference:
+            config.reference.workdir = REFERENCE
+        try:
+            require_sound(problems(config))
+        except UserError as error:
+            raise UserError(f"cell {self.name}: {error}") from error
+        return config
+
+    @property
+    def work(self) -> int:
+        """Forward passes of a pair, a training step's counted three times: for estimates only."""
+        s = self.config.selection
+        n_models = 2 if s.criterion == "learnability" else 1
+        scored = 0 if s.policy == "uniform" else n_models * s.super_batch
+        return self.config.total_steps * (scored + 3 * s.sub_batch)
+
+
+def make_cells(
+    rows: Iterable[Row], wanted: Sequence[str], overrides: Mapping[str, Any] | None = None
+) -> list[Cell]:
+    """The cells of the wanted rows and of all that they stand on, each after what it needs.
+
+    All rows at one seed come before the next seed, so that an unfinished suite compares something.
+
+    Args:
+      rows: all that are declared.
+      wanted: names of those to run.
+      overrides: fields set in every cell, such as a smaller model for a test.
+
+    Raises:
+      UserError: a row names another that is not declared.
+    """
+    extra = tuple((overrides or {}).items())
+    by_name = {row.name: _with(row, extra) for row in rows}
+    made: dict[str, Cell] = {}
+
+    def row_of(name: str) -> Row:
+        if name not in by_name:
+            raise UserError(f"no row {name!r} is declared{nearest(name, by_name)}.")
+        return by_name[name]
+
+    def make(row: Row, seed: int) -> Cell:
+        name = f"{row.name}-s{seed}"
+        if name not in made:
+            trials = _trials_of(row, by_name.values())
+            trial_cells = tuple(make(trial, trial.seeds[0]) for trial in trials)
+            reference = None
+            if row.reference:
+                of_seed = seed if row.reference_seed is None else row.reference_seed
+                reference = make(row_of(row.reference), of_seed)
+            made[name] = Cell(row, seed, reference, trial_cells)
+        return made[name]
+
+    wanted_rows = [row_of(name) for name in wanted]
+    for seed in sorted({seed for row in wanted_rows for seed in row.seeds}):
+        for row in wanted_rows:
+            if seed in row.seeds:
+                make(row, seed)
+    return list(made.values())
+
+
+def rate_of(cell: Cell, results: Mapping[str, Mapping]) -> float:
+    """The cell's learning rate: its own, or that of its best trial on the validation part.
+
+    Args:
+      results: cell name -> result (see `results`), at least those of the trials.
+    """
+    if not cell.trials:
+        return cell.config.optimizer.learning_rate
+    best = max(cell.trials, key=lambda trial: results[trial.name]["curve"]["retrieval"][-1])
+    return best.config.optimizer.learning_rate
+
+
+def tried_for(trial: Row) -> str:
+    """`joint` of `tune_joint_0.001`."""
+    return trial.name.removeprefix("tune_").rpartition("_")[0]
+
+
+def _trials_of(row: Row, rows: Iterable[Row]) -> list[Row]:
+    if not row.tuned_as:
+        return []
+    found = [r for r in rows if r.group == TRIAL and tried_for(r) == row.tuned_as]
+    if not found:
+        raise UserError(f"row {row.name} is tuned as {row.tuned_as!r}, which has no trial rows.")
+    return found
+
+
+def _with(row: Row, overrides: tuple[tuple[str, Any], ...]) -> Row:
+    return dataclasses.replace(row, overrides=row.overrides + overrides) if overrides else row
+
+
+@functools.cache
+def _config_file():
+    if not Path(CONFIG).exists():
+        raise UserError(f"{CONFIG} is not here: run this from the project's folder.")
+    spec = importlib.util.spec_from_file_location("evidence_config", CONFIG)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

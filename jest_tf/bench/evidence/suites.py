@@ -1,0 +1,183 @@
+"""The declared experiments. `--suite` names one of SUITES; `main` and `ablations` share cells.
+
+Sizes are chosen so that a cell takes at most 15 minutes on 2 CPU cores. A selecting run loads as
+many examples as the uniform baseline trains on: STEPS * 640 = LONG_STEPS * 128.
+"""
+
+import dataclasses
+
+from jest_tf.bench.evidence.grid import ABLATION, CLEAN_POOL, HEADLINE, RATE, TRIAL, Row
+
+STEPS, LONG_STEPS, REFERENCE_STEPS = 700, 3500, 2400
+QUICK_STEPS, QUICK_LONG_STEPS, QUICK_REFERENCE_STEPS = 180, 900, 500
+MAIN_SEEDS = (0, 1, 2, 3, 4)
+ABLATION_SEEDS = (0, 1)
+# Apart from the reported seeds, so that choosing on a run does not also report it.
+TRIAL_SEED = 100
+TRIAL_RATES = (3e-4, 1e-3, 3e-3)
+
+# Names that the analysis asks for.
+UNIFORM, SAME_STEPS, CURATED = "uniform", "uniform_same_steps", "curated"
+TOP_K, JOINT, FLEXI = "independent_top_k", "joint", "flexi"
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """What `--suite=NAME` runs (names of rows, with all that they stand on) and where it reports.
+
+    family: suites of one family share cells and a page.
+    """
+
+    name: str
+    family: str
+    rows: tuple[Row, ...]
+    wanted: tuple[str, ...]
+
+
+def _selecting(name: str, label: str, group: str, policy: str = "joint", **fields) -> Row:
+    """A row that chooses among B examples; `sizes` and `criterion` may be given."""
+    steps = fields.pop("steps", STEPS)
+    arguments = [f"policy={policy}", f"steps={steps}", f"validate_every={fields.pop('every', 20)}"]
+    if criterion := fields.pop("criterion", ""):
+        arguments.append(f"criterion={criterion}")
+    overrides = tuple(fields.pop("overrides", {}).items())
+    defaults = {"reference": CURATED, "tuned_as": JOINT}
+    seeds = MAIN_SEEDS if group == HEADLINE else ABLATION_SEEDS
+    values = defaults | {"seeds": seeds} | fields
+    return Row(name, label, group, ",".join(arguments), overrides, **values)
+
+
+def _uniform(name: str, label: str, group: str, steps: int, every: int, **fields) -> Row:
+    overrides = tuple(fields.pop("overrides", {}).items())
+    argument = f"policy=uniform,steps={steps},validate_every={every}"
+    seeds = MAIN_SEEDS if group == HEADLINE else ABLATION_SEEDS
+    return Row(name, label, group, argument, overrides, **({"seeds": seeds} | fields))
+
+
+def _curated(name: str, label: str, group: str, steps: int, every: int, **fields) -> Row:
+    overrides = tuple(fields.pop("overrides", {}).items())
+    argument = f"reference,steps={steps},validate_every={every}"
+    seeds = MAIN_SEEDS if group == HEADLINE else ABLATION_SEEDS
+    return Row(name, label, group, argument, overrides, **({"seeds": seeds} | fields))
+
+
+def _trials() -> list[Row]:
+    """Three learning rates for every policy of the headline, one seed, the same budget for each."""
+    rows = []
+    for rate in TRIAL_RATES:
+        common = {"seeds": (TRIAL_SEED,), "overrides": {RATE: rate}}
+        chosen_by = common | {"reference_seed": 0, "tuned_as": ""}
+
+        def name(row: str, rate=rate) -> str:
+            return f"tune_{row}_{rate:g}"
+
+        label = f"learning rate {rate:g}"
+        rows += [
+            _curated(name(CURATED), label, TRIAL, REFERENCE_STEPS, 100, **common),
+            _uniform(name(UNIFORM), label, TRIAL, LONG_STEPS, 100, **common),
+            _uniform(name(SAME_STEPS), label, TRIAL, STEPS, 20, **common),
+            _selecting(name(TOP_K), label, TRIAL, TOP_K, **chosen_by),
+            _selecting(name(JOINT), label, TRIAL, **chosen_by),
+        ]
+    return rows
+
+
+def _headline() -> list[Row]:
+    return [
+        _curated(
+            CURATED, "curated only (the reference)", HEADLINE, REFERENCE_STEPS, 100,
+            tuned_as=CURATED,
+        ),
+        _uniform(UNIFORM, "uniform", HEADLINE, LONG_STEPS, 100, tuned_as=UNIFORM),
+        _uniform(
+            SAME_STEPS, "uniform, same steps", HEADLINE, STEPS, 20, tuned_as=SAME_STEPS
+        ),
+        _selecting(TOP_K, "independent top-k", HEADLINE, TOP_K, tuned_as=TOP_K),
+        _selecting(JOINT, "joint, learnability", HEADLINE),
+        _selecting(FLEXI, "Flexi-JEST", HEADLINE, overrides=FLEXI_FIELDS),
+    ]  # fmt: skip
+
+
+FLEXI_FIELDS = {"resolution.score.resolution": "48/16", "resolution.low_share": 0.5}
+
+
+def _ablations() -> list[Row]:
+    a = ABLATION
+    return [
+        _uniform(
+            "uniform_clean", "uniform on the true-clean part (bound)", a, STEPS, 20,
+            tuned_as=SAME_STEPS, overrides={"data.train": CLEAN_POOL},
+        ),
+        _selecting(
+            "independent_sampled", "independent sampled", a, "independent_sampled",
+            tuned_as=TOP_K,
+        ),
+        _selecting("easy", "joint, easy reference", a, criterion="easy_reference"),
+        _selecting("hard", "joint, hard learner", a, criterion="hard_learner", reference=""),
+        _selecting("f50", "joint, f = 0.5", a, overrides={"selection.super_batch": 256}),
+        _selecting(
+            "f90", "joint, f = 0.9", a, steps=560, overrides={"selection.super_batch": 1280},
+        ),
+        _selecting(
+            "f95", "joint, f = 0.95", a, steps=300,
+            overrides={"selection.super_batch": 2560},
+        ),
+        _selecting("chunks4", "joint, 4 chunks", a, overrides={"selection.n_chunks": 4}),
+        _selecting("chunks64", "joint, 64 chunks", a, overrides={"selection.n_chunks": 64}),
+        _selecting("greedy", "joint, greedy", a, overrides={"selection.greedy": True}),
+        _selecting(
+            "cold", "joint, temperature 0.1", a, overrides={"selection.temperature": 0.1}
+        ),
+        _selecting(
+            "bias10", "joint, learner's bias starts at -10", a,
+            overrides={"model.init_bias": -10.0},
+        ),
+        _selecting(
+            "flexi_untrained", "Flexi scores without training at low resolution", a,
+            overrides=FLEXI_FIELDS | {"resolution.low_share": 0.0},
+        ),
+        _selecting(
+            "flexi_text", "Flexi-JEST, half the text tokens too", a,
+            overrides=FLEXI_FIELDS | {"resolution.score.n_tokens": 8},
+        ),
+        _curated(
+            "curated_softmax", "curated only, softmax loss", a, REFERENCE_STEPS, 100,
+            tuned_as=CURATED, overrides={"loss": "softmax"},
+        ),
+        _uniform(
+            "uniform_softmax", "uniform, same steps, softmax loss", a, STEPS, 20,
+            tuned_as=SAME_STEPS, overrides={"loss": "softmax"},
+        ),
+        _selecting(
+            "joint_softmax", "joint, softmax loss", a, reference="curated_softmax",
+            overrides={"loss": "softmax"},
+        ),
+        _selecting("dirty_reference", "joint, reference trained on the pool", a, reference=UNIFORM),
+    ]  # fmt: skip
+
+
+def _quick() -> list[Row]:
+    """Fixed learning rates (the config's), one seed, a quarter of the length."""
+    short = {"seeds": (0,), "tuned_as": ""}
+    return [
+        _curated(CURATED, "curated only (the reference)", HEADLINE, QUICK_REFERENCE_STEPS, 100,
+                 **short),
+        _uniform(UNIFORM, "uniform", HEADLINE, QUICK_LONG_STEPS, 60, **short),
+        _selecting(TOP_K, "independent top-k", HEADLINE, TOP_K, steps=QUICK_STEPS, **short),
+        _selecting(JOINT, "joint, learnability", HEADLINE, steps=QUICK_STEPS, **short),
+    ]  # fmt: skip
+
+
+def _names(rows: list[Row]) -> tuple[str, ...]:
+    return tuple(row.name for row in rows)
+
+
+FULL_ROWS = (*_headline(), *_ablations(), *_trials())
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite("main", "full", FULL_ROWS, _names(_headline())),
+        Suite("ablations", "full", FULL_ROWS, _names(_ablations())),
+        Suite("quick", "quick", tuple(_quick()), _names(_quick())),
+    )
+}
