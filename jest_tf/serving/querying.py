@@ -83,7 +83,7 @@ class Searcher:
         """Writes the contact sheet and the JSON of `find`; returns their paths."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        title = f"{found['n_images']:,} images in {found['index']}"
+        title = f"{found['n_images']:,} images in {Path(found['index']).name}"
         sheet = contact_sheet([self._sheet_row(query) for query in found["queries"]], title)
         sheet.save(folder / SHEET_FILE)
         content = json.dumps(found, indent=1, ensure_ascii=False)

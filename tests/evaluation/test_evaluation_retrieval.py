@@ -1,5 +1,7 @@
 """Retrieval metrics against closed forms, a per-query loop and scikit-learn."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
@@ -110,6 +112,19 @@ def test_five_captions_an_image_as_in_coco():
         top_images = np.argsort(-scores.T, axis=1)[:, :k]
         hit = (top_images == owner[:, None]).any(axis=1)
         assert found[f"text_to_image/recall@{k}"] == pytest.approx(hit.mean())
+
+
+def test_memory_is_that_of_a_block():
+    rng = np.random.default_rng(3)
+    zimg, ztxt = unit(rng, 1000, 4), unit(rng, 5000, 4)
+    pairs = positives_from_groups(np.arange(1000), np.repeat(np.arange(1000), 5))
+    block_scores = 200_000
+    tracemalloc.start()
+    best_positive_ranks(zimg, ztxt, pairs.image, pairs.text, block_scores)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Scores in float32 and their comparison; all scores at once would be 25 blocks.
+    assert peak < 3 * 4 * block_scores
 
 
 def test_a_text_without_image_is_a_distractor_and_no_query():
