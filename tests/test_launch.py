@@ -109,9 +109,9 @@ def test_test_prints_every_command_of_a_first_run(checkout, tmp_path):
 
 
 def test_ci_runs_the_tests():
-    assert run(ROOT / ".ci/run", "--dry-run", cwd="/") == run(
-        ROOT / "launch/test.sh", "--dry-run", cwd="/"
-    )
+    lines = run(ROOT / ".ci/run", "--dry-run", cwd="/").splitlines()
+    expected = run(ROOT / "launch/test.sh", "--dry-run", cwd="/").splitlines()
+    assert lines[-len(expected) :] == expected
 
 
 def test_quickstart_passes_its_arguments_on(checkout, venv, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 from jest_tf.monitoring.progress import short_number
 
 WIDTH, HEIGHT = 520, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 28, 34
+LEFT, RIGHT, TOP, BOTTOM = 58, 16, 30, 40
 MAX_POINTS = 400
 N_COLORS = 8
 
@@ -65,7 +65,7 @@ def chart(title: str, x_label: str, lines: Sequence[Line], is_share: bool = Fals
     for x in x_ticks:
         px, _ = place(x, y_low)
         parts.append(
-            f'<text class="tick x" x="{px:.1f}" y="{HEIGHT - BOTTOM + 15}">{tick_text(x)}</text>'
+            f'<text class="tick x" x="{px:.1f}" y="{HEIGHT - BOTTOM + 17}">{tick_text(x)}</text>'
         )
     parts.append(
         f'<text class="tick x" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}">'

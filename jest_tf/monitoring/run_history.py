@@ -1,0 +1,147 @@
+"""A whole run as its workdir tells it, for reports. Reads only, so running runs work too."""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jest_tf.data import emoji
+from jest_tf.errors import UserError
+from jest_tf.monitoring.metrics_log import read_metrics
+from jest_tf.monitoring.picks_log import Picks
+from jest_tf.monitoring.run_summary import summarise
+from jest_tf.monitoring.samples import Samples, read_samples, sample_steps
+from jest_tf.monitoring.truth import Labels, Window, windows
+
+N_WINDOWS = 40
+EMOJI_POOL = "emoji_captions/pool"
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One number over the run: `step` int64 [k] ascending, `value` float64 [k]."""
+
+    step: np.ndarray
+    value: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class RunHistory:
+    """What a run did.
+
+    `summary`: its row in result tables. `series`: name in metrics.jsonl → Series. `windows`: what
+    was picked over time, and `pool`: label → share of its whole data, where the truth is known.
+    `samples`: step → examples.
+    """
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    summary: dict[str, Any]
+    series: dict[str, Series]
+    windows: list[Window]
+    pool: dict[str, float]
+    samples: dict[int, Samples]
+
+    def flops_at(self, steps: np.ndarray) -> np.ndarray:
+        """FLOPs spent until each of some steps, NaN where the run does not say."""
+        cost = self.series.get("cost/flops")
+        if cost is None:
+            return np.full(len(steps), np.nan)
+        # Between two logged steps every step costs the same.
+        at_steps = np.concatenate([[0], cost.step])
+        return np.interp(steps, at_steps, np.concatenate([[0.0], cost.value]))
+
+
+def load_runs(workdirs: Iterable[str], n_sample_steps: int) -> list[RunHistory]:
+    """The runs in some workdirs, under names that tell them apart.
+
+    Raises:
+      UserError: a folder is not the workdir of a run, or a file in it is damaged.
+    """
+    runs = [load_run(Path(workdir), n_sample_steps) for workdir in workdirs]
+    counts = collections.Counter(run.name for run in runs)
+    return [
+        dataclasses.replace(run, name=f"{run.name} ({run.path.name})")
+        if counts[run.name] > 1
+        else run
+        for run in runs
+    ]
+
+
+def load_run(path: Path, n_sample_steps: int) -> RunHistory:
+    """One run; `n_sample_steps`: of how many steps, spread over the run, to read the samples."""
+    config = _read_json(path / "config.json")
+    has_environment = (path / "environment.json").exists()
+    labels = Labels(emoji.noise_by_id()) if EMOJI_POOL in config["data"]["train"] else None
+    return RunHistory(
+        path=path,
+        name=config["name"],
+        config=config,
+        environment=_read_json(path / "environment.json") if has_environment else {},
+        summary=summarise(str(path)),
+        series=read_series(path / "metrics.jsonl"),
+        windows=_windows(path / "picks", labels) if labels else [],
+        pool=labels.pool_shares() if labels else {},
+        samples={
+            step: read_samples(path / "samples", step)
+            for step in _spread(sample_steps(path / "samples"), n_sample_steps)
+        },
+    )
+
+
+def read_series(path: Path) -> dict[str, Series]:
+    """Every number of a metrics file over steps."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for line in read_metrics(path) if path.exists() else ():
+        for name, value in line.items():
+            if name not in ("step", "time") and isinstance(value, int | float):
+                points.setdefault(name, []).append((line["step"], float(value)))
+    return {
+        name: Series(np.array([p[0] for p in found]), np.array([p[1] for p in found]))
+        for name, found in points.items()
+    }
+
+
+def config_differences(runs: list[RunHistory]) -> dict[str, list[Any]]:
+    """Dotted field → value in each run, of the fields in which the runs differ."""
+    flat = [dict(_flat(run.config)) for run in runs]
+    fields = sorted(set().union(*flat))
+    rows = {field: [values.get(field, "(absent)") for values in flat] for field in fields}
+    return {field: row for field, row in rows.items() if any(v != row[0] for v in row)}
+
+
+def _windows(folder: Path, labels: Labels) -> list[Window]:
+    if not (folder / "header.json").exists():
+        return []
+    picks = Picks(folder)
+    return list(windows(picks, labels, max(1, -(-picks.last_step // N_WINDOWS))))
+
+
+def _spread(steps: list[int], n: int) -> list[int]:
+    """At most n of the steps, the first and the last among them."""
+    if len(steps) <= n:
+        return steps
+    return [steps[round(i * (len(steps) - 1) / max(1, n - 1))] for i in range(n)][-n:]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = ""):
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError(f"{path.parent} is not the workdir of a run: it has no {path.name}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}.") from error

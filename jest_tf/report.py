@@ -1,0 +1,68 @@
+"""Writes one HTML page that shows what a run did and what it chose, alone or against other runs.
+
+    python -m jest_tf.report --workdir=runs/joint --compare=runs/uniform,runs/independent
+
+The page holds everything in itself: it opens offline, in light and dark. Running runs work too.
+"""
+
+import datetime
+import shlex
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from jest_tf import cli, config_flag
+from jest_tf.errors import UserError
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=FLAGS)
+_COMPARE = flags.DEFINE_list(
+    "compare", [], "Folders of runs to show beside it, separated by commas.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "The page; by default WORKDIR/report.html.", flag_values=FLAGS
+)
+_SAMPLE_STEPS = flags.DEFINE_integer(
+    "sample_steps", 4, "Of how many steps to show examples.", lower_bound=0, flag_values=FLAGS
+)
+
+
+def main(argv: list[str]) -> None:
+    """Writes the report; folders after the flags are compared too (`--compare DIR2 DIR3`)."""
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing. Give the folder of the run to report on.")
+    more = argv[1:]
+    if more and not _COMPARE.value:
+        config_flag.refuse_extra(argv)
+    workdirs = [_WORKDIR.value, *_COMPARE.value, *more]
+    out = Path(_OUT.value or Path(_WORKDIR.value) / "report.html")
+    n_bytes = write_report(workdirs, out, _SAMPLE_STEPS.value)
+    print(f"wrote {out} ({n_bytes / 1e6:.1f} MB)")
+
+
+def write_report(workdirs: list[str], out: Path, n_sample_steps: int = 4) -> int:
+    """Writes the page about `workdirs[0]`, compared with the others; returns its size in bytes.
+
+    Raises:
+      UserError: a folder is not the workdir of a run, or the page cannot be written.
+    """
+    # They import TensorFlow: after the flags.
+    from jest_tf.monitoring.html_report import page
+    from jest_tf.monitoring.run_history import load_runs
+
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    command = shlex.join(["python", "-m", "jest_tf.report", *sys.argv[1:]])
+    content = page(load_runs(workdirs, n_sample_steps), f"{now}, by {command}").encode()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(content)
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written: {error.strerror}. Give another --out."
+        ) from error
+    return len(content)
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

@@ -1,0 +1,129 @@
+"""The selection report: its numbers against the files it read, and that it stands alone."""
+
+import html.parser
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from sample_workdir import HOSTILE, make_run
+
+from jest_tf.data import emoji
+from jest_tf.errors import UserError
+from jest_tf.monitoring.run_history import config_differences, load_run, load_runs
+from jest_tf.monitoring.samples import GROUPS
+from jest_tf.report import write_report
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, texts and addresses, and checks that tags nest."""
+
+    VOID = {"meta", "img", "tr", "td", "th", "path", "br"}
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.text, self.addresses, self._open = [], [], [], []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attributes if k in ("src", "href", "action", "data")]
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def report(workdirs, out) -> Page:
+    write_report([str(w) for w in workdirs], out)
+    return Page(out.read_text(encoding="utf-8"))
+
+
+def test_the_page_stands_alone_and_shows_hostile_texts_as_text(tmp_path):
+    run = make_run(tmp_path / "a run é")
+    page = report([run], tmp_path / "report.html")
+    assert "script" not in page.tags and "link" not in page.tags
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert not re.search(r"url\(|@import", (tmp_path / "report.html").read_text())
+    assert HOSTILE in "".join(page.text)
+    assert page.tags.count("img") == 2 * 24
+    text = " ".join(page.text)
+    assert "trains on the 16 that the policy joint picks by learnability, in 16 chunks" in text
+    assert all(title in text for title in GROUPS.values())
+
+
+def test_two_runs_side_by_side_with_their_differences(tmp_path):
+    runs = [make_run(tmp_path / p, policy=p) for p in ("joint", "uniform")]
+    text = " ".join(report(runs, tmp_path / "report.html").text)
+    assert "joint against uniform" in text
+    assert "selection.policy" in text and "finished" in text
+    assert set(config_differences(load_runs(map(str, runs), 0))) == {"name", "selection.policy"}
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = load_runs([str(make_run(tmp_path / seed)) for seed in ("seed_0", "seed_1")], 0)
+    assert [run.name for run in runs] == ["joint (seed_0)", "joint (seed_1)"]
+
+
+def test_history_equals_the_files(tmp_path):
+    run = load_run(make_run(tmp_path / "run", n_samples=5), n_sample_steps=3)
+    assert list(run.series["train/loss"].value[:2]) == [5.0, 2.5]
+    np.testing.assert_allclose(run.flops_at(np.array([0, 7, 40])), [0, 7e9, 40e9])
+    assert list(run.samples) == [8, 24, 40]
+    noise = emoji.noise_by_id()
+    raw = np.fromfile(tmp_path / "run" / "picks" / "ids.bin", "<i8")
+    broken = {"shuffled", "boilerplate", "truncated", "bad_image"}
+    share = np.mean([noise[i] in broken for i in raw])
+    assert np.mean([w.broken for w in run.windows]) == pytest.approx(share)
+    assert run.windows[-1].n_distinct_so_far == len(set(raw.tolist()))
+    assert sum(run.pool.values()) == pytest.approx(1)
+
+
+def test_an_unfinished_run_without_extras_gives_a_page(tmp_path):
+    run = make_run(tmp_path / "run", n_steps=5, n_samples=1)
+    (run / "environment.json").unlink()
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").touch()
+    for part in ("picks", "samples"):
+        shutil.rmtree(run / part)
+    text = " ".join(report([run], tmp_path / "report.html").text)
+    assert "0 of 5 steps done" in text
+
+
+def test_what_is_no_run_is_one_clear_message(tmp_path):
+    with pytest.raises(UserError, match=r"not the workdir of a run: it has no config\.json"):
+        write_report([str(tmp_path)], tmp_path / "report.html")
+
+
+def test_2000_steps_stay_small_and_fast(tmp_path):
+    run = make_run(tmp_path / "run", n_steps=2000, n_samples=100)
+    started = time.monotonic()
+    n_bytes = write_report([str(run)], tmp_path / "report.html")
+    assert time.monotonic() - started < 20
+    assert 100_000 < n_bytes < 10_000_000
+
+
+def test_command_line(tmp_path):
+    runs = [make_run(tmp_path / name, n_steps=10, policy=name) for name in ("joint", "uniform")]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "jest_tf.report",
+            f"--workdir={runs[0]}", "--compare", str(runs[1]), str(runs[1]),
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (runs[0] / "report.html").stat().st_size > 10_000
+    assert f"wrote {runs[0] / 'report.html'}" in done.stdout
