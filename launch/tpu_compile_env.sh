@@ -23,6 +23,8 @@ if [[ -x "$VENV/bin/python" ]] && cmp -s "$requirements" "$VENV/installed.txt"; 
 else
   make_venv
   run "$VENV/bin/python" -m pip install --disable-pip-version-check --requirement "$requirements"
+  # Neither git nor the linter shall look inside.
+  run sh -c 'echo "*" >"$1/.gitignore"' sh "$VENV"
   # Written last, so that an interrupted installation is done again.
   run cp "$requirements" "$VENV/installed.txt"
 fi

@@ -31,9 +31,7 @@ options.num_replicas, options.num_partitions = n_replicas, 1
 options.device_assignment = xla_client.DeviceAssignment.create(
     np.arange(n_replicas).reshape(n_replicas, 1)
 )
-program = devices[0].client.compile_and_load(
-    module, xla_client.DeviceList(tuple(devices)), options
-)
+program = devices[0].client.compile_and_load(module, xla_client.DeviceList(tuple(devices)), options)
 
 inputs = np.load(inputs_path)
 mesh = jax.sharding.Mesh(np.array(devices), "replica")
