@@ -93,7 +93,9 @@ class Progress:
         parts += [f"{name} {value:.4g}" for name, value in values.items()]
         if rates := self._rates():
             steps, scored, trained = rates
-            parts += [f"scored {short_number(scored)}/s", f"trained {short_number(trained)}/s"]
+            if scored:  # the uniform policy scores nothing
+                parts.append(f"scored {short_number(scored)}/s")
+            parts.append(f"trained {short_number(trained)}/s")
         parts.append(f"{short_number(flops)}FLOP")
         if rates and steps:
             parts.append(f"ETA {duration((self._total - step) / steps)}")

@@ -48,6 +48,15 @@ def test_values_are_shown():
     assert line == "step 5/10 50%  loss 3.22  lr 0.0001  0FLOP"
 
 
+def test_a_policy_that_scores_nothing_does_not_speak_of_it():
+    clock = Clock()
+    progress = Progress(10, stream=io.StringIO(), clock=clock, min_seconds=0)
+    for step in (1, 2):
+        clock.now += 1
+        line = progress.update(step, examples_scored=0, examples_trained=128 * step, flops=0)
+    assert line == "step 2/10 20%  trained 128/s  0FLOP  ETA 8s"
+
+
 def test_speed_and_eta_of_a_resumed_run_leave_out_its_past():
     clock = Clock()
     progress = Progress(1100, stream=io.StringIO(), clock=clock, min_seconds=0)
