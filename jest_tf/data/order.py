@@ -29,7 +29,8 @@ SEGMENTS, WINDOW, MIXTURE = 1, 2, 3  # tags that keep the draws apart
 class Segment:
     """`records` records of a shard from record `start` of the file on, all in one lane.
 
-    `first` is the number of its first record in manifest order, `shard` the shard's index.
+    `first` is the number of its first record in manifest order, `shard` the shard's index,
+    `shard_start` the index of its first record among those that the manifest takes of the shard.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Segment:
     records: int
     first: int
     shard: int
+    shard_start: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +79,8 @@ def lanes(stream: Sequence[tuple[int, int, Shard]], n_lanes: int) -> list[list[S
             end = min(line + shard.records, cuts[lane + 1])
             skipped = begin - line
             if end > begin:
-                segment = Segment(
-                    shard.path, shard.start + skipped, end - begin, first + skipped, index
-                )
+                start, number = shard.start + skipped, first + skipped
+                segment = Segment(shard.path, start, end - begin, number, index, skipped)
                 result[lane].append(segment)
             begin = end
             if end == cuts[lane + 1] and lane < n_lanes - 1:

@@ -1,19 +1,18 @@
 """Deterministic, resumable, per-host super-batches as one graph-only tf.data pipeline.
 
-Per lane: segments → groups → windows of serialized records, permuted. Lanes of a host in turn give
-their share of each step. Then: chunks of records → parse, decode → batch → tokenize.
+The lanes of a host (lanes.py) give their shares of each step in turn. Then: chunks of records →
+parse, decode → batch → tokenize.
 """
 
-import dataclasses
-import itertools
 import math
 
 import tensorflow as tf
 
 from jest_tf.data import order
+from jest_tf.data.lanes import SegmentTable, graph_only, lane_chunks, lane_tables
 from jest_tf.data.manifest import Manifest, check_files
-from jest_tf.data.order import Segment
 from jest_tf.data.records import RecordReader
+from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 
@@ -21,9 +20,6 @@ from jest_tf.errors import UserError
 DEFAULT_LANES = 8
 # Records decoded by one function call: it spreads the cost of the guard against bad records.
 CHUNK = 16
-READ_BUFFER_BYTES = 1 << 20
-# The functions below hold no Python control flow; converting them would cost seconds per pipeline.
-graph_only = tf.autograph.experimental.do_not_convert
 
 
 def super_batches(
@@ -39,6 +35,7 @@ def super_batches(
     num_input_pipelines: int = 1,
     replicas_per_pipeline: int = 1,
     shuffle: bool = True,
+    reference_cache: ReferenceCache | None = None,
 ) -> tf.data.Dataset:
     """Endless super-batches, one element per replica, from `start_step` on.
 
@@ -54,35 +51,80 @@ def super_batches(
         input_pipeline_id, num_input_pipelines: this host and the number of hosts.
         replicas_per_pipeline: replicas that this host feeds; consecutive elements are consecutive
             replicas of one step.
+        reference_cache: embeddings of this manifest's records, read along with them.
         shuffle: False keeps each lane's records in manifest order.
 
     Returns:
         Elements {id int64 [k], image uint8 [k, S, S, 3], tokens int32 [k, n_tokens], valid bool
-        [k], source int32 [k]}, k = super_batch / hosts / replicas per host. A record that cannot
+        [k], source int32 [k]}, k = super_batch / hosts / replicas per host; with a reference cache
+        also reference_zimg, reference_ztxt float32 [k, d]. A record that cannot
         be read keeps its slot with valid = False and a black image.
 
     Raises:
         UserError: sizes that do not divide, missing or cut files, fewer records than lanes.
     """
+    check_files(manifest)
+    chunks, chunk = record_chunks(
+        manifest,
+        super_batch=super_batch,
+        seed=seed,
+        start_step=start_step,
+        n_lanes=n_lanes,
+        input_pipeline_id=input_pipeline_id,
+        num_input_pipelines=num_input_pipelines,
+        replicas_per_pipeline=replicas_per_pipeline,
+        shuffle=shuffle,
+        reference_cache=reference_cache,
+    )
+    reader = RecordReader(manifest, image_size, seed, reference_cache=reference_cache)
+    batch_size = super_batch // num_input_pipelines // replicas_per_pipeline
+    batches = _decoded_batches(chunks, chunk, reader, tokenizer, batch_size)
+    batches = batches.map(graph_only(lambda batch: {k: batch[k] for k in batch if k != "label"}))
+    return batches.prefetch(replicas_per_pipeline).with_options(_options())
+
+
+def record_chunks(
+    manifest: Manifest,
+    *,
+    super_batch: int,
+    seed: int,
+    start_step: int = 0,
+    n_lanes: int | None = None,
+    input_pipeline_id: int = 0,
+    num_input_pipelines: int = 1,
+    replicas_per_pipeline: int = 1,
+    shuffle: bool = True,
+    reference_cache: ReferenceCache | None = None,
+) -> tuple[tf.data.Dataset, int]:
+    """The order of `super_batches` before anything is decoded: cheap, to look up or to test.
+
+    Returns:
+        (dataset, c): elements (epoch int64 [c], record number int64 [c], serialized string
+        [c][, cache record string [c]]); `Manifest.locate` names a record's file.
+    """
     n_lanes = math.gcd(super_batch, DEFAULT_LANES) if n_lanes is None else n_lanes
     check_layout(super_batch, n_lanes, num_input_pipelines, replicas_per_pipeline)
-    check_files(manifest)
-    batch_size = super_batch // num_input_pipelines // replicas_per_pipeline
+    if reference_cache:
+        reference_cache.check_manifest(manifest)
     per_lane = super_batch // n_lanes
+    batch_size = super_batch // num_input_pipelines // replicas_per_pipeline
     chunk = chunk_size(math.gcd(per_lane, batch_size))
     lanes_here = n_lanes // num_input_pipelines
     first_lane = input_pipeline_id * lanes_here
-    tables = _lane_tables(manifest, n_lanes, per_lane * start_step, seed, shuffle)
+    tables = lane_tables(
+        manifest,
+        n_lanes,
+        per_lane * start_step,
+        seed,
+        shuffle,
+        companions=reference_cache.shard_paths if reference_cache else (),
+    )
     chunks = tf.data.Dataset.range(first_lane, first_lane + lanes_here).interleave(
-        graph_only(lambda lane: _lane(manifest, tables, lane, chunk, seed, shuffle)),
+        graph_only(lambda lane: lane_chunks(manifest, tables, lane, chunk, seed, shuffle)),
         cycle_length=lanes_here,
         block_length=per_lane // chunk,
     )
-    reader = RecordReader(manifest, image_size, seed)
-    batches = _decoded_batches(chunks, chunk, reader, tokenizer, batch_size)
-    keep = ("id", "image", "tokens", "valid", "source")
-    batches = batches.map(graph_only(lambda batch: {name: batch[name] for name in keep}))
-    return batches.prefetch(replicas_per_pipeline).with_options(_options())
+    return chunks, chunk
 
 
 def evaluation_batches(
@@ -96,14 +138,14 @@ def evaluation_batches(
     """
     check_files(manifest)
     shards = [entry for stream in order.streams(manifest) for entry in stream]
-    segments = _SegmentTable(order.lanes(shards, n_lanes=1))
+    segments = SegmentTable(order.lanes(shards, n_lanes=1))
     everything = tf.data.Dataset.range(segments.n_segments[0])
     records = segments.read(everything, cycle_length=1)
     padding = -(-manifest.n_records // batch_size) * batch_size - manifest.n_records
-    padded = tf.data.Dataset.from_tensors((b"", tf.constant(-1, tf.int64))).repeat(padding)
+    padded = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), b"")).repeat(padding)
     chunk = chunk_size(batch_size)
     chunks = records.concatenate(padded).batch(chunk, drop_remainder=True)
-    chunks = chunks.map(graph_only(lambda *parts: (*parts, tf.zeros_like(parts[1]))))
+    chunks = chunks.map(graph_only(lambda *parts: (tf.zeros_like(parts[0]), *parts)))
     reader = RecordReader(manifest, image_size, draw_caption=False)
     batches = _decoded_batches(chunks, chunk, reader, tokenizer, batch_size)
     return batches.prefetch(1).with_options(_options())
@@ -133,135 +175,6 @@ def chunk_size(divides: int) -> int:
     return max(size for size in range(1, CHUNK + 1) if divides % size == 0)
 
 
-class _SegmentTable:
-    """Segments of a stream, all lanes, as tensors: so one traced function serves every lane."""
-
-    def __init__(self, lanes: list[list[Segment]]):
-        segments = [segment for lane in lanes for segment in lane]
-        self.n_segments = [len(lane) for lane in lanes]
-        self.paths = tf.constant([segment.path for segment in segments])
-        self.starts = tf.constant([segment.start for segment in segments], tf.int64)
-        self.counts = tf.constant([segment.records for segment in segments], tf.int64)
-        self.firsts = tf.constant([segment.first for segment in segments], tf.int64)
-        ends = list(itertools.accumulate(self.n_segments))
-        self.lane_begins = tf.constant([0] + ends[:-1], tf.int64)
-        self.lane_sizes = tf.constant(self.n_segments, tf.int64)
-
-    def read(self, members: tf.data.Dataset, cycle_length: int) -> tf.data.Dataset:
-        """(serialized, record number) of the segments with these indices, interleaved."""
-
-        def read_segment(member):
-            file = tf.data.TFRecordDataset(self.paths[member], buffer_size=READ_BUFFER_BYTES)
-            first, count = self.firsts[member], self.counts[member]
-            numbers = tf.data.Dataset.range(first, first + count)
-            return tf.data.Dataset.zip(file.skip(self.starts[member]).take(count), numbers)
-
-        return members.interleave(
-            graph_only(read_segment), cycle_length=cycle_length, block_length=CHUNK
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _StreamTables:
-    """One stream of a manifest: its segments, and where each lane starts in it (int64 [L])."""
-
-    segments: _SegmentTable
-    epoch: tf.Tensor
-    group: tf.Tensor
-    offset: tf.Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class _LaneTables:
-    """All that the lanes need to know. `given`: records that each lane gave before the start."""
-
-    streams: list[_StreamTables]
-    given: int
-
-
-def _lane_tables(
-    manifest: Manifest, n_lanes: int, given: int, seed: int, shuffle: bool
-) -> _LaneTables:
-    """Where every lane starts in every stream after it has given `given` records."""
-    streams = [order.lanes(stream, n_lanes) for stream in order.streams(manifest)]
-    given_by = [[given] for _ in range(n_lanes)]
-    if len(streams) > 1:
-        pattern = order.mixture_pattern(manifest)
-        given_by = [
-            order.mixture_counts(pattern, seed, lane, given, shuffle) for lane in range(n_lanes)
-        ]
-    tables = []
-    for stream, lanes in enumerate(streams):
-        starts = [
-            order.position(segments, seed, stream, lane, int(given_by[lane][stream]), shuffle)
-            for lane, segments in enumerate(lanes)
-        ]
-        columns = (
-            tf.constant([getattr(start, name) for start in starts], tf.int64)
-            for name in ("epoch", "group", "offset")
-        )
-        tables.append(_StreamTables(_SegmentTable(lanes), *columns))
-    return _LaneTables(tables, given)
-
-
-def _lane(
-    manifest: Manifest, tables: _LaneTables, lane: tf.Tensor, chunk: int, seed: int, shuffle: bool
-) -> tf.data.Dataset:
-    """(serialized, record, epoch), each [chunk]: a lane's records from its start on, endlessly."""
-    windows = [
-        _windows(stream, number, lane, seed, shuffle)
-        for number, stream in enumerate(tables.streams)
-    ]
-    if len(windows) == 1:
-        return windows[0].rebatch(chunk, drop_remainder=True)
-    pattern = order.mixture_pattern(manifest)
-    period, offset = divmod(tables.given, order.MIXTURE_PERIOD)
-
-    def choices(period):
-        return tf.data.Dataset.from_tensor_slices(
-            order.mixture_choice(pattern, seed, lane, period, shuffle)
-        )
-
-    choice = tf.data.Dataset.counter(period).flat_map(graph_only(choices)).skip(offset)
-    mixed = tf.data.Dataset.choose_from_datasets([w.unbatch() for w in windows], choice)
-    return mixed.batch(chunk, drop_remainder=True)
-
-
-def _windows(
-    tables: _StreamTables, stream: int, lane: tf.Tensor, seed: int, shuffle: bool
-) -> tf.data.Dataset:
-    """(serialized, record, epoch), each [w]: a lane's endless windows of one stream, permuted."""
-    segments, size = tables.segments, order.WINDOW_RECORDS
-    n_segments, begin = segments.lane_sizes[lane], segments.lane_begins[lane]
-    n_groups = -(-n_segments // order.GROUP_SEGMENTS)
-    first_visit = tables.epoch[lane] * n_groups + tables.group[lane]
-
-    def group(visit):
-        epoch, number = visit // n_groups, visit % n_groups
-        skipped = tf.where(visit == first_visit, tables.offset[lane], 0)
-        members = order.segment_order(n_segments, seed, stream, lane, epoch, shuffle)
-        members = members[number * order.GROUP_SEGMENTS : (number + 1) * order.GROUP_SEGMENTS]
-        records = segments.read(
-            tf.data.Dataset.from_tensor_slices(begin + members),
-            cycle_length=order.GROUP_SEGMENTS if shuffle else 1,
-        )
-        windows = records.skip(skipped // size * size).batch(size).enumerate(skipped // size)
-
-        def permuted(window, batch):
-            serialized, record = batch
-            slots = tf.range(tf.size(record, tf.int64))
-            if shuffle:
-                key = order.fold(seed, order.WINDOW, stream, lane, epoch, number, window)
-                slots = order.permutation(tf.size(slots), key)
-            slots = slots[tf.where(window == skipped // size, skipped % size, 0) :]
-            epochs = tf.fill(tf.shape(slots), epoch)
-            return tf.gather(serialized, slots), tf.gather(record, slots), epochs
-
-        return windows.map(graph_only(permuted))
-
-    return tf.data.Dataset.counter(first_visit).flat_map(graph_only(group)).prefetch(1)
-
-
 def _decoded_batches(
     chunks: tf.data.Dataset, chunk: int, reader: RecordReader, tokenizer: Tokenizer, batch_size: int
 ) -> tf.data.Dataset:
@@ -274,8 +187,7 @@ def _decoded_batches(
 
     def finish(parts):
         batch = {
-            name: tf.reshape(value, tf.TensorShape([batch_size]) + value.shape[2:])
-            for name, value in parts.items()
+            name: tf.reshape(value, [batch_size, *value.shape[2:]]) for name, value in parts.items()
         }
         tokens = tokenizer(batch.pop("caption"))
         batch["tokens"] = tf.ensure_shape(tokens, [batch_size, tokenizer.n_tokens])
@@ -284,15 +196,13 @@ def _decoded_batches(
     return chunks.batch(batch_size // chunk, drop_remainder=True).map(graph_only(finish))
 
 
-def _read_guarded(reader: RecordReader, n: int, serialized, record, epoch) -> dict:
+def _read_guarded(reader: RecordReader, n: int, *parts: tf.Tensor) -> dict:
     """`reader.read`, where records that raise are replaced by invalid ones in the same slots.
 
     All n at once first; only where that raises, one by one. No Python runs: a dataset of one
     element is the only thing in the graph that catches errors.
     """
-    parts = (
-        tf.ensure_shape(serialized, [n]), tf.ensure_shape(record, [n]), tf.ensure_shape(epoch, [n])
-    )  # fmt: skip
+    parts = tuple(tf.ensure_shape(part, [n]) for part in parts)
 
     def attempt(read, *parts):
         return tf.data.Dataset.from_tensors(parts).map(graph_only(read)).ignore_errors()
@@ -310,5 +220,7 @@ def _options() -> tf.data.Options:
     options = tf.data.Options()
     # The order is the product here; sharding is done by lanes.
     options.deterministic = True
+    # They find nothing to rewrite here, and take a third of a second at every start.
+    options.experimental_optimization.apply_default_optimizations = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

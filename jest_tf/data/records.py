@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from jest_tf.data import preprocess
 from jest_tf.data.manifest import Manifest, Source
+from jest_tf.data.reference_cache import ReferenceCache
 
 
 class RecordReader:
@@ -17,13 +18,22 @@ class RecordReader:
         image_size: side of the decoded square image, in pixels.
         seed: of the draw of one caption where a record has several.
         draw_caption: draw a caption per visit (training), or take the first (evaluation).
+        reference_cache: whose records come along with the data's.
     """
 
-    def __init__(self, manifest: Manifest, image_size: int, seed: int = 0, draw_caption=True):
+    def __init__(
+        self,
+        manifest: Manifest,
+        image_size: int,
+        seed: int = 0,
+        draw_caption: bool = True,
+        reference_cache: ReferenceCache | None = None,
+    ):
         self.sources = manifest.sources
         self.image_size = image_size
         self.seed = seed
         self.draw_caption = draw_caption
+        self.reference_cache = reference_cache
         first, self._first_records = 0, []
         for shard in manifest.shards:
             self._first_records.append(first)
@@ -35,35 +45,42 @@ class RecordReader:
     # Traced once, for chunks of any length: its graph is the largest part of a pipeline.
     @functools.cached_property
     def read(self) -> tf.types.experimental.PolymorphicFunction:
-        """`read_eagerly` as one traced function."""
-        vector = [tf.TensorSpec([None], dtype) for dtype in (tf.string, tf.int64, tf.int64)]
-        return tf.function(self.read_eagerly, input_signature=vector, autograph=False)
+        """`read_chunk` as one traced function."""
+        dtypes = [tf.int64, tf.int64, tf.string] + [tf.string] * bool(self.reference_cache)
+        signature = [tf.TensorSpec([None], dtype) for dtype in dtypes]
+        return tf.function(self.read_chunk, input_signature=signature, autograph=False)
 
-    def read_eagerly(self, serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> dict:
+    def read_chunk(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor, *cached):
         """Parses and decodes c records.
 
         Args:
-            serialized: string [c].
-            record: int64 [c], number of the record in manifest order.
             epoch: int64 [c], how often the record was visited before.
+            record: int64 [c], number of the record in manifest order.
+            serialized: string [c].
+            cached: with a reference cache, string [c]: its records.
 
         Returns:
             {id int64, image uint8 [c, S, S, 3], caption string, source int32, label int32,
             valid bool}, all [c]. Raises in graph where a record cannot be parsed or decoded, which
             the pipeline turns into an invalid record.
         """
-        fields = self._parse_all(serialized, record, epoch)
+        fields = self._parse_all(epoch, record, serialized)
         image, decoded = preprocess.decode_batch(fields.pop("encoded"), self.image_size)
-        has_text = tf.strings.regex_full_match(fields["caption"], r"(?s).*\S.*")
-        return fields | {"image": image, "valid": decoded & has_text}
+        valid = decoded & tf.strings.regex_full_match(fields["caption"], r"(?s).*\S.*")
+        caption_index = fields.pop("caption_index")
+        if self.reference_cache:
+            reference = self.reference_cache.parse(cached[0], caption_index)
+            # A wrong reference would be worse than one candidate less.
+            valid &= reference.pop("id") == fields["id"]
+            fields |= reference
+        return fields | {"image": image, "valid": valid}
 
-    def without_image(self, serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> dict:
+    def without_image(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor, *_):
         """As `read`, but for records whose image is corrupt: black and not valid."""
-        fields = self._parse_all(serialized, record, epoch)
-        del fields["encoded"]
-        return self._blank(record) | fields
+        fields = self._parse_all(epoch, record, serialized)
+        return {name: fields.get(name, value) for name, value in self._blank(record).items()}
 
-    def unreadable(self, serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> dict:
+    def unreadable(self, epoch: tf.Tensor, record: tf.Tensor, *_):
         """What stands in the slots of records that `read` raises on: valid = False, id < 0.
 
         The id is -(record number + 1), so that `Manifest.locate` finds the record.
@@ -72,7 +89,7 @@ class RecordReader:
 
     def _blank(self, record: tf.Tensor) -> dict:
         n, size = tf.shape(record)[0], self.image_size
-        return {
+        blank = {
             "id": -record - 1,
             "caption": tf.fill([n], ""),
             "label": tf.fill([n], -1),
@@ -80,8 +97,12 @@ class RecordReader:
             "source": tf.gather(tf.constant(self._shard_sources, tf.int32), self._shard_of(record)),
             "valid": tf.zeros([n], tf.bool),
         }
+        if self.reference_cache:
+            nothing = tf.zeros([n, self.reference_cache.dim])
+            blank |= {"reference_zimg": nothing, "reference_ztxt": nothing}
+        return blank
 
-    def _parse_all(self, serialized: tf.Tensor, record: tf.Tensor, epoch: tf.Tensor) -> dict:
+    def _parse_all(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor) -> dict:
         shard = self._shard_of(record)
         source = tf.gather(tf.constant(self._shard_sources, tf.int32), shard)
         merged = {}
@@ -96,7 +117,7 @@ class RecordReader:
 
     def _shard_of(self, record: tf.Tensor) -> tf.Tensor:
         firsts = tf.constant(self._first_records, tf.int64)
-        return tf.searchsorted(firsts, record, side="right") - 1
+        return tf.maximum(tf.searchsorted(firsts, record, side="right") - 1, 0)
 
     def _parse(self, source: Source, serialized, shard, record, epoch) -> dict:
         spec = {source.image: tf.io.FixedLenFeature([], tf.string, "")}
@@ -113,14 +134,16 @@ class RecordReader:
         label = tf.fill(tf.shape(record), tf.constant(-1, tf.int64))
         label = parsed[source.label] if source.label else label
         if source.captions:
-            caption = self._one_caption(parsed[source.captions], record_id, epoch)
+            caption, index = self._one_caption(parsed[source.captions], record_id, epoch)
         else:
             texts = tf.constant(("",) + source.labels)
             caption = tf.gather(texts, tf.clip_by_value(label + 1, 0, len(source.labels)))
+            index = tf.zeros_like(record)
         return {
-            "id": record_id,
+            "id": tf.where(record < 0, tf.constant(-1, tf.int64), record_id),  # padding
             "encoded": parsed[source.image],
             "caption": caption,
+            "caption_index": index,
             "label": tf.cast(label, tf.int32),
         }
 
@@ -137,21 +160,22 @@ class RecordReader:
             key = tf.strings.join([names, tf.strings.as_string(index)], "#")
         return hashed_id(source.name, key)
 
-    def _one_caption(self, captions: tf.RaggedTensor, record_id, epoch) -> tf.Tensor:
+    def _one_caption(self, captions: tf.RaggedTensor, record_id, epoch):
+        """(string [c], int64 [c]): a caption of each record, and which of its captions it is."""
         n = captions.row_lengths()
         pick = tf.zeros_like(n)
         if self.draw_caption:
-            drawn = [
+            visit = [
                 tf.fill(tf.shape(n), str(self.seed)),
-                *map(tf.strings.as_string, (record_id, epoch)),
+                tf.strings.as_string(record_id),
+                tf.strings.as_string(epoch),
             ]
-            draw = tf.strings.to_hash_bucket_fast(tf.strings.join(drawn, "/"), 2**31 - 1)
+            draw = tf.strings.to_hash_bucket_fast(tf.strings.join(visit, "/"), 2**31 - 1)
             pick = draw % tf.maximum(n, 1)
         # One empty caption more, for records that have none.
         texts = tf.concat([captions.flat_values, [""]], 0)
-        return tf.gather(
-            texts, tf.where(n > 0, captions.row_starts() + pick, tf.size(texts, tf.int64) - 1)
-        )
+        none = tf.size(texts, tf.int64) - 1
+        return tf.gather(texts, tf.where(n > 0, captions.row_starts() + pick, none)), pick
 
 
 def hashed_id(source_name: str, key: tf.Tensor) -> tf.Tensor:

@@ -44,6 +44,24 @@ def steps(manifest, tokenizer, n, hosts=1, replicas=1, **kwargs):
     return {name: join(name) for name in parts[0]}
 
 
+def order_of(manifest, n, hosts=1, replicas=1, **kwargs):
+    """Record numbers and epochs int64 [2, n, B] of n global super-batches, nothing decoded."""
+    kwargs = {"super_batch": 16, "seed": 3, "n_lanes": 4} | kwargs
+    per_host = n * kwargs["super_batch"] // hosts
+    parts = []
+    for host in range(hosts):
+        chunks, size = pipeline.record_chunks(
+            manifest,
+            input_pipeline_id=host,
+            num_input_pipelines=hosts,
+            replicas_per_pipeline=replicas,
+            **kwargs,
+        )
+        taken = list(itertools.islice(chunks.as_numpy_iterator(), per_host // size))
+        parts.append(np.concatenate([[record, epoch] for epoch, record, _ in taken], axis=1))
+    return np.concatenate([part.reshape(2, n, -1) for part in parts], axis=2)
+
+
 def test_an_element_is_what_the_record_holds(make_manifest, tokenizer):
     batch = steps(make_manifest([30, 20]), tokenizer, 2)
     ids = batch["id"]
@@ -58,41 +76,61 @@ def test_an_element_is_what_the_record_holds(make_manifest, tokenizer):
 
 
 @pytest.mark.parametrize("sizes", [[13, 9, 11, 30, 8, 5, 22], [100]])
-def test_hosts_and_replicas_only_cut_the_global_super_batch(make_manifest, tokenizer, sizes):
+def test_hosts_and_replicas_only_cut_the_order(make_manifest, sizes):
     manifest = make_manifest(sizes)
-    expected = steps(manifest, tokenizer, 12)
+    expected = order_of(manifest, 12)
     for hosts, replicas in ((2, 1), (4, 1), (1, 4), (2, 2)):
-        found = steps(manifest, tokenizer, 12, hosts=hosts, replicas=replicas)
-        for name in expected:
-            np.testing.assert_array_equal(found[name], expected[name], err_msg=f"{hosts} {name}")
+        found = order_of(manifest, 12, hosts, replicas)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{hosts} hosts {replicas}")
+
+
+def test_hosts_and_replicas_only_cut_the_batches(make_manifest, tokenizer):
+    manifest = make_manifest([30, 8, 5, 22])
+    expected = steps(manifest, tokenizer, 6)
+    found = steps(manifest, tokenizer, 3, hosts=2, replicas=2, start_step=3)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name][3:], err_msg=name)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_a_resumed_run_reads_the_same_from_any_step(make_manifest, tokenizer, shuffle):
+def test_a_resumed_run_reads_the_same_from_any_step(make_manifest, shuffle):
     manifest = make_manifest([13, 9, 11, 30, 8, 5, 22])
-    expected = steps(manifest, tokenizer, 20, shuffle=shuffle)["id"]
+    expected = order_of(manifest, 20, shuffle=shuffle)
     for start in (1, 2, 5, 6, 7, 13, 18):
-        found = steps(manifest, tokenizer, 2, start_step=start, shuffle=shuffle)["id"]
-        np.testing.assert_array_equal(found, expected[start : start + 2], err_msg=str(start))
+        found = order_of(manifest, 2, start_step=start, shuffle=shuffle)
+        np.testing.assert_array_equal(found, expected[:, start : start + 2], err_msg=str(start))
 
 
-def test_every_record_once_per_lane_epoch(make_manifest, tokenizer):
+def test_resuming_reads_no_more_than_a_group_of_a_lane_again(make_manifest, tmp_path):
+    manifest = make_manifest([10] * 20)  # one lane, groups of 2 shards = 20 records
+    expected = order_of(manifest, 10, n_lanes=1)
+    kept = {manifest.locate(int(r))[0] for r in expected[0, 5:].ravel()}
+    for shard in manifest.shards:
+        if shard.path not in kept:
+            (tmp_path / shard.path).unlink()
+    assert len(kept) < 15
+    found = order_of(manifest, 3, n_lanes=1, start_step=5)
+    np.testing.assert_array_equal(found, expected[:, 5:8])
+
+
+def test_every_record_once_per_lane_epoch(make_manifest):
     manifest = make_manifest([13, 9, 11, 30, 8, 5, 24])  # 100 records, 4 lanes of 25
-    ids = steps(manifest, tokenizer, 25)["id"]  # 25 steps of 4 records a lane = 4 epochs
-    epochs = []
+    records, epochs = order_of(manifest, 25)  # 25 steps of 4 records a lane = 4 epochs
+    orders = set()
     for lane in range(4):
-        given = ids[:, lane * 4 : lane * 4 + 4].ravel().reshape(4, 25)
+        given = records[:, lane * 4 : lane * 4 + 4].reshape(4, 25)
+        assert (epochs[:, lane * 4 : lane * 4 + 4].reshape(4, 25) == np.arange(4)[:, None]).all()
         for epoch in given:
             assert sorted(epoch) == list(range(lane * 25, lane * 25 + 25))
-        epochs += [tuple(epoch) for epoch in given]
-    assert len(set(epochs)) == 16, "epochs and lanes must not repeat one order"
+            orders.add(tuple(epoch - lane * 25))
+    assert len(orders) == 16, "epochs and lanes must not repeat one order"
 
 
-def test_the_seed_changes_the_order_and_no_shuffle_keeps_it(make_manifest, tokenizer):
+def test_the_seed_changes_the_order_and_no_shuffle_keeps_it(make_manifest):
     manifest = make_manifest([40, 40])
-    a, b = (steps(manifest, tokenizer, 3, seed=seed)["id"] for seed in (0, 1))
+    a, b = (order_of(manifest, 3, seed=seed)[0] for seed in (0, 1))
     assert (a != b).mean() > 0.8
-    plain = steps(manifest, tokenizer, 5, shuffle=False, n_lanes=1)["id"]
+    plain = order_of(manifest, 5, shuffle=False, n_lanes=1)[0]
     assert plain.ravel().tolist() == list(range(80))
 
 
@@ -158,9 +196,10 @@ def test_a_mixture_gives_each_source_its_share(make_manifest, tokenizer, monkeyp
         ids = batch["id"].reshape(25, 4, 4)[:, lane].ravel()
         counts = collections.Counter(ids[ids < 100].tolist())
         assert max(counts.values()) - min(counts.values()) <= 1, "each once per epoch of its source"
+    records = order_of(manifest, 25)
     for hosts, start in ((1, 7), (4, 13)):
-        found = steps(manifest, tokenizer, 3, hosts=hosts, start_step=start)
-        np.testing.assert_array_equal(found["id"], batch["id"][start : start + 3])
+        found = order_of(manifest, 3, hosts, start_step=start)
+        np.testing.assert_array_equal(found, records[:, start : start + 3])
 
 
 def test_sources_of_one_run_may_name_their_features_differently(tmp_path, tokenizer):

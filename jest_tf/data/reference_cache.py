@@ -1,0 +1,240 @@
+"""The frozen reference's embeddings, computed once and read along with the data.
+
+A cache is a folder: `cache.json` and one TFRecord file per shard of the manifest it belongs to,
+record by record in the same order, so that joining needs no look-up and no shuffle. Each record
+holds its id (checked against the data's in training), zimg, and one ztxt per caption.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.data.manifest import Manifest
+from jest_tf.errors import UserError
+
+VERSION = 1
+DTYPES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceCache:
+    """What `cache.json` says.
+
+    Attributes:
+        folder: where it lies.
+        identity: what the embeddings depend on, e.g. {checkpoint, preprocessing, tokenizer,
+            image_size}; free-form strings and numbers.
+        data: fingerprint of the manifest it belongs to.
+        dim: width of the embeddings (it may differ from the learner's).
+        dtype: `float16` or `bfloat16`, as stored.
+        scale, bias: of the reference's sigmoid loss: logit = scale * <zimg, ztxt> + bias.
+        records: per shard of the manifest.
+    """
+
+    folder: str
+    identity: dict
+    data: str
+    dim: int
+    dtype: str
+    scale: float
+    bias: float
+    records: tuple[int, ...]
+
+    @property
+    def shard_paths(self) -> list[str]:
+        return [shard_path(self.folder, index) for index in range(len(self.records))]
+
+    @classmethod
+    def load(cls, folder: str) -> "ReferenceCache":
+        """Reads a finished cache.
+
+        Raises:
+            UserError: no cache there, or one that was not finished.
+        """
+        path = f"{folder}/cache.json"
+        try:
+            with tf.io.gfile.GFile(path) as file:
+                content = json.load(file)
+            if content.pop("version") != VERSION:
+                raise UserError(f"{path} is of another version; compute the cache again.")
+            content["records"] = tuple(content["records"])
+            return cls(folder=folder, **content)
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"no finished reference cache in {folder} ({error.message}). Run "
+                "`python -m jest_tf.cache_reference` (again: it goes on where it stopped)."
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path} is not a reference cache ({error})") from error
+
+    def check_manifest(self, manifest: Manifest) -> None:
+        """Raises UserError unless the cache belongs to exactly these records in this order."""
+        counts = tuple(shard.records for shard in manifest.shards)
+        if manifest.fingerprint != self.data or counts != self.records:
+            raise UserError(
+                f"reference cache {self.folder} belongs to other data: fingerprint {self.data} "
+                f"with {sum(self.records):,} records in {len(self.records)} shards, but "
+                f"{manifest.name} is {manifest.fingerprint} with {sum(counts):,} in {len(counts)}. "
+                "Compute the cache for this data set."
+            )
+
+    def check_identity(self, expected: dict) -> None:
+        """Raises UserError that shows each difference between the cache and the run's reference."""
+        names = sorted(set(self.identity) | set(expected))
+        differences = [
+            f"{name}: cache has {self.identity.get(name)!r}, the run expects {expected.get(name)!r}"
+            for name in names
+            if self.identity.get(name) != expected.get(name)
+        ]
+        if differences:
+            raise UserError(
+                f"reference cache {self.folder} was made by another reference:\n  "
+                + "\n  ".join(differences)
+                + "\nCompute it again, or name the reference that it was made with."
+            )
+
+    def parse(self, serialized: tf.Tensor, caption_index: tf.Tensor) -> dict:
+        """Cache records, in graph.
+
+        Args:
+            serialized: string [c].
+            caption_index: int64 [c], which of a record's captions is wanted.
+
+        Returns:
+            {id int64 [c], reference_zimg, reference_ztxt float32 [c, d]}.
+        """
+        spec = {
+            "id": tf.io.FixedLenFeature([], tf.int64),
+            "zimg": tf.io.FixedLenFeature([], tf.string),
+            "ztxt": tf.io.FixedLenFeature([], tf.string),
+        }
+        parsed = tf.io.parse_example(serialized, spec)
+        n_bytes = 2 * self.dim
+        begin = tf.cast(caption_index, tf.int32) * n_bytes
+        ztxt = tf.strings.substr(parsed["ztxt"], begin, tf.fill(tf.shape(begin), n_bytes))
+        return {
+            "id": parsed["id"],
+            "reference_zimg": self._floats(parsed["zimg"]),
+            "reference_ztxt": self._floats(ztxt),
+        }
+
+    def _floats(self, raw: tf.Tensor) -> tf.Tensor:
+        bits = tf.io.decode_raw(raw, tf.uint16, fixed_length=2 * self.dim)
+        return tf.cast(tf.bitcast(bits, DTYPES[self.dtype]), tf.float32)
+
+
+def shard_path(folder: str, index: int) -> str:
+    return f"{folder}/reference-{index:05d}.tfrecord"
+
+
+class CacheWriter:
+    """Writes a cache shard by shard; a shard that is there already is kept, so it resumes.
+
+    Args:
+        folder: of the cache, made if need be.
+        manifest: whose records it is for.
+        identity, dim, dtype, scale, bias: see `ReferenceCache`.
+
+    Raises:
+        UserError: the folder holds (part of) a cache of another reference or other data.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        manifest: Manifest,
+        *,
+        identity: dict,
+        dim: int,
+        scale: float,
+        bias: float,
+        dtype: str = "float16",
+    ):
+        if dtype not in DTYPES:
+            raise UserError(f"cache dtype {dtype!r}; expected one of {sorted(DTYPES)}")
+        self.manifest = manifest
+        records = tuple(shard.records for shard in manifest.shards)
+        self.cache = ReferenceCache(
+            folder, identity, manifest.fingerprint, dim, dtype, scale, bias, records
+        )
+        tf.io.gfile.makedirs(folder)
+        self._claim()
+
+    def missing_shards(self, part: int = 0, parts: int = 1) -> list[int]:
+        """Indices that are still to be written, of every `parts`-th shard from `part` on."""
+        mine = range(part, len(self.manifest.shards), parts)
+        return [i for i in mine if not tf.io.gfile.exists(shard_path(self.cache.folder, i))]
+
+    def write_shard(self, index: int, rows: Iterable[tuple[int, np.ndarray, np.ndarray]]) -> None:
+        """Writes one shard: (id, zimg [d], ztxt [n_captions, d]) per record, in manifest order."""
+        path = shard_path(self.cache.folder, index)
+        expected = self.manifest.shards[index].records
+        count = 0
+        with tf.io.TFRecordWriter(path + ".incomplete") as writer:
+            for record_id, zimg, ztxt in rows:
+                writer.write(self._serialize(record_id, zimg, ztxt))
+                count += 1
+        if count != expected:
+            raise ValueError(f"{path}: {count} rows for a shard of {expected} records")
+        tf.io.gfile.rename(path + ".incomplete", path, overwrite=True)
+
+    def finish(self) -> ReferenceCache:
+        """Writes `cache.json`; raises UserError while shards are missing."""
+        missing = self.missing_shards()
+        if missing:
+            raise UserError(
+                f"reference cache {self.cache.folder}: {len(missing)} of "
+                f"{len(self.manifest.shards)} shards are missing, first {missing[0]}. "
+                "Run the remaining parts."
+            )
+        self._write_json("cache.json")
+        return self.cache
+
+    def _claim(self) -> None:
+        """Notes whose shards these are, or checks it: parts of two caches must never mix."""
+        path = f"{self.cache.folder}/incomplete.json"
+        if tf.io.gfile.exists(path):
+            with tf.io.gfile.GFile(path) as file:
+                found = json.load(file)
+            wanted = json.loads(self._json())
+            different = [k for k in wanted if wanted[k] != found.get(k)]
+            if different:
+                shown = "; ".join(f"{k}: {found.get(k)} / {wanted[k]}" for k in different)
+                raise UserError(
+                    f"{self.cache.folder} holds another cache (found / wanted): {shown[:800]}. "
+                    "Use an empty folder."
+                )
+        self._write_json("incomplete.json")
+
+    def _json(self) -> str:
+        content = dataclasses.asdict(self.cache) | {"version": VERSION}
+        del content["folder"]
+        return json.dumps(content, indent=1)
+
+    def _write_json(self, name: str) -> None:
+        path = f"{self.cache.folder}/{name}"
+        with tf.io.gfile.GFile(path + ".new", "w") as file:
+            file.write(self._json())
+        tf.io.gfile.rename(path + ".new", path, overwrite=True)
+
+    def _serialize(self, record_id: int, zimg: np.ndarray, ztxt: np.ndarray) -> bytes:
+        ztxt = np.atleast_2d(ztxt)
+        if zimg.shape != (self.cache.dim,) or ztxt.shape[1] != self.cache.dim:
+            raise UserError(
+                f"record {record_id}: zimg {zimg.shape} and ztxt {ztxt.shape}; expected "
+                f"({self.cache.dim},) and (captions, {self.cache.dim})"
+            )
+        dtype = DTYPES[self.cache.dtype].as_numpy_dtype
+
+        def stored(values: np.ndarray) -> tf.train.Feature:
+            raw = np.ascontiguousarray(values.astype(dtype)).tobytes()
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[raw]))
+
+        id_feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[int(record_id)]))
+        features = {"id": id_feature, "zimg": stored(zimg), "ztxt": stored(ztxt)}
+        return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()

@@ -1,0 +1,122 @@
+"""A run that outlives read errors, and stops when too many records are bad."""
+
+import collections
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.data.manifest import Manifest, check_files
+from jest_tf.errors import UserError
+
+
+def resilient_steps(
+    make_iterator: Callable[[int], Iterator],
+    start_step: int,
+    manifest: Manifest,
+    *,
+    max_retries: int = 5,
+    first_wait: float = 1.0,
+    sleep: Callable[[float], None] = time.sleep,
+    report: Callable[[str], None] = print,
+) -> Iterator:
+    """Yields what `make_iterator(start_step)` yields; after a read error it goes on at that step.
+
+    The order is a function of (seed, step), so a new pipeline at step k gives what the old one
+    would have given: nothing is skipped or seen twice.
+
+    Args:
+        make_iterator: step -> iterator of one element per step from that step on.
+        max_retries: attempts at one step; waits double from `first_wait` seconds on.
+        report: gets one line per retry.
+
+    Raises:
+        UserError: when a step cannot be read after all retries; names the files that are missing
+            or were cut, if any.
+    """
+    step, failures, iterator = start_step, 0, None
+    while True:
+        try:
+            iterator = iterator or make_iterator(step)
+            element = next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            iterator = None
+            failures += 1
+            reason = error.message.splitlines()[0][:300]
+            if failures > max_retries:
+                check_files(manifest)
+                raise UserError(
+                    f"step {step}: the data could not be read in {failures} attempts "
+                    f"({type(error).__name__}: {reason}). No listed file is missing or has changed "
+                    "its size; `python -m jest_tf.check --all_records` finds a corrupt one."
+                ) from error
+            wait = first_wait * 2 ** (failures - 1)
+            report(
+                f"read error at step {step} ({type(error).__name__}: {reason}); attempt "
+                f"{failures} of {max_retries} in {wait:.0f} s"
+            )
+            sleep(wait)
+            continue
+        yield element
+        step += 1
+        failures = 0
+
+
+class BadRecords:
+    """Counts records that could not be used, and stops a run in which they are too many.
+
+    Args:
+        max_share: of all records seen so far.
+        min_records: before so many were seen, nothing is judged.
+    """
+
+    SHOWN = 20
+
+    def __init__(self, max_share: float, min_records: int = 10_000):
+        self.max_share = max_share
+        self.min_records = min_records
+        self.seen = 0
+        self.bad = 0
+        self.by_source: collections.Counter = collections.Counter()
+        self.ids: dict[int, int] = {}  # id -> times seen, of the first thousand
+
+    @property
+    def share(self) -> float:
+        return self.bad / max(self.seen, 1)
+
+    def add(self, ids: np.ndarray, valid: np.ndarray, source: np.ndarray) -> None:
+        """One step's records (any shape, equal for all three)."""
+        bad = ~np.asarray(valid, bool)
+        self.seen += bad.size
+        self.bad += int(bad.sum())
+        self.by_source.update(np.asarray(source)[bad].tolist())
+        for record_id in np.asarray(ids)[bad].tolist():
+            if record_id in self.ids or len(self.ids) < 1000:
+                self.ids[record_id] = self.ids.get(record_id, 0) + 1
+
+    def check(self, manifest: Manifest) -> None:
+        """Raises UserError, with the list, once the bad share passes the bound."""
+        if self.seen < self.min_records or self.share <= self.max_share:
+            return
+        per_source = ", ".join(
+            f"{manifest.sources[source].name}: {count:,}"
+            for source, count in self.by_source.items()
+        )
+        listed = "\n  ".join(describe_record(i, manifest) for i in list(self.ids)[: self.SHOWN])
+        raise UserError(
+            f"{self.bad:,} of {self.seen:,} records ({self.share:.1%}) could not be used; the bound "
+            f"is {self.max_share:.1%} ({per_source}). The first ones:\n  {listed}\n"
+            "`python -m jest_tf.check --all_records` lists all with the reason; prepare the data "
+            "again without them, or raise data.max_bad_share."
+        )
+
+
+def describe_record(record_id: int, manifest: Manifest) -> str:
+    """Where to look: the id, or file and index for a record whose id could not be read."""
+    if record_id >= 0:
+        return f"id {record_id}"
+    path, index = manifest.locate(-record_id - 1)
+    return f"{path} record {index} (not a readable tf.train.Example)"
