@@ -139,6 +139,8 @@ def _checkpoint() -> ml_collections.ConfigDict:
 def _log() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.every_steps = 20  # scalars, JSON lines
+    c.samples_every_steps = 100  # chosen and rejected examples to look at; multiple of every_steps
+    c.samples_per_group = 16  # of them, of each kind; 16 emoji take 0.1 MB
     c.picks_every_steps = 1  # ids of the chosen, 8 bytes each; 0: never
     c.max_refused_steps = 20  # in a row (not finite, too few valid rows) before the run stops
     return c
@@ -247,6 +249,7 @@ def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
         "strategy.n_devices": c.strategy.n_devices,
         "checkpoint.keep": c.checkpoint.keep,
         "log.every_steps": c.log.every_steps,
+        "log.samples_every_steps": c.log.samples_every_steps,
     }
     for field, value in at_least_one.items():
         if value < 1:
@@ -291,6 +294,11 @@ def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
         )
     if not c.data.train:
         yield "data.train is empty; give tfds:NAME[/CONFIG][:SPLIT] or the path of a manifest."
+    if c.log.every_steps > 0 and c.log.samples_every_steps % c.log.every_steps:
+        yield (
+            f"log.samples_every_steps = {c.log.samples_every_steps} is not a multiple of "
+            f"log.every_steps = {c.log.every_steps}; examples are kept when scalars are."
+        )
     if c.optimizer.warmup_steps >= c.total_steps:
         yield (
             f"optimizer.warmup_steps = {c.optimizer.warmup_steps} leaves nothing of total_steps = "

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
@@ -49,10 +50,12 @@ class Tokenizer(tf.Module):
             if not len(end):
                 raise UserError(f"SentencePiece model {vocab_path} has no end-of-sentence token")
             self._end = int(end[-1])
+            self._vocab = None
         else:
             vocab = _read_vocab(content, vocab_path)
             self.vocab_size = len(vocab)
             self._end = vocab.index(END if END in vocab else "[SEP]")
+            self._vocab = vocab
             self._tokenizer = tf_text.FastBertTokenizer(
                 vocab, token_out_type=tf.int32, lower_case_nfd_strip_accents=True
             )
@@ -68,6 +71,14 @@ class Tokenizer(tf.Module):
         ends = tf.fill([tokens.nrows(), 1], self._end)
         tokens = tf.concat([tokens, tf.cast(ends, tf.int32)], axis=1)
         return tokens.to_tensor(0, shape=[None, self.n_tokens])
+
+    def to_text(self, tokens: np.ndarray) -> list[str]:
+        """int [k, n_tokens] -> k texts, as far as the tokens tell them; for people to read."""
+        kept = tf.ragged.boolean_mask(tokens, (tokens != 0) & (tokens != self._end))
+        if self._vocab is None:
+            return [text.decode() for text in self._tokenizer.detokenize(kept).numpy()]
+        words = [" ".join(self._vocab[token] for token in row) for row in kept.to_list()]
+        return [text.replace(" ##", "") for text in words]
 
 
 def _read_vocab(content: bytes, path: str) -> list[str]:

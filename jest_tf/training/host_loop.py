@@ -19,8 +19,9 @@ class HostLoopResult(NamedTuple):
     """What n steps did.
 
     metrics: name -> float of the last step. picks: int64 [n, b]. of_each: name -> float32 [n], for
-    the names in EACH_STEP. wait_seconds: time spent waiting for input. last: the last step, still
-    per replica. compiled: a program was traced and compiled, so the time taken is not the steps'.
+    the names in EACH_STEP. wait_seconds: time spent waiting for input. last, last_batch: output and
+    super-batch of the last step, per replica. compiled: a program was traced and compiled, so that
+    the time taken says nothing about the steps.
     """
 
     metrics: dict[str, float]
@@ -28,6 +29,7 @@ class HostLoopResult(NamedTuple):
     of_each: dict[str, np.ndarray]
     wait_seconds: float
     last: StepOutput
+    last_batch: dict[str, tf.Tensor]
     compiled: bool
 
 
@@ -56,13 +58,14 @@ class HostLoop:
         is_new = key not in self._programs
         if is_new:
             self._programs[key] = self._program(plan, in_loop=n_steps > 1)
-        output, picks, of_each, wait = self._programs[key](tf.constant(n_steps))
+        output, batch, picks, of_each, wait = self._programs[key](tf.constant(n_steps))
         return HostLoopResult(
             metrics={name: float(self._first(value)) for name, value in output.metrics.items()},
             picks=picks.numpy(),
             of_each=dict(zip(EACH_STEP, of_each.numpy().T, strict=True)),
             wait_seconds=float(wait),
             last=output,
+            last_batch=batch,
             compiled=is_new,
         )
 
@@ -79,38 +82,52 @@ class HostLoop:
         values = self._diagnose(last.scored, last.selection)
         return {name: self._first(value).numpy() for name, value in values.items()}
 
+    def first_replica(self, values):
+        """The nest of per-replica tensors as the first replica has it; None stays None."""
+        return tf.nest.map_structure(lambda v: None if v is None else self._first(v), values)
+
     def _program(self, plan: StepPlan, in_loop: bool):
         step = self._runtime.compiled(functools.partial(self._model.step, plan=plan))
 
         def one_step():
-            before = tf.timestamp()
-            batch = next(self._batches)
-            wait = tf.timestamp() - before
+            before = self._clock()
+            with tf.control_dependencies([before]):
+                batch = next(self._batches)
+            with tf.control_dependencies(self._local_tensors(batch)):
+                wait = self._clock() - before
             output = self._runtime.strategy.run(step, args=(batch,))
             kept = [self._first(output.metrics[name]) for name in EACH_STEP]
             kept = tf.stack([tf.cast(value, tf.float32) for value in kept])
-            return output, self._first(output.picked_ids), kept, wait
+            return output, batch, self._first(output.picked_ids), kept, wait
 
         def single(n_steps):
             del n_steps
-            output, picks, kept, wait = one_step()
-            return output, picks[None], kept[None], wait
+            output, batch, picks, kept, wait = one_step()
+            return output, batch, picks[None], kept[None], wait
 
         def many(n_steps):
             all_picks = tf.TensorArray(tf.int64, n_steps, element_shape=[self._sub_batch])
             all_kept = tf.TensorArray(tf.float32, n_steps, element_shape=[len(EACH_STEP)])
             waited = tf.zeros([], tf.float64)
             for i in tf.range(n_steps - 1):
-                _, picks, kept, wait = one_step()
+                _, _, picks, kept, wait = one_step()
                 all_picks = all_picks.write(i, picks)
                 all_kept = all_kept.write(i, kept)
                 waited += wait
-            output, picks, kept, wait = one_step()
+            output, batch, picks, kept, wait = one_step()
             all_picks = all_picks.write(n_steps - 1, picks)
             all_kept = all_kept.write(n_steps - 1, kept)
-            return output, all_picks.stack(), all_kept.stack(), waited + wait
+            return output, batch, all_picks.stack(), all_kept.stack(), waited + wait
 
         return tf.function(many if in_loop else single)
+
+    def _clock(self) -> tf.Tensor:
+        # TensorFlow refuses its clock where it must be deterministic; the wait is then told as 0.
+        return tf.zeros([], tf.float64) if self._runtime.deterministic else tf.timestamp()
+
+    def _local_tensors(self, per_replica) -> list[tf.Tensor]:
+        results = self._runtime.strategy.experimental_local_results
+        return tf.nest.flatten([results(value) for value in per_replica.values()])
 
     def _first(self, per_replica):
         return self._runtime.strategy.experimental_local_results(per_replica)[0]

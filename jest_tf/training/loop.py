@@ -27,6 +27,7 @@ from jest_tf.training.host_loop import HostLoop, HostLoopResult
 from jest_tf.training.interrupt import Interrupt
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.outputs import Files, Silent
+from jest_tf.training.showcase import showcase
 from jest_tf.training.strategy import Runtime
 from jest_tf.training.workdir import Workdir, open_workdir
 
@@ -213,12 +214,27 @@ class Trainer:
         if self.step % self.config.log.every_steps and self.step < self.config.total_steps:
             return
         values = {k: v for k, v in result.metrics.items() if k != "accepted"}
-        for name, value in self.host_loop.diagnose(result.last).items():
-            if np.ndim(value):
-                self.outputs.histogram(self.step, f"selection/{name}", value)
-            else:
-                values[f"selection/{name}"] = float(value)
+        diagnosis = self.host_loop.diagnose(result.last)
+        scores = diagnosis.pop("s_ii", None)
+        values |= {f"selection/{name}": float(value) for name, value in diagnosis.items()}
         self.outputs.scalars(self.step, values | self.ledger.scalars())
+        if scores is not None:
+            self._show(result, scores)
+
+    def _show(self, result: HostLoopResult, scores: np.ndarray) -> None:
+        """Distributions of the scores, and examples of what was chosen and rejected."""
+        last, batch = self.host_loop.first_replica((result.last, result.last_batch))
+        positions = last.selection.positions.numpy()
+        self.outputs.histogram(self.step, "score/pool", scores[last.scored.valid.numpy()])
+        self.outputs.histogram(
+            self.step, "score/chosen", scores[positions[positions < len(scores)]]
+        )
+        if self.step % self.config.log.samples_every_steps == 0:
+            sources = [source.name for source in self.inputs.manifest.sources]
+            n = self.config.log.samples_per_group
+            self.outputs.samples(
+                self.step, showcase(last, batch, scores, self.inputs.tokenizer, sources, n)
+            )
 
     def _encoder(self) -> ModelEncoder:
         config = self.config

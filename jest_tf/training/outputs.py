@@ -13,6 +13,7 @@ from jest_tf.config import flat_keys
 from jest_tf.monitoring.metrics_log import MetricsLog
 from jest_tf.monitoring.picks_log import PicksLog
 from jest_tf.monitoring.progress import Progress
+from jest_tf.monitoring.samples import GROUPS, Samples, cut_samples, write_samples
 from jest_tf.monitoring.tensorboard import TensorBoard
 from jest_tf.training.workdir import Workdir
 
@@ -22,6 +23,7 @@ class RunOutputs(Protocol):
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None: ...
     def histogram(self, step: int, name: str, values: np.ndarray) -> None: ...
+    def samples(self, step: int, samples: Samples) -> None: ...
     def picks(self, step: int, ids: np.ndarray) -> None: ...
     def refused(self, step: int, reason: str, ids: np.ndarray) -> None: ...
     def progress(self, step: int, totals: Mapping[str, float], values: Mapping) -> None: ...
@@ -51,6 +53,8 @@ class Files:
         self._refused = MetricsLog(workdir.path / "refused_steps.jsonl", start_step)
         self._tensorboard = TensorBoard(workdir.tensorboard, start_step)
         self._progress = Progress(config.total_steps)
+        self._samples = workdir.samples
+        cut_samples(self._samples, start_step)
         self._picks = None
         if config.log.picks_every_steps:
             self._picks = PicksLog(
@@ -70,6 +74,18 @@ class Files:
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
         self._tensorboard.histogram(step, name, values)
+
+    def samples(self, step: int, samples: Samples) -> None:
+        """Examples to look at: image grids in TensorBoard, arrays for the report."""
+        write_samples(self._samples, step, samples)
+        for group in GROUPS:
+            shown = samples.of(group)
+            if len(shown.id):
+                captions = [
+                    f"{caption} (score {score:+.2f})"
+                    for caption, score in zip(shown.caption, shown.score, strict=True)
+                ]
+                self._tensorboard.images(step, f"examples/{group}", shown.image, captions)
 
     def picks(self, step: int, ids: np.ndarray) -> None:
         """The ids int64 [b] that a step trained on, if this step's are wanted."""

@@ -25,6 +25,7 @@ class Runtime:
     # only the forward passes and the selection are compiled.
     compile_whole_step: bool
     compile_parts: bool
+    deterministic: bool = False
 
     @property
     def loops_in_graph(self) -> bool:
@@ -94,6 +95,7 @@ def build(config: ml_collections.ConfigDict) -> Runtime:
         compile_whole_step=kind == "tpu"
         or (config.strategy.jit_compile and n_replicas == 1 and _has_gpu()),
         compile_parts=config.strategy.jit_compile,
+        deterministic=config.strategy.deterministic,
     )
 
 
@@ -113,7 +115,12 @@ def _mirrored(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
                 f"strategy.n_devices = {config.n_devices}, but TensorFlow already runs with "
                 f"{len(known or [1])} logical CPU device(s). Build the strategy first."
             ) from None
-    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(config.n_devices)])
+    # TensorFlow's collectives among CPUs keep the group size that a process first used; summing on
+    # one device has no such state, and logical CPUs share their memory anyway.
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(config.n_devices)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
 
 
 def _multi_worker() -> tf.distribute.Strategy:

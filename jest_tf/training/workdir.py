@@ -29,6 +29,7 @@ MAY_DIFFER: dict[str, str] = {
     "strategy.*": "how the same computation is laid out over devices and hosts",
     "checkpoint.*": "how often and how many, not what",
     "log.every_steps": "cadence of scalars; each line carries its step",
+    "log.samples_*": "examples to look at do not feed back",
     "log.max_refused_steps": "when to give up, not what is computed",
     "evals.*": "evaluations read the model and never change it",
 }

@@ -93,3 +93,11 @@ def test_the_command_trains_from_a_manifest(make_manifest, tmp_path, capsys):
     assert "record" in out.read_text().splitlines()
     assert train_tokenizer.main(["--data=/no/such/set", f"--out={out}"]) == 2
     assert "/no/such/set" in capsys.readouterr().err
+
+
+def test_tokens_read_back_as_text(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[EOS]", "red", "dog", "##s"]) + "\n")
+    tokenizer = Tokenizer(str(path), 5)
+    tokens = tokenizer(tf.constant(["Red dogs", "", "red red red red red"])).numpy()
+    assert tokenizer.to_text(tokens) == ["red dogs", "", "red red red red"]

@@ -117,8 +117,16 @@ def test_too_few_valid_rows_refuse_the_step_with_their_count():
         np.testing.assert_array_equal(old, new)
 
 
-@pytest.mark.parametrize("policy", ["uniform", "independent_top_k", "independent_sampled", "joint"])
-@pytest.mark.parametrize("criterion", ["learnability", "hard_learner", "easy_reference"])
+@pytest.mark.parametrize(
+    ("policy", "criterion"),
+    [
+        ("uniform", "learnability"),
+        ("independent_top_k", "learnability"),
+        ("independent_sampled", "hard_learner"),
+        ("joint", "hard_learner"),
+        ("joint", "easy_reference"),
+    ],
+)
 def test_every_policy_and_criterion_trains_on_valid_rows_only(policy, criterion):
     batch = tiny.super_batch(0)
     batch["valid"][::2] = False
@@ -129,13 +137,12 @@ def test_every_policy_and_criterion_trains_on_valid_rows_only(policy, criterion)
     assert set(result.picks[0].tolist()) <= allowed
     assert len(set(result.picks[0].tolist())) == tiny.SUB_BATCH
     assert result.of_each["accepted"].tolist() == [1.0]
-    if policy != "uniform":
-        assert "joint_score" in host_loop.diagnose(result.last)
 
 
 def test_steps_in_one_call_equal_steps_one_by_one():
     model, host_loop, schedule = tiny.trainer()
     together = host_loop.run(schedule.plan(0), 4)
+    assert "joint_score" in host_loop.diagnose(together.last)
     other, one_by_one, _ = tiny.trainer()
     singles = [one_by_one.run(schedule.plan(0), 1) for _ in range(4)]
     assert (together.picks == np.concatenate([r.picks for r in singles])).all()

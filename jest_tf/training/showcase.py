@@ -1,0 +1,54 @@
+"""Examples of one step to look at: chosen, rejected as noise, rejected as learned."""
+
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.data.tokenizer import Tokenizer
+from jest_tf.monitoring.samples import GROUPS, Samples, pick_samples
+from jest_tf.selection import Embeddings
+from jest_tf.training.jest_model import StepOutput
+
+
+def showcase(
+    last: StepOutput,
+    batch: dict[str, tf.Tensor],
+    score: np.ndarray,
+    tokenizer: Tokenizer,
+    sources: list[str],
+    per_group: int,
+) -> Samples:
+    """The most telling rows of the super-batch that the first replica held.
+
+    Args:
+      last: of a step, the values of the first replica.
+      batch: its rows of the super-batch, see `jest_tf.data.pipeline`.
+      score: float32 [n], S_ii of its rows.
+      tokenizer: turns tokens back into text; long captions show as far as the model reads them.
+      sources: name of each source number.
+      per_group: at most so many of each group.
+    """
+    n = len(score)
+    chosen = np.zeros([n], bool)
+    positions = last.selection.positions.numpy()
+    chosen[positions[positions < n]] = True
+    losses = [_positive_loss(z, n) for z in (last.scored.learner, last.scored.reference)]
+    groups = pick_samples(score, *losses, chosen, last.scored.valid.numpy(), per_group)
+    rows = np.concatenate([groups[name] for name in GROUPS])
+    return Samples(
+        group=np.repeat(list(GROUPS), [len(groups[name]) for name in GROUPS]),
+        id=batch["id"].numpy()[rows],
+        image=batch["image"].numpy()[rows],
+        caption=np.array(tokenizer.to_text(batch["tokens"].numpy()[rows]), np.str_),
+        source=np.array(sources, np.str_)[batch["source"].numpy()[rows]],
+        score=score[rows],
+        learner_loss=losses[0][rows],
+        reference_loss=losses[1][rows],
+    )
+
+
+def _positive_loss(z: Embeddings | None, n: int) -> np.ndarray:
+    """softplus(-z_ii) of each row; NaN where the policy did not ask the model."""
+    if z is None:
+        return np.full([n], np.nan, np.float32)
+    cosine = np.sum(z.zimg.numpy() * z.ztxt.numpy(), axis=1)
+    return np.logaddexp(0.0, -(z.scale.numpy() * cosine + z.bias.numpy())).astype(np.float32)
