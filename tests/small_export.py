@@ -16,13 +16,13 @@ def small_tokenizer(folder: pathlib.Path) -> Tokenizer:
     return Tokenizer(str(path), 6)
 
 
-def small_model(tokenizer: Tokenizer, seed: int = 0) -> DualEncoder:
+def small_model(tokenizer: Tokenizer, seed: int = 0, dtype: str = "float32") -> DualEncoder:
     tower = {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 32}
     config = DualEncoderConfig.from_variant(
         "mu", image_size=IMAGE_SIZE, n_tokens=6, vocab_size=tokenizer.vocab_size, embed_dim=8,
         image=tower, text=tower,
     )  # fmt: skip
-    return DualEncoder(config, seed=seed)
+    return DualEncoder(config, seed=seed, dtype=dtype)
 
 
 def small_export(folder: pathlib.Path, seed: int = 0) -> str:

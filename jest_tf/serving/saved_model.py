@@ -47,6 +47,8 @@ def export_dual_encoder(
 ) -> str:
     """Writes the SavedModel, `model.json` and `model_card.md` to `path`, replacing an older export.
 
+    The export computes in float32, whatever the model was trained in.
+
     Args:
         model: its weights are copied as they are now.
         tokenizer: the one that the model was trained with; its vocabulary goes inside.
@@ -81,7 +83,7 @@ def export_dual_encoder(
     }
     incomplete = f"{path}.incomplete"
     _remove(incomplete)
-    _write_saved_model(model, tokenizer, image_size, decode_size, incomplete)
+    _write_saved_model(_in_float32(model), tokenizer, image_size, decode_size, incomplete)
     _write_text(f"{incomplete}/{INFO_FILE}", json.dumps(info, indent=1) + "\n")
     _write_text(f"{incomplete}/{CARD_FILE}", model_card(info))
     _remove(path)
@@ -139,6 +141,19 @@ def decode_all(encoded: tf.Tensor, decode_size: int) -> tuple[tf.Tensor, tf.Tens
     )
     images, ok = decoded.batch(n + 1).get_single_element()
     return images[:n], ok[:n]
+
+
+def _in_float32(model: DualEncoder) -> DualEncoder:
+    """The model itself, or a copy that computes in float32.
+
+    bfloat16 outside XLA rounds after every op: slower on most servers than float32, and the
+    embeddings of the same picture would differ from the training's by more than rounding.
+    """
+    if model.compute_dtype == "float32":
+        return model
+    copy = DualEncoder(model.config, dtype="float32")
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _write_saved_model(

@@ -8,12 +8,14 @@ import sys
 
 import numpy as np
 import pytest
+import sentencepiece
 import tensorflow as tf
 from PIL import Image
 from small_export import DECODE_SIZE, IMAGE_SIZE, small_export, small_model, small_tokenizer
 from tensorflow.core.protobuf import saved_model_pb2
 
 from jest_tf.data import preprocess
+from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.serving.encoders import ExportEncoder, ModelEncoder, read_info
 from jest_tf.serving.saved_model import decode_all, export_dual_encoder, fingerprint
@@ -134,6 +136,27 @@ def test_empty_batches(export):
     encoder = ExportEncoder(export)
     assert encoder.encode_text([]).shape == (0, 8)
     assert encoder.encode_image_bytes([])[0].shape == (0, 8)
+
+
+def test_bfloat16_and_sentencepiece_are_exported_in_float32(tmp_path, pixels):
+    text = tmp_path / "text.txt"
+    text.write_text("a red dog\nblue squares\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "sp"), vocab_size=40, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    tokenizer = Tokenizer(str(tmp_path / "sp.model"), 6)
+    trained = small_model(tokenizer, dtype="mixed_bfloat16")
+    truth = small_model(tokenizer, seed=1)
+    truth.set_weights(trained.get_weights())
+    export_dual_encoder(trained, tokenizer, DECODE_SIZE, str(tmp_path / "e"), {})
+    encoder = ExportEncoder(str(tmp_path / "e"))
+    ztxt = encoder.encode_text(TEXTS)
+    np.testing.assert_allclose(ztxt, truth.encode_text(tokenizer(tf.constant(TEXTS))), atol=1e-5)
+    zimg = encoder.encode_image(pixels)
+    np.testing.assert_allclose(zimg, truth.encode_image(pixels / 127.5 - 1.0), atol=1e-5)
+    np.testing.assert_allclose(zimg, trained.encode_image(pixels / 127.5 - 1.0), atol=0.05)
+    assert (tmp_path / "e" / "assets.extra" / "sp.model").exists()
 
 
 def test_what_lies_beside_the_graph(export, tokenizer):
