@@ -443,7 +443,7 @@ def test_tpu_install_keeps_plain_tensorflow_out(tpu_machine, checkout, tmp_path)
     on_vm, home = tpu_machine
     python = write_program(
         tmp_path / "bin/python3.11",
-        f'if [[ "$1" == -m ]]; then exit; fi; exec {sys.executable} "$@"',
+        f'if [[ "$1" == -m ]]; then exit; fi; exec "{sys.executable}" "$@"',
     )
     write_program(home / "venv/bin/python", f'echo "$*" >>"{tmp_path}/calls"')
     path = f"{python.parent}:{os.environ['PATH']}"
