@@ -37,30 +37,36 @@ def score_matrix(criterion: str, learner: dict, reference: dict) -> np.ndarray:
     )
 
 
+def logits_given(loss: str, criterion: str, learner: dict, reference: dict):
+    """A function: picked set P -> logits of every candidate, before temperature and draw, [B]."""
+    if loss == "sigmoid":
+        s = score_matrix(criterion, learner, reference)
+        return lambda picked: np.diag(s) + s[list(picked)].sum(0) + s[:, list(picked)].sum(1)
+
+    signed = [
+        (sign, similarities(model))
+        for sign, model in zip(SIGNS[criterion], (learner, reference), strict=True)
+        if sign
+    ]
+
+    def nll(z, picked):
+        own = np.diag(z)[:, None]
+        if not picked:
+            return -own[:, 0]
+        others = ~np.eye(len(z), dtype=bool)[:, picked]  # P + i counts i once.
+        rows = np.where(others, z[:, picked], -np.inf)
+        columns = np.where(others, z[picked].T, -np.inf)
+        lse = [logsumexp(np.concatenate([side, own], 1), 1) for side in (rows, columns)]
+        return 0.5 * (lse[0] + lse[1]) - own[:, 0]
+
+    return lambda picked: sum(sign * nll(z, list(picked)) for sign, z in signed)
+
+
 def candidate_logits(
     loss: str, criterion: str, learner: dict, reference: dict, picked
 ) -> np.ndarray:
     """Logits of every candidate given the picked set P, before temperature and draw, [B]."""
-    picked = list(picked)
-    if loss == "sigmoid":
-        s = score_matrix(criterion, learner, reference)
-        return np.diag(s) + s[picked].sum(0) + s[:, picked].sum(1)
-
-    total = 0.0
-    for sign, model in zip(SIGNS[criterion], (learner, reference), strict=True):
-        if not sign:
-            continue
-        z = similarities(model)
-        nll = -np.diag(z)
-        if picked:
-            others = ~np.eye(len(z), dtype=bool)[:, picked]  # P + i counts i once.
-            rows = np.where(others, z[:, picked], -np.inf)
-            columns = np.where(others, z[picked].T, -np.inf)
-            own = np.diag(z)[:, None]
-            nll = nll + 0.5 * logsumexp(np.concatenate([rows, own], 1), 1)
-            nll = nll + 0.5 * logsumexp(np.concatenate([columns, own], 1), 1)
-        total = total + sign * nll
-    return total
+    return logits_given(loss, criterion, learner, reference)(picked)
 
 
 def joint_picks(
@@ -76,10 +82,10 @@ def joint_picks(
     """The paper's listing: positions [n_chunks, chunk_size], best first, ties to the lower."""
     allowed = np.ones(gumbel.shape[1], bool) if valid is None else valid.copy()
     chunks: list[np.ndarray] = []
+    logits = logits_given(loss, criterion, learner, reference)
     for draw in gumbel:
         picked = np.concatenate(chunks) if chunks else []
-        logits = candidate_logits(loss, criterion, learner, reference, picked)
-        perturbed = np.where(allowed, logits / temperature + draw, -np.inf)
+        perturbed = np.where(allowed, logits(picked) / temperature + draw, -np.inf)
         chunks.append(np.argsort(-perturbed, kind="stable")[:chunk_size])
         allowed[chunks[-1]] = False
     return np.stack(chunks)
@@ -100,9 +106,9 @@ def cut_violation(
     out, minus the worst that was taken.
     """
     worst, allowed = 0.0, np.ones(gumbel.shape[1], bool)
+    logits = logits_given(loss, criterion, learner, reference)
     for c, draw in enumerate(gumbel):
-        logits = candidate_logits(loss, criterion, learner, reference, chunks[:c].ravel())
-        perturbed = logits / temperature + draw
+        perturbed = logits(chunks[:c].ravel()) / temperature + draw
         taken = np.zeros_like(allowed)
         taken[chunks[c]] = True
         assert allowed[taken].all() and taken.sum() == chunks.shape[1], "picked twice"

@@ -22,16 +22,20 @@ class ReplicaCollectives:
         # One TPU program holds the collectives too. Elsewhere they meet in `merge_call`, which a
         # graph loop does not allow.
         self.in_loops = isinstance(self._context.strategy, tf.distribute.TPUStrategy)
+        # MultiWorkerMirroredStrategy takes a gather's destination from the device of its tensor,
+        # and a tensor inside a tf.function has none ("destinations can not be empty").
+        self._device = None if self.in_loops else self._own_device()
 
     def all_gather(self, x: tf.Tensor) -> tf.Tensor:
         """[k, ...] of every replica -> [size * k, ...] in rank order."""
-        # MultiWorkerMirroredStrategy takes the destination from the device of the tensor, which
-        # has none inside a tf.function ("destinations can not be empty").
-        device = None if self.in_loops else tf.nest.flatten(self._context.devices)[0]
-        with tf.device(device):
+        with tf.device(self._device):
             gathered = self._context.all_gather(tf.identity(x), axis=0)
         return tf.ensure_shape(gathered, [self.size * x.shape[0], *x.shape[1:]])
 
     def all_reduce_sum(self, x: tf.Tensor) -> tf.Tensor:
         """The sum over replicas of `x`."""
         return self._context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+
+    def _own_device(self) -> str:
+        local = self._context.strategy.extended.worker_devices
+        return local[tf.get_static_value(self.rank) % len(local)]

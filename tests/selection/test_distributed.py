@@ -1,0 +1,149 @@
+"""The picked set does not depend on the number of replicas or processes."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from distributed_cases import BASE, SHARED, SPECS, VALID, expected, replica_step, tensors
+
+from jest_tf.selection import SelectionSpec, select
+from jest_tf.selection.collectives import CountingCollectives
+from jest_tf.selection.exchange import assign, gather_picked
+from jest_tf.training.collectives import ReplicaCollectives
+
+HERE = pathlib.Path(__file__).parent
+
+
+def mirrored(logical_devices, size):
+    # Reduction to one device: TensorFlow's collective groups of one process keep their first size.
+    return tf.distribute.MirroredStrategy(
+        logical_devices[:size], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
+def run(strategy, step):
+    """[results of replica 0, replica 1, …]"""
+    results = tf.function(lambda: strategy.run(step), autograph=False)()
+    return [
+        tf.nest.map_structure(lambda x, r=r: strategy.experimental_local_results(x)[r], results)
+        for r in range(strategy.num_replicas_in_sync)
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_picks_are_identical_on_replicas(logical_devices, size):
+    """Every policy, criterion and loss; every replica agrees; the share is of the chosen."""
+    replicas = run(mirrored(logical_devices, size), lambda: replica_step(ReplicaCollectives()))
+    for name in SPECS:
+        truth = expected(name)
+        for replica in replicas:
+            np.testing.assert_array_equal(replica["positions"][name], truth, name)
+            assert replica["n_candidates"][name] == VALID.sum()
+    ids = np.concatenate([replica["share"] for replica in replicas])
+    np.testing.assert_array_equal(np.sort(ids), np.sort(expected(SHARED)))
+
+
+def test_scope_replica_takes_equal_shares_and_moves_no_example(logical_devices):
+    size, n = 2, BASE.super_batch // 2
+    spec = dataclasses.replace(BASE, scope="replica")
+    counter = []
+
+    def step():
+        counter.append(CountingCollectives(ReplicaCollectives()))
+        rank = counter[-1].rank
+        learner, reference, valid, seed = tensors(rank, size)
+        selection = select(spec, learner, reference, valid, seed, counter[-1])
+        own = gather_picked(rank * n + tf.range(n), selection.positions, counter[-1])
+        return selection.positions, own
+
+    (positions, first), (same, second) = run(mirrored(logical_devices, size), step)
+    np.testing.assert_array_equal(positions, same)
+    for chunk in np.reshape(positions, [spec.n_chunks, -1]):
+        assert np.sum(chunk < n) == spec.chunk_size // 2
+    assert np.max(first) < n <= np.min(second)
+    assert sorted([*first.numpy(), *second.numpy()]) == sorted(positions.numpy())
+
+
+def test_two_processes_pick_what_one_does():
+    """MultiWorkerMirroredStrategy over two processes on this host."""
+    with socket.socket() as one, socket.socket() as two:
+        for s in (one, two):
+            s.bind(("localhost", 0))
+        workers = [f"localhost:{s.getsockname()[1]}" for s in (one, two)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "distributed_cases.py")],
+            env=os.environ
+            | {
+                "TF_CONFIG": json.dumps(
+                    {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}
+                ),
+                "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)]),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    codes = [process.returncode for process in processes]
+    assert codes == [0, 0], "\n".join(errors[-3000:] for _, errors in outputs)
+    told = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+    for name in SPECS:
+        truth = expected(name).tolist()
+        assert told[0]["positions"][name] == truth, name
+        assert told[1]["positions"][name] == truth, name
+    assert sorted(told[0]["share"] + told[1]["share"]) == sorted(expected(SHARED).tolist())
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_assignment_keeps_examples_at_home(size):
+    """Only the surplus travels, every slot is filled once, whatever the imbalance."""
+    rng = np.random.default_rng(size)
+    n, b = 64 // size, 32
+    uneven = np.arange(32, dtype=np.int32)[::-1]
+    for positions in (*(rng.permutation(64)[:b].astype(np.int32) for _ in range(4)), uneven):
+        plan = assign(tf.constant(positions), n, size)
+        home = positions // n
+        counts = np.bincount(home, minlength=size)
+        assert plan.n_travel == np.maximum(counts - b // size, 0).sum()
+        places = sorted(zip(plan.destination.numpy(), plan.slot.numpy(), strict=True))
+        assert places == [(r, s) for r in range(size) for s in range(b // size)]
+        moved = np.flatnonzero(plan.destination.numpy() != home)
+        np.testing.assert_array_equal(np.sort(plan.travels[: plan.n_travel].numpy()), moved)
+
+
+def test_bytes_on_the_wire_are_those_of_the_formula(logical_devices):
+    """(value, position) pairs and picked embeddings, nothing that grows with B x d."""
+    size = 2
+    counted = []
+
+    def step():
+        counted.append(CountingCollectives(ReplicaCollectives()))
+        select(BASE, *tensors(counted[-1].rank, size), counted[-1])
+        return counted[-1].rank
+
+    run(mirrored(logical_devices, size), step)
+    m, n_chunks = BASE.chunk_size, BASE.n_chunks
+    widths = 2 * (tensors(0, 1)[0].zimg.shape[1] + tensors(0, 1)[1].zimg.shape[1])
+    pairs = n_chunks * min(m, BASE.super_batch // size) * 8
+    embeddings = (n_chunks - 1) * m * widths * 4
+    scalars = 4 + 3 * 4  # n_candidates and three metrics.
+    assert counted[-1].bytes == {"all_gather": pairs, "all_reduce_sum": embeddings + scalars}
+
+
+def test_spec_that_does_not_fit_the_replicas_is_refused():
+    with pytest.raises(ValueError, match="cannot be shared|not divisible"):
+        SelectionSpec(64, 20, n_chunks=4).check_replicas(8)
