@@ -54,6 +54,7 @@ def build(config: ml_collections.ConfigDict, total_steps: int) -> GuardedAdamW:
         weight_decay=config.weight_decay,
         beta_1=config.beta_1,
         beta_2=config.beta_2,
+        name="adamw",  # fixed: checkpoints name variables by it, Keras would count instances
     )
 
 
