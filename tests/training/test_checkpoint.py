@@ -5,12 +5,14 @@ import json
 import os
 import resource
 import shutil
+import tempfile
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from unprivileged import unprivileged
 
 from jest_tf.training.checkpoint import (
     CheckpointDamaged,
@@ -228,6 +230,20 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(CheckpointNotSaved, match="(?s)file.*permissions"):
         Checkpointer(tmp_path / "file" / "checkpoints").save(1, one(1), {})
+
+
+def test_read_only_folder_says_so_and_keeps_the_last_good_one():
+    folder = Path(tempfile.mkdtemp())
+    try:
+        checkpointer = Checkpointer(folder, keep=1)
+        checkpointer.save(1, one(1), {"step": 1})
+        folder.chmod(0o555)
+        with unprivileged(), pytest.raises(CheckpointNotSaved, match="(?s)denied.*saved: .1."):
+            checkpointer.save(2, one(2), {"step": 2})
+        assert checkpointer.restore(one(0)) == {"step": 1}
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
 
 
 def test_write_error_that_the_disk_did_not_report_is_caught(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Workdirs: refuse another config field by field, one writer at a time, awkward paths and users."""
 
-import contextlib
 import copy
 import fcntl
 import json
@@ -13,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from unprivileged import unprivileged
 
 from jest_tf.errors import UserError
 from jest_tf.training import lock as lock_module
@@ -192,19 +192,6 @@ def test_the_holder_touches_the_lock(tmp_path, monkeypatch):
 def test_a_damaged_lock_file_is_no_obstacle(tmp_path):
     (tmp_path / "run.lock").write_bytes(b"\xff{half")
     WorkdirLock(tmp_path / "run.lock", sleep=no_waiting).release()
-
-
-@contextlib.contextmanager
-def unprivileged():
-    """Permissions do not bind root, so become `nobody` for a moment."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_no_write_permission_is_one_clear_message():
