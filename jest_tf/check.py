@@ -81,7 +81,7 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
     try:
         parts = parts_of(config, n_replicas, reference)
     except UserError as error:
-        return [*sections, Section("Resolution", problems=[str(error)])]
+        return [*sections, Section("Model, policy, resolution", problems=[str(error)])]
     sections.append(check_memory(config, parts, n_replicas, device))
     sections.append(check_cost(config, parts, n_replicas, device))
     if topology:

@@ -1,8 +1,12 @@
 """The step's programs compiled for a TPU type: what they need of each chip."""
 
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent import futures
+
 import ml_collections
 
-from jest_tf.devices import GIB, Topology
+from jest_tf.devices import Topology
 from jest_tf.errors import UserError
 from jest_tf.preflight.parts import Parts
 from jest_tf.preflight.report import Section, binary, decimal
@@ -34,29 +38,51 @@ def check_compile(
     return section
 
 
-def programs(config, parts, topology, environment, reference_config=None):
+def programs(
+    config: ml_collections.ConfigDict,
+    parts: Parts,
+    topology: Topology,
+    environment: str,
+    reference_config: ml_collections.ConfigDict | None = None,
+) -> Iterator[Compiled]:
     """Yields each program of the run as it is compiled: the selection, then one step per plan.
 
     Raises:
       UserError: no environment that compiles, or a program that cannot be lowered or compiled.
     """
-    python = compiler.python_of(environment)
+    python, n = compiler.python_of(environment), topology.n_chips
     if parts.spec.policy != "uniform":
-        hlo = lower.lower_selection(config, topology.n_chips)
+        hlo = _in_child(lower.lower_selection, config, n)
         yield compiler.compile_hlo("selection", hlo, topology, python)
     for plan in parts.schedule.plans():
         name = "train step " + " + ".join(str(part.at.resolution) for part in plan.train)
-        hlo = lower.lower_train_step(config, topology.n_chips, plan, reference_config)
+        hlo = _in_child(lower.lower_train_step, config, n, plan, reference_config)
         yield compiler.compile_hlo(name, hlo, topology, python)
+
+
+def _in_child(function: Callable, *arguments: object) -> bytes:
+    """The result of a call in a process of its own, which gives its memory back.
+
+    TensorFlow keeps weights and graph of what it has lowered, several GB of a large model, and the
+    compiler needs as much again.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except futures.process.BrokenProcessPool:
+            raise UserError(
+                "the process that lowers the program was killed, probably for lack of memory on "
+                "this machine: it holds the weights of both models and the optimizer."
+            ) from None
 
 
 def _describe(section: Section, compiled: Compiled, topology: Topology) -> None:
     free = topology.device.memory - compiled.used
     section.add(
         compiled.name,
-        f"HBM {compiled.used / GIB:.3g} GiB used ({compiled.temporary / GIB:.3g} temporary), "
-        f"{free / GIB:.3g} free per chip; {decimal(compiled.flops)}FLOP (loop bodies once); "
-        f"compiled in {compiled.compile_seconds:.0f} s",
+        f"HBM {binary(compiled.used)} used, {binary(free)} free per chip; "
+        f"{decimal(compiled.flops)}FLOP (loop bodies once); in {compiled.compile_seconds:.0f} s",
     )
     once = [c["bytes"] for c in compiled.collectives if not c["in_loop"]]
     looped = [c["bytes"] for c in compiled.collectives if c["in_loop"]]

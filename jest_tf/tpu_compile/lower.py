@@ -1,6 +1,7 @@
 """From a config to the HLO of its programs, as one of R replicas runs them. Needs no TPU."""
 
 import re
+import traceback
 import types
 from collections.abc import Callable
 
@@ -114,20 +115,31 @@ def hlo_of(name: str, program: Callable, *specs) -> bytes:
     except (ValueError, TypeError, tf.errors.OpError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name} cannot be lowered for TPU: {_explain(str(error))}") from error
+        raise UserError(f"{name} cannot be lowered for TPU: {_explain(error)}") from error
 
 
-def _explain(text: str) -> str:
-    """What XLA objected to, the operation, and where this package made it."""
-    # Else the first line alone: XLA appends advice that only fits a program that can be changed.
+def _explain(error: Exception) -> str:
+    """What was objected to, the operation, and where this package made it."""
+    text = str(error)
+    # The first line alone: XLA appends advice that only fits a program that can be changed.
     first = next((line for line in text.splitlines() if line.strip()), "").strip()
-    first = first.removeprefix("Failed getting HLO text: '")
-    lines = re.findall(r'File "[^"]*?(jest_tf/[^"]+)", line (\d+), in (\w+)', text)
+    parts = [first.removeprefix("Failed getting HLO text: '")]
     node = re.search(r"\{\{node ([^}]+)\}\}", text)
-    parts = [first]
     if node and node[1] not in first:
         parts.append(f"operation: {node[1]}")
-    if lines:
-        path, line, function = lines[-1]
-        parts.append(f"made in {path}, line {line}, in {function}")
+    made_in = re.findall(r'File "[^"]*?(jest_tf/[^"]+)", line (\d+), in (\w+)', text)
+    made_in = made_in or _frames_of_this_package(error)
+    if made_in:
+        parts.append("made in {}, line {}, in {}".format(*made_in[-1]))
     return "\n".join(parts)
+
+
+def _frames_of_this_package(error: Exception) -> list[tuple[str, int, str]]:
+    """(file, line, function) of the calls that led to an exception, but for the gate's own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    found = [(f.filename.rpartition("jest_tf/"), f.lineno, f.name) for f in frames]
+    return [
+        (f"jest_tf/{path}", line, function)
+        for (_, package, path), line, function in found
+        if package and not path.startswith("tpu_compile/")
+    ]

@@ -14,7 +14,7 @@ import tensorflow as tf
 from jest_tf.config import base_config
 from jest_tf.devices import parse_topology
 from jest_tf.errors import UserError
-from jest_tf.selection import Embeddings, SelectionSpec, gather_picked, select
+from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, gather_picked, select
 from jest_tf.tpu_compile import compiler
 from jest_tf.tpu_compile.collectives import CompiledCollectives
 from jest_tf.tpu_compile.lower import hlo_of, lower_selection
@@ -34,7 +34,7 @@ def test_the_emoji_step_compiles_for_tpu(environment):
     assert "Compiled for v5e:2x4: 8 chips" in done.stdout
     for program in ("selection ", "train step 48/8"):
         line = next(line for line in done.stdout.splitlines() if line.strip().startswith(program))
-        assert "GiB used" in line and "free per chip" in line and "FLOP" in line
+        assert "HBM " in line and "free per chip" in line and "FLOP" in line
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
@@ -83,8 +83,6 @@ def test_collectives_in_loops_pick_what_one_replica_picks(environment, tmp_path,
         return chosen.positions, gather_picked(inputs[10], chosen.positions, group)
 
     inputs = [*models[0], *scalars, *models[1], *scalars, valid, seed, image]
-    from jest_tf.selection import LOCAL
-
     expected, expected_images = program(*map(tf.constant, inputs), collectives=LOCAL)
     shares = [split(x, n_replicas) if np.ndim(x) and len(x) == big else tile(x, n_replicas)
               for x in inputs]  # fmt: skip

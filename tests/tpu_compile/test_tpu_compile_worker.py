@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from jest_tf.devices import parse_topology
 from jest_tf.errors import UserError
+from jest_tf.selection import SelectionSpec, gather_picked, select
 from jest_tf.tpu_compile import compiler, worker
 from jest_tf.tpu_compile.collectives import CompiledCollectives, as_words
 from jest_tf.tpu_compile.lower import hlo_of
@@ -97,6 +98,32 @@ def test_lowering_names_the_operation():
 
     with pytest.raises(UserError, match=r"(?s)step cannot be lowered for TPU.*AsString"):
         hlo_of("step", program, tf.TensorSpec([3]))
+
+
+def test_lowering_names_the_line_of_this_package():
+    spec = SelectionSpec(8, 4, policy="independent_top_k", n_chunks=2)
+
+    def program(valid, seed):
+        return select(spec, None, None, valid, seed)  # needs embeddings: a mistake of the caller
+
+    with pytest.raises(UserError, match="needs the learner's embeddings"):
+        hlo_of("step", program, tf.TensorSpec([8], tf.bool), tf.TensorSpec([2], tf.int32))
+
+    def integers(ids):
+        return gather_picked(ids, tf.constant([0, 1, 2, 3]), Sums64())
+
+    with pytest.raises(UserError, match=r"int64.*\nmade in jest_tf/selection/exchange.py, line "):
+        hlo_of("step", integers, tf.TensorSpec([4, 2], tf.int64))
+
+
+class Sums64(CompiledCollectives):
+    """Sums everything as int64, which TPUs cannot."""
+
+    def __init__(self):
+        super().__init__(4)
+
+    def all_reduce_sum(self, x):
+        return super().all_reduce_sum(tf.cast(x, tf.int64))
 
 
 def fake_environment(folder, script):
