@@ -16,6 +16,8 @@ import tensorflow as tf
 
 from jest_tf.errors import UserError
 
+# Python's own limit, 128 kB, is below what web captions come to.
+csv.field_size_limit(1 << 26)
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
@@ -115,7 +117,7 @@ def open_clip_csv(
         missing = {image_column, caption_column} - set(rows[0] if rows else {})
         if missing:
             raise UserError(
-                f"{path}: no column {sorted(missing)}; found {list(rows[0]) if rows else 'no row'}. "
+                f"{path}: no column {sorted(missing)}; found {list(rows[0]) if rows else []}. "
                 "Name them with --image_column, --caption_column, --separator."
             )
         pairs = [(row[image_column], [row[caption_column] or ""]) for row in rows]
@@ -217,7 +219,7 @@ def parquet(
     units = []
     for path in expand(patterns):
         try:
-            file = pq.ParquetFile(_random_access(path))
+            file = pq.ParquetFile(random_access(path))
         except Exception as error:  # pyarrow raises several types for files that are no Parquet
             raise UserError(f"{path} cannot be read as Parquet: {error}") from error
         names = file.schema_arrow.names
@@ -235,7 +237,8 @@ def parquet(
     return units
 
 
-def _random_access(path: str):
+def random_access(path: str) -> str | io.BytesIO:
+    """A path that can be opened anywhere in the file, or the content of one that cannot."""
     if "://" not in path:
         return path
     with tf.io.gfile.GFile(path, "rb") as file:
@@ -245,7 +248,7 @@ def _random_access(path: str):
 def _read_row_group(path: str, group: int, image: str, text: str) -> Iterator[Pair | Rejected]:
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(_random_access(path)).read_row_group(group, columns=[image, text])
+    table = pq.ParquetFile(random_access(path)).read_row_group(group, columns=[image, text])
     for number, row in enumerate(table.to_pylist()):
         key = f"{os.path.basename(path)}:{group}:{number}"
         content, captions = row[image], row[text]
@@ -255,7 +258,5 @@ def _read_row_group(path: str, group: int, image: str, text: str) -> Iterator[Pa
             yield Rejected(key, "no image bytes")
             continue
         captions = captions if isinstance(captions, list) else [captions]
-        texts = [
-            c.encode("utf-8", "surrogateescape") if isinstance(c, str) else c for c in captions
-        ]
-        yield Pair(key, content, [t for t in texts if t])
+        texts = [c.encode("utf-8", "replace") if isinstance(c, str) else c for c in captions if c]
+        yield Pair(key, content, texts)

@@ -14,7 +14,6 @@ listed with the reason in rejected.jsonl.
 import argparse
 import collections
 import hashlib
-import io
 import json
 import sys
 import time
@@ -22,11 +21,6 @@ from collections.abc import Sequence
 from concurrent import futures
 
 from jest_tf.errors import UserError
-
-MAX_CAPTION_BYTES = 10_000
-# Formats that training decodes; others are written anew as JPEG.
-KEPT_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-JPEG_QUALITY = 92
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", help="files, globs, or the folder; local or gs://")
     parser.add_argument("--out", required=True, help="folder to write, local or gs://")
     parser.add_argument("--name", help="of the source, in logs and hashed ids; by default the kind")
-    parser.add_argument(
-        "--max_side", type=int, help="shrink images to this shorter side, in pixels"
-    )
+    parser.add_argument("--max_side", type=int, help="shrink to this shorter side, in pixels")
     parser.add_argument("--records_per_shard", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=8, help="threads")
     parser.add_argument("--shard", default="0/1", help="i/n: do every n-th unit from the i-th on")
@@ -156,7 +148,7 @@ def write_json(path: str, content: object) -> None:
 
 def convert(unit, index: int, args: argparse.Namespace) -> dict:
     """Reads one unit, writes its shards, and last its report, which marks it as done."""
-    from jest_tf.data import importers
+    from jest_tf.data import cleaning, importers
 
     name = args.name or args.kind
     accepted, rejected, shards = [], [], []
@@ -173,8 +165,8 @@ def convert(unit, index: int, args: argparse.Namespace) -> dict:
         if isinstance(pair, importers.Rejected):
             rejected.append([pair.key, pair.reason])
             continue
-        image, size, reason = check_image(pair.image, args.max_side)
-        captions = clean_captions(pair.captions, counts)
+        image, size, reason = cleaning.check_image(pair.image, args.max_side)
+        captions = cleaning.clean_captions(pair.captions, counts)
         if reason or not captions:
             rejected.append([pair.key, reason or "no caption"])
             continue
@@ -191,72 +183,6 @@ def convert(unit, index: int, args: argparse.Namespace) -> dict:
     }
     write_json(report_path(args.out, index), report)
     return report
-
-
-def check_image(image: bytes, max_side: int | None) -> tuple[bytes, tuple, str | None]:
-    """(bytes to store, (width, height), why it cannot be used or None)."""
-    import warnings
-
-    from PIL import Image, ImageOps
-
-    from jest_tf.data.preprocess import MAX_PIXELS, MIN_SIDE
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own bound on pixels is judged below
-            picture = Image.open(io.BytesIO(image))
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                return b"", (0, 0), f"{width}x{height} pixels; at most {MAX_PIXELS:,} in all"
-            if min(width, height) < MIN_SIDE:
-                return b"", (0, 0), f"{width}x{height} pixels carry no content"
-            shrink = max_side is not None and min(width, height) > max_side
-            if not shrink and picture.format in KEPT_FORMATS:
-                return image, (width, height), None
-            if shrink:
-                scale = max_side / min(width, height)
-                target = (max(1, round(width * scale)), max(1, round(height * scale)))
-                picture.draft("RGB", (2 * target[0], 2 * target[1]))
-            picture = ImageOps.exif_transpose(picture) if not shrink else picture
-            picture = on_white(picture)
-            if shrink:
-                picture = picture.resize(target, Image.Resampling.BICUBIC)
-            out = io.BytesIO()
-            picture.save(out, "JPEG", quality=JPEG_QUALITY)
-            return out.getvalue(), picture.size, None
-    except Exception as error:  # Pillow raises many types; each means one unusable image
-        found = f" (it starts with {image[:12]!r})" if "identify" in str(error) else ""
-        return b"", (0, 0), f"not a readable image: {str(error)[:120]}{found}"
-
-
-def on_white(picture):
-    """RGB, with what is transparent painted white."""
-    from PIL import Image
-
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
-
-
-def clean_captions(captions: list[bytes], counts: collections.Counter) -> list[bytes]:
-    """Usable captions as UTF-8; what was dropped or cut is counted."""
-    cleaned = []
-    for caption in captions:
-        if len(caption) > MAX_CAPTION_BYTES:
-            counts["captions_cut"] += 1
-            caption = caption[:MAX_CAPTION_BYTES]
-        try:
-            text = caption.decode("utf-8").strip()
-        except UnicodeDecodeError:
-            counts["captions_not_utf8"] += 1
-            text = caption.decode("utf-8", "ignore").strip()
-        if text:
-            cleaned.append(text.encode())
-        else:
-            counts["captions_empty"] += 1
-    return cleaned
 
 
 def write_shard(path: str, source_name: str, records: list[tuple]) -> dict:
@@ -288,7 +214,7 @@ def write_shard(path: str, source_name: str, records: list[tuple]) -> dict:
 
 
 def finish(args: argparse.Namespace, n_units: int) -> int:
-    """Writes manifest.json and rejected.jsonl if every unit is done; says what is missing if not."""
+    """Writes manifest.json and rejected.jsonl if every unit is done; else says what is missing."""
     import os
 
     import tensorflow as tf

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -181,6 +182,35 @@ class RecordReader:
 def hashed_id(source_name: str, key: tf.Tensor) -> tf.Tensor:
     """int64: 63-bit fingerprint of a source's name and a record's key (string, any shape)."""
     return tf.strings.to_hash_bucket_fast(tf.strings.join([source_name, key], ":"), 2**63 - 1)
+
+
+def shard_rows(manifest: Manifest, index: int) -> Iterator[tuple[int, bytes, list[bytes]]]:
+    """(id, encoded image, captions) of each record of a shard, in order, as training reads them.
+
+    A record that is no tf.train.Example keeps its place with id -1 and nothing in it.
+    """
+    shard = manifest.shards[index]
+    source = manifest.sources[shard.source]
+    file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
+    for number, serialized in enumerate(file.as_numpy_iterator(), start=shard.start):
+        try:
+            feature = tf.train.Example.FromString(serialized).features.feature
+        except Exception:  # protobuf's DecodeError has no stable import path
+            yield -1, b"", []
+            continue
+        image = b"".join(feature[source.image].bytes_list.value[:1])
+        if source.captions:
+            captions = list(feature[source.captions].bytes_list.value)
+        else:
+            captions = [source.labels[i].encode() for i in feature[source.label].int64_list.value]
+        if source.id:
+            record_id = next(iter(feature[source.id].int64_list.value), -1)
+        else:
+            key = f"{os.path.basename(shard.path)}#{number}".encode()
+            if source.key:
+                key = b"".join(feature[source.key].bytes_list.value[:1])
+            record_id = int(hashed_id(source.name, tf.constant(key)))
+        yield record_id, image, captions
 
 
 def read_captions(manifest: Manifest, limit: int) -> list[bytes]:

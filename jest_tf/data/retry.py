@@ -107,8 +107,8 @@ class BadRecords:
         )
         listed = "\n  ".join(describe_record(i, manifest) for i in list(self.ids)[: self.SHOWN])
         raise UserError(
-            f"{self.bad:,} of {self.seen:,} records ({self.share:.1%}) could not be used; the bound "
-            f"is {self.max_share:.1%} ({per_source}). The first ones:\n  {listed}\n"
+            f"{self.bad:,} of {self.seen:,} records ({self.share:.1%}) could not be used; the "
+            f"bound is {self.max_share:.1%} ({per_source}). The first ones:\n  {listed}\n"
             "`python -m jest_tf.check --all_records` lists all with the reason; prepare the data "
             "again without them, or raise data.max_bad_share."
         )

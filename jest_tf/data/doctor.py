@@ -1,0 +1,270 @@
+"""The data doctor: reads every record once and says what is in a data set, and what is wrong."""
+
+import base64
+import collections
+import dataclasses
+import html
+import io
+import json
+import unicodedata
+from collections.abc import Callable
+from concurrent import futures
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from jest_tf.data import preprocess
+from jest_tf.data.manifest import Manifest
+from jest_tf.data.records import shard_rows
+from jest_tf.errors import UserError
+
+SAMPLES = 12
+LISTED = 100
+PREVIEW = 32
+SIDES = (32, 64, 128, 256, 512, 1024, 2048)
+
+
+@dataclasses.dataclass
+class SourceReport:
+    """Counts of one source; `problems` lists the first records of each kind as [file, index, id]."""
+
+    records: int = 0
+    captions: int = 0
+    counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    problems: dict[str, list] = dataclasses.field(default_factory=dict)
+    shorter_side: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    scripts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    caption_bytes: list[int] = dataclasses.field(default_factory=list)
+    samples: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def note(self, kind: str, where: tuple[str, int, int]) -> None:
+        self.counts[kind] += 1
+        listed = self.problems.setdefault(kind, [])
+        if len(listed) < LISTED:
+            listed.append(list(where))
+
+
+@dataclasses.dataclass
+class Report:
+    """What `examine` found; `bad` counts records that training cannot use."""
+
+    name: str
+    records: int
+    bad: int
+    duplicate_ids: int
+    duplicate_captions: int
+    unreadable_shards: dict[str, str]
+    sources: dict[str, SourceReport]
+
+    def to_json(self) -> str:
+        content = dataclasses.asdict(self)
+        for source in content["sources"].values():
+            sizes = source.pop("caption_bytes")
+            source.pop("samples")
+            source["caption_bytes_percentiles"] = (
+                np.percentile(sizes, [0, 25, 50, 75, 99, 100]).astype(int).tolist() if sizes else []
+            )
+        return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def examine(manifest: Manifest, workers: int = 8, report: Callable[[str], None] = print) -> Report:
+    """Reads and decodes every record of a manifest.
+
+    Args:
+        workers: shards that are read at once.
+        report: gets a line of progress now and then.
+
+    Returns:
+        Counts, the first records of every problem with file and index, and samples.
+    """
+    sources = {source.name: SourceReport() for source in manifest.sources}
+    ids: collections.Counter = collections.Counter()
+    captions: collections.Counter = collections.Counter()
+    unreadable: dict[str, str] = {}
+    with futures.ThreadPoolExecutor(workers) as pool:
+        parts = pool.map(lambda index: _examine_shard(manifest, index), range(len(manifest.shards)))
+        for index, (part, shard_ids, shard_captions, error) in enumerate(parts):
+            shard = manifest.shards[index]
+            _merge(sources[manifest.sources[shard.source].name], part)
+            ids.update(shard_ids)
+            captions.update(shard_captions)
+            if error:
+                unreadable[shard.path] = error
+            if (index + 1) % max(1, len(manifest.shards) // 20) == 0:
+                report(
+                    f"{index + 1:,}/{len(manifest.shards):,} shards, {sum(ids.values()):,} records"
+                )
+    bad = sum(s.counts["bad_record"] for s in sources.values())
+    return Report(
+        name=manifest.name,
+        records=sum(source.records for source in sources.values()),
+        bad=bad,
+        duplicate_ids=sum(n - 1 for n in ids.values()),
+        duplicate_captions=sum(n - 1 for n in captions.values()),
+        unreadable_shards=unreadable,
+        sources=sources,
+    )
+
+
+def _examine_shard(manifest: Manifest, index: int):
+    """(SourceReport, ids, hashes of captions, why the shard could not be read to its end or None)"""
+    path = manifest.shards[index].path
+    part, ids, captions = SourceReport(), [], []
+    number = manifest.shards[index].start
+    try:
+        for record_id, image, texts in shard_rows(manifest, index):
+            where = (path, number, record_id)
+            number += 1
+            part.records += 1
+            ids.append(record_id)
+            captions += [hash(text) for text in texts]
+            usable = _examine_image(part, image, where)
+            usable &= _examine_captions(part, texts, where)
+            if not usable:
+                part.note("bad_record", where)
+            elif len(part.samples) < SAMPLES and number % 37 == 1:
+                part.samples.append((_preview(image), texts[0].decode("utf-8", "replace")[:200]))
+    except tf.errors.OpError as error:
+        reason = f"after record {number}: {error.message.splitlines()[0]}"
+        return part, ids, captions, reason
+    expected = manifest.shards[index].records
+    if part.records != expected:
+        return part, ids, captions, f"holds {part.records} records, the manifest says {expected}"
+    return part, ids, captions, None
+
+
+def _examine_image(part: SourceReport, image: bytes, where: tuple) -> bool:
+    try:
+        _, ok = _decode()(image)  # the very function that training decodes with
+        if not ok:
+            raise ValueError("no image, or too small or large")
+        with Image.open(io.BytesIO(image)) as picture:
+            side = min(picture.size)
+    except (tf.errors.OpError, OSError, ValueError):
+        part.note("unreadable_image", where)
+        return False
+    bucket = next((s for s in SIDES if side <= s), None)
+    part.shorter_side[f"<={bucket}" if bucket else f">{SIDES[-1]}"] += 1
+    return True
+
+
+_decoder: list = []
+
+
+def _decode() -> tf.types.experimental.PolymorphicFunction:
+    if not _decoder:
+        signature = [tf.TensorSpec([], tf.string)]
+        _decoder.append(tf.function(lambda e: preprocess.decode(e, PREVIEW), signature))
+    return _decoder[0]
+
+
+def _examine_captions(part: SourceReport, texts: list[bytes], where: tuple) -> bool:
+    part.captions += len(texts)
+    if not texts:
+        part.note("no_caption", where)
+        return False
+    empty = 0
+    for text in texts:
+        part.caption_bytes.append(len(text))
+        try:
+            decoded = text.decode("utf-8")
+        except UnicodeDecodeError:
+            part.note("caption_not_utf8", where)
+            decoded = text.decode("utf-8", "ignore")
+        if not decoded.strip():
+            part.note("empty_caption", where)
+            empty += 1
+        part.scripts[script_of(decoded)] += 1
+    return empty < len(texts)
+
+
+def script_of(text: str) -> str:
+    """The script of most letters: LATIN, CYRILLIC, CJK, …; `none` without letters."""
+    letters = (unicodedata.name(c, "none").split()[0] for c in text[:200] if c.isalpha())
+    counted = collections.Counter(letters).most_common(1)
+    return counted[0][0] if counted else "none"
+
+
+def _preview(image: bytes) -> str:
+    picture = Image.open(io.BytesIO(image)).convert("RGB")
+    picture.thumbnail((96, 96))
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def _merge(total: SourceReport, part: SourceReport) -> None:
+    total.records += part.records
+    total.captions += part.captions
+    for name in ("counts", "shorter_side", "scripts"):
+        getattr(total, name).update(getattr(part, name))
+    for kind, where in part.problems.items():
+        listed = total.problems.setdefault(kind, [])
+        listed += where[: LISTED - len(listed)]
+    total.caption_bytes += part.caption_bytes
+    total.samples += part.samples[: SAMPLES - len(total.samples)]
+
+
+def write(report: Report, folder: str) -> tuple[str, str]:
+    """Writes `data_report.json` and `data_report.html` (with samples); returns both paths."""
+    tf.io.gfile.makedirs(folder)
+    paths = f"{folder}/data_report.json", f"{folder}/data_report.html"
+    for path, content in zip(paths, (report.to_json(), to_html(report)), strict=True):
+        with tf.io.gfile.GFile(path, "w") as file:
+            file.write(content)
+    return paths
+
+
+def to_html(report: Report) -> str:
+    """One self-contained page."""
+    rows = [
+        ("records", report.records),
+        ("cannot be used", report.bad),
+        ("repeated ids", report.duplicate_ids),
+        ("repeated captions", report.duplicate_captions),
+        ("unreadable shards", len(report.unreadable_shards)),
+    ]
+    parts = [f"<h1>{html.escape(report.name)}</h1>", _table(rows)]
+    parts.append(_table(report.unreadable_shards.items()))
+    for name, source in report.sources.items():
+        parts.append(f"<h2>{html.escape(name)}: {source.records:,} records</h2>")
+        for title in ("counts", "shorter_side", "scripts"):
+            parts.append(f"<h3>{title.replace('_', ' ')}</h3>")
+            parts.append(_table(getattr(source, title).most_common()))
+        for kind, listed in source.problems.items():
+            parts.append(f"<h3>{kind.replace('_', ' ')} (first {len(listed)})</h3>")
+            parts.append(_table((f"{path} record {at}", f"id {rid}") for path, at, rid in listed))
+        for image, text in source.samples:
+            parts.append(
+                f'<figure><img src="data:image/png;base64,{image}" alt="">'
+                f"<figcaption>{html.escape(text)}</figcaption></figure>"
+            )
+    style = "body{font:14px sans-serif}figure{display:inline-block;width:140px;margin:8px}"
+    return (
+        f'<!doctype html><meta charset="utf-8"><title>{html.escape(report.name)}</title>'
+        f"<style>{style}td{{padding:2px 12px}}</style>{''.join(parts)}"
+    )
+
+
+def _table(rows) -> str:
+    cells = "".join(
+        f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(str(value))}</td></tr>"
+        for name, value in rows
+    )
+    return f"<table>{cells}</table>"
+
+
+def check_bound(report: Report, max_bad_share: float) -> None:
+    """Raises UserError where more than this share of the records cannot be used."""
+    share = report.bad / max(report.records, 1)
+    if share > max_bad_share:
+        kinds = {
+            kind: count
+            for source in report.sources.values()
+            for kind, count in source.counts.items()
+        }
+        raise UserError(
+            f"{report.name}: {report.bad:,} of {report.records:,} records ({share:.1%}) cannot be "
+            f"used; the bound is {max_bad_share:.1%}. By kind: {kinds}"
+        )

@@ -1,0 +1,250 @@
+"""Every source format, written by its real writer or to its documented schema, ends as records."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import example, write_shard
+from PIL import Image
+
+from jest_tf.data import pipeline, prepare, sources
+from jest_tf.data.records import shard_rows
+
+
+def jpeg(number: int, size=(32, 24)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, (number * 9 % 256, 100, 50)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def rows_of(folder) -> list[tuple[int, bytes, list[bytes]]]:
+    manifest = sources.open_source(str(folder))
+    return [row for index in range(len(manifest.shards)) for row in shard_rows(manifest, index)]
+
+
+def rejected_of(folder) -> dict[str, str]:
+    lines = (folder / "rejected.jsonl").read_text().splitlines()
+    return {row["record"]: row["reason"] for row in map(json.loads, lines)}
+
+
+def test_webdataset_tars_by_the_real_writer(tmp_path, tokenizer):
+    import webdataset
+
+    for shard in range(3):
+        with webdataset.TarWriter(str(tmp_path / f"{shard:05d}.tar")) as writer:
+            for n in range(shard * 10, shard * 10 + 10):
+                writer.write({"__key__": f"{n:09d}", "jpg": jpeg(n), "txt": f"record {n}"})
+    out = tmp_path / "out"
+    command = ["webdataset", f"{tmp_path}/*.tar", f"--out={out}", "--records_per_shard=4"]
+    assert prepare.main(command) == 0
+    rows = rows_of(out)
+    assert [texts for _, _, texts in rows] == [[f"record {n}".encode()] for n in range(30)]
+    assert [image for _, image, _ in rows] == [jpeg(n) for n in range(30)]
+    assert len({record_id for record_id, _, _ in rows}) == 30
+    manifest = sources.open_source(str(out))
+    assert [shard.records for shard in manifest.shards] == [4, 4, 2] * 3
+    dataset = pipeline.super_batches(manifest, tokenizer, super_batch=8, image_size=8, seed=0)
+    assert next(dataset.as_numpy_iterator())["valid"].all()
+
+
+def test_img2dataset_json_captions_and_a_truncated_tar(tmp_path):
+    tar_path = tmp_path / "00000.tar"
+    with tarfile.open(tar_path, "w") as tar:
+        for n in range(6):
+            meta = {"caption": f"record {n}", "key": f"{n:09d}", "status": "success"}
+            for ending, content in (("jpg", jpeg(n)), ("json", json.dumps(meta).encode())):
+                info = tarfile.TarInfo(f"{n:09d}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    content = tar_path.read_bytes()
+    tar_path.write_bytes(content[: 4 * 2048 + 700])
+    out = tmp_path / "out"
+    assert prepare.main(["webdataset", str(tar_path), f"--out={out}"]) == 0
+    texts = [t[0] for _, _, t in rows_of(out)]
+    assert texts == [f"record {n}".encode() for n in range(len(texts))] and 0 < len(texts) < 6
+    assert any("ends early" in reason for reason in rejected_of(out).values())
+
+
+def test_img2dataset_tfrecords_are_read_in_place(tmp_path, tokenizer):
+    records = [
+        example(key=f"{n:09d}", jpg=jpeg(n), txt=f"record {n}", width=32, url=f"http://x/{n}")
+        for n in range(20)
+    ]
+    write_shard(tmp_path / "00000.tfrecord", records[:12])
+    write_shard(tmp_path / "00001.tfrecord", records[12:])
+    command = ["img2dataset", f"{tmp_path}/*.tfrecord", f"--out={tmp_path}", "--name=web"]
+    assert prepare.main(command) == 0
+    manifest = sources.open_source(str(tmp_path))
+    assert manifest.n_records == 20 and "00001.tfrecord" in manifest.shards[1].path
+    dataset = pipeline.evaluation_batches(manifest, tokenizer, 20, 8)
+    batch = next(dataset.as_numpy_iterator())
+    assert batch["valid"].all() and len(set(batch["id"].tolist())) == 20
+    assert batch["id"].tolist() == [row[0] for i in (0, 1) for row in shard_rows(manifest, i)]
+
+
+def test_open_clip_csv(tmp_path):
+    lines = ["filepath\ttitle"]
+    for n in range(7):
+        (tmp_path / f"{n}.jpg").write_bytes(jpeg(n))
+        lines.append(f"{n}.jpg\trecord {n}")
+    lines.append("gone.jpg\tlost")
+    (tmp_path / "train.tsv").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    assert prepare.main(["csv", f"{tmp_path}/train.tsv", f"--out={out}"]) == 0
+    assert [(image, texts) for _, image, texts in rows_of(out)] == [
+        (jpeg(n), [f"record {n}".encode()]) for n in range(7)
+    ]
+    assert "cannot be read" in rejected_of(out)["gone.jpg"]
+
+
+def test_parquet_as_on_the_hub(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = [{"bytes": jpeg(n), "path": None} for n in range(9)] + [None]
+    texts = [[f"record {n}", f"red {n}"] for n in range(9)] + [["lost"]]
+    pq.write_table(
+        pa.table({"image": images, "text": texts}), tmp_path / "a.parquet", row_group_size=4
+    )
+    out = tmp_path / "out"
+    assert prepare.main(["parquet", f"{tmp_path}/a.parquet", f"--out={out}"]) == 0
+    rows = rows_of(out)
+    assert [texts for _, _, texts in rows][8] == [b"record 8", b"red 8"] and len(rows) == 9
+    assert list(rejected_of(out).values()) == ["no image bytes"]
+
+
+def test_a_folder_with_captions_resized_and_with_bad_input(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    images = {
+        "a.jpg": jpeg(1, (400, 200)),
+        "b.png": b"<html>404</html>",
+        "c.jpg": b"",
+        "d.jpg": jpeg(2, (1, 1)),
+        "e.jpg": jpeg(3),
+        "f.jpg": jpeg(4),
+        "g.jpg": jpeg(5),
+    }
+    bomb = bytearray(jpeg(6))
+    at = bomb.index(b"\xff\xc0") + 5
+    bomb[at : at + 4] = b"\x27\x10\x27\x10"
+    images["h.jpg"] = bytes(bomb)
+    for name, content in images.items():
+        (photos / name).write_bytes(content)
+    lines = [f"{name},about {name}".encode() for name in images] + [b"a.jpg,a second caption"]
+    lines[4] = b"e.jpg,caf\xe9"
+    lines[5] = b"f.jpg,  "
+    lines[6] = b"g.jpg," + b"long " * 200_000
+    (photos / "captions.csv").write_bytes(b"file,caption\n" + b"\n".join(lines))
+    out = tmp_path / "out"
+    assert prepare.main(["folder", str(photos), f"--out={out}", "--max_side=100"]) == 0
+    rows = {texts[0]: (image, texts) for _, image, texts in rows_of(out)}
+    assert set(rows) == {b"about a.jpg", b"caf", (b"long " * 2000).strip()}
+    assert rows[b"about a.jpg"][1] == [b"about a.jpg", b"a second caption"]
+    assert Image.open(io.BytesIO(rows[b"about a.jpg"][0])).size == (200, 100)
+    reasons = rejected_of(out)
+    assert "<html>" in reasons["b.png"] and "carry no content" in reasons["d.jpg"]
+    assert reasons["f.jpg"] == "no caption" and "10000x10000" in reasons["h.jpg"]
+    assert set(reasons) == {"b.png", "c.jpg", "d.jpg", "f.jpg", "h.jpg"}
+    printed = capsys.readouterr().out
+    assert "1 captions not utf8" in printed and "1 captions cut" in printed
+
+
+def test_sidecar_texts(tmp_path):
+    for n in range(3):
+        (tmp_path / f"{n}.jpg").write_bytes(jpeg(n))
+        (tmp_path / f"{n}.txt").write_text(f"record {n}\nred {n}\n")
+    out = tmp_path / "out"
+    assert prepare.main(["folder", str(tmp_path), f"--out={out}"]) == 0
+    assert [texts for _, _, texts in rows_of(out)][2] == [b"record 2", b"red 2"]
+
+
+def test_parts_share_the_work_and_a_rerun_goes_on(tmp_path, capsys):
+    for n in range(12):
+        (tmp_path / f"{n:02d}.jpg").write_bytes(jpeg(n))
+        (tmp_path / f"{n:02d}.txt").write_text(f"record {n}")
+    out = tmp_path / "out"
+    command = ["folder", str(tmp_path), f"--out={out}", "--records_per_shard=3"]
+    assert prepare.main([*command, "--shard=1/2"]) == 0
+    assert not (out / "manifest.json").exists() and "2 of 4" in capsys.readouterr().out
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*")}
+    assert prepare.main(command) == 0
+    assert "2 to do here" in capsys.readouterr().out
+    assert {n: (out / n).stat().st_mtime_ns for n in before} == before
+    rows = rows_of(out)
+    assert [texts[0] for _, _, texts in rows] == [f"record {n}".encode() for n in range(12)]
+    whole = tmp_path / "whole"
+    assert prepare.main([*command[:2], f"--out={whole}", command[3]]) == 0
+    assert [row[0] for row in rows_of(whole)] == [row[0] for row in rows]
+    assert prepare.main([*command, "--max_side=8"]) == 2
+    assert "begun with other" in capsys.readouterr().err
+
+
+def test_repeated_ids_are_counted(tmp_path, capsys):
+    import webdataset
+
+    for shard in range(2):
+        with webdataset.TarWriter(str(tmp_path / f"{shard}.tar")) as writer:
+            for n in range(4):
+                writer.write({"__key__": f"{n}", "jpg": jpeg(n), "txt": f"record {n}"})
+    assert prepare.main(["webdataset", f"{tmp_path}/*.tar", f"--out={tmp_path}/out"]) == 0
+    assert "4 records with a repeated id" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["webdataset", "/no/such/*.tar"], "no file matches"),
+        (["folder", "/no/such"], "not a folder"),
+        (["folder", "{tmp}"], "no image with a caption"),
+        (["parquet", "{tmp}/bad.bin"], "cannot be read as Parquet"),
+        (["csv", "{tmp}/bad.bin"], "no column"),
+        (["img2dataset", "{tmp}/bad.bin"], "corrupt or cut"),
+        (["folder", "{tmp}", "--shard=3/2"], "--shard=3/2"),
+    ],
+)
+def test_bad_arguments_are_explained(tmp_path, capsys, arguments, words):
+    (tmp_path / "bad.bin").write_bytes(b"neither this nor that" * 10)
+    arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
+    assert prepare.main([*arguments, f"--out={tmp_path}/out"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_real_tfds_set_is_read_in_place(tmp_path, tokenizer):
+    import tensorflow_datasets as tfds
+
+    class TinyCaptions(tfds.core.GeneratorBasedBuilder):
+        """Nested captions and image/id, as coco_captions has them."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            captions = tfds.features.Sequence({"id": np.int64, "text": tf.string})
+            features = {"image": tfds.features.Image(), "image/id": np.int64, "captions": captions}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for n in range(12):
+                texts = [{"id": 10 * n + k, "text": f"record {n}"} for k in range(3)]
+                image = np.full((9, 7, 3), n, np.uint8)
+                yield n, {"image": image, "image/id": 100 + n, "captions": texts}
+
+    builder = TinyCaptions(data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    manifest = sources.Manifest.from_tfds(builder, "train[:50%]")
+    assert manifest.n_records == 6 and manifest.sources[0].captions == "captions/text"
+    dataset = pipeline.super_batches(
+        sources.Manifest.from_tfds(builder, "train"), tokenizer, super_batch=12, image_size=4,
+        seed=0, n_lanes=1,
+    )  # fmt: skip
+    batch = next(dataset.as_numpy_iterator())
+    assert batch["valid"].all() and sorted(batch["id"].tolist()) == list(range(100, 112))
+    np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["id"] - 100)
