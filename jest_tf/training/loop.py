@@ -254,10 +254,11 @@ class Trainer:
                 continue
             if result_path(self.workdir.evaluations, name, self.step).exists():
                 continue
+            self.encoder.description["step"] = self.step
             result = run_evaluation(name, spec.to_dict(), self.encoder, self.config.data.data_dir)
             values = {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}
             self.outputs.scalars(self.step, values)
-            write_result(self.workdir.evaluations, result | {"step": self.step})
+            write_result(self.workdir.evaluations, result)
 
     def _save_if_due(self) -> None:
         c = self.config.checkpoint
