@@ -147,7 +147,7 @@ def _log() -> ml_collections.ConfigDict:
 
 
 def evaluation(kind: str, data: str, every_steps: int = 0, **options) -> ml_collections.ConfigDict:
-    """One evaluation: `kind` is retrieval, zero_shot or few_shot, `data` as in `config.data.train`.
+    """One evaluation: `kind` is retrieval, zero_shot or few_shot, `data` named as for training.
 
     `every_steps` = 0 evaluates once, at the end.
     """
