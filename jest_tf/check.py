@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
     config_flag.refuse_extra(argv)
     config = config_flag.value_of(_CONFIG)
     topology = parse_topology(_COMPILE_FOR.value) if _COMPILE_FOR.value else None
+    _require_layout(config, topology)
     n_replicas, n_hosts = _layout(config, topology)
     device = _device(topology, n_replicas // n_hosts)
 
@@ -88,6 +89,21 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
         environment = _COMPILE_ENV.value
         sections.append(compiling.check_compile(config, parts, topology, environment, reference))
     return sections
+
+
+def _require_layout(config, topology: Topology | None) -> None:
+    """What a config alone does not say: how large the slice or the cluster is."""
+    kind = config.strategy.kind
+    if kind == "tpu" and not topology and not (_REPLICAS.value and _DEVICE.value):
+        raise UserError(
+            "strategy.kind = 'tpu' does not say on which slice. Give --compile_for=v5e:2x4, or "
+            "--replicas, --hosts and --device."
+        )
+    if kind == "multi_worker" and not _REPLICAS.value:
+        raise UserError(
+            "strategy.kind = 'multi_worker' does not say how many workers. Give --replicas and "
+            "--hosts."
+        )
 
 
 def _layout(config, topology: Topology | None) -> tuple[int, int]:

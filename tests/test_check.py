@@ -45,6 +45,8 @@ def test_wrong_flags_are_explained():
         (["--compile_for=v5e"], "a v5e slice has 2 axes"),
         (["--compile_for=v5e:2x4", "--replicas=3"], "v5e:2x4 has 8 chips"),
         (["--hosts=2"], "--hosts=2 is more than the 1 replica(s)"),
+        (["--config.strategy.kind=tpu", "--replicas=8"], "does not say on which slice"),
+        (["--config.strategy.kind=multi_worker"], "does not say how many workers"),
     ]:
         done = check(*EMOJI, *flags)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr

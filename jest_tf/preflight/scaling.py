@@ -103,7 +103,7 @@ def cost_tables(compiled: dict, mfu: float, images_per_core: float) -> Iterator[
         yield f"### {name}: B = {s.super_batch:,}, b = {s.sub_batch:,}\n"
         yield (
             "| slice | chips, hosts | scored / trained per chip | HBM GiB: estimate of available "
-            f"| compiled | TFLOP per chip | s a step at {mfu:.0%} of peak | GB sent per chip: s at "
+            f"| compiled: HBM GiB, TFLOP | TFLOP per chip | s a step at {mfu:.0%} of peak | GB sent per chip: s at "
             "link speed | images/s per host | cores per host | breaks first |"
         )
         yield "|" + "---|" * 11
@@ -121,7 +121,7 @@ def _line(r: Row, compiled: dict | None, images_per_core: float) -> str:
         f"{t.n_chips}, {t.n_hosts}",
         f"{r.scored:,} / {r.trained:,}",
         f"{r.memory / GIB:.3g} of {device.memory / GIB:.4g}",
-        f"{compiled['used'] / GIB:.3g}" if compiled else "",
+        _compiled(compiled),
         f"{r.flops / 1e12:.3g}",
         f"{r.seconds:.3g}",
         f"{r.link_bytes / 1e9:.3g}: {r.link_bytes / device.link_bandwidth:.2g}",
@@ -130,6 +130,10 @@ def _line(r: Row, compiled: dict | None, images_per_core: float) -> str:
         limit(r, compiled, images_per_core),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _compiled(result: dict | None) -> str:
+    return f"{result['used'] / GIB:.3g}, {result['flops'] / 1e12:.3g}" if result else ""
 
 
 def limit(r: Row, compiled: dict | None, images_per_core: float) -> str:
