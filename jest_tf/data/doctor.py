@@ -27,7 +27,7 @@ SIDES = (32, 64, 128, 256, 512, 1024, 2048)
 
 @dataclasses.dataclass
 class SourceReport:
-    """Counts of one source; `problems` lists the first records of each kind as [file, index, id]."""
+    """Counts of one source; `problems` lists the first of each kind as [file, index, id]."""
 
     records: int = 0
     captions: int = 0
@@ -108,7 +108,7 @@ def examine(manifest: Manifest, workers: int = 8, report: Callable[[str], None] 
 
 
 def _examine_shard(manifest: Manifest, index: int):
-    """(SourceReport, ids, hashes of captions, why the shard could not be read to its end or None)"""
+    """(SourceReport, ids, hashes of captions, why the shard could not be read, or None)"""
     path = manifest.shards[index].path
     part, ids, captions = SourceReport(), [], []
     number = manifest.shards[index].start

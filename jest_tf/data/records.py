@@ -10,6 +10,9 @@ from jest_tf.data import preprocess
 from jest_tf.data.manifest import Manifest, Source
 from jest_tf.data.reference_cache import ReferenceCache
 
+# A caption counts as empty when its first bytes, as UTF-8, hold nothing but white space.
+MAX_JUDGED_BYTES = 4096
+
 
 class RecordReader:
     """Reads the records of one manifest; every source by its own feature names.
@@ -67,7 +70,10 @@ class RecordReader:
         """
         fields = self._parse_all(epoch, record, serialized)
         image, decoded = preprocess.decode_batch(fields.pop("encoded"), self.image_size)
-        valid = decoded & tf.strings.regex_full_match(fields["caption"], r"(?s).*\S.*")
+        text = tf.strings.unicode_transcode(
+            tf.strings.substr(fields["caption"], 0, MAX_JUDGED_BYTES), "UTF-8", "UTF-8", "ignore"
+        )
+        valid = decoded & tf.strings.regex_full_match(text, r"(?s).*\S.*")
         caption_index = fields.pop("caption_index")
         if self.reference_cache:
             reference = self.reference_cache.parse(cached[0], caption_index)

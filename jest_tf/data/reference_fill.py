@@ -148,8 +148,14 @@ def _load_embeddings(files: Sequence[str], dim: int):
 
 def _read_columns(path: str) -> dict:
     if path.endswith(".npz"):
-        with np.load(importers.random_access(path)) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        try:
+            with np.load(importers.random_access(path)) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); expected plain arrays. Where records have "
+                "different numbers of captions, use Parquet."
+            ) from error
     if path.endswith(".parquet"):
         import pyarrow.parquet as pq
 

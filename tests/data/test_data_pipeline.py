@@ -152,6 +152,7 @@ def test_bad_records_keep_their_slots(tmp_path, tokenizer):
     records[11] = example(id=11, image=png(11), captions=" \n\t")
     records[14] = b"\xff\xff\xff not a tf.train.Example"
     records[17] = example(id=17, image=png(17))  # no caption at all
+    records[19] = example(id=19, image=png(19), captions=b"caf\xe9 19")  # Latin-1: usable
     records[20] = example(id="twenty", image=png(20), captions="record 20")  # id of another type
     shard = write_shard(tmp_path / "a.tfrecord", records)
     manifest = Manifest("bad", (Source("bad", id="id"),), (shard,))

@@ -141,7 +141,7 @@ def test_embeddings_of_any_model(manifest, tokenizer, tmp_path, kind):
     if kind == "npz":
         ragged = np.empty(45, object)
         ragged[:] = ztxt
-        with pytest.raises(UserError, match="pickled"):
+        with pytest.raises(UserError, match="use Parquet"):
             np.savez(path, id=ids, zimg=zimg, ztxt=ragged)
             reference_fill.import_embeddings(writer_for(tmp_path / "a", manifest), [path], str)
         single = Manifest("one", manifest.sources, manifest.shards[:1])
