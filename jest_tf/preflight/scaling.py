@@ -101,12 +101,21 @@ def cost_tables(compiled: dict, mfu: float, images_per_core: float) -> Iterator[
         config = importlib.import_module(f"configs.{name}").get_config()
         s = config.selection
         yield f"### {name}: B = {s.super_batch:,}, b = {s.sub_batch:,}\n"
-        yield (
-            "| slice | chips, hosts | scored / trained per chip | HBM GiB: estimate of available "
-            f"| compiled: HBM GiB, TFLOP | TFLOP per chip | s a step at {mfu:.0%} of peak | GB sent per chip: s at "
-            "link speed | images/s per host | cores per host | breaks first |"
-        )
-        yield "|" + "---|" * 11
+        columns = [
+            "slice",
+            "chips, hosts",
+            "scored / trained per chip",
+            "HBM GiB: estimate of available",
+            "compiled: HBM GiB, TFLOP",
+            "TFLOP per chip",
+            f"s a step at {mfu:.0%} of peak",
+            "GB sent per chip: s at link speed",
+            "images/s per host",
+            "cores per host",
+            "breaks first",
+        ]
+        yield f"| {' | '.join(columns)} |"
+        yield "|" + "---|" * len(columns)
         known = [t for t in compiled.get(name, {}) if t not in SLICES]
         for text in [*SLICES, *known]:
             r = row(config, parse_topology(text), mfu)
