@@ -21,7 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 
 from jest_tf.errors import UserError  # noqa: E402
 
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
     """Runs what is missing of the suite and writes the page; returns the exit code."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
+    logging.set_verbosity(logging.WARNING)
     from jest_tf.bench.evidence import suites
 
     suite = suites.SUITES[_SUITE.value]

@@ -83,7 +83,7 @@ def speedup(row: RowResults, baseline: RowResults, axis: str, score: str) -> Spe
     target = target_of(baseline, score)
     whole = spent_by(baseline, axis)
     spent = [reached_at(cell["curve"][axis], cell["curve"][score], target) for cell in row.cells]
-    spent = [value for value in spent if value]
+    spent = [value for value in spent if value]  # 0: the target is no better than chance
     ratios = [whole / value for value in spent]
     return Speedup(mean_of(spent), mean_of(ratios), len(spent), len(row.cells))
 

@@ -62,7 +62,7 @@ def _head(family: str, command: str, rows: Rows, unfinished: Sequence[str]) -> s
         "no run trains on.",
         "What these numbers can and cannot tell:",
         "- Retrieval score: the mean of R@1 and R@5, image to text and text to image. Zero-shot: "
-        "top-1 accuracy over 64 classes.\n"
+        "top-1 accuracy over 64 classes. Scores and shares are in %.\n"
         "- Curves, speed-ups, equal-cost tables and choices use the validation part (a fifth of "
         "the evaluation rows); final scores and claims the test part, evaluated once, at a run's "
         "end.\n"
@@ -88,9 +88,9 @@ def _figures(figures: Sequence[Figure]) -> str:
         elif f.name.endswith("speedup"):
             value = f"{f.value:.1f}x" + ("" if f.error is None else f" ± {f.error:.1f}")
         elif f.name == "broken_share":
-            value = _percent(Mean(f.value, f.error, 0))
+            value = _percent(Mean(f.value, f.error, 0)) + " %"
         else:
-            value = _points(Mean(f.value, f.error, 0))
+            value = _points(Mean(f.value, f.error, 0)) + " points"
         mark = {True: "reached", False: "missed", None: ""}[f.reached]
         body.append([f"`{f.name}`", f.goal, value, mark, f.detail])
     return "## Goals\n\n" + _table(["figure", "goal", "value", "", "what it is"], body)
@@ -116,12 +116,12 @@ def _speedups(rows: Rows) -> str:
     whole = spent_by(baseline, "step")
     text = (
         "## What each policy needs to reach uniform's final score\n\n"
-        f"The baseline trains on {whole:,.0f} uniform batches with its own best learning rate; the "
+        f"The baseline trains on {whole:,.0f} uniform batches; the "
         "target is its final validation score, mean over its seeds. A run has reached it from the "
         "point on after which its curve never falls below it again (linear between evaluations; "
         "step 0 is chance). Ratios are the baseline's whole spending over the run's; means are "
-        "over the seeds that got there. *Reference cached*: without the reference's forward passes, "
-        "as when its embeddings are stored with the data."
+        "over the seeds that got there. *Reference cached*: without the reference's forward "
+        "passes, as when its embeddings are stored with the data."
     )
     cost = _reference_cost(rows)
     return "\n\n".join([text, *texts, *([cost] if cost else [])])
@@ -166,7 +166,8 @@ def _protocols(rows: Rows) -> str:
         "## Four protocols side by side\n\n"
         "Score on the validation part where a run has spent as much as a joint-selection run "
         "spends in all. Uniform trains on all that it loads. † the run ends earlier: its final "
-        "score. A run that is read before its end is read in the middle of its learning-rate schedule."
+        "score. A run that is read before its end is read in the middle of its learning-rate "
+        "schedule."
     )
     return "\n\n".join([text, *texts])
 
@@ -226,7 +227,7 @@ def _truth(rows: Rows, pool: Mapping[str, Any], folder: str) -> str:
         return ""
     blind = {**pool["shares"], "clean": picks.clean(pool), "broken": picks.broken(pool)}
     blind |= {key: pool[key] for key in ("pair_seen", "image_seen")}
-    cells = [f"{blind[key]:.1%}" if key in blind else "-" for key in columns]
+    cells = [f"{100 * blind[key]:.1f}" if key in blind else "-" for key in columns]
     body.insert(0, ["*the pool*", *cells, f"{pool['distinct']:,}", f"{pool['concepts']:,}"])
     return (
         "## What was picked: the truth check\n\n"

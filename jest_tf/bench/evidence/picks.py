@@ -10,6 +10,7 @@ from jest_tf.data import emoji
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
 from jest_tf.monitoring.truth import CLEAN, broken_share
 
+RECENT_PICKS = 1000
 SKIN_TONES = frozenset({"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"})
 
 
@@ -74,14 +75,25 @@ class PoolTruth:
 def describe_picks(picks: Picks, truth: PoolTruth, every: int, warmup_steps: int) -> dict[str, Any]:
     """The picks of a run: in windows of `every` steps, after warm-up, and all of them.
 
-    A window has `step`, its last, and `distinct_so_far` besides what `PoolTruth.describe` gives.
+    A window has `step`, its last, besides what `PoolTruth.describe` gives; `distinct_so_far`; and
+    `recent_concepts` of the RECENT_PICKS picks up to its end: windows differ in size, and of more
+    picks a smaller part is distinct.
     """
     windows, so_far = [], np.zeros([0], np.int64)
+    recent_steps = -(-RECENT_PICKS // picks.sub_batch)
     for first in range(1, picks.last_step + 1, every):
         last = min(first + every - 1, picks.last_step)
         ids = picks.window(first, last).ravel()
         so_far = np.union1d(so_far, ids[ids != UNKNOWN_ID])
-        windows.append({"step": last, **truth.describe(ids), "distinct_so_far": int(so_far.size)})
+        recent = picks.window(max(1, last - recent_steps + 1), last).ravel()[-RECENT_PICKS:]
+        windows.append(
+            {
+                "step": last,
+                **truth.describe(ids),
+                "distinct_so_far": int(so_far.size),
+                "recent_concepts": truth.describe(recent).get("concepts"),
+            }
+        )
     after = picks.window(min(warmup_steps + 1, picks.last_step), picks.last_step).ravel()
     return {
         "windows": windows,

@@ -58,12 +58,12 @@ def picked(rows: Sequence[RowResults], path: Path, pool: Mapping[str, Any]) -> N
 
 
 def distinct(rows: Sequence[RowResults], path: Path) -> None:
-    """Distinct rows so far, concepts per 1,000 picks, and picks that the curated set holds."""
+    """Distinct rows so far, concepts among 1,000 picks, and picks that the curated set holds."""
     plt = _pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     panels: list[tuple[str, Callable]] = [
         ("distinct rows picked so far", lambda w: w["distinct_so_far"] / 100),
-        ("concepts per 1,000 picks of a window", lambda w: 10 * w["concepts"] / w["n"]),
+        ("distinct concepts among 1,000 picks", lambda w: w["recent_concepts"] / 100),
         ("picks whose pair is in the curated set, %", lambda w: w["pair_seen"]),
     ]
     for panel, (label, value) in zip(axes.flat, panels, strict=True):

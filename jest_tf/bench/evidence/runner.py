@@ -216,14 +216,14 @@ class Runner:
         self.running.clear()
 
     def _status(self, elapsed: float) -> str:
-        now = [
-            f"{r.cell.name} {_last_step(self.folders.of(r.cell))}/{r.cell.config.total_steps}"
-            for r in self.running
-        ]
-        left = self.estimate.seconds(self.waiting) + sum(
-            max(0.0, self.estimate.seconds([r.cell]) - (time.monotonic() - r.started))
-            for r in self.running
-        )
+        now, left = [], self.estimate.seconds(self.waiting)
+        for r in self.running:
+            step, total = _last_step(self.folders.of(r.cell)), r.cell.config.total_steps
+            now.append(f"{r.cell.name} {step}/{total}")
+            spent = time.monotonic() - r.started
+            planned = max(0.0, self.estimate.seconds([r.cell]) - spent)
+            # Its own speed, once it has shown a fifth of the run; the start is mostly compiling.
+            left += spent * (total - step) / step if 5 * step > total else planned
         n_done = len(self.cells) - len(self.waiting) - len(self.running) - len(self.failed)
         return (
             f"[{duration(elapsed)}] {n_done}/{len(self.cells)} cells done; {', '.join(now)}; "

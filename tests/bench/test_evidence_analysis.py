@@ -1,0 +1,243 @@
+"""Speed-ups, protocols, figures and verdicts against numbers worked out by hand."""
+
+import copy
+import math
+import re
+
+import pytest
+
+from jest_tf.bench.evidence import analysis, claims, page, plots, suites
+from jest_tf.bench.evidence.analysis import RowResults
+from jest_tf.bench.evidence.curves import Mean
+from jest_tf.bench.evidence.grid import RATE, Row
+
+POOL = {
+    "n": 10, "shares": {"clean": 0.3, "shuffled": 0.4, "icon": 0.3}, "distinct": 10,
+    "concepts": 5, "pair_seen": 0.1, "image_seen": 0.2,
+}  # fmt: skip
+
+
+def cell(row: str, seed: int, scores, *, steps=(0, 50, 100), per_step=1.0, broken=0.4, test=None):
+    """A result with the given validation scores; each axis is a multiple of the steps."""
+    picked = {
+        "n": 1000, "shares": {"clean": 1 - broken, "shuffled": broken, "icon": 0.0},
+        "distinct": 500, "concepts": 50, "pair_seen": 0.25, "image_seen": 0.5,
+    }  # fmt: skip
+    window = picked | {"distinct_so_far": 500, "recent_concepts": 50}
+    flops = [1e12 * per_step * step for step in steps]
+    is_uniform = row.startswith("uniform")
+    return {
+        "cell": f"{row}-s{seed}", "row": row, "seed": seed,
+        "curve": {
+            "step": list(steps), "loaded": [128 * (1 if is_uniform else 5) * s for s in steps],
+            "flops": flops, "flops_cached": [0.6 * f for f in flops],
+            "seconds": [2 * per_step * s for s in steps],
+            "retrieval": list(scores), "zero_shot": list(scores),
+        },
+        "test": {"retrieval": scores[-1] if test is None else test, "zero_shot": scores[-1]},
+        "picks": {"windows": [{"step": s, **window} for s in steps[1:]],
+                  "after_warmup": picked, "all": picked},
+        "config": {
+            "selection": {"sub_batch": 128, "super_batch": 128 if is_uniform else 640},
+            "total_steps": steps[-1], "optimizer": {"learning_rate": 1e-3},
+        },
+        "made": {
+            "wall_seconds": 100.0, "cpu": "some CPU", "n_cpus": 2, "jobs": 1, "load_average": 1.0,
+            "started_utc": "2026-01-02T03:04:05+00:00", "packages": {"tensorflow": "2.20.0"},
+            "git": {"revision": "0123456789abcdef", "dirty": False},
+        },
+    }  # fmt: skip
+
+
+def row_of(name: str, *cells) -> RowResults:
+    declared = {row.name: row for row in suites.FULL_ROWS}
+    return RowResults(declared[name], {c["seed"]: c for c in cells})
+
+
+@pytest.fixture
+def rows():
+    """Uniform ends at .2 after 1,000 steps; joint passes .2 at 25 and at 50 of its 100 steps."""
+    long = (0, 500, 1000)
+    return {
+        "curated": row_of("curated", cell("curated", 0, (0, 0.3, 0.3)),
+                          cell("curated", 1, (0, 0.3, 0.35))),
+        "uniform": row_of("uniform", cell("uniform", 0, (0, 0.1, 0.15), steps=long),
+                          cell("uniform", 1, (0, 0.1, 0.25), steps=long)),
+        "uniform_same_steps": row_of("uniform_same_steps",
+                                     cell("uniform_same_steps", 0, (0, 0.04, 0.1)),
+                                     cell("uniform_same_steps", 1, (0, 0.04, 0.2))),
+        "independent_top_k": row_of("independent_top_k",
+                                    cell("independent_top_k", 0, (0, 0.2, 0.3), per_step=4),
+                                    cell("independent_top_k", 1, (0, 0.2, 0.4), per_step=4)),
+        "joint": row_of("joint", cell("joint", 0, (0, 0.4, 0.5), per_step=4, broken=0.02),
+                        cell("joint", 1, (0, 0.2, 0.5), per_step=4, broken=0.04)),
+        "flexi": row_of("flexi", cell("flexi", 0, (0, 0.1, 0.15)),
+                        cell("flexi", 1, (0, 0.2, 0.4))),
+    }  # fmt: skip
+
+
+def test_steps_to_the_baselines_final_score(rows):
+    assert analysis.target_of(rows["uniform"], "retrieval") == pytest.approx(0.2)
+    found = analysis.speedup(rows["joint"], rows["uniform"], "step", "retrieval")
+    assert found.spent.mean == pytest.approx((25 + 50) / 2)
+    # 1000 / 25 = 40 and 1000 / 50 = 20: mean 30, deviation sqrt(200), error sqrt(200 / 2) = 10.
+    assert found.ratio == Mean(pytest.approx(30), pytest.approx(10), 2)
+    assert (found.n_reached, found.n_seeds) == (2, 2)
+
+
+def test_other_axes_of_a_speedup(rows):
+    # A joint step costs 4 times the FLOPs and seconds, and loads 5 times the examples.
+    for axis, times in (("flops", 4), ("seconds", 4), ("flops_cached", 4), ("loaded", 5)):
+        found = analysis.speedup(rows["joint"], rows["uniform"], axis, "retrieval")
+        assert found.ratio.mean == pytest.approx(30 / times), axis
+
+
+def test_seeds_that_do_not_get_there_are_counted_apart(rows):
+    found = analysis.speedup(rows["flexi"], rows["uniform"], "step", "retrieval")
+    assert (found.n_reached, found.n_seeds) == (1, 2)
+    assert found.ratio == Mean(pytest.approx(20), None, 1)
+
+
+@pytest.mark.parametrize(
+    ("axis", "budget", "expected", "ended"),
+    [
+        ("step", 100, (0.02 + 0.02) / 2, False),  # a tenth of the way
+        ("flops", 400e12, 0.08, False),  # 400 of 1,000 steps: .8 of .1
+        ("seconds", 800, 0.08, False),
+        ("loaded", 64_000, 0.1, False),  # 500 steps
+        ("loaded", 128_001_000, 0.2, True),
+    ],
+)
+def test_four_protocols(rows, axis, budget, expected, ended):
+    mean, has_ended = analysis.at_equal(rows["uniform"], axis, budget, "retrieval")
+    assert mean.mean == pytest.approx(expected)
+    assert has_ended == ended
+
+
+def test_pairs_are_of_the_same_seed():
+    assert analysis.paired({0: 0.5, 1: 0.7, 2: 0.1}, {0: 0.4, 1: 0.4, 5: 9.0}) == Mean(
+        pytest.approx(0.2), pytest.approx(math.sqrt(0.02 / 2)), 2
+    )
+    assert analysis.paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_truth_of_a_row(rows):
+    found = analysis.truth_of(rows["joint"], POOL)
+    assert found["broken"].mean == pytest.approx(0.03)
+    # Pool 40% broken, a fifth is picked: 1 - .2 * .03 / .4 and (.4 - .2 * .03) / .8.
+    assert found["broken_rejected"].mean == pytest.approx(0.985)
+    assert found["rejected_precision"].mean == pytest.approx(0.4925)
+    assert "broken_rejected" not in analysis.truth_of(rows["uniform"], POOL), "nothing is rejected"
+    without = {s: c | {"picks": None} for s, c in rows["curated"].by_seed.items()}
+    assert analysis.truth_of(rows["curated"]._replace(by_seed=without), POOL) is None
+
+
+def test_figures(rows):
+    found = {figure.name: figure for figure in claims.figures(rows, POOL)}
+    steps = found["steps_speedup"]
+    assert (steps.value, steps.reached) == (pytest.approx(30), True)
+    flops = found["flops_speedup"]
+    assert flops.value == pytest.approx(20), "both rows without the reference's forward passes"
+    assert not flops.reached, "one seed of two did not get there"
+    over_uniform = found["score_gain against uniform"]
+    assert (over_uniform.value, over_uniform.reached) == (pytest.approx(0.35), True)
+    over_top_k = found["score_gain against independent top-k"]  # .2 and .1: .15 ± .05
+    assert (over_top_k.value, over_top_k.error) == (pytest.approx(0.15), pytest.approx(0.05))
+    assert over_top_k.reached
+    assert found["broken_share"].reached
+    assert found["over_reference"].value == pytest.approx(0.175)
+
+
+def test_figures_that_are_missed_or_not_measured(rows):
+    worse = dict(rows)
+    del worse["flexi"]
+    worse["joint"] = row_of("joint", cell("joint", 0, (0, 0.05, 0.1)), cell("joint", 1, (0, 0, 0)))
+    found = {figure.name: figure for figure in claims.figures(worse, POOL)}
+    assert (found["steps_speedup"].value, found["steps_speedup"].reached) == (None, False)
+    assert found["flops_speedup"].reached is None
+    assert not found["score_gain against uniform"].reached
+    assert not found["broken_share"].reached
+
+
+def test_verdicts(rows):
+    def verdict(joint_scores, easy_scores):
+        scores = {"joint": joint_scores, "easy": easy_scores, "hard": (0.0, 0.01, 0.0)}
+        made = {
+            name: row_of(name, *(cell(name, s, (0, 0, v)) for s, v in enumerate(values)))
+            for name, values in scores.items()
+        }
+        (claim,) = claims.claims(made)
+        return claim
+
+    clear = verdict((0.5, 0.6, 0.5), (0.3, 0.4, 0.29))
+    assert clear.verdict == "confirmed"
+    assert clear.numbers[0].startswith("joint, learnability minus joint, easy reference: +20.3 ±")
+    assert verdict((0.3, 0.4, 0.3), (0.5, 0.6, 0.51)).verdict == "refuted"
+    assert verdict((0.5, 0.2, 0.5), (0.3, 0.4, 0.3)).verdict == "not decided"
+
+
+def test_more_chunks_must_not_help(rows):
+    def verdict(of_64):
+        scores = {"joint": (0.5, 0.6), "chunks64": of_64}
+        made = {
+            name: row_of(name, *(cell(name, s, (0, 0, v)) for s, v in enumerate(values)))
+            for name, values in scores.items()
+        }
+        return claims.claims(made)[0].verdict
+
+    assert verdict((0.5, 0.6)) == "confirmed"
+    assert verdict((0.7, 0.81)) == "refuted"
+
+
+def test_trials_and_rows_are_told_apart():
+    declared = (
+        Row("tune_joint_0.001", "t", "trial", "", ((RATE, 1e-3),), (100,)),
+        Row("tune_joint_0.01", "t", "trial", "", ((RATE, 1e-2),), (100,)),
+        Row("joint", "j", "headline", "", seeds=(0, 1)),
+        Row("unfinished", "u", "headline", ""),
+    )
+    results = {
+        "tune_joint_0.001-s100": cell("tune_joint_0.001", 100, (0, 0.9, 0.2)),
+        "tune_joint_0.01-s100": cell("tune_joint_0.01", 100, (0, 0.1, 0.3)),
+        "joint-s1": cell("joint", 1, (0, 0.1, 0.2)),
+    }
+    assert list(analysis.by_row(declared, results)) == ["joint"]
+    (tried,) = analysis.trials(declared, results)
+    assert (tried.name, tried.scores, tried.best) == ("joint", {1e-3: 0.2, 1e-2: 0.3}, 1e-2)
+
+
+def make_page(rows) -> str:
+    return page.page(
+        "full", "python -m jest_tf.bench.evidence --suite=main", rows,
+        [analysis.Trials("joint", {1e-3: 0.2, 1e-2: 0.3})], claims.figures(rows, POOL),
+        claims.claims(rows), POOL, "results", ["joint-s2"],
+    )  # fmt: skip
+
+
+def test_page_shows_the_numbers_and_where_they_come_from(rows):
+    text = make_page(rows)
+    assert "| `steps_speedup` | ≥ 13x | 30.0x ± 10.0 | reached |" in text
+    assert "| `flops_speedup` | ≥ 10x | 20.0x | missed |" in text
+    assert re.search(r"\| joint, learnability \| 2/2 \| 38 \| 30.0x ± 10.0 \| 7.5x ± 2.5 \|", text)
+    assert "[joint-s1](results/cells/joint-s1.json) | 012345678 | 2026-01-02 03:04" in text
+    assert "**1 declared runs are not finished**: joint-s2." in text
+    assert "| *the pool* | 30.0 | 40.0 |" in text
+    widths = {}
+    for block in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
+        widths[block[:40]] = {line.count("|") for line in block.splitlines()}
+    assert all(len(n) == 1 for n in widths.values()), "every table is rectangular"
+
+
+def test_page_of_an_unfinished_suite(rows):
+    text = make_page({"curated": rows["curated"]})
+    assert "not measured yet" in text
+    assert "equal" not in text.split("## Final scores")[1]
+
+
+def test_pictures_are_drawn(rows, tmp_path):
+    shown = list(copy.deepcopy(rows).values())
+    plots.scores(shown, tmp_path / "a.png", "retrieval", "retrieval", 0.2)
+    plots.picked(shown, tmp_path / "b.png", POOL)
+    plots.distinct(shown, tmp_path / "c.png")
+    for name in "abc":
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

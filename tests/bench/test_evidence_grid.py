@@ -1,0 +1,118 @@
+"""The declared experiments: sound, complete, in an order that works, equal where they must be."""
+
+import pytest
+
+from jest_tf.bench.evidence import suites
+from jest_tf.bench.evidence.grid import RATE, Row, make_cells, rate_of
+from jest_tf.errors import UserError
+
+
+def all_cells():
+    return make_cells(suites.FULL_ROWS, [row.name for row in suites.FULL_ROWS])
+
+
+def test_every_declared_cell_has_a_sound_config():
+    for cell in all_cells():
+        assert cell.config.seed == cell.seed
+        for field, value in cell.row.overrides:
+            node = cell.config
+            for part in field.split("."):
+                node = node[part]
+            assert node == value
+
+
+def test_what_a_cell_needs_comes_before_it():
+    for suite in suites.SUITES.values():
+        seen = set()
+        for cell in make_cells(suite.rows, suite.wanted):
+            assert {need.name for need in cell.needs} <= seen
+            seen.add(cell.name)
+
+
+def test_selecting_runs_load_what_uniform_trains_on():
+    cells = {cell.name: cell.config for cell in all_cells()}
+    joint, uniform = cells["joint-s0"], cells["uniform-s0"]
+    loaded = joint.total_steps * joint.selection.super_batch
+    assert loaded == uniform.total_steps * uniform.selection.sub_batch
+    assert cells["uniform_same_steps-s0"].total_steps == joint.total_steps
+
+
+def test_headline_has_five_seeds_and_the_rest_two():
+    for row in suites.FULL_ROWS:
+        expected = {"headline": 5, "ablation": 2, "trial": 1}[row.group]
+        assert len(row.seeds) == expected, row.name
+    reported = {seed for row in suites.FULL_ROWS if row.group != "trial" for seed in row.seeds}
+    assert suites.TRIAL_SEED not in reported
+
+
+def test_every_headline_policy_gets_the_same_trials():
+    cells = {cell.name: cell for cell in all_cells()}
+    for name in ("curated", "uniform", "uniform_same_steps", "independent_top_k", "joint"):
+        rates = [dict(t.row.overrides)[RATE] for t in cells[f"{name}-s0"].trials]
+        assert tuple(rates) == suites.TRIAL_RATES, name
+        assert {t.row.name.removeprefix("tune_").rpartition("_")[0]
+                for t in cells[f"{name}-s0"].trials} == {name}  # fmt: skip
+
+
+def test_only_the_validation_part_is_evaluated_along_training():
+    for cell in all_cells():
+        for name, spec in cell.config.evals.items():
+            assert spec.data.endswith(":validation" if spec.every_steps else ":test"), name
+
+
+def test_the_reference_has_the_seed_of_its_learner():
+    cells = {cell.name: cell for cell in all_cells()}
+    assert cells["joint-s3"].reference.name == "curated-s3"
+    assert cells["dirty_reference-s1"].reference.name == "uniform-s1"
+    assert cells["uniform-s3"].reference is None
+
+
+ROWS = (
+    Row("reference", "r", "headline", "reference,steps=20", seeds=(0, 1)),
+    Row("learner", "l", "headline", "policy=joint,steps=20", seeds=(0, 1), reference="reference"),
+)
+
+
+def test_a_definition_changes_with_what_the_cell_stands_on():
+    before = {c.name: c.definition for c in make_cells(ROWS, ["learner"])}
+    assert len(set(before.values())) == 4, "all different"
+    again = {c.name: c.definition for c in make_cells(ROWS, ["learner"])}
+    assert again == before
+    changed = (Row("reference", "r", "headline", "reference,steps=24", seeds=(0, 1)), ROWS[1])
+    after = {c.name: c.definition for c in make_cells(changed, ["learner"])}
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_overrides_reach_every_cell():
+    for cell in make_cells(ROWS, ["learner"], {"model.image_size": 16}):
+        assert cell.config.model.image_size == 16
+
+
+def test_the_best_trial_on_the_validation_part_gives_the_rate():
+    trials = tuple(
+        Row(f"tune_a_{rate:g}", "t", "trial", "policy=uniform,steps=20", ((RATE, rate),), (100,))
+        for rate in (1e-3, 1e-2)
+    )
+    row = Row("a", "a", "headline", "policy=uniform,steps=20", tuned_as="a")
+    cell = make_cells((*trials, row), ["a"])[-1]
+    assert [t.name for t in cell.trials] == ["tune_a_0.001-s100", "tune_a_0.01-s100"]
+    results = {
+        "tune_a_0.001-s100": {"curve": {"retrieval": [0.9, 0.2]}},
+        "tune_a_0.01-s100": {"curve": {"retrieval": [0.1, 0.3]}},
+    }
+    assert rate_of(cell, results) == 1e-2, "the final score decides"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (Row("a", "a", "ablation", "policy=joint", reference="refrence"), "'reference'"),
+        (Row("a", "a", "ablation", "policy=uniform", tuned_as="b"), "no trial rows"),
+        (Row("a", "a", "ablation", "policy=uniform", (("model.imag_size", 3),)), "image_size"),
+        (Row("a", "a", "ablation", "policy=uniform", (("total_steps", 0),)), "total_steps is 0"),
+    ],
+)
+def test_mistakes_in_a_row_are_explained(row, message):
+    with pytest.raises(UserError, match=message):
+        for cell in make_cells((ROWS[0], row), ["a"]):
+            assert cell.config

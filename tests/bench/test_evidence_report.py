@@ -1,0 +1,80 @@
+"""The page as files, from runs that the stand-in wrote; and the command line."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from evidence_fake_run import write_run
+
+from jest_tf.bench.evidence import results, suites
+from jest_tf.bench.evidence.grid import make_cells
+from jest_tf.bench.evidence.report import write_report
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_report_of_the_quick_suite(tmp_path, pool_truth):
+    suite = suites.SUITES["quick"]
+    for cell in make_cells(suite.rows, suite.wanted):
+        if cell.row.name == suites.TOP_K:
+            continue
+        score = 0.5 if cell.row.name == suites.JOINT else 0.2
+        write_run(cell.config.to_dict(), tmp_path / cell.name, score)
+        made = {"command": "c", "wall_seconds": 5.0, "jobs": 1, "load_average": 0.1}
+        result = results.collect(cell, tmp_path / cell.name, pool_truth, made)
+        results.write(tmp_path / "out" / "cells" / f"{cell.name}.json", result)
+
+    page = tmp_path / "docs" / "results.md"
+    write_report("quick", "COMMAND", tmp_path / "out", page, pool_truth)
+
+    text = page.read_text()
+    assert "`COMMAND --report_only`" in text
+    assert "1 declared runs are not finished**: independent_top_k-s0" in text
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (page.parent / link).exists(), link
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    steps = next(f for f in summary["figures"] if f["name"] == "steps_speedup")
+    # Joint rises to .5 in 180 steps, so it is at .2 near step 72; uniform takes 900.
+    assert steps["value"] == pytest.approx(900 / 72, rel=0.02)
+    assert summary["rows"]["joint"]["test"]["retrieval"]["mean"] == pytest.approx(0.5)
+
+
+def evidence(*arguments: str) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", "jest_tf.bench.evidence", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        words, capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
+
+
+def test_dry_run_prints_the_commands_and_runs_nothing(tmp_path):
+    done = evidence(
+        "--suite=main", "--dry_run", "--only=joint-s1", f"--workdir={tmp_path}/w",
+        f"--out={tmp_path}/o",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    names = [line.split()[0] for line in lines[:-1]]
+    assert {"joint-s1", "curated-s1", "curated-s0", "tune_joint_0.001-s100"} <= set(names)
+    assert not any(name.startswith("uniform") for name in names)
+    assert all("python -m jest_tf.train --config=configs/emoji.py:" in line for line in lines[:-1])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite=main", "--override=total_steps=3"], "own --out"),
+        (["--suite=quick", "--only=joynt*"], "no cell of the suite fits"),
+        (["--suite=quick", "--out=x", "--override=total_steps"], "expected FIELD=VALUE"),
+    ],
+)
+def test_wrong_input_is_explained(arguments, message):
+    done = evidence(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
