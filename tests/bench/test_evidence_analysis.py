@@ -204,13 +204,21 @@ def test_trials_and_rows_are_told_apart():
     assert list(analysis.by_row(declared, results)) == ["joint"]
     (tried,) = analysis.trials(declared, results)
     assert (tried.name, tried.scores, tried.best) == ("joint", {1e-3: 0.2, 1e-2: 0.3}, 1e-2)
+    assert tried.cells[1e-2] == "tune_joint_0.01-s100"
+
+
+def test_late_gain_tells_whether_a_run_has_converged(rows):
+    # From .1 at 500 steps: .05 and .15 more by 1,000, of which 2/5 after step 800.
+    assert analysis.late_gain(rows["uniform"]).mean == pytest.approx((0.02 + 0.06) / 2)
 
 
 def make_page(rows) -> str:
+    results = [cell for row in rows.values() for cell in row.cells]
+    tried = [analysis.Trials("joint", {1e-3: 0.2, 1e-2: 0.3}, {1e-3: "a", 1e-2: "b"})]
     return page.page(
         "full", "python -m jest_tf.bench.evidence --suite=main", rows,
-        [analysis.Trials("joint", {1e-3: 0.2, 1e-2: 0.3})], claims.figures(rows, POOL),
-        claims.claims(rows), POOL, "results", ["joint-s2"],
+        tried, claims.figures(rows, POOL), claims.claims(rows), POOL, "results", results,
+        ["joint-s2"],
     )  # fmt: skip
 
 
@@ -221,6 +229,8 @@ def test_page_shows_the_numbers_and_where_they_come_from(rows):
     assert re.search(r"\| joint, learnability \| 2/2 \| 38 \| 30.0x ± 10.0 \| 7.5x ± 2.5 \|", text)
     assert "[joint-s1](results/cells/joint-s1.json) | 012345678 | 2026-01-02 03:04" in text
     assert "**1 declared runs are not finished**: joint-s2." in text
+    trials = "[20.0](results/cells/a.json) | [30.0](results/cells/b.json) | 0.01 |"
+    assert f"| joint, learnability | {trials}" in text
     assert "| *the pool* | 30.0 | 40.0 |" in text
     widths = {}
     for block in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):

@@ -138,10 +138,14 @@ def _truth_of_cell(cell: Mapping[str, Any], pool_broken: float) -> dict[str, flo
 
 
 class Trials(NamedTuple):
-    """The learning rates tried for a row: rate -> final validation retrieval score."""
+    """The learning rates tried for a row.
+
+    scores: rate -> final validation retrieval score. cells: rate -> name of the run.
+    """
 
     name: str
     scores: dict[float, float]
+    cells: dict[float, str]
 
     @property
     def best(self) -> float:
@@ -150,13 +154,24 @@ class Trials(NamedTuple):
 
 def trials(rows: Iterable[Row], results: Mapping[str, Mapping]) -> list[Trials]:
     """What was tried to choose learning rates, of the trials that are finished."""
-    found: dict[str, dict[float, float]] = {}
+    found: dict[str, Trials] = {}
     for row in rows:
         result = results.get(f"{row.name}-s{row.seeds[0]}")
         if row.group == TRIAL and result:
+            of_row = found.setdefault(tried_for(row), Trials(tried_for(row), {}, {}))
             rate = dict(row.overrides)[RATE]
-            found.setdefault(tried_for(row), {})[rate] = result["curve"]["retrieval"][-1]
-    return [Trials(name, scores) for name, scores in found.items()]
+            of_row.scores[rate] = result["curve"]["retrieval"][-1]
+            of_row.cells[rate] = result["cell"]
+    return list(found.values())
+
+
+def late_gain(row: RowResults, score: str = "retrieval") -> Mean:
+    """What the last fifth of the row's steps adds to its score: little, if it has converged."""
+    gains = []
+    for cell in row.cells:
+        steps, values = cell["curve"]["step"], cell["curve"][score]
+        gains.append(values[-1] - value_at(steps, values, 0.8 * steps[-1]).value)
+    return mean_of(gains)
 
 
 def not_higher(a: Mapping[int, float], b: Mapping[int, float]) -> Sequence[int]:

@@ -30,7 +30,7 @@ def write_report(family: str, command: str, out: Path, page_path: Path, truth: P
     _draw(rows, out, pool)
     text = page.page(
         family, command, rows, analysis.trials(declared, found), figures, verdicts, pool,
-        os.path.relpath(out, page_path.parent), unfinished,
+        os.path.relpath(out, page_path.parent), list(found.values()), unfinished,
     )  # fmt: skip
     page_path.parent.mkdir(parents=True, exist_ok=True)
     page_path.write_text(text, encoding="utf-8")
