@@ -53,17 +53,16 @@ def test_picks_are_identical_on_replicas(logical_devices, size):
 def test_scope_replica_takes_equal_shares_and_moves_no_example(logical_devices):
     size, n = 2, BASE.super_batch // 2
     spec = dataclasses.replace(BASE, scope="replica")
-    counter = []
 
     def step():
-        counter.append(CountingCollectives(ReplicaCollectives()))
-        rank = counter[-1].rank
-        learner, reference, valid, seed = tensors(rank, size)
-        selection = select(spec, learner, reference, valid, seed, counter[-1])
-        own = gather_picked(rank * n + tf.range(n), selection.positions, counter[-1])
-        return selection.positions, own
+        collectives = ReplicaCollectives()
+        selection = select(spec, *tensors(collectives.rank, size), collectives)
+        ids = collectives.rank * n + tf.range(n)
+        plan = assign(selection.positions, n, size)
+        return selection.positions, gather_picked(ids, selection.positions, collectives), plan
 
-    (positions, first), (same, second) = run(mirrored(logical_devices, size), step)
+    (positions, first, plan), (same, second, _) = run(mirrored(logical_devices, size), step)
+    assert plan.n_travel == 0
     np.testing.assert_array_equal(positions, same)
     for chunk in np.reshape(positions, [spec.n_chunks, -1]):
         assert np.sum(chunk < n) == spec.chunk_size // 2
@@ -131,9 +130,9 @@ def test_bytes_on_the_wire_are_those_of_the_formula(logical_devices):
     counted = []
 
     def step():
-        counted.append(CountingCollectives(ReplicaCollectives()))
-        select(BASE, *tensors(counted[-1].rank, size), counted[-1])
-        return counted[-1].rank
+        collectives = CountingCollectives(ReplicaCollectives())
+        counted.append(collectives)
+        return select(BASE, *tensors(collectives.rank, size), collectives).positions
 
     run(mirrored(logical_devices, size), step)
     m, n_chunks = BASE.chunk_size, BASE.n_chunks
@@ -141,7 +140,11 @@ def test_bytes_on_the_wire_are_those_of_the_formula(logical_devices):
     pairs = n_chunks * min(m, BASE.super_batch // size) * 8
     embeddings = (n_chunks - 1) * m * widths * 4
     scalars = 4 + 3 * 4  # n_candidates and three metrics.
-    assert counted[-1].bytes == {"all_gather": pairs, "all_reduce_sum": embeddings + scalars}
+    for collectives in counted:
+        assert collectives.bytes == {
+            "all_gather": pairs,
+            "all_reduce_sum": embeddings + scalars,
+        }
 
 
 def test_spec_that_does_not_fit_the_replicas_is_refused():

@@ -1,0 +1,79 @@
+"""Interleaved timing, memory measured in a process of its own, one JSON line per figure."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def emit(figure: str, value: float | None, goal: str, unit: str, **details) -> None:
+    """Prints one figure as a JSON line. `details`: numerator, denominator, repeats, context, …"""
+    line = {"figure": figure, "value": _rounded(value), "goal": goal, "unit": unit}
+    line |= {name: _rounded(detail) for name, detail in details.items()}
+    print(json.dumps(line), flush=True)
+
+
+def fastest(programs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Seconds of each program's fastest call.
+
+    Programs take turns, so a machine that is busy for a while slows all of them alike; the fastest
+    call is the one that was disturbed least. One call each comes first, to compile.
+    """
+    best = dict.fromkeys(programs, float("inf"))
+    for repeat in range(repeats + 1):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            wait(program())
+            if repeat > 0:
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def wait(result: object) -> None:
+    """Returns when every tensor of `result` has been computed."""
+    for leaf in tf.nest.flatten(result):
+        if isinstance(leaf, tf.Tensor):
+            leaf.numpy()
+
+
+def in_own_process(module: str, *arguments: str) -> dict:
+    """Runs `python -m module arguments` and returns the JSON of its last line.
+
+    Raises:
+      RuntimeError: the process failed; the message holds the end of its errors.
+    """
+    process = subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{process.stderr[-2000:]}")
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def resident_bytes(field: str = "VmRSS") -> int:
+    """This process's resident memory (VmRSS) or its peak (VmHWM), Linux."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith(field + ":"))
+    return int(line.split()[1]) * 1024
+
+
+def peak_extra_bytes(program: Callable[[], object]) -> int:
+    """How far resident memory rises above its present value while `program` runs, Linux.
+
+    Call it on a first run: memory that an earlier run has left in an allocator would not be seen.
+    What XLA takes to compile is included.
+    """
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets the peak to the present.
+    before = resident_bytes()
+    wait(program())
+    return resident_bytes("VmHWM") - before
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
