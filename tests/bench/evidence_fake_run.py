@@ -2,7 +2,8 @@
 
     python evidence_fake_run.py CONFIG_JSON WORKDIR MODE
 
-MODE: ok, fail (exit code 7), hang (until it is asked to stop; then exit code 143).
+MODE: ok, fail (exit code 7), hang (until it is asked to stop; then exit code 143), late (as hang,
+but it then comes to its end).
 """
 
 import json
@@ -83,8 +84,12 @@ if __name__ == "__main__":
     config_json, workdir, mode = sys.argv[1:]
     if mode == "fail":
         sys.exit(7)
-    if mode == "hang":
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if mode in ("hang", "late"):
+        asked = []
+        signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
         pathlib.Path(workdir, "hanging").touch()
-        time.sleep(60)
+        while not asked:
+            time.sleep(0.05)
+    if mode == "hang":
+        sys.exit(143)
     write_run(json.loads(config_json), pathlib.Path(workdir))

@@ -128,22 +128,31 @@ def test_two_at_a_time_get_their_own_slots(make, started):
     assert {name for name, _ in started[:2]} == {"tune_a_0.001-s100", "reference-s0"}
 
 
-def test_an_interrupt_stops_the_cells_and_says_how_to_continue(make, folders, cells):
-    stopped = make({"a-s0": "hang"})
-    hanging = folders.of(cells[2]) / "hanging"
-
-    def interrupt():
+def interrupt_when_there(path):
+    def wait():
         deadline = time.monotonic() + 60
-        while not hanging.exists() and time.monotonic() < deadline:
+        while not path.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt, daemon=True)
-    thread.start()
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_an_interrupt_stops_the_cells_and_says_how_to_continue(make, folders, cells):
+    stopped = make({"a-s0": "hang"})
+    interrupt_when_there(folders.of(cells[2]) / "hanging")
     assert stopped.run() == 130
     assert not stopped.running
     assert "same command continues" in stopped.said[-1]
     assert make().run() == 0, "and it does"
+
+
+def test_a_cell_that_ends_while_it_is_stopped_is_kept(make, folders, cells):
+    stopped = make({"a-s0": "late"})
+    interrupt_when_there(folders.of(cells[2]) / "hanging")
+    assert stopped.run() == 130
+    assert folders.result(cells[2]).exists()
+    assert [cell.name for cell in stopped.waiting] == ["a-s1"]
 
 
 def test_no_cell_starts_after_the_last_start(make, started):

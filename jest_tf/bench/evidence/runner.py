@@ -211,8 +211,11 @@ class Runner:
             for running in self.running:
                 running.process.kill()
         for running in self.running:
-            self.say(f"{running.cell.name} stopped: {reason}")
-        self.waiting += [running.cell for running in self.running]
+            if running.process.poll() == 0:  # It came to its end meanwhile.
+                self._end(running, time.monotonic() - running.started)
+            else:
+                self.say(f"{running.cell.name} stopped: {reason}")
+                self.waiting.append(running.cell)
         self.running.clear()
 
     def _status(self, elapsed: float) -> str:
