@@ -4,21 +4,19 @@
 
 Prints one JSON object per line: figure, value, goal where there is one, and the sizes. All ratios
 come from one run; measured programs take turns, and the fastest round of each counts. Measure on
-an idle machine: other work slows the programs unequally (PyTorch's threads wait by spinning), and
-then only `value_by_cpu_time` means much. The measured rows use the sizes of `mu`.
+an idle machine: other work slows the programs unequally, PyTorch's most, whose threads wait by
+spinning. The measured rows use the sizes of `mu`.
 """
 
 import dataclasses
 import importlib.util
-import json
-import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from jest_tf.bench.timing import emit, fastest
 from jest_tf.config import base_config
 from jest_tf.models.dual_encoder import VARIANTS, DualEncoder, DualEncoderConfig
 from jest_tf.selection import SelectionSpec, gather_picked, select
@@ -106,8 +104,7 @@ def analytic_rows() -> Iterator[dict]:
     for name, recipe in RECIPES.items():
         plan = plan_of(recipe, model, joint.sub_batch)
         ratios[name] = _flops_ratio(model, joint, plain, plan)
-        value = _rounded(ratios[name])
-        yield {"figure": "flops_ratio", "value": value, "recipe": name, **_described(plan)}
+        yield _row("flops_ratio", ratios[name], "", recipe=name, **_described(plan))
     flexi = plan_of(RECIPES["flexi"], model, joint.sub_batch)
     image_alone = _image_tower_ratio(model, joint, flexi)
     yield _row("flexi_flops_ratio_image", image_alone, "<= 1.11", **sizes)
@@ -148,26 +145,16 @@ def measured_rows(rounds: int) -> Iterator[dict]:
     seconds = fastest(programs, rounds)
     base = steps["plain"].cost.total_flops
     for name in RECIPES:
-        ratio = _over(seconds[name], seconds["plain"])
+        time_ratio = seconds[name] / seconds["plain"]
         flops_ratio = steps[name].cost.total_flops / base
         yield _row(
-            "time_over_flops", ratio.wall / flops_ratio, "0.75 to 1.25", recipe=name,
-            value_by_cpu_time=_rounded(ratio.cpu / flops_ratio), time_ratio=_rounded(ratio.wall),
-            flops_ratio=_rounded(flops_ratio), seconds=_rounded(seconds[name].wall),
+            "time_over_flops", time_ratio / flops_ratio, "0.75 to 1.25", recipe=name,
+            time_ratio=time_ratio, flops_ratio=flops_ratio, seconds=seconds[name],
             **_described(steps[name].plan), **_mu_sizes(joint),
         )  # fmt: skip
     parts = {part: seconds[f"jest/{part}"] for part in ("score", "select", "train")}
-    alone = Seconds(*map(sum, zip(*parts.values(), strict=True)))
-    ratio = _over(seconds["jest"], alone)
-    yield _row(
-        "step_over_parts", ratio.wall, "<= 1.05", value_by_cpu_time=_rounded(ratio.cpu),
-        seconds=_rounded(seconds["jest"].wall),
-        **{part: _rounded(took.wall) for part, took in parts.items()},
-    )  # fmt: skip
-
-
-def _over(a: Seconds, b: Seconds) -> Seconds:
-    return Seconds(a.wall / b.wall, a.cpu / b.cpu)
+    step = seconds["jest"]
+    yield _row("step_over_parts", step / sum(parts.values()), "<= 1.05", seconds=step, **parts)
 
 
 class Step:
@@ -235,10 +222,8 @@ def _noise(model: DualEncoderConfig, n: int) -> dict[str, tf.Tensor]:
 def torch_rows(rounds: int) -> Iterator[dict]:
     """A plain training step against the same towers in PyTorch, on the same cores."""
     if importlib.util.find_spec("torch") is None:
-        yield {"figure": "train_vs_torch", "value": None, "reason": "torch is not installed"}
+        yield _row("train_vs_torch", None, ">= 1.0", reason="torch is not installed")
         return
-    import torch
-
     from jest_tf.bench.torch_towers import TrainStep
 
     model = VARIANTS["mu"]
@@ -247,39 +232,12 @@ def torch_rows(rounds: int) -> Iterator[dict]:
     ours = Step(model, plain, full).whole
     theirs = TrainStep(model, plain.sub_batch)
     seconds = fastest({"ours": ours, "torch": theirs}, rounds)
-    rates = {name: plain.sub_batch / took.wall for name, took in seconds.items()}
+    rates = {name: plain.sub_batch / took for name, took in seconds.items()}
     yield _row(
         "train_vs_torch", rates["ours"] / rates["torch"], ">= 1.0",
-        images_per_second=_rounded(rates["ours"]),
-        torch_images_per_second=_rounded(rates["torch"]),
-        torch_threads=torch.get_num_threads(), **_mu_sizes(plain),
+        images_per_second=rates["ours"], torch_images_per_second=rates["torch"],
+        **_mu_sizes(plain),
     )  # fmt: skip
-
-
-class Seconds(NamedTuple):
-    """Of one call: elapsed, and summed over the process's threads (steady on a busy machine)."""
-
-    wall: float
-    cpu: float
-
-
-def fastest(programs: dict[str, Callable], rounds: int) -> dict[str, Seconds]:
-    """The least of `rounds` calls of each program, taken in turns after a warm-up."""
-    best = dict.fromkeys(programs, Seconds(float("inf"), float("inf")))
-    for timed_round in range(rounds + 2):
-        for name, program in programs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            _wait_for(program())
-            took = Seconds(time.perf_counter() - wall, time.process_time() - cpu)
-            if timed_round >= 2:
-                best[name] = Seconds(*map(min, best[name], took))
-    return best
-
-
-def _wait_for(result: object) -> None:
-    for leaf in tf.nest.flatten(result):
-        if isinstance(leaf, tf.Tensor):
-            leaf.numpy()
 
 
 def _described(plan: StepPlan) -> dict:
@@ -297,12 +255,8 @@ def _mu_sizes(spec: SelectionSpec) -> dict:
     }  # fmt: skip
 
 
-def _row(figure: str, value: float, goal: str, **details) -> dict:
-    return {"figure": figure, "value": _rounded(value), "goal": goal, **details}
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+def _row(figure: str, value: float | None, goal: str, **details) -> dict:
+    return {"figure": figure, "value": value, "goal": goal, "unit": "ratio", **details}
 
 
 def main(_: list[str]) -> None:
@@ -316,7 +270,7 @@ def main(_: list[str]) -> None:
         raise app.UsageError(f"--figures has {sorted(unknown)}: expected some of {list(groups)}")
     for name in FIGURES.value:
         for row in groups[name]():
-            print(json.dumps(row), flush=True)
+            emit(**row)
 
 
 if __name__ == "__main__":
