@@ -65,3 +65,11 @@ def read_results(folder: str | os.PathLike, step: int | None = None) -> list[dic
         result["metrics"] = {k: v for k, v in result["metrics"].items() if k not in theirs}
         results.append(result)
     return results
+
+
+def cut_results(folder: str | os.PathLike, last_step: int) -> None:
+    """Removes the results of steps after `last_step`: a resumed run measures them again."""
+    for path in Path(folder).glob("*-*.json"):
+        step = path.stem.rpartition("-")[2]
+        if step.isdecimal() and int(step) > last_step:
+            path.unlink()

@@ -78,7 +78,7 @@ class Trainer:
         with Interrupt() as interrupt:
             if self.step:
                 self._evaluate_if_due()
-            while self.step < total and not interrupt.requested and not self._stuck():
+            while self.step < total and not self._stopping(interrupt):
                 result = self._advance(self._steps_until_next_event())
                 self._note_refusals(result)
                 self._log(result)
@@ -200,6 +200,9 @@ class Trainer:
             if not of_step["accepted"]:
                 reason = _why_refused(of_step, self.config.selection.sub_batch)
                 self.outputs.refused(first + i, reason, ids)
+
+    def _stopping(self, interrupt: Interrupt) -> bool:
+        return self._stuck() or self.runtime.any_worker(interrupt.requested)
 
     def _stuck(self) -> bool:
         return self.refused_in_a_row > self.config.log.max_refused_steps

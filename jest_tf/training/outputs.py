@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from jest_tf.config import flat_keys
+from jest_tf.evaluation.results import cut_results
 from jest_tf.monitoring.metrics_log import MetricsLog
 from jest_tf.monitoring.picks_log import PicksLog
 from jest_tf.monitoring.progress import Progress
@@ -55,6 +56,7 @@ class Files:
         self._progress = Progress(config.total_steps)
         self._samples = workdir.samples
         cut_samples(self._samples, start_step)
+        cut_results(workdir.evaluations, start_step)
         self._picks = None
         if config.log.picks_every_steps:
             self._picks = PicksLog(

@@ -52,6 +52,16 @@ class Runtime:
             return tf.function(step, jit_compile=True, autograph=False)
         return step
 
+    def any_worker(self, flag: bool) -> bool:
+        """Whether `flag` holds in any worker process: what all of them must do together."""
+        if self.kind != "multi_worker":
+            return flag
+        counted = self.strategy.run(
+            lambda x: tf.distribute.get_replica_context().all_reduce("sum", x),
+            args=(tf.constant(int(flag)),),
+        )
+        return int(self.strategy.experimental_local_results(counted)[0]) > 0
+
     def distribute(self, per_host: Callable[[int, int, int], tf.data.Dataset]) -> object:
         """An iterable of per-replica batches.
 

@@ -10,7 +10,7 @@ from PIL import Image
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
-from jest_tf.evaluation import imagenet
+from jest_tf.evaluation import imagenet, results
 from jest_tf.evaluation.classes import class_prompts
 from jest_tf.evaluation.datasets import EvaluationData
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
@@ -198,3 +198,10 @@ def test_corrupt_and_missing_data_are_one_message(colours, tmp_path):
     shard.write_bytes(bytes(content))
     with pytest.raises(UserError, match="source 'colours' cannot be read"):
         run_evaluation("r", {"kind": "retrieval", "data": colours}, ColourEncoder())
+
+
+def test_results_after_a_restored_step_are_measured_again(tmp_path):
+    for name in ("retrieval-00000010", "retrieval-00000020", "zero-shot-00000020", "export"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    results.cut_results(tmp_path, last_step=10)
+    assert sorted(p.stem for p in tmp_path.iterdir()) == ["export", "retrieval-00000010"]
