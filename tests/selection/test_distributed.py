@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from distributed_cases import BASE, SHARED, SPECS, VALID, expected, replica_step, tensors
 
+from jest_tf.bench.selection_costs import traffic
 from jest_tf.selection import SelectionSpec, select
 from jest_tf.selection.collectives import CountingCollectives
 from jest_tf.selection.exchange import assign, gather_picked
@@ -135,16 +136,9 @@ def test_bytes_on_the_wire_are_those_of_the_formula(logical_devices):
         return select(BASE, *tensors(collectives.rank, size), collectives).positions
 
     run(mirrored(logical_devices, size), step)
-    m, n_chunks = BASE.chunk_size, BASE.n_chunks
-    widths = 2 * (tensors(0, 1)[0].zimg.shape[1] + tensors(0, 1)[1].zimg.shape[1])
-    pairs = n_chunks * min(m, BASE.super_batch // size) * 8
-    embeddings = (n_chunks - 1) * m * widths * 4
-    scalars = 4 + 3 * 4  # n_candidates and three metrics.
+    widths = [model.zimg.shape[1] for model in tensors(0, 1)[:2]]
     for collectives in counted:
-        assert collectives.bytes == {
-            "all_gather": pairs,
-            "all_reduce_sum": embeddings + scalars,
-        }
+        assert collectives.bytes == traffic(BASE, size, widths)
 
 
 def test_spec_that_does_not_fit_the_replicas_is_refused():
