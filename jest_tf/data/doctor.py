@@ -58,7 +58,8 @@ class Report:
     sources: dict[str, SourceReport]
 
     def to_json(self) -> str:
-        content = dataclasses.asdict(self)
+        content = dict(vars(self))
+        content["sources"] = {name: dict(vars(s)) for name, s in self.sources.items()}
         for source in content["sources"].values():
             sizes = source.pop("caption_bytes")
             source.pop("samples")

@@ -13,7 +13,8 @@ MAX_PIXELS = 2**26
 MIN_SIDE = 2
 # Up to this size, pictures of one size are resized together.
 SMALL_PIXELS = 256 * 256
-_BAD, _JPEG, _PNG, _GIF, _BMP, _WEBP = range(6)
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_BAD, _JPEG, _WEBP, _OTHER = range(4)
 
 
 def decode(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -32,7 +33,7 @@ def decode(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
 
 def decode_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
     """`decode` for string [c]: (uint8 [c, S, S, 3], bool [c])."""
-    kinds, h, w = _inspect(tf.io.decode_raw(encoded, tf.uint8, fixed_length=32))
+    kinds, is_png, h, w = _inspect(tf.io.decode_raw(encoded, tf.uint8, fixed_length=32))
     one_image = tf.TensorSpec([image_size, image_size, 3], tf.uint8)
 
     def any_kind():
@@ -49,12 +50,12 @@ def decode_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Ten
         return _fit(images, image_size), tf.ones_like(kinds, tf.bool)
 
     are_small = h[0] * w[0] <= SMALL_PIXELS
-    are_equal = tf.reduce_all((kinds == _PNG) & (h == h[0]) & (w == w[0]))
+    are_equal = tf.reduce_all(is_png & (kinds != _BAD) & (h == h[0]) & (w == w[0]))
     return tf.cond(are_equal & are_small, equal_pngs, any_kind)
 
 
-def _inspect(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """From the first 32 bytes [c, 32]: kind int32 [c], height and width int64 [c].
+def _inspect(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """From the first 32 bytes [c, 32]: kind int32, is PNG bool, height and width int64, all [c].
 
     The kind is _BAD where the magic number or the size say so. The size of JPEG and WebP stands
     further back: it is 0 here, and judged later.
@@ -72,15 +73,16 @@ def _inspect(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     kind = tf.where(starts(b"\xff\xd8\xff"), _JPEG, _BAD)
     kind = tf.where(starts(b"RIFF") & starts(b"WEBP", 8), _WEBP, kind)
     height = width = tf.zeros_like(kind, tf.int64)
-    for known, magic, h, w in (
-        (_PNG, b"\x89PNG\r\n\x1a\n", number(20, 4, True), number(16, 4, True)),
-        (_GIF, b"GIF8", number(8, 2, False), number(6, 2, False)),
-        (_BMP, b"BM", number(22, 4, False), number(18, 4, False)),
+    is_png = starts(PNG_MAGIC)
+    for magic, h, w in (
+        (PNG_MAGIC, number(20, 4, True), number(16, 4, True)),
+        (b"GIF8", number(8, 2, False), number(6, 2, False)),
+        (b"BM", number(22, 4, False), number(18, 4, False)),
     ):
         found = starts(magic)
-        kind = tf.where(found, tf.where(_sane(h, w), known, _BAD), kind)
+        kind = tf.where(found, tf.where(_sane(h, w), _OTHER, _BAD), kind)
         height, width = tf.where(found, h, height), tf.where(found, w, width)
-    return kind, height, width
+    return kind, is_png, height, width
 
 
 def _sane(h: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
@@ -88,8 +90,8 @@ def _sane(h: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_one(encoded: tf.Tensor, kind: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    def bad():
-        return tf.zeros([size, size, 3], tf.uint8), False
+    """(uint8 [S, S, 3], bool []) of one picture. One resize serves all formats: fewer graphs."""
+    black = tf.zeros([size, size, 3], tf.uint8)
 
     def jpeg():
         h, w = tf.unstack(tf.io.extract_jpeg_shape(encoded)[:2])
@@ -97,21 +99,21 @@ def _decode_one(encoded: tf.Tensor, kind: tf.Tensor, size: int) -> tuple[tf.Tens
         reduction = tf.minimum(h, w) // size
         branch = tf.cast(reduction >= 2, tf.int32)
         branch += tf.cast(reduction >= 4, tf.int32) + tf.cast(reduction >= 8, tf.int32)
-        sane = _sane(tf.cast(h, tf.int64), tf.cast(w, tf.int64))
-        ratios = [lambda r=r: tf.io.decode_jpeg(encoded, 3, ratio=r) for r in (1, 2, 4, 8)]
-        return tf.cond(sane, lambda: (_fit(tf.switch_case(branch, ratios), size), True), bad)
-
-    def png():
-        return _fit(tf.io.decode_png(encoded, 3), size), True
-
-    def other():
-        return _fit(tf.io.decode_image(encoded, 3, expand_animations=False), size), True
+        branch = tf.where(_sane(tf.cast(h, tf.int64), tf.cast(w, tf.int64)), branch, 4)
+        ways = [lambda r=r: tf.io.decode_jpeg(encoded, 3, ratio=r) for r in (1, 2, 4, 8)]
+        return tf.switch_case(branch, [*ways, lambda: black]), branch < 4
 
     def webp():
         image = tf.io.decode_webp(encoded, 3)
-        return _fit(image[0] if image.shape.rank == 4 else image, size), True
+        image = image[0] if image.shape.rank == 4 else image
+        h, w = tf.unstack(tf.shape(image, tf.int64)[:2])
+        return image, _sane(h, w)
 
-    return tf.switch_case(kind, [bad, jpeg, png, other, other, webp])
+    def other():
+        return tf.io.decode_image(encoded, 3, expand_animations=False), True
+
+    image, ok = tf.switch_case(kind, [lambda: (black, False), jpeg, webp, other])
+    return _fit(tf.ensure_shape(image, [None, None, 3]), size), ok
 
 
 def _fit(images: tf.Tensor, size: int) -> tf.Tensor:

@@ -1,0 +1,291 @@
+"""What the input pipeline reaches, as JSON lines.
+
+    python -m jest_tf.bench.input [--figures=pipeline_over_bare,resume_seconds,...]
+
+The images are 512 px and 256 px JPEGs cut from scikit-image's photographs. Compared programs take
+turns and their fastest round counts, so that a busy machine slows all alike. `input_wait_share` is
+read from the metrics of a training run: --workdir=DIR. Needs the extra `bench`.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import multiprocessing
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from jest_tf.bench.timing import emit, in_own_process, peak_extra_bytes
+from jest_tf.data import pipeline, prepare
+from jest_tf.data.manifest import Manifest
+from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
+
+SIZE = 224  # what a B/16 or B/32 reads
+CAPTIONS = ("a photograph of a cat", "an astronaut and a rocket", "a cup of coffee on a table")
+MEMORY_BATCH = 8192
+N_RECORDS = 768
+ROUNDS = 4
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--figures", default=",".join(FIGURES), help="comma-separated")
+    parser.add_argument("--workdir", help="of a training run, for input_wait_share")
+    parser.add_argument("--memory_of", help=argparse.SUPPRESS)  # the process that is measured
+    args = parser.parse_args(argv)
+    if args.memory_of:
+        print(json.dumps(_measure_memory(pathlib.Path(args.memory_of))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        data = BenchData(pathlib.Path(folder))
+        for name in args.figures.split(","):
+            if name == "input_wait_share" and not args.workdir:
+                continue
+            FIGURES[name](data, args)
+
+
+class BenchData:
+    """The benchmark's data sets, each made when first asked for."""
+
+    def __init__(self, root: pathlib.Path):
+        self.root = root
+        self.tokenizer_path = str(root / "vocab.txt")
+        train_wordpiece(list(CAPTIONS) * 50, 200, self.tokenizer_path)
+        self.tokenizer = Tokenizer(self.tokenizer_path, 16)
+
+    def tars(self, side: int) -> list[str]:
+        """WebDataset tars of N_RECORDS JPEGs of this side, by webdataset's own writer."""
+        folder = self.root / f"tars{side}"
+        if not folder.exists():
+            import webdataset
+
+            folder.mkdir()
+            images = photographs(side)
+            for shard in range(8):
+                with webdataset.TarWriter(str(folder / f"{shard:03d}.tar")) as writer:
+                    for n in range(shard, N_RECORDS, 8):
+                        text = CAPTIONS[n % len(CAPTIONS)]
+                        image = images[n % len(images)]
+                        writer.write({"__key__": f"{n:06d}", "jpg": image, "txt": text})
+        return sorted(map(str, folder.glob("*.tar")))
+
+    def prepared(self, side: int, max_side: int | None = None) -> Manifest:
+        """The same records after `prepare`."""
+        out = self.root / f"prepared{side}-{max_side}"
+        if not out.exists():
+            arguments = ["webdataset", *self.tars(side), f"--out={out}"]
+            prepare.main(arguments + ([f"--max_side={max_side}"] if max_side else []))
+        return Manifest.load(str(out / "manifest.json"))
+
+
+def photographs(side: int) -> list[bytes]:
+    """JPEGs of side x side: crops of scikit-image's photographs, flips included."""
+    from skimage import data as photos
+
+    encoded = []
+    for name in ("astronaut", "chelsea", "coffee", "rocket"):
+        pixels = Image.fromarray(getattr(photos, name)()).convert("RGB")
+        shorter = min(pixels.size)
+        for left in range(0, max(1, pixels.width - shorter + 1), 64):
+            crop = pixels.crop((left, 0, left + shorter, shorter)).resize((side, side))
+            for picture in (crop, crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)):
+                out = io.BytesIO()
+                picture.save(out, "JPEG", quality=90)
+                encoded.append(out.getvalue())
+    return encoded
+
+
+def records_per_second(makers: dict[str, Callable[[], Iterator]], batch: int) -> dict[str, float]:
+    """Records/s of each endless iterator of batches; they take turns, the fastest round counts."""
+    iterators = {name: make() for name, make in makers.items()}
+    n = max(1, N_RECORDS // batch)
+    best = dict.fromkeys(makers, float("inf"))
+    for _ in range(ROUNDS):
+        for name, iterator in iterators.items():
+            # What was prefetched while the others had their turn must not count as this one's work.
+            for _ in range(3):
+                next(iterator)
+            start = time.perf_counter()
+            for _ in range(n):
+                next(iterator)
+            best[name] = min(best[name], time.perf_counter() - start)
+    return {name: n * batch / seconds for name, seconds in best.items()}
+
+
+def super_batches(data: BenchData, manifest: Manifest, batch: int = 256) -> Iterator:
+    return iter(
+        pipeline.super_batches(
+            manifest, data.tokenizer, super_batch=batch, image_size=SIZE, seed=0, n_lanes=4
+        )
+    )
+
+
+def bare(manifest: Manifest, side: int, batch: int = 256) -> Iterator:
+    """The same decode and resize in the shortest tf.data pipeline, without order or guards."""
+    spec = {"image": tf.io.FixedLenFeature([], tf.string)}
+    ratio = 2 if side >= 2 * SIZE else 1
+
+    def read(serialized):
+        image = tf.io.parse_single_example(serialized, spec)["image"]
+        image = tf.io.decode_jpeg(image, 3, ratio=ratio)
+        image = tf.image.resize(image, [SIZE, SIZE], antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+
+    files = tf.data.TFRecordDataset([shard.path for shard in manifest.shards])
+    images = files.repeat().map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    return iter(images.batch(batch).prefetch(1))
+
+
+def pipeline_over_bare(data: BenchData, args: argparse.Namespace) -> None:
+    for side in (512, 256):
+        manifest = data.prepared(side)
+        makers = {
+            "pipeline": lambda m=manifest: super_batches(data, m),
+            "bare": lambda m=manifest, s=side: bare(m, s),
+        }
+        rate = records_per_second(makers, 256)
+        emit("pipeline_over_bare", rate["pipeline"] / rate["bare"], ">= 0.9", "ratio",
+             source_px=side, records_per_second=rate)  # fmt: skip
+
+
+def prepared_speedup(data: BenchData, args: argparse.Namespace) -> None:
+    makers = {
+        "originals": lambda: super_batches(data, data.prepared(512)),
+        "prepared": lambda: super_batches(data, data.prepared(512, SIZE)),
+    }
+    rate = records_per_second(makers, 256)
+    emit("prepared_speedup", rate["prepared"] / rate["originals"], ">= 1.8", "ratio",
+         source_px=512, prepared_px=SIZE, records_per_second=rate)  # fmt: skip
+
+
+def vs_webdataset_pil(data: BenchData, args: argparse.Namespace) -> None:
+    n_processes = multiprocessing.cpu_count()
+    rates = {"pipeline": [], "webdataset": []}
+    ours = super_batches(data, data.prepared(512))
+    next(ours)
+    for _ in range(3):
+        rates["webdataset"].append(_webdataset_rate(data.tars(512), n_processes))
+        rates["pipeline"].append(records_per_second({"pipeline": lambda: ours}, 256)["pipeline"])
+    best = {name: max(values) for name, values in rates.items()}
+    emit("vs_webdataset_pil", best["pipeline"] / best["webdataset"], ">= 1.2", "ratio",
+         source_px=512, processes=n_processes, records_per_second=best)  # fmt: skip
+
+
+def _webdataset_rate(tars: list[str], n_processes: int) -> float:
+    """Records/s of n processes that share the tars, from when all of them are ready."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(n_processes), context.Queue()
+    shares = [tars[i::n_processes] for i in range(n_processes)]
+    workers = [
+        context.Process(target=_webdataset_worker, args=(share, barrier, results))
+        for share in shares
+    ]
+    for worker in workers:
+        worker.start()
+    spans = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    seconds = max(end for _, end, _ in spans) - min(begin for begin, _, _ in spans)
+    return sum(count for _, _, count in spans) / seconds
+
+
+def _webdataset_worker(tars: list[str], barrier, results) -> None:
+    import webdataset
+
+    def transform(image):
+        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+
+    dataset = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
+    dataset = (
+        dataset.decode("pilrgb").to_tuple("jpg", "txt").map_tuple(transform, lambda text: text)
+    )
+    next(iter(dataset))
+    barrier.wait()
+    begin = time.time()
+    count = sum(1 for _ in itertools.chain(dataset))
+    results.put((begin, time.time(), count))
+
+
+def pipeline_memory_ratio(data: BenchData, args: argparse.Namespace) -> None:
+    data.prepared(256)
+    found = in_own_process("jest_tf.bench.input", f"--memory_of={data.root}")
+    emit("pipeline_memory_ratio", found["peak_bytes"] / found["super_batch_bytes"], "<= 3", "ratio",
+         super_batch=MEMORY_BATCH, image_px=SIZE, **found)  # fmt: skip
+
+
+def _measure_memory(root: pathlib.Path) -> dict:
+    manifest = Manifest.load(str(root / "prepared256-None" / "manifest.json"))
+    tokenizer = Tokenizer(str(root / "vocab.txt"), 16)
+    tf.constant(0).numpy()  # the runtime itself is idle memory
+
+    def run():
+        dataset = pipeline.super_batches(
+            manifest, tokenizer, super_batch=MEMORY_BATCH, image_size=SIZE, seed=0
+        )
+        for batch in itertools.islice(dataset, 3):
+            last = batch["image"]
+        return last[0, 0]
+
+    peak = peak_extra_bytes(run)
+    return {"peak_bytes": peak, "super_batch_bytes": MEMORY_BATCH * SIZE * SIZE * 3}
+
+
+def resume_seconds(data: BenchData, args: argparse.Namespace) -> None:
+    folder, n_shards = data.root / "shards1000", 1000
+    source = data.prepared(256).shards[0].path
+    records = list(tf.data.TFRecordDataset(source).as_numpy_iterator())
+    entries = []
+    folder.mkdir(exist_ok=True)
+    for index in range(n_shards):
+        path = folder / f"{index:05d}.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for n in range(64):
+                writer.write(records[(index + n) % len(records)])
+        entries.append({"path": str(path), "records": 64, "bytes": path.stat().st_size})
+    from jest_tf.data.manifest import Shard
+
+    base = data.prepared(256)
+    manifest = Manifest("thousand", base.sources, tuple(Shard(**entry) for entry in entries))
+    step = int(0.9 * manifest.n_records / 256)
+    seconds, cpu = [], []
+    for _ in range(3):
+        start, cpu_start = time.perf_counter(), time.process_time()
+        dataset = pipeline.super_batches(
+            manifest, data.tokenizer, super_batch=256, image_size=SIZE, seed=0, start_step=step
+        )
+        next(iter(dataset))
+        seconds.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - cpu_start)
+    figures = {"median": statistics.median(seconds), "cpu_seconds": min(cpu)}
+    emit("resume_seconds", min(seconds), "< 2", "seconds", shards=n_shards, step=step,
+         records=manifest.n_records, **figures)  # fmt: skip
+
+
+def input_wait_share(data: BenchData, args: argparse.Namespace) -> None:
+    """From the run's own metrics: the mean over its logged steps, the first line left out."""
+    path = pathlib.Path(args.workdir) / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    shares = [value for row in rows for name, value in row.items() if "input_wait_share" in name]
+    emit("input_wait_share", float(np.mean(shares[1:])), "<= 0.05", "share",
+         lines=len(shares) - 1, workdir=path.parent.name)  # fmt: skip
+
+
+FIGURES = {
+    "pipeline_over_bare": pipeline_over_bare,
+    "prepared_speedup": prepared_speedup,
+    "vs_webdataset_pil": vs_webdataset_pil,
+    "pipeline_memory_ratio": pipeline_memory_ratio,
+    "resume_seconds": resume_seconds,
+    "input_wait_share": input_wait_share,
+}
+
+
+if __name__ == "__main__":
+    main()
