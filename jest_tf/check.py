@@ -83,9 +83,11 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
         parts = parts_of(config, n_replicas, reference)
     except UserError as error:
         return [*sections, Section("Model, policy, resolution", problems=[str(error)])]
-    sections.append(check_memory(config, parts, n_replicas, device))
-    sections.append(check_cost(config, parts, n_replicas, device))
+    memory = check_memory(config, parts, n_replicas, device)
+    sections += [memory, check_cost(config, parts, n_replicas, device)]
     if topology:
+        if memory.problems:  # The compiler's word counts, not the estimate's.
+            memory.add("note", f"an estimate: {memory.problems.pop()}")
         environment = _COMPILE_ENV.value
         sections.append(compiling.check_compile(config, parts, topology, environment, reference))
     return sections

@@ -55,7 +55,7 @@ def lower_train_step(
     Raises:
       UserError: TensorFlow cannot lower an operation; the message names it.
     """
-    model = _jest_model(config, n_replicas, plan, reference_config or config)
+    model = jest_model(config, n_replicas, plan, reference_config or config)
     n, side = config.selection.super_batch // n_replicas, config.data.image_size
     batch = {
         "id": tf.TensorSpec([n], tf.int64),
@@ -67,7 +67,13 @@ def lower_train_step(
     return hlo_of("train step", model.step, batch)
 
 
-def _jest_model(config, n_replicas, plan, reference_config) -> JestModel:
+def jest_model(
+    config: ml_collections.ConfigDict,
+    n_replicas: int,
+    plan: StepPlan | None,
+    reference_config: ml_collections.ConfigDict,
+) -> JestModel:
+    """The model whose step is lowered, freshly initialised; see `lower_train_step`."""
     vocabulary = types.SimpleNamespace(vocab_size=config.data.vocab_size)
     learner = assemble.build_model(config, vocabulary)
     reference = None

@@ -17,7 +17,7 @@ from jest_tf.errors import UserError
 from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, gather_picked, select
 from jest_tf.tpu_compile import compiler
 from jest_tf.tpu_compile.collectives import CompiledCollectives
-from jest_tf.tpu_compile.lower import hlo_of, lower_selection
+from jest_tf.tpu_compile.lower import hlo_of, jest_model, lower_selection
 
 ROOT = pathlib.Path(__file__).parents[2]
 V5E = parse_topology("v5e:2x4")
@@ -96,13 +96,55 @@ def test_collectives_in_loops_pick_what_one_replica_picks(environment, tmp_path,
     )
 
 
+def test_the_whole_step_is_that_of_one_replica(environment, tmp_path):
+    """The program that a TPU gets, Flexi-JEST included, run on four CPU devices, against one."""
+    n_replicas, big, side = 4, 80, 48
+    c = base_config()
+    c.data.image_size, c.selection.policy = side, "joint"
+    c.selection.super_batch, c.selection.sub_batch, c.selection.n_chunks = big, 16, 4
+    c.resolution.score.resolution, c.resolution.low_share = "48/16", 0.5
+    rng = np.random.default_rng(0)
+    batch = {
+        "id": np.arange(big) * 10**10,
+        "image": rng.integers(0, 256, (big, side, side, 3), np.uint8),
+        "source": np.zeros(big, np.int32),
+        "tokens": rng.integers(1, 4096, (big, 16), np.int32),
+        "valid": rng.random(big) < 0.95,
+    }
+    alone = jest_model(c, 1, None, c)
+    alone.collectives = lambda: LOCAL
+    together = jest_model(c, n_replicas, None, c)
+    for one, other in zip(alone.reference.variables, together.reference.variables, strict=True):
+        other.assign(one + 0.01 * rng.normal(size=one.shape))  # else there is nothing to learn
+        one.assign(other)
+    expected = alone.step({name: tf.constant(value) for name, value in batch.items()})
+
+    def program(*rows):
+        return together.step(dict(zip(batch, rows, strict=True)))
+
+    shares = [split(value, n_replicas) for value in batch.values()]
+    specs = [tf.TensorSpec(x.shape[1:], tf.as_dtype(x.dtype)) for x in shares]
+    graph = tf.function(program, jit_compile=True, autograph=False)
+    concrete = graph.get_concrete_function(*specs)
+    hlo = graph.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
+    owner = {id(v.value.handle): v for v in together.variables + together.optimizer.variables}
+    weights = [tile(owner[id(handle)].numpy(), n_replicas) for handle in concrete.captured_inputs]
+    results = run(environment, tmp_path, hlo, shares + weights)
+    outputs = tf.nest.flatten(concrete.structured_outputs)
+    found = tf.nest.pack_sequence_as(concrete.structured_outputs, results[: len(outputs)])
+    for replica in range(n_replicas):
+        np.testing.assert_array_equal(found.picked_ids[replica], expected.picked_ids)
+        for name, value in expected.metrics.items():
+            np.testing.assert_allclose(found.metrics[name][replica], value, rtol=1e-4, atol=1e-5)
+
+
 def run(environment, folder, hlo, inputs):
     (folder / "program.hlo").write_bytes(hlo)
     np.savez(folder / "in.npz", **{f"arg_{k}": x for k, x in enumerate(inputs)})
     script = pathlib.Path(__file__).with_name("run_on_devices.py")
     done = subprocess.run(
         [compiler.python_of(environment), script, folder / "program.hlo", folder / "in.npz",
-         folder / "out.npz", str(len(inputs[0]))], capture_output=True, text=True, timeout=300,
+         folder / "out.npz", str(len(inputs[0]))], capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     results = np.load(folder / "out.npz")
