@@ -8,6 +8,8 @@ Rerunning continues where it stopped. Writes results.json, the table on the scre
 
 import json
 import os
+import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -30,7 +32,13 @@ _POLICIES = flags.DEFINE_list(
     "policies", ["joint", "uniform"], "Policies to compare, the same steps each."
 )
 
+_UPDATE_README = flags.DEFINE_bool(
+    "update_readme", False, "Write the table into README.md, with date and hardware."
+)
+
 CONFIG = "configs/emoji.py"
+README = pathlib.Path(__file__).parents[1] / "README.md"
+README_BEGIN, README_END = "<!-- quickstart:", "<!-- /quickstart -->"
 QUERIES = ("red heart", "cat face", "pizza", "sailboat", "thumbs up", "snowman")
 
 
@@ -104,7 +112,8 @@ class Quickstart:
         with open(path, "w", encoding="utf-8") as file:
             json.dump(rows, file, indent=1)
         print("\n" + run_summary.table(rows))
-        print("\n" + run_summary.verdict(rows[1:]))
+        verdict = run_summary.verdict(rows[1:])
+        print("\n" + verdict)
         print(f"\nAll of it took {(time.monotonic() - self.started) / 60:.1f} minutes. Written:")
         for what, where in (
             ("results", path),
@@ -114,6 +123,8 @@ class Quickstart:
             ("contact sheet", self.folder("queries/contact_sheet.png")),
         ):
             print(f"  {what:15s} {where}")
+        if _UPDATE_README.value:
+            update_readme(run_summary.markdown_table(rows), verdict)
 
     def command(self, module: str, *arguments: str) -> None:
         """Runs one command of the project and stops the whole if it fails."""
@@ -123,6 +134,18 @@ class Quickstart:
         code = subprocess.run([sys.executable, *words[1:]], check=False).returncode
         if code:
             sys.exit(code)  # The command has said why.
+
+
+def update_readme(table: str, verdict: str) -> None:
+    """Replaces the generated part of README.md."""
+    from jest_tf.monitoring import environment
+
+    here = environment.collect()
+    made = f"{here['started_utc'][:10]}, {here['n_cpus']} cores of {here['cpu']}, no accelerator"
+    text = README.read_text(encoding="utf-8")
+    part = re.compile(f"({README_BEGIN}[^\n]*\n).*?({README_END})", re.DOTALL)
+    text = part.sub(lambda m: f"{m[1]}{table}\n\n{verdict}\n\nMade {made}.\n{m[2]}", text)
+    README.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

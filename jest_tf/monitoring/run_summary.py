@@ -66,18 +66,30 @@ def summarise(workdir: str) -> dict:
 
 def table(rows: Sequence[dict]) -> str:
     """The rows as aligned text, one line each."""
+    cells = _cells(rows)
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown_table(rows: Sequence[dict]) -> str:
+    """The same as a Markdown table."""
+    head, *body = ["| " + " | ".join(line) + " |" for line in _cells(rows)]
+    return "\n".join([head, "|---" * len(COLUMNS) + "|", *body])
+
+
+def _cells(rows: Sequence[dict]) -> list[list[str]]:
     cells = [list(COLUMNS)]
     for row in rows:
-        row = row | {"flops": row["flops"] / TERA if row["flops"] is not None else None}
+        flops = row.get("flops")
+        row = row | {"flops": None if flops is None else flops / TERA}
         cells.append(
             [
                 "-" if row.get(key) is None else form.format(row[key])
                 for key, form in COLUMNS.values()
             ]
         )
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return cells
 
 
 def verdict(rows: Sequence[dict]) -> str:
