@@ -57,7 +57,11 @@ def program(spec: SelectionSpec, d: int, replicas: int = 1):
     if replicas == 1:
         return lambda: select(spec, *models, tf.ones([n], tf.bool), tf.constant(SEED)).positions
 
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    strategy = tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        # The default keeps one collective group per process, and several programs run here.
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
 
     def rows(side, rank):
         return side[rank * n : (rank + 1) * n]
