@@ -150,7 +150,7 @@ def limit(r: Row, compiled: dict | None, images_per_core: float) -> str:
     device = r.topology.device
     used = compiled["used"] if compiled else r.memory
     if used > device.memory:
-        return "memory: does not fit"
+        return "memory: does not fit" + ("" if compiled else ", by the estimate")
     cores = r.images_per_second / images_per_core
     waits = {
         "input": cores / HOST_CORES[device.name],
