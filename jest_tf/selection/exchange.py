@@ -62,7 +62,7 @@ def assign(positions: tf.Tensor, n: int, size: int) -> Assignment:
     share = b // size
     home = positions // n  # [b]
     kept = _count_before(home, size) < share
-    room = share - tf.minimum(tf.math.bincount(home, minlength=size, maxlength=size), share)
+    room = share - tf.minimum(_counts(home, size), share)
     travels = tf.argsort(tf.cast(kept, tf.int32), stable=True)  # Travellers first.
     # The j-th traveller takes the j-th free place, replica by replica.
     free_place = tf.searchsorted(tf.cumsum(room), tf.range(b), side="right")
@@ -76,9 +76,13 @@ def assign(positions: tf.Tensor, n: int, size: int) -> Assignment:
 def _count_before(group: tf.Tensor, size: int) -> tf.Tensor:
     """How many earlier entries are in the same group, int32 [b]."""
     order = tf.argsort(group, stable=True)
-    counts = tf.math.bincount(group, minlength=size, maxlength=size)
-    first = tf.gather(tf.cumsum(counts, exclusive=True), tf.gather(group, order))
+    first = tf.gather(tf.cumsum(_counts(group, size), exclusive=True), tf.gather(group, order))
     return tf.scatter_nd(order[:, None], tf.range(group.shape[0]) - first, [group.shape[0]])
+
+
+def _counts(group: tf.Tensor, size: int) -> tf.Tensor:
+    """Entries in each group, int32 [size]; a bincount, which XLA knows no static shape of."""
+    return tf.scatter_nd(group[:, None], tf.ones_like(group), [size])
 
 
 class _Rounds:

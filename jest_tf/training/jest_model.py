@@ -226,4 +226,5 @@ def ids_at(positions: tf.Tensor, ids: tf.Tensor, collectives: Collectives) -> tf
     local = positions - collectives.rank * n
     mine = (local >= 0) & (local < n)
     found = tf.gather(ids, tf.clip_by_value(local, 0, n - 1))
-    return collectives.all_reduce_sum(tf.where(mine, found, tf.zeros_like(found)))
+    halves = tf.where(mine[:, None], tf.bitcast(found, tf.int32), 0)  # TPUs sum no int64
+    return tf.bitcast(collectives.all_reduce_sum(halves), tf.int64)
