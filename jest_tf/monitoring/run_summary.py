@@ -132,9 +132,11 @@ def _picked(folder: Path, data: str) -> dict:
 
 
 def _evaluated(folder: Path) -> dict:
-    """The newest result of each evaluation, under the table's names."""
+    """The newest result of each kind of evaluation, under the table's names."""
     newest = {}
     for result in results.read_results(folder / "evaluations"):
+        if result["dataset"].endswith(":validation"):
+            continue  # what was chosen on does not go into a results table
         previous = newest.get(result["kind"])
         if previous is None or (result.get("step") or 0) >= (previous.get("step") or 0):
             newest[result["kind"]] = result
