@@ -79,7 +79,7 @@ def test_an_element_is_what_the_record_holds(make_manifest, tokenizer):
 def test_hosts_and_replicas_only_cut_the_order(make_manifest, sizes):
     manifest = make_manifest(sizes)
     expected = order_of(manifest, 12)
-    for hosts, replicas in ((2, 1), (4, 1), (1, 4), (2, 2)):
+    for hosts, replicas in ((2, 2), (4, 1)):
         found = order_of(manifest, 12, hosts, replicas)
         np.testing.assert_array_equal(found, expected, err_msg=f"{hosts} hosts {replicas}")
 
@@ -189,15 +189,15 @@ def test_a_mixture_gives_each_source_its_share(make_manifest, tokenizer, monkeyp
     a = make_manifest([30], name="a")
     b = make_manifest([9, 8], first_id=100, name="b")
     manifest = mix([a, b], [0.75, 0.25], "both")
-    batch = steps(manifest, tokenizer, 25)
+    batch = steps(manifest, tokenizer, 10)
     assert (batch["source"] == (batch["id"] >= 100)).all()
-    per_lane = batch["source"].reshape(25, 4, 4).transpose(1, 0, 2).reshape(4, 5, 20)
+    per_lane = batch["source"].reshape(10, 4, 4).transpose(1, 0, 2).reshape(4, 2, 20)
     assert (per_lane.sum(-1) == 5).all()
     for lane in range(4):
-        ids = batch["id"].reshape(25, 4, 4)[:, lane].ravel()
+        ids = batch["id"].reshape(10, 4, 4)[:, lane].ravel()
         counts = collections.Counter(ids[ids < 100].tolist())
         assert max(counts.values()) - min(counts.values()) <= 1, "each once per epoch of its source"
-    records = order_of(manifest, 25)
+    records = order_of(manifest, 16)
     for hosts, start in ((1, 7), (4, 13)):
         found = order_of(manifest, 3, hosts, start_step=start)
         np.testing.assert_array_equal(found, records[:, start : start + 3])

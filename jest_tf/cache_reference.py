@@ -1,0 +1,130 @@
+"""Computes a frozen reference's embeddings of a data set once, for training to read along.
+
+    python -m jest_tf.cache_reference --reference=runs/reference --data=data/mine --out=cache/mine
+    python -m jest_tf.cache_reference --embeddings='siglip/*.parquet' --scale=117.3 --bias=-12.9 \
+        --data=data/mine --out=cache/mine
+
+The second form takes any model's embeddings: .npz or .parquet with id, zimg, ztxt (docs/data.md).
+Rerunning goes on where it stopped; `--shard=i/n` spreads the work.
+"""
+
+from absl import flags
+
+from jest_tf import cli, config_flag
+from jest_tf.errors import UserError
+
+FLAGS = flags.FlagValues()
+_REFERENCE = flags.DEFINE_string("reference", None, "Folder of a finished run.", flag_values=FLAGS)
+_EMBEDDINGS = flags.DEFINE_list(
+    "embeddings", [], "Files of embeddings instead of a run.", flag_values=FLAGS
+)
+_SCALE = flags.DEFINE_float("scale", None, "Of the embeddings' model.", flag_values=FLAGS)
+_BIAS = flags.DEFINE_float("bias", None, "Of the embeddings' model.", flag_values=FLAGS)
+_NAME = flags.DEFINE_string("name", "imported", "Of the embeddings' model.", flag_values=FLAGS)
+_DIM = flags.DEFINE_integer("dim", None, "Width of the embeddings.", flag_values=FLAGS)
+_DATA = flags.DEFINE_string("data", None, "Data set, as for training.", flag_values=FLAGS)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", None, "Folder of the cache.", flag_values=FLAGS)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float16", ["float16", "bfloat16"], "As stored.", flag_values=FLAGS
+)
+_BATCH = flags.DEFINE_integer("batch_size", 256, "Records at a time.", flag_values=FLAGS)
+_SHARD = flags.DEFINE_string("shard", "0/1", "i/n: every n-th shard.", flag_values=FLAGS)
+
+
+def main(argv: list[str]) -> None:
+    """Fills the cache that the flags name."""
+    config_flag.refuse_extra(argv)
+    if not _DATA.value or not _OUT.value:
+        raise UserError("give --data (as for training) and --out (folder of the cache)")
+    if bool(_REFERENCE.value) == bool(_EMBEDDINGS.value):
+        raise UserError("give either --reference (a run) or --embeddings (files of any model)")
+    # TensorFlow takes seconds to import: after the flags were found to be right.
+    from jest_tf.data.prepare import parse_part
+    from jest_tf.data.sources import open_source
+
+    manifest = open_source(_DATA.value, _DATA_DIR.value)
+    part, parts = parse_part(_SHARD.value)
+    writer = _import(manifest) if _EMBEDDINGS.value else _embed(manifest, part, parts)
+    missing = writer.missing_shards()
+    if missing:
+        print(f"{len(missing):,} shards are still to come from the other parts")
+        return
+    cache = writer.finish()
+    print(f"{sum(cache.records):,} records, width {cache.dim}, {cache.dtype} -> {cache.folder}")
+
+
+def _import(manifest):
+    from jest_tf.data.reference_cache import CacheWriter
+    from jest_tf.data.reference_fill import import_embeddings
+
+    if _SCALE.value is None or _BIAS.value is None or _DIM.value is None:
+        raise UserError("--embeddings needs --scale, --bias and --dim of the model they are from")
+    writer = CacheWriter(
+        _OUT.value,
+        manifest,
+        identity={"imported": _NAME.value},
+        dim=_DIM.value,
+        scale=_SCALE.value,
+        bias=_BIAS.value,
+        dtype=_DTYPE.value,
+    )
+    import_embeddings(writer, _EMBEDDINGS.value)
+    return writer
+
+
+def _embed(manifest, part: int, parts: int):
+    import tensorflow as tf
+
+    from jest_tf.data.reference_cache import CacheWriter
+    from jest_tf.data.reference_fill import embed
+    from jest_tf.serving.saved_model import encode_pixels
+    from jest_tf.training.restore import load_workdir
+
+    run = load_workdir(_REFERENCE.value)
+    data, size = run.config.data, run.model.config.image_size
+    writer = CacheWriter(
+        _OUT.value,
+        manifest,
+        identity=reference_identity(run),
+        dim=run.model.config.embed_dim,
+        scale=float(run.model.scale),
+        bias=float(tf.convert_to_tensor(run.model.bias)),
+        dtype=_DTYPE.value,
+    )
+    embed(
+        writer,
+        run.tokenizer,
+        tf.function(lambda images: encode_pixels(run.model, images, size)),
+        tf.function(lambda tokens: run.model.encode_text(tokens)),
+        image_size=data.image_size,
+        batch_size=_BATCH.value,
+        part=part,
+        parts=parts,
+    )
+    return writer
+
+
+def reference_identity(run) -> dict:
+    """What a run's embeddings depend on; training compares it before it uses a cache.
+
+    Args:
+        run: a `jest_tf.training.restore.LoadedRun`.
+    """
+    import hashlib
+
+    digest = hashlib.sha256()
+    for variable in run.model.variables:
+        digest.update(variable.path.encode())
+        digest.update(variable.numpy().tobytes())
+    return {
+        "weights": digest.hexdigest()[:16],
+        "step": int(run.step),
+        "tokenizer": run.tokenizer.fingerprint,
+        "decoded_size": int(run.config.data.image_size),
+        "image_size": int(run.model.config.image_size),
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)
