@@ -256,7 +256,6 @@ def _over_tiles(
             body,
             (1, array, *sums),
             parallel_iterations=1,
-            maximum_iterations=n_full - 1,
         )
         results.append(tf.reshape(array.stack(), [(n_full - 1) * block, *first.shape[1:]]))
     if rest:

@@ -143,9 +143,7 @@ def _gradients(tape: tf.GradientTape, targets, upstream, variables) -> list[tf.T
 
 def _loop(n: int, body: Callable, state: Sequence) -> tuple:
     # One micro-batch after the other: the default runs up to ten at once, with ten's memory.
-    return tf.while_loop(
-        lambda k, *_: k < n, body, (0, *state), parallel_iterations=1, maximum_iterations=n
-    )
+    return tf.while_loop(lambda k, *_: k < n, body, (0, *state), parallel_iterations=1)
 
 
 def _rows(batch: Any, start: tf.Tensor | int, size: int) -> Any:

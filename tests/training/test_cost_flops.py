@@ -124,8 +124,8 @@ def test_training_flops_are_within_5_percent_of_xla(case):
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
-def test_loss_flops_equal_xla(kind):
-    z = tf.zeros([40, 24])
+def test_loss_flops_are_within_5_percent_of_xla(kind):
+    z = tf.zeros([80, 24])
 
     def loss(zimg, ztxt):
         value, gradients = loss_and_gradients(
@@ -133,7 +133,8 @@ def test_loss_flops_equal_xla(kind):
         )
         return value, *gradients
 
-    assert cost.loss_flops(40, 24, kind) == dot_flops(loss, z, z)
+    # XLA makes the first tile's logits once for both passes of the softmax.
+    assert cost.loss_flops(80, 24, kind) == pytest.approx(dot_flops(loss, z, z), rel=0.05)
 
 
 def test_resize_flops_equal_xla():
