@@ -1,6 +1,6 @@
 """How fast and how small the selection is, against the listing and against arithmetic itself.
 
-    python -m jest_tf.bench.selection [--full] [--figures=dense,floor,memory,growth,step,torch]
+    python -m jest_tf.bench.selection [--full] [--groups=dense,floor,memory,growth,step,torch]
 
 Prints one JSON object per line. Both sides of a ratio are timed in turns in one run. `--full` adds
 the paper's sizes (B = 163,840, b = 32,768, d = 768), which take minutes.
@@ -23,7 +23,7 @@ from jest_tf.training.cost import select_flops
 FULL = flags.DEFINE_bool("full", False, "Also the paper's sizes.")
 REPEATS = flags.DEFINE_integer("repeats", 7, "Timed calls of each program; the fastest counts.")
 GROUPS = ["dense", "floor", "memory", "growth", "step", "torch"]
-FIGURES = flags.DEFINE_list("figures", GROUPS, "What to print.")
+CHOSEN = flags.DEFINE_list("groups", GROUPS, "What to print.")
 MEASURE = flags.DEFINE_string(
     "measure", None, "B,b,d,n_chunks,loss,replicas: one memory measurement, used by this program."
 )
@@ -306,10 +306,10 @@ def main(_: list[str]) -> None:
         "step": step_figures,
         "torch": torch_figures,
     }
-    unknown = set(FIGURES.value) - set(groups)
+    unknown = set(CHOSEN.value) - set(groups)
     if unknown:
-        raise app.UsageError(f"--figures has {sorted(unknown)}: expected some of {list(groups)}")
-    for name in FIGURES.value:
+        raise app.UsageError(f"--groups has {sorted(unknown)}: expected some of {list(groups)}")
+    for name in CHOSEN.value:
         groups[name]()
     if FULL.value:
         paper_figures()

@@ -10,7 +10,7 @@ def torch_listing(spec, learner, reference, seed: int):
     with torch.inference_mode():
         generator = torch.Generator().manual_seed(seed)
         z = [
-            scale * torch.from_numpy(zimg) @ torch.from_numpy(ztxt).T + bias
+            float(scale) * torch.from_numpy(zimg) @ torch.from_numpy(ztxt).T + float(bias)
             for zimg, ztxt, scale, bias in (learner, reference)
         ]
         if spec.loss == "sigmoid":
