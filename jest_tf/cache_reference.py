@@ -79,7 +79,7 @@ def _embed(manifest, part: int, parts: int):
     from jest_tf.data.reference_cache import CacheWriter
     from jest_tf.data.reference_fill import embed
     from jest_tf.serving.saved_model import encode_pixels
-    from jest_tf.training.restore import load_workdir
+    from jest_tf.training.restore import load_workdir, reference_identity
 
     run = load_workdir(_REFERENCE.value)
     data, size = run.config.data, run.model.config.image_size
@@ -103,27 +103,6 @@ def _embed(manifest, part: int, parts: int):
         parts=parts,
     )
     return writer
-
-
-def reference_identity(run) -> dict:
-    """What a run's embeddings depend on; training compares it before it uses a cache.
-
-    Args:
-        run: a `jest_tf.training.restore.LoadedRun`.
-    """
-    import hashlib
-
-    digest = hashlib.sha256()
-    for variable in run.model.variables:
-        digest.update(variable.path.encode())
-        digest.update(variable.numpy().tobytes())
-    return {
-        "weights": digest.hexdigest()[:16],
-        "step": int(run.step),
-        "tokenizer": run.tokenizer.fingerprint,
-        "decoded_size": int(run.config.data.image_size),
-        "image_size": int(run.model.config.image_size),
-    }
 
 
 if __name__ == "__main__":

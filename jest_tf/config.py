@@ -53,6 +53,7 @@ def _data() -> ml_collections.ConfigDict:
     c.vocab_size = 4096  # of a trained vocabulary [R: 32,000 in the paper]
     c.n_lanes = 8  # readers whose order does not know hosts; a multiple of the number of hosts
     c.shuffle = True  # off only to look at data in file order
+    c.max_bad_share = 0.05  # of records that cannot be used, above which the run stops, saved
     c.augment = ()  # layers on the chosen examples: flip, color, cutout; none, as in SigLIP
     return c
 
@@ -70,6 +71,7 @@ def _model() -> ml_collections.ConfigDict:
 def _reference() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.workdir = ""  # a finished run whose newest checkpoint is the frozen reference
+    c.cache = ""  # folder of its embeddings (jest_tf.cache_reference): no forward pass per step
     return c
 
 
@@ -287,10 +289,11 @@ def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
             f"model.image_size = {c.model.image_size} is not divisible by model.patch_size = "
             f"{c.model.patch_size}."
         )
-    if needs_reference(c) and not c.reference.workdir:
+    if needs_reference(c) and not (c.reference.workdir or c.reference.cache):
         yield (
             f"selection.policy = {s.policy!r} with criterion {s.criterion!r} needs a reference "
-            "model; set --config.reference.workdir to the run that trained it."
+            "model; set --config.reference.workdir to the run that trained it, or "
+            "--config.reference.cache to its embeddings."
         )
     if not c.data.train:
         yield "data.train is empty; give tfds:NAME[/CONFIG][:SPLIT] or the path of a manifest."

@@ -172,7 +172,7 @@ class Step:
         scores = spec.policy != "uniform"
         self._model = JestModel(
             learner, reference if scores else None, spec, plan=self.plan,
-            collectives=self._runtime.collectives, compile_parts=self._runtime.compile_parts,
+            collectives=self._runtime.collectives,
         )  # fmt: skip
         self._model.optimizer = optimizer.build(config.optimizer, 1000)
         optimizer.exclude_from_decay(self._model.optimizer, learner.trainable_variables)

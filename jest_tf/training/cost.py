@@ -190,6 +190,11 @@ class CostLedger:
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
 
+    def share_of_seconds(self, phase: str) -> float:
+        """Part of the time that a phase took, compiling left out; 0 before the first step."""
+        total = self.total_seconds - self.seconds.get("compile", 0.0)
+        return self.seconds.get(phase, 0.0) / total if total > 0 else 0.0
+
     def scalars(self) -> dict[str, float]:
         """All entries under one flat name each, with totals: for logs and result tables."""
         scalars = {

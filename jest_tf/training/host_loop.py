@@ -1,7 +1,8 @@
-"""Several train steps in one call from the host: one compiled program per step plan."""
+"""Train steps as compiled programs, called from the host: one program per step plan."""
 
 import functools
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -36,90 +37,109 @@ class HostLoopResult(NamedTuple):
 class HostLoop:
     """Runs train steps under the strategy; `run(plan, n)` is one call from the host.
 
+    Where `runtime.steps_in_graph` holds, the n steps and the reading of their batches are one
+    program, so that Python is not in the way. Elsewhere each step is a call and batches are read on
+    the host, where a read error can be survived.
+
     Args:
       model: what to train, built, with its optimizer.
       runtime: the strategy and what may be compiled.
-      batches: iterator of the strategy's per-replica super-batches.
+      batches: iterator of the strategy's per-replica super-batches; with `steps_in_graph` one of
+        tf.data or tf.distribute.
     """
 
     def __init__(self, model: JestModel, runtime: Runtime, batches: Iterator):
         self._model = model
         self._runtime = runtime
         self._batches = batches
-        self._sub_batch = model.spec.sub_batch
         self._programs = {}
-        self._diagnose = None
 
     def run(self, plan: StepPlan, n_steps: int) -> HostLoopResult:
-        """`n_steps` steps at one plan. Compiles at the first calls for a plan and never again."""
-        if n_steps > 1 and not self._runtime.loops_in_graph:
-            return _join([self.run(plan, 1) for _ in range(n_steps)])
-        key = (plan, n_steps > 1)
-        is_new = key not in self._programs
-        if is_new:
-            self._programs[key] = self._program(plan, in_loop=n_steps > 1)
-        output, batch, picks, of_each, wait = self._programs[key](tf.constant(n_steps))
+        """`n_steps` steps at one plan. Compiles at the first call for a plan and never again."""
+        compiled = plan not in self._programs
+        if compiled:
+            build = self._many_steps if self._runtime.steps_in_graph else self._one_step
+            self._programs[plan] = build(plan)
+        if self._runtime.steps_in_graph:
+            output, batch, picks, of_each, wait = self._programs[plan](tf.constant(n_steps))
+            return self._result(output, batch, picks, of_each, float(wait), compiled)
+        return _join([self._fetch_and_step(plan, compiled) for _ in range(n_steps)])
+
+    def _fetch_and_step(self, plan: StepPlan, compiled: bool) -> HostLoopResult:
+        started = time.monotonic()
+        batch = next(self._batches)
+        waited = time.monotonic() - started
+        output, picks, of_each = self._programs[plan](batch)
+        return self._result(output, batch, picks[None], of_each[None], waited, compiled)
+
+    def _result(self, output, batch, picks, of_each, waited, compiled) -> HostLoopResult:
         return HostLoopResult(
             metrics={name: float(self._first(value)) for name, value in output.metrics.items()},
             picks=picks.numpy(),
             of_each=dict(zip(EACH_STEP, of_each.numpy().T, strict=True)),
-            wait_seconds=float(wait),
+            wait_seconds=waited,
             last=output,
             last_batch=batch,
-            compiled=is_new,
+            compiled=compiled,
         )
 
     def diagnose(self, last: StepOutput) -> dict[str, np.ndarray]:
         """What other policies would have got from the last step's scores."""
         if last.scored.learner is None and last.scored.reference is None:
             return {}
-        if self._diagnose is None:
-            self._diagnose = tf.function(
-                lambda scored, selection: self._runtime.strategy.run(
-                    self._model.diagnose, args=(scored, selection)
-                )
-            )
-        values = self._diagnose(last.scored, last.selection)
+        values = self._diagnosis(last.scored, last.selection)
         return {name: self._first(value).numpy() for name, value in values.items()}
+
+    @functools.cached_property
+    def _diagnosis(self) -> Callable:
+        run, diagnose = self._runtime.strategy.run, self._model.diagnose
+        return tf.function(lambda scored, selection: run(diagnose, args=(scored, selection)))
 
     def first_replica(self, values):
         """The nest of per-replica tensors as the first replica has it; None stays None."""
         return tf.nest.map_structure(lambda v: None if v is None else self._first(v), values)
 
-    def _program(self, plan: StepPlan, in_loop: bool):
+    def _one_step(self, plan: StepPlan) -> Callable:
+        """The program batch -> (output, picks [b], metrics of EACH_STEP [e])."""
         step = self._runtime.compiled(functools.partial(self._model.step, plan=plan))
 
-        def one_step():
+        def one_step(batch):
+            output = self._runtime.strategy.run(step, args=(batch,))
+            kept = [self._first(output.metrics[name]) for name in EACH_STEP]
+            kept = tf.stack([tf.cast(value, tf.float32) for value in kept])
+            return output, self._first(output.picked_ids), kept
+
+        return tf.function(one_step, reduce_retracing=False)
+
+    def _many_steps(self, plan: StepPlan) -> Callable:
+        """The program n -> (last output and batch, picks [n, b], EACH_STEP [n, e], wait)."""
+        one_step = self._one_step(plan)
+
+        def read_and_step():
             before = self._clock()
             with tf.control_dependencies([before]):
                 batch = next(self._batches)
             with tf.control_dependencies(self._local_tensors(batch)):
                 wait = self._clock() - before
-            output = self._runtime.strategy.run(step, args=(batch,))
-            kept = [self._first(output.metrics[name]) for name in EACH_STEP]
-            kept = tf.stack([tf.cast(value, tf.float32) for value in kept])
-            return output, batch, self._first(output.picked_ids), kept, wait
+            return batch, *one_step(batch), wait
 
-        def single(n_steps):
-            del n_steps
-            output, batch, picks, kept, wait = one_step()
-            return output, batch, picks[None], kept[None], wait
-
-        def many(n_steps):
-            all_picks = tf.TensorArray(tf.int64, n_steps, element_shape=[self._sub_batch])
+        def many_steps(n_steps):
+            sub_batch = self._model.spec.sub_batch
+            all_picks = tf.TensorArray(tf.int64, n_steps, element_shape=[sub_batch])
             all_kept = tf.TensorArray(tf.float32, n_steps, element_shape=[len(EACH_STEP)])
             waited = tf.zeros([], tf.float64)
             for i in tf.range(n_steps - 1):
-                _, _, picks, kept, wait = one_step()
-                all_picks = all_picks.write(i, picks)
-                all_kept = all_kept.write(i, kept)
+                _, _, picks, kept, wait = read_and_step()
+                all_picks, all_kept = all_picks.write(i, picks), all_kept.write(i, kept)
                 waited += wait
-            output, batch, picks, kept, wait = one_step()
-            all_picks = all_picks.write(n_steps - 1, picks)
-            all_kept = all_kept.write(n_steps - 1, kept)
+            batch, output, picks, kept, wait = read_and_step()
+            all_picks, all_kept = (
+                all_picks.write(n_steps - 1, picks),
+                all_kept.write(n_steps - 1, kept),
+            )
             return output, batch, all_picks.stack(), all_kept.stack(), waited + wait
 
-        return tf.function(many if in_loop else single)
+        return tf.function(many_steps)
 
     def _clock(self) -> tf.Tensor:
         # TensorFlow refuses its clock where it must be deterministic; the wait is then told as 0.
@@ -138,5 +158,4 @@ def _join(results: list[HostLoopResult]) -> HostLoopResult:
         picks=np.concatenate([r.picks for r in results]),
         of_each={k: np.concatenate([r.of_each[k] for r in results]) for k in EACH_STEP},
         wait_seconds=sum(r.wait_seconds for r in results),
-        compiled=any(r.compiled for r in results),
     )

@@ -64,15 +64,15 @@ class JestModel(keras.Model):
 
     Args:
       learner: the dual encoder to train.
-      reference: the frozen one; None where the policy needs none.
+      reference: the frozen one; None where the policy needs none or its embeddings are cached.
       spec: what to select and how.
       plan: at which fidelity steps score and train, unless `step` is given another.
       loss: sigmoid | softmax, the training loss.
       clip_norm: bound of the global gradient norm, after the all-reduce.
       seed: of the selection draws, with the step.
       collectives: called in the step, returns the replica's collectives.
+      cached_reference: scale and bias of a reference whose embeddings come with the batches.
       augment: images [n, h, w, 3] in 0..255 -> the same, differently; for the chosen only.
-      compile_parts: jit-compile the forward passes that need no collectives.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class JestModel(keras.Model):
         clip_norm: float = 1.0,
         seed: int = 0,
         collectives: Callable[[], Collectives] = lambda: LOCAL,
+        cached_reference: tuple[float, float] | None = None,
         augment: Callable | None = None,
-        compile_parts: bool = True,
     ):
         super().__init__()
         self.learner = learner
@@ -100,8 +100,8 @@ class JestModel(keras.Model):
         self.clip_norm = clip_norm
         self.seed = seed
         self.collectives = collectives
+        self.cached_reference = cached_reference
         self.augment = augment
-        self.compile_parts = compile_parts
 
     def train_step(self, super_batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on this replica's rows of a super-batch; every replica returns the same."""
@@ -137,28 +137,26 @@ class JestModel(keras.Model):
 
     def score(self, batch: dict[str, tf.Tensor], plan: StepPlan, seed: tf.Tensor) -> "Scored":
         """Both models' view of this replica's rows, without gradient."""
-        needs_learner = self.spec.policy != "uniform" and self.spec.criterion != "easy_reference"
-        return Scored(
-            learner=self.embed(self.learner, batch, plan.score) if needs_learner else None,
-            reference=self.embed(self.reference, batch, plan.reference) if self.reference else None,
-            valid=batch["valid"],
-            seed=seed,
-        )
+        criterion = None if self.spec.policy == "uniform" else self.spec.criterion
+        learner = reference = None
+        if criterion in ("learnability", "hard_learner"):
+            learner = self.embed(self.learner, batch, plan.score)
+        if criterion in ("learnability", "easy_reference"):
+            reference = self.reference_view(batch, plan)
+        return Scored(learner, reference, batch["valid"], seed)
+
+    def reference_view(self, batch: dict[str, tf.Tensor], plan: StepPlan) -> Embeddings:
+        """The frozen model's embeddings: those that came with the data, or computed here."""
+        if "reference_zimg" in batch:
+            zimg, ztxt = batch["reference_zimg"], batch["reference_ztxt"]
+            scale, bias = (tf.constant(value, tf.float32) for value in self.cached_reference)
+            return Embeddings(zimg, ztxt, scale, bias)
+        return self.embed(self.reference, batch, plan.reference)
 
     def embed(self, model: DualEncoder, batch: dict[str, tf.Tensor], at: Fidelity) -> Embeddings:
         """One model's embeddings of this replica's rows, without gradient."""
-
-        def forward(values, images, tokens):
-            with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
-                scale, bias = model.scale, tf.convert_to_tensor(model.bias)
-                return Embeddings(*encode(model, images, tokens, at), scale, bias)
-
-        if self.compile_parts:
-            forward = tf.function(forward, jit_compile=True, autograph=False)
-        # Values, not variables: a compiled function must not capture another replica's variables.
-        values = [tf.convert_to_tensor(v.value) for v in model.variables]
-        embeddings = forward(values, batch["image"], batch["tokens"])
-        return tf.nest.map_structure(tf.stop_gradient, embeddings)
+        zimg, ztxt = encode(model, batch["image"], batch["tokens"], at)
+        return Embeddings(zimg, ztxt, model.scale, tf.convert_to_tensor(model.bias))
 
     def loss_and_gradients(
         self, parts: list["Part"], collectives: Collectives
@@ -176,7 +174,11 @@ class JestModel(keras.Model):
                 collectives=collectives,
             )
         variables = [v.value for v in self.learner.trainable_variables]
-        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+        # Zero, not None, for blocks that no part of the sub-batch runs through.
+        gradients = tape.gradient(
+            loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        gradients = [tf.convert_to_tensor(g) for g in gradients]
         loss, *gradients = collectives.all_reduce_sum([loss, *gradients])
         return loss, gradients
 

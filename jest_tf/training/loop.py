@@ -7,6 +7,7 @@ is then made up for, because its result is missing.
 """
 
 import time
+from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
@@ -16,7 +17,9 @@ from absl import logging
 from jest_tf.config import replica_problems, require_sound
 from jest_tf.data import preprocess
 from jest_tf.data.pipeline import super_batches
+from jest_tf.data.retry import BadRecords, resilient_steps
 from jest_tf.data.sources import open_source
+from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
 from jest_tf.evaluation.results import result_path, write_result
 from jest_tf.serving.encoders import ModelEncoder
@@ -60,6 +63,7 @@ class Trainer:
         for name, spec in config.evals.items():
             checked_options(name, spec.to_dict())
             open_source(spec.data, config.data.data_dir)
+        self.cache = restore.open_cache(config, self.inputs.manifest)
         with runtime.strategy.scope():
             self.model = self._build_model()
         self.checkpoints = Checkpointer(str(workdir.checkpoints), config.checkpoint.keep)
@@ -68,6 +72,7 @@ class Trainer:
         self.host_loop = HostLoop(self.model, runtime, self._batches())
         self.outputs = Files(config, workdir, self.step) if runtime.is_chief else Silent()
         self.encoder = self._encoder()
+        self.bad_records = BadRecords(config.data.max_bad_share)
         self.refused_in_a_row = 0
         self.saved_at = time.monotonic()
 
@@ -116,6 +121,7 @@ class Trainer:
             spec,
             stored_image_size=config.data.image_size,
             reference=reference.config if reference else None,
+            reference_dim=self.cache.dim if self.cache else None,
             n_replicas=self.runtime.n_replicas,
         )
         model = JestModel(
@@ -128,7 +134,7 @@ class Trainer:
             seed=config.seed,
             collectives=self.runtime.collectives,
             augment=preprocess.augmentation(tuple(augment)) if augment else None,
-            compile_parts=self.runtime.compile_parts,
+            cached_reference=(cache.scale, cache.bias) if (cache := self.cache) else None,
         )
         model.optimizer = optimizer.build(config.optimizer, config.total_steps)
         optimizer.exclude_from_decay(model.optimizer, learner.trainable_variables)
@@ -149,7 +155,16 @@ class Trainer:
         self.ledger = CostLedger.from_dict(state["ledger"])
         return state["step"]
 
-    def _batches(self):
+    def _batches(self) -> Iterator:
+        """Per-replica super-batches from the current step on, read again after a read error."""
+        if self.runtime.steps_in_graph:
+            return self._batches_from(self.step)
+        steps = resilient_steps(
+            self._batches_from, self.step, self.inputs.manifest, report=logging.warning
+        )
+        return map(self._count_bad_records, steps)
+
+    def _batches_from(self, step: int) -> Iterator:
         config = self.config
 
         def per_host(host: int, n_hosts: int, replicas: int) -> tf.data.Dataset:
@@ -159,15 +174,28 @@ class Trainer:
                 super_batch=config.selection.super_batch,
                 image_size=config.data.image_size,
                 seed=config.seed,
-                start_step=self.step,
+                start_step=step,
                 n_lanes=config.data.n_lanes,
                 input_pipeline_id=host,
                 num_input_pipelines=n_hosts,
                 replicas_per_pipeline=replicas,
                 shuffle=config.data.shuffle,
+                reference_cache=self.cache,
             )
 
         return iter(self.runtime.distribute(per_host))
+
+    def _count_bad_records(self, batch: dict) -> dict:
+        """Counts what could not be read; stops the run, saved, when it is too much."""
+        local = self.runtime.strategy.experimental_local_results
+        columns = [np.concatenate(local(batch[name])) for name in ("id", "valid", "source")]
+        self.bad_records.add(*columns)
+        try:
+            self.bad_records.check(self.inputs.manifest)
+        except UserError:
+            self._save()
+            raise
+        return batch
 
     def _steps_until_next_event(self) -> int:
         """Steps of the next host loop: no log, evaluation or save may fall inside it."""
@@ -220,6 +248,8 @@ class Trainer:
         diagnosis = self.host_loop.diagnose(result.last)
         scores = diagnosis.pop("s_ii", None)
         values |= {f"selection/{name}": float(value) for name, value in diagnosis.items()}
+        values["input/wait_share"] = self.ledger.share_of_seconds("input")
+        values["input/bad_records"] = self.bad_records.bad
         self.outputs.scalars(self.step, values | self.ledger.scalars())
         if scores is not None:
             self._show(result, scores)

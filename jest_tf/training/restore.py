@@ -1,6 +1,7 @@
 """Models that a run has saved: to go on training, to evaluate, to export, to be a reference."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -9,6 +10,8 @@ import keras
 import ml_collections
 
 from jest_tf.config import needs_reference
+from jest_tf.data.manifest import Manifest
+from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoder
@@ -60,7 +63,7 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
 def load_reference(
     config: ml_collections.ConfigDict, tokenizer: Tokenizer, record: pathlib.Path
 ) -> DualEncoder | None:
-    """The frozen reference that the policy needs, or None where it needs none.
+    """The frozen reference that the steps run, or None: none is needed, or it is cached.
 
     Args:
       tokenizer: of the learner; one super-batch serves both models.
@@ -70,7 +73,7 @@ def load_reference(
     Raises:
       UserError: no such run, or its text preprocessing is not the learner's.
     """
-    if not needs_reference(config):
+    if not needs_reference(config) or config.reference.cache:
         return None
     workdir = config.reference.workdir
     step = json.loads(record.read_text())["step"] if record.exists() else None
@@ -86,3 +89,33 @@ def load_reference(
         write_atomically(record, json.dumps(kept).encode())
     run.model.trainable = False
     return run.model
+
+
+def open_cache(config: ml_collections.ConfigDict, manifest: Manifest) -> ReferenceCache | None:
+    """The reference's embeddings that `config.reference.cache` names, checked; None without.
+
+    Raises:
+      UserError: of other data, or not made by the run in `config.reference.workdir` (if named).
+    """
+    if not (needs_reference(config) and config.reference.cache):
+        return None
+    cache = ReferenceCache.load(config.reference.cache)
+    cache.check_manifest(manifest)
+    if config.reference.workdir:
+        cache.check_identity(reference_identity(load_workdir(config.reference.workdir)))
+    return cache
+
+
+def reference_identity(run: LoadedRun) -> dict[str, str | int]:
+    """What a run's embeddings depend on; kept in a cache and compared before it is used."""
+    digest = hashlib.sha256()
+    for variable in run.model.variables:
+        digest.update(variable.path.encode())
+        digest.update(variable.numpy().tobytes())
+    return {
+        "weights": digest.hexdigest()[:16],
+        "step": int(run.step),
+        "tokenizer": run.tokenizer.fingerprint,
+        "decoded_size": int(run.config.data.image_size),
+        "image_size": int(run.model.config.image_size),
+    }

@@ -21,16 +21,12 @@ class Runtime:
     n_replicas: int
     n_hosts: int
     # One XLA program for the whole step. Among several devices other than TPUs XLA cannot hold the
-    # collectives, and on CPUs the compiled backward pass is slower and takes long to compile: there
-    # only the forward passes and the selection are compiled.
+    # collectives, and on CPUs the compiled towers are slower and take long to compile: there only
+    # the selection and small kernels are compiled, by themselves.
     compile_whole_step: bool
-    compile_parts: bool
+    # Several steps in one program. tf.distribute's exchanges cannot be looped over off TPU.
+    steps_in_graph: bool = False
     deterministic: bool = False
-
-    @property
-    def loops_in_graph(self) -> bool:
-        """Whether steps can be looped over inside one program: tf.distribute's exchanges cannot."""
-        return self.kind == "tpu" or self.n_replicas == 1
 
     def collectives(self) -> Collectives:
         """The collectives of the current replica; call inside `strategy.run`."""
@@ -104,7 +100,7 @@ def build(config: ml_collections.ConfigDict) -> Runtime:
         n_hosts=_n_hosts(kind, strategy),
         compile_whole_step=kind == "tpu"
         or (config.strategy.jit_compile and n_replicas == 1 and _has_gpu()),
-        compile_parts=config.strategy.jit_compile,
+        steps_in_graph=config.strategy.steps_per_loop > 1 and (kind == "tpu" or n_replicas == 1),
         deterministic=config.strategy.deterministic,
     )
 

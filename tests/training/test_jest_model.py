@@ -139,15 +139,29 @@ def test_every_policy_and_criterion_trains_on_valid_rows_only(policy, criterion)
     assert result.of_each["accepted"].tolist() == [1.0]
 
 
-def test_steps_in_one_call_equal_steps_one_by_one():
-    model, host_loop, schedule = tiny.trainer()
-    together = host_loop.run(schedule.plan(0), 4)
-    assert "joint_score" in host_loop.diagnose(together.last)
+def test_steps_in_one_program_equal_steps_one_by_one():
+    model, in_graph, schedule = tiny.trainer(steps_per_loop=4)
+    together = in_graph.run(schedule.plan(0), 4)
     other, one_by_one, _ = tiny.trainer()
-    singles = [one_by_one.run(schedule.plan(0), 1) for _ in range(4)]
-    assert (together.picks == np.concatenate([r.picks for r in singles])).all()
+    singly = one_by_one.run(schedule.plan(0), 4)
+    assert (together.picks == singly.picks).all()
+    assert together.wait_seconds > 0 and singly.wait_seconds > 0
     for a, b in zip(weights(model), weights(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert "joint_score" in one_by_one.diagnose(singly.last)
+
+
+def test_cached_embeddings_of_the_reference_give_the_same_picks():
+    batch = tiny.super_batch(0)
+    model, live, schedule = tiny.trainer(batches=[batch])
+    zimg, ztxt = encode(model.reference, batch)
+    batch = batch | {"reference_zimg": zimg.numpy(), "reference_ztxt": ztxt.numpy()}
+    logits = float(model.reference.scale), float(tf.convert_to_tensor(model.reference.bias))
+    other, cached, _ = tiny.trainer(batches=[batch], cached_reference=logits)
+    other.reference = None
+    one, two = live.run(schedule.plan(0), 1), cached.run(schedule.plan(0), 1)
+    assert (one.picks == two.picks).all()
+    np.testing.assert_allclose(one.metrics["train/loss"], two.metrics["train/loss"], rtol=1e-5)
 
 
 def test_one_program_per_resolution_and_none_after_its_first_use():

@@ -29,11 +29,12 @@ def spec(**overrides) -> SelectionSpec:
     return SelectionSpec(**(sizes | overrides))
 
 
-def runtime(n_replicas: int = 1) -> strategy.Runtime:
+def runtime(n_replicas: int = 1, steps_per_loop: int = 1) -> strategy.Runtime:
     config = base_config()
     config.strategy.kind = "mirrored" if n_replicas > 1 else "default"
     config.strategy.n_devices = n_replicas
     config.strategy.jit_compile = False
+    config.strategy.steps_per_loop = steps_per_loop
     return strategy.build(config)
 
 
@@ -50,7 +51,7 @@ def super_batch(step: int) -> dict[str, np.ndarray]:
 
 def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=None, **options):
     """(model, HostLoop, schedule) over `batches`, a list of global super-batches."""
-    run = runtime(n_replicas)
+    run = runtime(n_replicas, options.pop("steps_per_loop", 1))
     schedule_options = options.pop("schedule", {})
     batches = batches or [super_batch(step) for step in range(8)]
     with run.strategy.scope():
@@ -62,7 +63,7 @@ def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=No
         )  # fmt: skip
         model = JestModel(
             learner, reference, policy, plan=schedule.plan(0), collectives=run.collectives,
-            compile_parts=run.compile_parts, loss=policy.loss, seed=5, **options,
+            loss=policy.loss, seed=5, **options,
         )  # fmt: skip
         c = base_config().optimizer
         c.warmup_steps = 1
