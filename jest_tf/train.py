@@ -4,7 +4,8 @@
 
 Any field can be overridden, e.g. `--config.optimizer.learning_rate=3e-4`. Rerunning the same
 command continues the run. Exit codes: 0 done; 2 wrong input; 3 stopped with the last good state
-saved (see the message); 130 and 143 interrupted by Ctrl-C and SIGTERM, after saving.
+saved (see the message); 4 another worker process is gone, the last checkpoint is kept; 130 and 143
+interrupted by Ctrl-C and SIGTERM, after saving.
 """
 
 from absl import flags

@@ -5,6 +5,7 @@ Exit codes of a training command:
     2    a UserError: the message says what to fix
     130  Ctrl-C (SIGINT); saved, the same command continues
     143  SIGTERM (preemption, `kill`); saved, the same command continues
+Among several worker processes a signal to one stops all, with the same code.
 A second Ctrl-C does not wait: KeyboardInterrupt, nothing is saved beyond the last checkpoint.
 """
 
@@ -41,6 +42,15 @@ class Interrupt:
     def reason(self) -> str:
         """Name of the signal, empty when none came."""
         return "" if self._signal is None else self._signal.name
+
+    def request(self, number: int) -> None:
+        """As if the signal had come here: it came to another process of the run."""
+        self._signal = self._signal or signal.Signals(number)
+
+    @property
+    def signal_number(self) -> int:
+        """Number of the signal that came, 0 when none did."""
+        return self._signal or 0
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():

@@ -30,11 +30,13 @@ from jest_tf.training.host_loop import HostLoop, HostLoopResult
 from jest_tf.training.interrupt import Interrupt
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.outputs import Files, Silent
+from jest_tf.training.peers import WorkerLost
 from jest_tf.training.showcase import showcase
 from jest_tf.training.strategy import Runtime
 from jest_tf.training.workdir import Workdir, open_workdir
 
 EXIT_STOPPED = 3  # too many refused steps in a row; the last good state is saved
+EXIT_WORKER_LOST = 4  # another worker process is gone; the last checkpoint is kept
 
 
 def train(config: ml_collections.ConfigDict, workdir_path: str) -> int:
@@ -50,8 +52,14 @@ def train(config: ml_collections.ConfigDict, workdir_path: str) -> int:
         tf.config.experimental.enable_op_determinism()
     runtime = strategy.build(config)
     require_sound(replica_problems(config, runtime.n_hosts, runtime.n_replicas))
-    with open_workdir(workdir_path, config.to_dict(), is_writer=runtime.is_chief) as workdir:
-        return Trainer(config, workdir, runtime).run()
+    try:
+        with (
+            open_workdir(workdir_path, config.to_dict(), is_writer=runtime.is_chief) as workdir,
+            runtime.peers.watched(),
+        ):
+            return Trainer(config, workdir, runtime).run()
+    except WorkerLost:
+        return EXIT_WORKER_LOST
 
 
 class Trainer:
@@ -59,16 +67,14 @@ class Trainer:
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, runtime: Runtime):
         self.config, self.workdir, self.runtime = config, workdir, runtime
-        self.inputs = inputs.open_inputs(config, workdir.path, runtime.is_chief)
-        for name, spec in config.evals.items():
-            checked_options(name, spec.to_dict())
-            open_source(spec.data, config.data.data_dir)
-        self.cache = restore.open_cache(config, self.inputs.manifest)
+        with runtime.peers.chief_first():
+            self._prepare()
         with runtime.strategy.scope():
             self.model = self._build_model()
         self.checkpoints = Checkpointer(str(workdir.checkpoints), config.checkpoint.keep)
         self.ledger = CostLedger()
         self.step = self._restore()
+        self._require_shared_workdir()
         self.host_loop = HostLoop(self.model, runtime, self._batches())
         self.outputs = Files(config, workdir, self.step) if runtime.is_chief else Silent()
         self.encoder = self._encoder()
@@ -80,7 +86,7 @@ class Trainer:
         """Runs to the end, an interrupt, or too many refused steps; returns the exit code."""
         total = self.config.total_steps
         self._announce()
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, self.runtime.peers.watched():
             if self.step:
                 self._evaluate_if_due()
             while self.step < total and not self._stopping(interrupt):
@@ -105,12 +111,30 @@ class Trainer:
             )  # fmt: skip
         return interrupt.exit_code
 
+    def _prepare(self) -> None:
+        """Everything that is read or made before the model, and that workers may share."""
+        config = self.config
+        self.inputs = inputs.open_inputs(config, self.workdir.path, self.runtime.is_chief)
+        for name, spec in config.evals.items():
+            checked_options(name, spec.to_dict())
+            open_source(spec.data, config.data.data_dir)
+        self.cache = restore.open_cache(config, self.inputs.manifest)
+        restore.choose_reference(config, self.workdir.path / restore.REFERENCE_RECORD)
+
+    def _require_shared_workdir(self) -> None:
+        began = (self.workdir.path / "config.json").exists()
+        self.runtime.peers.require_equal(
+            self.step if began else -1,
+            f"The worker processes see different runs in {self.workdir.path}. Give all of them one "
+            "folder that they share as --workdir. Steps to start at (-1: nothing is there):",
+        )
+
     def _build_model(self) -> JestModel:
         config = self.config
         learner = assemble.build_model(config, self.inputs.tokenizer)
         augment = config.data.augment
         reference = restore.load_reference(
-            config, self.inputs.tokenizer, self.workdir.path / "reference.json"
+            config, self.inputs.tokenizer, self.workdir.path / restore.REFERENCE_RECORD
         )
         self.schedule = assemble.resolution_schedule(
             config, learner, reference, self.runtime.n_replicas
@@ -230,7 +254,9 @@ class Trainer:
                 self.outputs.refused(first + i, reason, ids)
 
     def _stopping(self, interrupt: Interrupt) -> bool:
-        return self._stuck() or self.runtime.any_worker(interrupt.requested)
+        if signal_number := max(self.runtime.peers.of_all(interrupt.signal_number)):
+            interrupt.request(signal_number)
+        return self._stuck() or interrupt.requested
 
     def _stuck(self) -> bool:
         return self.refused_in_a_row > self.config.log.max_refused_steps

@@ -23,6 +23,7 @@ from jest_tf.training.workdir import read_config
 
 LEARNER = "learner/"  # prefix of the learner's variables in a checkpoint
 OPTIMIZER = "optimizer/"
+REFERENCE_RECORD = "reference.json"  # its name in a workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,32 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
     return LoadedRun(config, model, tokenizer, state["step"], state)
 
 
+def choose_reference(config: ml_collections.ConfigDict, record: pathlib.Path) -> None:
+    """Writes which checkpoint of the reference a new run takes: its newest sound one.
+
+    A resumed run, and every worker process, takes the same one, also when the reference has been
+    trained further. Nothing is written where no reference is run or none was saved.
+
+    Args:
+      record: the file; one that exists is left as it is.
+
+    Raises:
+      UserError: no run there, or all of its checkpoints are damaged.
+    """
+    if not _runs_reference(config) or record.exists():
+        return
+    workdir = config.reference.workdir
+    keep = read_config(workdir)["checkpoint"]["keep"]
+    step = Checkpointer(os.path.join(workdir, "checkpoints"), keep).newest_sound_step()
+    if step is not None:
+        kept = {"workdir": os.path.abspath(workdir), "step": step}
+        write_atomically(record, json.dumps(kept).encode())
+
+
+def _runs_reference(config: ml_collections.ConfigDict) -> bool:
+    return needs_reference(config) and not config.reference.cache
+
+
 def load_reference(
     config: ml_collections.ConfigDict, tokenizer: Tokenizer, record: pathlib.Path
 ) -> DualEncoder | None:
@@ -67,13 +94,12 @@ def load_reference(
 
     Args:
       tokenizer: of the learner; one super-batch serves both models.
-      record: file in which a new run writes which checkpoint it took, so that a resumed run takes
-        the same one, also when the reference has been trained further.
+      record: which checkpoint to take, see `choose_reference`; the newest where there is none.
 
     Raises:
       UserError: no such run, or its text preprocessing is not the learner's.
     """
-    if not needs_reference(config) or config.reference.cache:
+    if not _runs_reference(config):
         return None
     workdir = config.reference.workdir
     step = json.loads(record.read_text())["step"] if record.exists() else None
@@ -84,9 +110,6 @@ def load_reference(
             f"length), this run as {tokenizer.fingerprint}. Set --config.data.vocab="
             f"{vocabulary_of(workdir)} and --config.data.n_tokens={run.config.data.n_tokens}."
         )
-    if not record.exists():
-        kept = {"workdir": os.path.abspath(workdir), "step": run.step}
-        write_atomically(record, json.dumps(kept).encode())
     run.model.trainable = False
     return run.model
 

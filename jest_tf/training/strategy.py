@@ -1,6 +1,7 @@
 """Builds the tf.distribute strategy of a run. All that is particular to TPUs is here."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from jest_tf.errors import UserError
 from jest_tf.selection.collectives import LOCAL, Collectives
 from jest_tf.training.collectives import ReplicaCollectives
+from jest_tf.training.peers import Peers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +50,11 @@ class Runtime:
             return tf.function(step, jit_compile=True, autograph=False)
         return step
 
-    def any_worker(self, flag: bool) -> bool:
-        """Whether `flag` holds in any worker process: what all of them must do together."""
-        if self.kind != "multi_worker":
-            return flag
-        counted = self.strategy.run(
-            lambda x: tf.distribute.get_replica_context().all_reduce("sum", x),
-            args=(tf.constant(int(flag)),),
-        )
-        return int(self.strategy.experimental_local_results(counted)[0]) > 0
+    @functools.cached_property
+    def peers(self) -> Peers:
+        """The worker processes of the run."""
+        n_workers = self.n_hosts if self.kind == "multi_worker" else 1
+        return Peers(self.strategy, n_workers, self.is_chief)
 
     def distribute(self, per_host: Callable[[int, int, int], tf.data.Dataset]) -> object:
         """An iterable of per-replica batches.
@@ -71,7 +69,12 @@ class Runtime:
         def build(context: tf.distribute.InputContext) -> tf.data.Dataset:
             n_hosts = context.num_input_pipelines
             replicas = context.num_replicas_in_sync // n_hosts
-            return per_host(context.input_pipeline_id, n_hosts, replicas)
+            batches = per_host(context.input_pipeline_id, n_hosts, replicas)
+            # Batches that may end make every worker ask the others, in each step, whether theirs
+            # have: an exchange in which a read error could not be survived.
+            return batches.apply(
+                tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            )
 
         return self.strategy.distribute_datasets_from_function(build)
 

@@ -1,0 +1,104 @@
+"""Worker processes that train together: who goes first, what all know, and when one is gone."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+from absl import logging
+
+from jest_tf.errors import UserError
+
+# What an exchange raises when a process it needs has died or cannot be reached.
+LOST_PEER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+
+
+class WorkerLost(RuntimeError):
+    """Another worker process has gone, so that this one cannot go on either."""
+
+
+class Peers:
+    """The worker processes of a run; alone, nothing is exchanged.
+
+    All methods that exchange must be called by all workers in the same order.
+
+    Args:
+      strategy: of the run.
+      n_workers: processes that share it.
+      is_chief: whether this is the one that writes.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, n_workers: int, is_chief: bool):
+        self._strategy, self._n_workers, self._is_chief = strategy, n_workers, is_chief
+
+    def of_all(self, value: int) -> list[int]:
+        """`value` (64 bits) of every replica of every worker, the same list everywhere."""
+        if self._n_workers == 1:
+            return [value]
+        summed = self._exchange(tf.constant(value, tf.int64))
+        return self._strategy.experimental_local_results(summed)[0].numpy().tolist()
+
+    @contextlib.contextmanager
+    def chief_first(self) -> Iterator[None]:
+        """The body runs on the chief, then on the others, which find what it has prepared.
+
+        The body must exchange nothing. An error in the chief's body ends the others too.
+        """
+        if not self._is_chief:
+            self.of_all(0)
+        yield
+        if self._is_chief:
+            self.of_all(0)
+
+    def require_equal(self, value: int, problem: str) -> None:
+        """Raises UserError(`problem`, with the values) in all workers where theirs differ."""
+        values = self.of_all(value)
+        if len(set(values)) > 1:
+            raise UserError(f"{problem} {', '.join(map(str, values))}.")
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Turns the error of an exchange that lost its peer into WorkerLost, told at once.
+
+        At once, because whoever started the processes may kill this one within milliseconds.
+
+        Raises:
+          WorkerLost: another process died, was stopped, or cannot be reached.
+        """
+        try:
+            yield
+        except LOST_PEER_ERRORS as error:
+            if self._n_workers == 1 or not _is_of_exchange(error):
+                raise
+            logging.error(
+                "Another worker process is gone: this one stops too. Its own log says why. What "
+                "was saved last is kept; start all workers again with the same command to "
+                "continue from there. (%s)", _reason(error),
+            )  # fmt: skip
+            raise WorkerLost from error
+
+    @functools.cached_property
+    def _exchange(self):
+        def on_replica(value: tf.Tensor) -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            mine = tf.range(context.num_replicas_in_sync) == context.replica_id_in_sync_group
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(mine, value, 0))
+
+        return tf.function(lambda value: self._strategy.run(on_replica, args=(value,)))
+
+
+def _is_of_exchange(error: tf.errors.OpError) -> bool:
+    # The runtime's own words: seen with a killed worker in a step, in a barrier and in the scope.
+    return "Collective" in error.message or "/job:worker" in error.message
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    lines: Sequence[str] = error.message.splitlines()
+    told = [line for line in lines if "aborted by" in line or "/job:worker" in line]
+    return (told or lines)[0].strip()[:300]
