@@ -71,12 +71,19 @@ def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=No
         optimizer.exclude_from_decay(model.optimizer, learner.trainable_variables)
         model.optimizer.build(learner.trainable_variables)
 
-    def per_host(_host, _n_hosts, replicas):
-        stacked = {k: np.stack([b[k] for b in batches]) for k in batches[0]}
-        rows = SUPER_BATCH // replicas
-        split = {
-            k: v.reshape([len(batches) * replicas, rows, *v.shape[2:]]) for k, v in stacked.items()
-        }
-        return tf.data.Dataset.from_tensor_slices(split)
+    return model, HostLoop(model, run, _per_replica(run, batches)), schedule
 
-    return model, HostLoop(model, run, iter(run.distribute(per_host))), schedule
+
+def _per_replica(run: strategy.Runtime, batches: list[dict[str, np.ndarray]]):
+    """What the strategy's iterator would give: each replica its rows of each super-batch."""
+    if run.n_replicas == 1:
+        stacked = {k: np.stack([b[k] for b in batches]) for k in batches[0]}
+        return iter(tf.data.Dataset.from_tensor_slices(stacked))
+    rows = SUPER_BATCH // run.n_replicas
+
+    def rows_of(array: np.ndarray):
+        return run.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(array[context.replica_id_in_sync_group * rows :][:rows])
+        )
+
+    return ({k: rows_of(v) for k, v in batch.items()} for batch in batches)
