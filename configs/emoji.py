@@ -43,9 +43,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Uniform trains on all that it loads; it never loads B to train on b.
     c.selection.super_batch = SUB_BATCH if c.selection.policy == "uniform" else SUPER_BATCH
     if a.reference:
-        c.total_steps = 700 if a.quick else 2400  # more overfits 5,546 pairs
+        c.total_steps = 560 if a.quick else 2400  # more overfits 5,546 pairs
     else:
-        c.total_steps = 240 if a.quick else 1500
+        c.total_steps = 200 if a.quick else 1500
     c.total_steps = a.steps or c.total_steps
     c.optimizer.warmup_steps = min(60, c.total_steps // 4)
     if a.validate_every:
