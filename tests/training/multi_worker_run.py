@@ -1,0 +1,55 @@
+"""One worker of the run in test_multi_worker.py: the shipped config, shrunk, without evaluations.
+
+    python multi_worker_run.py KIND DATA_DIR WORKDIR [STEP]
+
+STEP: after it the chief kills itself, as the machine would in a preemption without notice.
+"""
+
+import importlib.util
+import os
+import pathlib
+import signal
+import sys
+
+EMOJI = pathlib.Path(__file__).parents[2] / "configs" / "emoji.py"
+STEPS = 10
+SAVED_EVERY = 4
+
+
+def config_of(kind: str, data_dir: str):
+    spec = importlib.util.spec_from_file_location("emoji", EMOJI)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    c = module.get_config("criterion=hard_learner")  # needs no reference
+    c.total_steps = STEPS
+    c.optimizer.warmup_steps = 2
+    c.data.data_dir = data_dir
+    c.data.train = c.data.vocab_from = "tfds:emoji_captions/eval_retrieval:test"  # 1,362 pairs
+    c.data.vocab_size = 300
+    c.data.image_size = c.model.image_size = 16
+    c.selection.super_batch, c.selection.sub_batch, c.selection.n_chunks = 32, 8, 4
+    c.strategy.kind = kind
+    c.strategy.jit_compile = False
+    c.log.every_steps = 1
+    c.checkpoint.every_steps = SAVED_EVERY
+    c.evals = {}
+    return c
+
+
+def main() -> int:
+    from jest_tf.training import loop
+
+    kind, data_dir, workdir, *killed_after = sys.argv[1:]
+    save_if_due = loop.Trainer._save_if_due
+
+    def save_or_die(self) -> None:
+        if killed_after and self.step == int(killed_after[0]) and self.runtime.is_chief:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save_if_due(self)
+
+    loop.Trainer._save_if_due = save_or_die
+    return loop.train(config_of(kind, data_dir), workdir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
