@@ -1,4 +1,4 @@
-"""The main job end to end, shortened: what it must leave behind, and that JEST avoids broken rows."""
+"""The main job end to end, shortened: what it leaves behind, and that JEST avoids broken rows."""
 
 import json
 import subprocess
