@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from multi_worker_run import SAVED_EVERY, STEPS, config_of
+from multi_worker_run import SAVED_EVERY, STEPS, config_of, shrink_towers
 
+from jest_tf.models import dual_encoder
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
 from jest_tf.training import loop
@@ -75,7 +76,9 @@ def test_the_other_worker_stops_and_says_why_when_one_is_killed(killed):
     assert saved == [f"step-{SAVED_EVERY:08d}"]
 
 
-def test_started_again_two_workers_end_as_one_uninterrupted_device(killed, data_dir, tmp_path):
+def test_started_again_two_workers_end_as_one_uninterrupted_device(
+    killed, data_dir, tmp_path, monkeypatch
+):
     workdir, *_ = killed
     code, logs = two_workers(tmp_path / "logs", data_dir, workdir)
     assert code == 0, "\n".join(logs)
@@ -83,6 +86,8 @@ def test_started_again_two_workers_end_as_one_uninterrupted_device(killed, data_
     assert "2 replica(s)" in logs[0]
 
     one = tmp_path / "one device"
+    monkeypatch.setattr(dual_encoder, "VARIANTS", dict(dual_encoder.VARIANTS))
+    shrink_towers()
     assert loop.train(config_of("default", str(data_dir)), str(one)) == 0
     flips = sum(
         len(set(Picks(one / "picks").ids(step)) - set(Picks(workdir / "picks").ids(step)))
@@ -91,7 +96,7 @@ def test_started_again_two_workers_end_as_one_uninterrupted_device(killed, data_
     print(f"{flips} of {STEPS * 8} picks differ")
     assert flips <= MAX_FLIPS
     found, expected = losses(workdir), losses(one)
-    assert list(found) == list(expected) == list(range(1, STEPS + 1))
+    assert list(found) == list(expected) == [STEPS]
     if not flips:
         np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=LOSS_RTOL)
         for name, weight in weights(one).items():
