@@ -135,7 +135,7 @@ def _one_record(section: Section, config: ml_collections.ConfigDict, manifest: M
     reader = RecordReader(manifest, config.data.image_size, draw_caption=False)
     zero = tf.zeros([1], tf.int64)
     try:
-        record = {name: value[0] for name, value in reader.read(raw[None], zero, zero).items()}
+        record = {name: value[0] for name, value in reader.read(zero, zero, raw[None]).items()}
     except tf.errors.OpError as error:
         raise UserError(
             f"the first record of {shard.path} cannot be read: {error.message.splitlines()[0]}"
