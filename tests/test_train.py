@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import signal
 
 import numpy as np
@@ -70,7 +71,11 @@ def state_of(workdir: pathlib.Path) -> dict:
     ledger = json.loads((checkpoint / "state.json").read_text())["state"]["ledger"]
     ledger.pop("seconds")
     metrics = [
-        {k: v for k, v in line.items() if "seconds" not in k and k != "time"}
+        {
+            k: v
+            for k, v in line.items()
+            if not {"seconds", "time", "wait"} & set(re.split(r"\W|_", k))
+        }
         for line in read_metrics(workdir / "metrics.jsonl")
     ]
     picks = (workdir / "picks" / "ids.bin").read_bytes()

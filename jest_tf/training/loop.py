@@ -73,12 +73,12 @@ class Trainer:
             self.model = self._build_model()
         self.checkpoints = Checkpointer(str(workdir.checkpoints), config.checkpoint.keep)
         self.ledger = CostLedger()
+        self.bad_records = BadRecords(config.data.max_bad_share)
         self.step = self._restore()
         self._require_shared_workdir()
         self.host_loop = HostLoop(self.model, runtime, self._batches())
         self.outputs = Files(config, workdir, self.step) if runtime.is_chief else Silent()
         self.encoder = self._encoder()
-        self.bad_records = BadRecords(config.data.max_bad_share)
         self.refused_in_a_row = 0
         self.saved_at = time.monotonic()
 
@@ -177,6 +177,7 @@ class Trainer:
         if state is None:
             return 0
         self.ledger = CostLedger.from_dict(state["ledger"])
+        self.bad_records.seen, self.bad_records.bad = (state["records"][k] for k in ("seen", "bad"))
         return state["step"]
 
     def _batches(self) -> Iterator:
@@ -332,6 +333,7 @@ class Trainer:
         if self.runtime.is_chief:
             self.outputs.sync()
             state = {"step": self.step, "ledger": self.ledger.to_dict()}
+            state["records"] = {"seen": self.bad_records.seen, "bad": self.bad_records.bad}
             self.checkpoints.save(self.step, self._variables(), state)
         self.saved_at = time.monotonic()
 
