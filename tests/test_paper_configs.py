@@ -1,9 +1,7 @@
 """The paper-scale configs: their numbers, and that they pass what can be checked without data."""
 
-import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -67,17 +65,12 @@ def test_costs_against_plain_training():
     assert trained / plain == pytest.approx((1 + 0.391) / 2, rel=0.03)
 
 
-def test_check_is_fast_and_small():
-    """The figure `check_seconds`; the limits are those of the goal."""
-    started = time.monotonic()
+def test_check_tells_the_paper_config_on_one_page():
+    """Its time and memory are the figure `check_seconds` of jest_tf.bench.distributed."""
     done = subprocess.run(
         [sys.executable, "-m", "jest_tf.check", "--config=configs/jest_b16.py", "--nodata",
          "--device=v5p", f"--replicas={STATED.n_chips}", f"--hosts={STATED.n_hosts}"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) < 50
-    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    assert peak_kib < 4 * 2**20
-    assert seconds < 30
+    assert 5 < len(done.stdout.splitlines()) < 50
