@@ -18,7 +18,7 @@ SCOPES = ("global", "replica")
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 PRECISIONS = ("float32", "bfloat16")
 VARIANTS = ("mu", "Ti", "S", "B", "L")
-AUGMENTATIONS = ("flip", "color", "cutout")
+AUGMENTATIONS = ("flip", "colour", "cutout")
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -54,7 +54,7 @@ def _data() -> ml_collections.ConfigDict:
     c.n_lanes = 8  # readers whose order does not know hosts; a multiple of the number of hosts
     c.shuffle = True  # off only to look at data in file order
     c.max_bad_share = 0.05  # of records that cannot be used, above which the run stops, saved
-    c.augment = ()  # layers on the chosen examples: flip, color, cutout; none, as in SigLIP
+    c.augment = ()  # layers on the chosen examples: flip, colour, cutout; none, as in SigLIP
     return c
 
 

@@ -106,3 +106,18 @@ def test_replicas_must_divide_the_batches(emoji):
     emoji.selection.scope = "replica"
     emoji.selection.n_chunks = 64
     assert "scope" in config_lib.replica_problems(emoji, 1, 4)[0]
+
+
+def test_choices_are_those_of_the_code_that_takes_them():
+    """The config names them apart, because it must not import TensorFlow."""
+    from jest_tf.data import preprocess
+    from jest_tf.models.dual_encoder import VARIANTS
+    from jest_tf.selection import spec
+    from jest_tf.training import contrastive
+
+    assert set(config_lib.POLICIES) == set(spec.POLICIES)
+    assert set(config_lib.CRITERIA) == set(spec.CRITERIA)
+    assert set(config_lib.SCOPES) == set(spec.SCOPES)
+    assert set(config_lib.LOSSES) == set(spec.LOSSES) == set(contrastive.KINDS)
+    assert set(config_lib.VARIANTS) == set(VARIANTS)
+    assert callable(preprocess.augmentation(config_lib.AUGMENTATIONS))
