@@ -1,6 +1,7 @@
 """TFDS sets by name: prepared once, then read in place through a manifest."""
 
 import os
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +32,8 @@ def open_tfds(name: str, data_dir: str | None = None, keys: dict | None = None) 
             f"TFDS has no set {builder_name!r}: {str(error).splitlines()[0]}"
         ) from error
     if not builder.is_prepared():
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()  # in a log every redrawn bar is a line of its own
         print(f"preparing {builder_name} in {builder.data_dir}", flush=True)
         builder.download_and_prepare(file_format="tfrecord")
     return manifest(builder, split or "train", keys)
