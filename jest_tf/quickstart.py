@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -38,6 +39,11 @@ _UPDATE_README = flags.DEFINE_bool(
 
 CONFIG = "configs/emoji.py"
 README = pathlib.Path(__file__).parents[1] / "README.md"
+PICTURE = README.parent / "docs" / "quickstart.png"
+PICTURE_LINE = (
+    "What the JEST model found after so few steps:\n\n"
+    "![Images found by text queries](docs/quickstart.png)"
+)
 README_BEGIN, README_END = "<!-- quickstart:", "<!-- /quickstart -->"
 QUERIES = ("red heart", "cat face", "pizza", "sailboat", "thumbs up", "snowman")
 
@@ -124,6 +130,7 @@ class Quickstart:
         ):
             print(f"  {what:15s} {where}")
         if _UPDATE_README.value:
+            shutil.copyfile(self.folder("queries/contact_sheet.png"), PICTURE)
             update_readme(run_summary.markdown_table(rows), verdict)
 
     def command(self, module: str, *arguments: str) -> None:
@@ -141,10 +148,12 @@ def update_readme(table: str, verdict: str) -> None:
     from jest_tf.monitoring import environment
 
     here = environment.collect()
-    made = f"{here['started_utc'][:10]}, {here['n_cpus']} cores of {here['cpu']}, no accelerator"
+    made = f"{here['started_utc'][:10]}, {here['n_cpus']} cores of {here['cpu']}, no accelerator; {CONFIG}:quick, seed 0"
     text = README.read_text(encoding="utf-8")
     part = re.compile(f"({README_BEGIN}[^\n]*\n).*?({README_END})", re.DOTALL)
-    text = part.sub(lambda m: f"{m[1]}{table}\n\n{verdict}\n\nMade {made}.\n{m[2]}", text)
+    text = part.sub(
+        lambda m: f"{m[1]}{table}\n\n{verdict}\n\nMade {made}. {PICTURE_LINE}\n{m[2]}", text
+    )
     README.write_text(text, encoding="utf-8")
 
 

@@ -101,7 +101,7 @@ def verdict(rows: Sequence[dict]) -> str:
     for score, other in rest:
         ratio = f", {best / score:.1f} times" if score > 0 else ""
         lines[0] += f", against {score:.1%} of {other} ({best - score:+.1%}{ratio})"
-    lines[0] += ". One seed each: seeds differ by a lot, see docs/results.md."
+    lines[0] += ". One seed each: early in training seeds can differ by more than policies."
     return "\n".join(lines)
 
 
