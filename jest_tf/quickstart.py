@@ -148,7 +148,8 @@ def update_readme(table: str, verdict: str) -> None:
     from jest_tf.monitoring import environment
 
     here = environment.collect()
-    made = f"{here['started_utc'][:10]}, {here['n_cpus']} cores of {here['cpu']}, no accelerator; {CONFIG}:quick, seed 0"
+    made = f"{here['started_utc'][:10]}, {here['n_cpus']} cores of {here['cpu']}, no accelerator"
+    made += f"; {CONFIG}:quick, seed 0"
     text = README.read_text(encoding="utf-8")
     part = re.compile(f"({README_BEGIN}[^\n]*\n).*?({README_END})", re.DOTALL)
     text = part.sub(
