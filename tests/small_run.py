@@ -54,7 +54,7 @@ def small_run(folder: pathlib.Path, steps: tuple[int, ...] = (10, TOTAL_STEPS)) 
     tokenizer = Tokenizer(str(workdir / "vocab.txt"), c.data.n_tokens)
     for step in steps:
         c.seed = step
-        save(workdir, step, build_model(c, tokenizer))
+        save(workdir, step, build_model(c, tokenizer.vocab_size))
     return workdir
 
 

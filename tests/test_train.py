@@ -30,7 +30,6 @@ def shrunk(data_dir, argument: str, reference=""):
     c.data.train = "tfds:emoji_captions/curated:train"
     c.data.vocab_size = 300
     c.data.image_size = c.model.image_size = 16
-    c.selection.super_batch = c.selection.super_batch // 20
     c.selection.sub_batch = 32 if c.selection.policy == "uniform" else 8
     c.selection.super_batch = 32
     c.selection.n_chunks = 4

@@ -88,9 +88,7 @@ class ReplicatedStep:
             self.model = JestModel(
                 learner, reference, spec, plan=plan, collectives=self._collectives
             )
-            self.model.optimizer = optimizer.build(c.optimizer, 1000)
-            optimizer.exclude_from_decay(self.model.optimizer, learner.trainable_variables)
-            self.model.optimizer.build(learner.trainable_variables)
+            self.model.optimizer = optimizer.build(c.optimizer, 1000, learner.trainable_variables)
         self.counts_bytes = False
         self._counters = {}  # replica -> SentBytes: their threads take turns while tracing
         self._batch = {

@@ -174,9 +174,7 @@ class Step:
             learner, reference if scores else None, spec, plan=self.plan,
             collectives=self._runtime.collectives,
         )  # fmt: skip
-        self._model.optimizer = optimizer.build(config.optimizer, 1000)
-        optimizer.exclude_from_decay(self._model.optimizer, learner.trainable_variables)
-        self._model.optimizer.build(learner.trainable_variables)
+        self._model.optimizer = optimizer.build(config.optimizer, 1000, learner.trainable_variables)
         self._batch = _noise(model, spec.super_batch)
         self.whole = self._compiled(lambda: self._model.step(self._batch).metrics["train/loss"])
 

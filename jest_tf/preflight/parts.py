@@ -1,6 +1,5 @@
 """The parts of a run by their sizes alone: no weights, no vocabulary, no data."""
 
-import types
 from typing import NamedTuple
 
 import ml_collections
@@ -36,23 +35,10 @@ def parts_of(
     Raises:
       UserError: sizes that do not divide, or a resolution that the model cannot take.
     """
-    learner = model_size(config)
-    reference = model_size(reference_config or config) if needs_reference(config) else None
-    schedule = assemble.resolution_schedule(
-        config,
-        types.SimpleNamespace(config=learner),
-        types.SimpleNamespace(config=reference) if reference else None,
-        n_replicas,
-    )
+    learner = assemble.model_size(config, config.data.vocab_size)
+    reference = None
+    if needs_reference(config):
+        theirs = reference_config or config
+        reference = assemble.model_size(theirs, theirs.data.vocab_size)
+    schedule = assemble.resolution_schedule(config, learner, reference, n_replicas)
     return Parts(learner, reference, assemble.selection_spec(config), schedule)
-
-
-def model_size(config: ml_collections.ConfigDict) -> DualEncoderConfig:
-    """The sizes that `config.model` names."""
-    return DualEncoderConfig.from_variant(
-        config.model.variant,
-        image_size=config.model.image_size,
-        patch_size=config.model.patch_size,
-        n_tokens=config.data.n_tokens,
-        vocab_size=config.data.vocab_size,
-    )

@@ -2,19 +2,17 @@
 
 import re
 import traceback
-import types
 from collections.abc import Callable
 
 import ml_collections
 import tensorflow as tf
 
 from jest_tf.config import needs_reference
-from jest_tf.data import preprocess
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoderConfig
 from jest_tf.selection import Embeddings, select
 from jest_tf.tpu_compile.collectives import CompiledCollectives
-from jest_tf.training import assemble, optimizer
+from jest_tf.training import assemble
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.resolution import StepPlan
 
@@ -74,28 +72,20 @@ def jest_model(
     reference_config: ml_collections.ConfigDict,
 ) -> JestModel:
     """The model whose step is lowered, freshly initialised; see `lower_train_step`."""
-    vocabulary = types.SimpleNamespace(vocab_size=config.data.vocab_size)
-    learner = assemble.build_model(config, vocabulary)
+    vocab_size = config.data.vocab_size
+    learner = assemble.build_model(config, vocab_size)
     reference = None
     if needs_reference(config):
-        reference = assemble.build_model(reference_config, vocabulary)
-    schedule = assemble.resolution_schedule(config, learner, reference, n_replicas)
-    augment = tuple(config.data.augment)
-    model = JestModel(
+        reference = assemble.build_model(reference_config, vocab_size)
+    sizes = learner.config, reference.config if reference else None
+    schedule = assemble.resolution_schedule(config, *sizes, n_replicas)
+    return assemble.build_jest_model(
+        config,
         learner,
         reference,
-        assemble.selection_spec(config),
-        plan=plan or schedule.plan(0),
-        loss=config.loss,
-        clip_norm=config.optimizer.clip_norm,
-        seed=config.seed,
-        collectives=lambda: CompiledCollectives(n_replicas),
-        augment=preprocess.augmentation(augment) if augment else None,
+        plan or schedule.plan(0),
+        lambda: CompiledCollectives(n_replicas),
     )
-    model.optimizer = optimizer.build(config.optimizer, config.total_steps)
-    optimizer.exclude_from_decay(model.optimizer, learner.trainable_variables)
-    model.optimizer.build(learner.trainable_variables)
-    return model
 
 
 def hlo_of(name: str, program: Callable, *specs) -> bytes:

@@ -1,27 +1,69 @@
 """From a config to the parts of a run: model, policy, resolution schedule."""
 
+from collections.abc import Callable
+
 import keras
 import ml_collections
 
-from jest_tf.data.tokenizer import Tokenizer
+from jest_tf.data import preprocess
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
-from jest_tf.selection import SelectionSpec
-from jest_tf.training.resolution import Approximation, Resolution, ResolutionSchedule
+from jest_tf.selection import Collectives, SelectionSpec
+from jest_tf.training import optimizer
+from jest_tf.training.jest_model import JestModel
+from jest_tf.training.resolution import (
+    Approximation,
+    Resolution,
+    ResolutionSchedule,
+    StepPlan,
+)
 
 
-def build_model(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> DualEncoder:
-    """The dual encoder of `config.model`, freshly initialised from `config.seed`."""
-    size = DualEncoderConfig.from_variant(
+def model_size(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncoderConfig:
+    """The sizes that `config.model` names."""
+    return DualEncoderConfig.from_variant(
         config.model.variant,
         image_size=config.model.image_size,
         patch_size=config.model.patch_size,
         n_tokens=config.data.n_tokens,
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=vocab_size,
         init_scale=config.model.init_scale,
         init_bias=config.model.init_bias,
     )
+
+
+def build_model(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncoder:
+    """The dual encoder of `config.model`, freshly initialised from `config.seed`."""
     policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
+    size = model_size(config, vocab_size)
     return DualEncoder(size, seed=config.seed, dtype=keras.DTypePolicy(policy))
+
+
+def build_jest_model(
+    config: ml_collections.ConfigDict,
+    learner: DualEncoder,
+    reference: DualEncoder | None,
+    plan: StepPlan,
+    collectives: Callable[[], Collectives],
+    cached_reference: tuple[float, float] | None = None,
+) -> JestModel:
+    """The model whose steps a run makes, with its optimizer built; see `JestModel`."""
+    augment = tuple(config.data.augment)
+    model = JestModel(
+        learner,
+        reference,
+        selection_spec(config),
+        plan=plan,
+        loss=config.loss,
+        clip_norm=config.optimizer.clip_norm,
+        seed=config.seed,
+        collectives=collectives,
+        cached_reference=cached_reference,
+        augment=preprocess.augmentation(augment) if augment else None,
+    )
+    model.optimizer = optimizer.build(
+        config.optimizer, config.total_steps, learner.trainable_variables
+    )
+    return model
 
 
 def selection_spec(config: ml_collections.ConfigDict) -> SelectionSpec:
@@ -31,14 +73,14 @@ def selection_spec(config: ml_collections.ConfigDict) -> SelectionSpec:
 
 def resolution_schedule(
     config: ml_collections.ConfigDict,
-    learner: DualEncoder,
-    reference: DualEncoder | None,
+    learner: DualEncoderConfig,
+    reference: DualEncoderConfig | None,
     n_replicas: int,
 ) -> ResolutionSchedule:
     """At which fidelity every step scores and trains, as `config.resolution` says."""
     c = config.resolution
     return ResolutionSchedule(
-        learner.config,
+        learner,
         sub_batch=config.selection.sub_batch,
         total_steps=config.total_steps,
         n_replicas=n_replicas,
@@ -49,7 +91,7 @@ def resolution_schedule(
         score=_approximation(c.score),
         low_share=c.low_share,
         reference=_approximation(c.reference),
-        reference_model=reference.config if reference else None,
+        reference_model=reference,
     )
 
 

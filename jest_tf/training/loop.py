@@ -15,7 +15,6 @@ import tensorflow as tf
 from absl import logging
 
 from jest_tf.config import replica_problems, require_sound
-from jest_tf.data import preprocess
 from jest_tf.data.pipeline import super_batches
 from jest_tf.data.retry import BadRecords, resilient_steps
 from jest_tf.data.sources import open_source
@@ -23,7 +22,7 @@ from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
 from jest_tf.evaluation.results import result_path, write_result
 from jest_tf.serving.encoders import ModelEncoder
-from jest_tf.training import assemble, inputs, optimizer, restore, strategy
+from jest_tf.training import assemble, inputs, restore, strategy
 from jest_tf.training.checkpoint import Checkpointer
 from jest_tf.training.cost import CostLedger, CostModel
 from jest_tf.training.host_loop import HostLoop, HostLoopResult
@@ -130,40 +129,29 @@ class Trainer:
         )
 
     def _build_model(self) -> JestModel:
-        config = self.config
-        learner = assemble.build_model(config, self.inputs.tokenizer)
-        augment = config.data.augment
+        config, n_replicas = self.config, self.runtime.n_replicas
+        learner = assemble.build_model(config, self.inputs.tokenizer.vocab_size)
         reference = restore.load_reference(
             config, self.inputs.tokenizer, self.workdir.path / restore.REFERENCE_RECORD
         )
-        self.schedule = assemble.resolution_schedule(
-            config, learner, reference, self.runtime.n_replicas
-        )
-        spec = assemble.selection_spec(config)
+        sizes = learner.config, reference.config if reference else None
+        self.schedule = assemble.resolution_schedule(config, *sizes, n_replicas)
         self.costs = CostModel(
             learner.config,
-            spec,
+            assemble.selection_spec(config),
             stored_image_size=config.data.image_size,
-            reference=reference.config if reference else None,
+            reference=sizes[1],
             reference_dim=self.cache.dim if self.cache else None,
-            n_replicas=self.runtime.n_replicas,
+            n_replicas=n_replicas,
         )
-        model = JestModel(
+        return assemble.build_jest_model(
+            config,
             learner,
             reference,
-            spec,
-            plan=self.schedule.plan(0),
-            loss=config.loss,
-            clip_norm=config.optimizer.clip_norm,
-            seed=config.seed,
-            collectives=self.runtime.collectives,
-            augment=preprocess.augmentation(tuple(augment)) if augment else None,
-            cached_reference=(cache.scale, cache.bias) if (cache := self.cache) else None,
+            self.schedule.plan(0),
+            self.runtime.collectives,
+            (self.cache.scale, self.cache.bias) if self.cache else None,
         )
-        model.optimizer = optimizer.build(config.optimizer, config.total_steps)
-        optimizer.exclude_from_decay(model.optimizer, learner.trainable_variables)
-        model.optimizer.build(learner.trainable_variables)
-        return model
 
     def _variables(self) -> dict:
         model = self.model

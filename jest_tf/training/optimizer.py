@@ -41,23 +41,26 @@ class GuardedAdamW(keras.optimizers.AdamW):
         return grads_and_vars
 
 
-def build(config: ml_collections.ConfigDict, total_steps: int) -> GuardedAdamW:
-    """AdamW with linear warm-up and cosine decay to zero, as `config.optimizer` says."""
+def build(
+    config: ml_collections.ConfigDict, total_steps: int, variables: list[keras.Variable]
+) -> GuardedAdamW:
+    """AdamW over `variables`, with linear warm-up and cosine decay, as `config.optimizer` says.
+
+    Only matrices decay: no biases, norms, logit scale or logit bias.
+    """
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
         decay_steps=max(total_steps - config.warmup_steps, 1),
         warmup_target=config.learning_rate,
         warmup_steps=config.warmup_steps,
     )
-    return GuardedAdamW(
+    adamw = GuardedAdamW(
         schedule,
         weight_decay=config.weight_decay,
         beta_1=config.beta_1,
         beta_2=config.beta_2,
         name="adamw",  # fixed: checkpoints name variables by it, Keras would count instances
     )
-
-
-def exclude_from_decay(optimizer: GuardedAdamW, variables: list) -> None:
-    """Lets only matrices decay: no biases, norms, logit scale or logit bias."""
-    optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
+    adamw.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
+    adamw.build(variables)
+    return adamw

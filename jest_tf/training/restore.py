@@ -50,7 +50,7 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
     """
     config = ml_collections.ConfigDict(read_config(workdir))
     tokenizer = Tokenizer(vocabulary_of(workdir), config.data.n_tokens)
-    model = build_model(config, tokenizer)
+    model = build_model(config, tokenizer.vocab_size)
     checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"), config.checkpoint.keep)
     state = checkpoints.restore(learner_variables(model), step, only=LEARNER)
     if state is None:

@@ -67,9 +67,7 @@ def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=No
         )  # fmt: skip
         c = base_config().optimizer
         c.warmup_steps = 1
-        model.optimizer = optimizer.build(c, 100)
-        optimizer.exclude_from_decay(model.optimizer, learner.trainable_variables)
-        model.optimizer.build(learner.trainable_variables)
+        model.optimizer = optimizer.build(c, 100, learner.trainable_variables)
 
     return model, HostLoop(model, run, _per_replica(run, batches)), schedule
 
