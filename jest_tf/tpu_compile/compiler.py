@@ -52,7 +52,7 @@ def compile_hlo(
         fit), does not know the topology, or is not installed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, f"{name}.hlo")
+        path = os.path.join(folder, "program.hlo")  # names of programs hold `48/8`
         with open(path, "wb") as file:
             file.write(hlo)
         command = [python, WORKER, path, topology.name, str(topology.n_chips)]

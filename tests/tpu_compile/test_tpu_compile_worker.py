@@ -154,7 +154,8 @@ def test_memory_is_arguments_results_temporaries_and_code(tmp_path):
     }  # fmt: skip
     (tmp_path / "answer").write_text("a line of log\n" + json.dumps(answer))
     python = fake_environment(tmp_path, f"cat {os.path.join(tmp_path, 'answer')}")
-    compiled = compiler.compile_hlo("step", b"", parse_topology("v5e:2x4"), python)
+    name = "train step 48/8"  # as programs are named: with the resolution
+    compiled = compiler.compile_hlo(name, b"", parse_topology("v5e:2x4"), python)
     assert compiled.used == 1000 + 100 + 50 + 7
 
 
