@@ -38,6 +38,7 @@ def base_config() -> ml_collections.ConfigDict:
     c.strategy = _strategy()
     c.checkpoint = _checkpoint()
     c.log = _log()
+    c.profile = _profile()
     c.evals = ml_collections.ConfigDict()  # name -> evaluation(...)
     return c
 
@@ -146,6 +147,29 @@ def _log() -> ml_collections.ConfigDict:
     c.picks_every_steps = 1  # ids of the chosen, 8 bytes each; 0: never
     c.max_refused_steps = 20  # in a row (not finite, too few valid rows) before the run stops
     return c
+
+
+def _profile() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.steps = ""  # "10-15": traces these steps for TensorBoard's Profile tab; a trace is large
+    return c
+
+
+def profiled_steps(text: str) -> tuple[int, int] | None:
+    """First and last step that `profile.steps` names ("10-15", or "10" alone), None where empty.
+
+    Raises:
+      UserError: the text is neither, or its steps do not rise from 1.
+    """
+    if not text:
+        return None
+    first, dash, last = text.partition("-")
+    if not (first.isdecimal() and (last.isdecimal() or not dash)):
+        raise UserError(f"profile.steps is {text!r}; expected steps such as 10-15, or 10.")
+    steps = int(first), int(last or first)
+    if not 1 <= steps[0] <= steps[1]:
+        raise UserError(f"profile.steps is {text!r}; expected steps from 1 on, the last not lower.")
+    return steps
 
 
 def evaluation(kind: str, data: str, every_steps: int = 0, **options) -> ml_collections.ConfigDict:
@@ -302,6 +326,10 @@ def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
             f"log.samples_every_steps = {c.log.samples_every_steps} is not a multiple of "
             f"log.every_steps = {c.log.every_steps}; examples are kept when scalars are."
         )
+    try:
+        profiled_steps(c.profile.steps)
+    except UserError as error:
+        yield str(error)
     if c.optimizer.warmup_steps >= c.total_steps:
         yield (
             f"optimizer.warmup_steps = {c.optimizer.warmup_steps} leaves nothing of total_steps = "

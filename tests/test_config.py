@@ -81,6 +81,8 @@ def test_shipped_config_is_sound(emoji):
         ("optimizer.warmup_steps", 1500, "leaves nothing"),
         ("data.augment", ("flop",), "did you mean 'flip'"),
         ("strategy.kind", "gpu", "Valid: default"),
+        ("profile.steps", "10:15", "such as 10-15"),
+        ("profile.steps", "15-10", "not lower"),
     ],
 )
 def test_each_problem_names_field_value_and_fix(emoji, field, value, expected):
@@ -90,6 +92,12 @@ def test_each_problem_names_field_value_and_fix(emoji, field, value, expected):
         node[last] = value
     found = config_lib.problems(emoji)
     assert any(field in line and expected in line for line in found), found
+
+
+def test_profiled_steps_are_read_from_text():
+    assert config_lib.profiled_steps("") is None
+    assert config_lib.profiled_steps("10-15") == (10, 15)
+    assert config_lib.profiled_steps("7") == (7, 7)
 
 
 def test_all_problems_come_in_one_message(emoji):

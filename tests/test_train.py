@@ -92,6 +92,10 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     assert last["cost/examples_trained"] == 8 * STEPS
     assert {"selection/joint_score", "selection/joint_score_uniform"} <= set(last)
     assert 0 <= last["eval/retrieval/image_to_text/recall@10"] <= 1
+    # 8 of 32 are picked, all of one source, and no record of it is broken.
+    assert last["acceptance/emoji_captions/curated"] == 0.25
+    assert 0 <= last["train/pool_accuracy"] <= 1 and last["train/reference_scale"] > 0
+    assert list((finished / "tensorboard" / "by_gflop").glob("events.*"))
     results = sorted(p.name for p in (finished / "evaluations").iterdir())
     assert results == [f"retrieval-{STEPS:08d}.json", f"zero_shot-{STEPS:08d}.json"]
 

@@ -1,17 +1,15 @@
 """A thin TensorBoard writer: names are `group/name`, the horizontal axis is the step.
 
-Groups make the first screen: train, selection, acceptance, score, cost, evaluation. For curves over
-another axis open a second writer on a sub-folder and give that axis as the step:
-
-    by_examples = TensorBoard(logdir / "by_examples", start_step=examples_trained)
-
-One process writes to a folder at a time: one that follows a run takes a sub-folder of its own.
+TensorBoard sorts groups by name, so each known group gets its number in front: the first screen
+then tells the story in order. For curves over another axis open a second writer on a sub-folder and
+give that axis as the step (see `EvaluationCurves`). One process writes to a folder at a time: one
+that follows a run takes a sub-folder of its own.
 """
 
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,49 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
+# Groups of metrics.jsonl in the order of the story: how it learns, what it chose, what that gave.
+GROUPS = (
+    "train",
+    "selection",
+    "acceptance",
+    "eval",
+    "eval by examples trained",
+    "eval by GFLOP",
+    "score",
+    "examples",
+    "cost",
+    "input",
+)
+# The tab Custom Scalars: title of a chart → regular expressions of the names in it.
+COCKPIT = {
+    "How it learns": {
+        "Loss": ["train/loss"],
+        "Accuracy among the candidates": ["train/pool_accuracy"],
+        "Evaluations": ["eval/.*(recall@10|top1|shot/accuracy)"],
+    },
+    "What it chooses": {
+        "Joint score: chosen, independent top-k, uniform": ["selection/joint_score.*"],
+        "Mean learnability: pool and chosen": ["selection/(pool|chosen)_score"],
+        "Overlap of the chosen with independent top-k": ["selection/overlap.*"],
+        "Share of each source's candidates that were picked": ["acceptance/.*"],
+    },
+    "What it costs": {
+        "FLOPs by phase": ["cost/flops/.*"],
+        "Seconds by phase": ["cost/seconds/.*"],
+        "Share of the time spent waiting for input": ["input/wait_share"],
+    },
+    "The models": {
+        "Scale": ["train/(learner|reference)_scale"],
+        "Bias": ["train/(learner|reference)_bias"],
+        "Gradient norm": ["train/gradient_norm"],
+        "Learning rate": ["train/learning_rate"],
+    },
+}
 HISTOGRAM_BUCKETS = 40
 # The event file is a TFRecord: uint64 length, its uint32 checksum, the event, its uint32 checksum.
 RECORD_HEADER_BYTES, CHECKSUM_BYTES = 12, 4
@@ -48,20 +86,25 @@ class TensorBoard:
         for name, value in values.items():
             value = np.asarray(value)
             if value.ndim == 0 and value.dtype.kind in "biuf":
-                summary.MergeFromString(scalar_pb(name, float(value)).SerializeToString())
+                pb = scalar_pb(tag(name), float(value))
+                summary.MergeFromString(pb.SerializeToString())
         # One event for all: an op per scalar would cost 10 ms for 50 of them.
         with self._writer.as_default(step=step):
             tf.summary.experimental.write_raw_pb(summary.SerializeToString())
 
-    def text(self, step: int, name: str, markdown: str) -> None:
-        """Write a text, shown as Markdown."""
-        with self._writer.as_default(step=step):
-            tf.summary.text(name, markdown)
-
-    def config(self, step: int, config: Mapping[str, Any]) -> None:
-        """Write the whole config as an indented JSON block under `config`."""
+    def config(self, config: Mapping[str, Any]) -> None:
+        """Write the whole config as an indented JSON block under `config`, in the tab Text."""
         body = json.dumps(config, indent=2, ensure_ascii=False, default=str)
-        self.text(step, "config", "\n".join(f"    {line}" for line in body.splitlines()))
+        with self._writer.as_default(step=0):
+            tf.summary.text("config", "\n".join(f"    {line}" for line in body.splitlines()))
+
+    def cockpit(self) -> None:
+        """Write the layout of the tab Custom Scalars: what belongs together in one chart."""
+        layout = layout_pb2.Layout(
+            category=[_category(title, charts) for title, charts in COCKPIT.items()]
+        )
+        with self._writer.as_default(step=0):
+            tf.summary.experimental.write_raw_pb(custom_scalar.pb(layout).SerializeToString())
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
         """Write the distribution of the finite values, e.g. scores of the pool or of the chosen."""
@@ -69,17 +112,12 @@ class TensorBoard:
         values = values[np.isfinite(values)]
         if values.size:
             with self._writer.as_default(step=step):
-                tf.summary.histogram(name, values, buckets=HISTOGRAM_BUCKETS)
+                tf.summary.histogram(tag(name), values, buckets=HISTOGRAM_BUCKETS)
 
-    def images(
-        self, step: int, name: str, images: np.ndarray, captions: Sequence[str] | None = None
-    ) -> None:
-        """Write a grid of uint8 [n, h, w, 3] images, and their captions as a numbered text."""
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Write a picture uint8 [h, w, 3]."""
         with self._writer.as_default(step=step):
-            tf.summary.image(name, image_grid(images)[None])
-            if captions is not None:
-                lines = [f"{i + 1}. {_escape(text)}" for i, text in enumerate(captions)]
-                tf.summary.text(f"{name}/captions", "\n".join(lines))
+            tf.summary.image(tag(name), image[None])
 
     def hparams(self, config: Mapping[str, Any]) -> None:
         """Write the flat hyper-parameters (numbers, strings, bools) for the HPARAMS tab."""
@@ -99,16 +137,18 @@ class TensorBoard:
         self._writer.close()
 
 
-def image_grid(images: np.ndarray) -> np.ndarray:
-    """Lay uint8 [n, h, w, 3] out row by row in a nearly square grid, one pixel of white between."""
-    n, h, w, c = images.shape
-    n_columns = max(1, int(np.ceil(np.sqrt(n))))
-    n_rows = max(1, -(-n // n_columns))
-    grid = np.full([n_rows * (h + 1) - 1, n_columns * (w + 1) - 1, c], 255, np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // n_columns * (h + 1), i % n_columns * (w + 1)
-        grid[top : top + h, left : left + w] = image
-    return grid
+def tag(name: str) -> str:
+    """The tag of a name: a known group gets its place in front."""
+    group = name.partition("/")[0]
+    return f"{GROUPS.index(group) + 1:02d} {name}" if group in GROUPS else name
+
+
+def _category(title: str, charts: Mapping[str, list[str]]) -> layout_pb2.Category:
+    def chart(name: str, patterns: list[str]) -> layout_pb2.Chart:
+        lines = [f"^{tag(pattern)}$" for pattern in patterns]
+        return layout_pb2.Chart(title=name, multiline=layout_pb2.MultilineChartContent(tag=lines))
+
+    return layout_pb2.Category(title=title, chart=[chart(*item) for item in charts.items()])
 
 
 def cut_events(logdir: str | os.PathLike, last_step: int) -> None:
@@ -140,8 +180,3 @@ def _length_up_to(path: Path, last_step: int) -> int:
             file.seek(next_end)
             end = next_end
     return end
-
-
-def _escape(text: str) -> str:
-    # A caption is data from anywhere: it must show as it is, not as Markdown or HTML.
-    return "".join(f"&#{ord(ch)};" if ch in "<>&*_`[]()#!|\\~" else ch for ch in text)

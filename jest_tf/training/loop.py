@@ -14,13 +14,15 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from jest_tf.config import replica_problems, require_sound
+from jest_tf.config import profiled_steps, replica_problems, require_sound
 from jest_tf.data.pipeline import super_batches
 from jest_tf.data.retry import BadRecords, resilient_steps
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
 from jest_tf.evaluation.results import result_path, write_result
+from jest_tf.monitoring.acceptance import Acceptance
+from jest_tf.monitoring.profiler import StepProfiler
 from jest_tf.serving.encoders import ModelEncoder
 from jest_tf.training import assemble, inputs, restore, strategy
 from jest_tf.training.checkpoint import Checkpointer
@@ -30,7 +32,7 @@ from jest_tf.training.interrupt import Interrupt
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.outputs import Files, Silent
 from jest_tf.training.peers import WorkerLost
-from jest_tf.training.showcase import showcase
+from jest_tf.training.showcase import pool_accuracy, showcase
 from jest_tf.training.strategy import Runtime
 from jest_tf.training.workdir import Workdir, open_workdir
 
@@ -76,7 +78,12 @@ class Trainer:
         self.step = self._restore()
         self._require_shared_workdir()
         self.host_loop = HostLoop(self.model, runtime, self._batches())
-        self.outputs = Files(config, workdir, self.step) if runtime.is_chief else Silent()
+        totals = self._totals()
+        self.outputs = Files(config, workdir, self.step, totals) if runtime.is_chief else Silent()
+        self.sources = [source.name for source in self.inputs.manifest.sources]
+        self.acceptance = Acceptance(self.sources)
+        steps = profiled_steps(config.profile.steps) if runtime.is_chief else None
+        self.profiler = StepProfiler(steps, workdir.tensorboard)
         self.encoder = self._encoder()
         self.refused_in_a_row = 0
         self.saved_at = time.monotonic()
@@ -95,6 +102,7 @@ class Trainer:
                 self._save_if_due()
                 self._evaluate_if_due()
             self._save()
+        self.profiler.stop()
         self.outputs.close()
         if self._stuck():
             logging.error(
@@ -200,15 +208,18 @@ class Trainer:
 
     def _count_bad_records(self, batch: dict) -> dict:
         """Counts what could not be read; stops the run, saved, when it is too much."""
-        local = self.runtime.strategy.experimental_local_results
-        columns = [np.concatenate(local(batch[name])) for name in ("id", "valid", "source")]
-        self.bad_records.add(*columns)
+        self.bad_records.add(*self._columns(batch, "id", "valid", "source"))
         try:
             self.bad_records.check(self.inputs.manifest)
         except UserError:
             self._save()
             raise
         return batch
+
+    def _columns(self, batch: dict, *names: str) -> list[np.ndarray]:
+        """Features [n, ...] of a batch over all replicas of this host."""
+        local = self.runtime.strategy.experimental_local_results
+        return [np.concatenate(local(batch[name])) for name in names]
 
     def _steps_until_next_event(self) -> int:
         """Steps of the next host loop: no log, evaluation or save may fall inside it."""
@@ -222,9 +233,12 @@ class Trainer:
     def _advance(self, n_steps: int) -> HostLoopResult:
         started = time.monotonic()
         plan = self.schedule.plan(self.step)
-        result = self.host_loop.run(plan, n_steps)
+        with self.profiler.around(self.step, n_steps):
+            result = self.host_loop.run(plan, n_steps)
         for i, ids in enumerate(result.picks):
             self.outputs.picks(self.step + i + 1, ids)
+        candidates = self._columns(result.last_batch, "id", "source", "valid")
+        self.acceptance.add(*candidates, result.picks[-1])
         self.step += n_steps
         seconds = {"input": result.wait_seconds}
         phase = "compile" if result.compiled else "step"
@@ -250,24 +264,39 @@ class Trainer:
     def _stuck(self) -> bool:
         return self.refused_in_a_row > self.config.log.max_refused_steps
 
-    def _log(self, result: HostLoopResult) -> None:
-        totals = {
+    def _totals(self) -> dict[str, float]:
+        """What the run has spent so far."""
+        return {
             "examples_scored": self.ledger.examples_scored,
             "examples_trained": self.ledger.examples_trained,
             "flops": self.ledger.total_flops,
         }
-        self.outputs.progress(self.step, totals, {"loss": result.metrics["train/loss"]})
+
+    def _log(self, result: HostLoopResult) -> None:
+        self.outputs.progress(self.step, self._totals(), {"loss": result.metrics["train/loss"]})
         if self.step % self.config.log.every_steps and self.step < self.config.total_steps:
             return
         values = {k: v for k, v in result.metrics.items() if k != "accepted"}
         diagnosis = self.host_loop.diagnose(result.last)
         scores = diagnosis.pop("s_ii", None)
         values |= {f"selection/{name}": float(value) for name, value in diagnosis.items()}
+        values |= self.acceptance.take() | self._models(result)
         values["input/wait_share"] = self.ledger.share_of_seconds("input")
         values["input/bad_records"] = self.bad_records.bad
         self.outputs.scalars(self.step, values | self.ledger.scalars())
         if scores is not None:
             self._show(result, scores)
+
+    def _models(self, result: HostLoopResult) -> dict[str, float]:
+        """What the scores of the last step tell of the two models themselves."""
+        scored = self.host_loop.first_replica(result.last.scored)
+        values = {}
+        if scored.learner is not None:
+            values["train/pool_accuracy"] = pool_accuracy(scored)
+        if scored.reference is not None:
+            values["train/reference_scale"] = float(scored.reference.scale)
+            values["train/reference_bias"] = float(scored.reference.bias)
+        return values
 
     def _show(self, result: HostLoopResult, scores: np.ndarray) -> None:
         """Distributions of the scores, and examples of what was chosen and rejected."""
@@ -278,10 +307,9 @@ class Trainer:
             self.step, "score/chosen", scores[positions[positions < len(scores)]]
         )
         if self.step % self.config.log.samples_every_steps == 0:
-            sources = [source.name for source in self.inputs.manifest.sources]
             n = self.config.log.samples_per_group
             self.outputs.samples(
-                self.step, showcase(last, batch, scores, self.inputs.tokenizer, sources, n)
+                self.step, showcase(last, batch, scores, self.inputs.tokenizer, self.sources, n)
             )
 
     def _encoder(self) -> ModelEncoder:
@@ -305,7 +333,7 @@ class Trainer:
             self.encoder.description["step"] = self.step
             result = run_evaluation(name, spec.to_dict(), self.encoder, self.config.data.data_dir)
             values = {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}
-            self.outputs.scalars(self.step, values)
+            self.outputs.evaluation(self.step, values, self._totals())
             write_result(self.workdir.evaluations, result)
 
     def _save_if_due(self) -> None:

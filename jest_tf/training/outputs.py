@@ -1,6 +1,6 @@
 """What a run writes besides checkpoints: scalars, picks, refused steps, the progress line.
 
-One name per number everywhere: the tag in TensorBoard is the key in metrics.jsonl.
+One name per number everywhere: TensorBoard's tag is the key in metrics.jsonl, its group numbered.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,10 @@ import numpy as np
 
 from jest_tf.config import flat_keys
 from jest_tf.evaluation.results import cut_results
+from jest_tf.monitoring.evaluation_curves import EvaluationCurves
 from jest_tf.monitoring.metrics_log import MetricsLog
 from jest_tf.monitoring.picks_log import PicksLog
+from jest_tf.monitoring.picks_sheet import picks_sheet
 from jest_tf.monitoring.progress import Progress
 from jest_tf.monitoring.samples import GROUPS, Samples, cut_samples, write_samples
 from jest_tf.monitoring.tensorboard import TensorBoard
@@ -23,6 +25,7 @@ class RunOutputs(Protocol):
     """What the loop tells about a run. Steps count finished steps, as in checkpoint names."""
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None: ...
+    def evaluation(self, step: int, values: Mapping, totals: Mapping[str, float]) -> None: ...
     def histogram(self, step: int, name: str, values: np.ndarray) -> None: ...
     def samples(self, step: int, samples: Samples) -> None: ...
     def picks(self, step: int, ids: np.ndarray) -> None: ...
@@ -47,12 +50,20 @@ class Files:
       config: of the run.
       workdir: where to write.
       start_step: finished steps of the restored checkpoint; 0 for a new run.
+      totals: examples_scored, examples_trained and flops until then.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, start_step: int):
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: Workdir,
+        start_step: int,
+        totals: Mapping[str, float],
+    ):
         self._metrics = MetricsLog(workdir.metrics, start_step)
         self._refused = MetricsLog(workdir.path / "refused_steps.jsonl", start_step)
         self._tensorboard = TensorBoard(workdir.tensorboard, start_step)
+        self._curves = EvaluationCurves(workdir.tensorboard, totals)
         self._progress = Progress(config.total_steps)
         self._samples = workdir.samples
         cut_samples(self._samples, start_step)
@@ -66,7 +77,8 @@ class Files:
                 start_step,
             )
         if start_step == 0:
-            self._tensorboard.config(0, config.to_dict())
+            self._tensorboard.config(config.to_dict())
+            self._tensorboard.cockpit()
             self._tensorboard.hparams(_flat(config))
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
@@ -74,20 +86,21 @@ class Files:
         self._metrics.write(step, values)
         self._tensorboard.scalars(step, values)
 
+    def evaluation(self, step: int, values: Mapping, totals: Mapping[str, float]) -> None:
+        """`eval/NAME/METRIC` → number over steps, and over what was spent (`totals`) until here."""
+        self.scalars(step, values)
+        self._curves.write(values, totals)
+
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
         self._tensorboard.histogram(step, name, values)
 
     def samples(self, step: int, samples: Samples) -> None:
-        """Examples to look at: image grids in TensorBoard, arrays for the report."""
+        """Examples to look at: pictures in TensorBoard, arrays for the report."""
         write_samples(self._samples, step, samples)
         for group in GROUPS:
-            shown = samples.of(group)
-            if len(shown.id):
-                captions = [
-                    f"{caption} (score {score:+.2f})"
-                    for caption, score in zip(shown.caption, shown.score, strict=True)
-                ]
-                self._tensorboard.images(step, f"examples/{group}", shown.image, captions)
+            if group in samples.group:
+                picture = picks_sheet(samples, [group], n_rows=2)
+                self._tensorboard.picture(step, f"examples/{group}", picture)
 
     def picks(self, step: int, ids: np.ndarray) -> None:
         """The ids int64 [b] that a step trained on, if this step's are wanted."""
@@ -112,6 +125,7 @@ class Files:
         self._metrics.sync()
         self._refused.sync()
         self._tensorboard.flush()
+        self._curves.flush()
         if self._picks is not None:
             self._picks.sync()
 
@@ -120,6 +134,7 @@ class Files:
         self._metrics.close()
         self._refused.close()
         self._tensorboard.close()
+        self._curves.close()
         if self._picks is not None:
             self._picks.close()
 

@@ -31,6 +31,7 @@ MAY_DIFFER: dict[str, str] = {
     "log.every_steps": "cadence of scalars; each line carries its step",
     "log.samples_*": "examples to look at do not feed back",
     "log.max_refused_steps": "when to give up, not what is computed",
+    "profile.*": "traces measure time and change nothing",
     "evals.*": "evaluations read the model and never change it",
 }
 N_DIFFERENCES_SHOWN = 20

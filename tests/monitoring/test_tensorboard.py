@@ -1,14 +1,16 @@
 """Event files read back with TensorBoard's own reader."""
 
 import io
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 
-from jest_tf.monitoring.tensorboard import TensorBoard, image_grid
+from jest_tf.monitoring.tensorboard import GROUPS, TensorBoard, tag
 
 
 def read(logdir):
@@ -24,7 +26,8 @@ def read(logdir):
 
 
 def scalars(logdir, tag):
-    return [(step, float(value)) for step, value in read(logdir)[tag]]
+    # Files of the same second are read by the text of a counter in their names, so 10 before 9.
+    return sorted((step, float(value)) for step, value in read(logdir)[tag])
 
 
 def test_scalars_by_step_and_no_others(tmp_path):
@@ -32,7 +35,7 @@ def test_scalars_by_step_and_no_others(tmp_path):
     for step in (10, 20):
         writer.scalars(step, {"train/loss": np.float32(step) / 4, "x/text": "no", "x/vector": [1]})
     writer.close()
-    assert scalars(tmp_path, "train/loss") == [(10, 2.5), (20, 5.0)]
+    assert scalars(tmp_path, "01 train/loss") == [(10, 2.5), (20, 5.0)]
     assert not [tag for tag in read(tmp_path) if tag.startswith("x/")]
 
 
@@ -47,7 +50,7 @@ def test_resume_doubles_no_point(tmp_path, saved_at):
         if step > saved_at:
             second.scalars(step, {"train/loss": step})
     second.close()
-    assert scalars(tmp_path, "train/loss") == [(s, float(s)) for s in (10, 20, 30, 40, 50)]
+    assert scalars(tmp_path, "01 train/loss") == [(s, float(s)) for s in (10, 20, 30, 40, 50)]
 
 
 def test_a_file_cut_by_a_kill_is_repaired(tmp_path):
@@ -60,7 +63,7 @@ def test_a_file_cut_by_a_kill_is_repaired(tmp_path):
     writer = TensorBoard(tmp_path, start_step=20)
     writer.scalars(30, {"train/loss": 30})
     writer.close()
-    assert scalars(tmp_path, "train/loss") == [(10, 10.0), (30, 30.0)]
+    assert scalars(tmp_path, "01 train/loss") == [(10, 10.0), (30, 30.0)]
 
 
 def test_points_are_seen_without_closing(tmp_path):
@@ -77,36 +80,45 @@ def test_histogram_holds_the_finite_values(tmp_path):
     writer.histogram(1, "score/pool", np.array([0.0, 1.0, 1.0, np.nan, np.inf]))
     writer.histogram(2, "score/pool", np.array([np.nan]))
     writer.close()
-    ((step, buckets),) = read(tmp_path)["score/pool"]
+    ((step, buckets),) = read(tmp_path)["07 score/pool"]
     assert step == 1 and buckets[:, 2].sum() == 3
     assert (buckets[0, 0], buckets[-1, 1]) == (0.0, 1.0)
 
 
-def test_images_are_a_grid_with_harmless_captions(tmp_path):
-    images = np.arange(3 * 2 * 2 * 3, dtype=np.uint8).reshape(3, 2, 2, 3)
+def test_a_picture_comes_back(tmp_path):
+    image = np.arange(3 * 2 * 3, dtype=np.uint8).reshape(3, 2, 3)
     writer = TensorBoard(tmp_path)
-    writer.images(5, "chosen/most_learnable", images, ["a", "<script>x</script>", "é *b*"])
+    writer.picture(5, "examples/chosen", image)
     writer.close()
-    events = read(tmp_path)
-    ((_, image),) = events["chosen/most_learnable"]
-    decoded = np.asarray(Image.open(io.BytesIO(image[2])))
-    np.testing.assert_array_equal(decoded, image_grid(images))
-    ((_, text),) = events["chosen/most_learnable/captions"]
-    assert "<" not in text.item().decode() and "é" in text.item().decode()
+    ((step, found),) = read(tmp_path)["08 examples/chosen"]
+    assert step == 5
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(found[2]))), image)
 
 
-@pytest.mark.parametrize(("n", "shape"), [(1, (2, 4)), (2, (2, 9)), (5, (5, 14))])
-def test_image_grid_places_every_image(n, shape):
-    images = np.stack([np.full([2, 4, 3], i + 1, np.uint8) for i in range(n)])
-    grid = image_grid(images)
-    assert grid.shape == (*shape, 3)
-    for i in range(n):
-        assert (grid == i + 1).sum() == 2 * 4 * 3
+def test_groups_sort_in_the_order_of_the_story():
+    tags = [tag(f"{group}/x") for group in GROUPS]
+    assert sorted(tags) == tags
+    assert tag("config") == "config" and tag("a/b") == "a/b"
+
+
+def test_the_cockpit_names_tags_that_runs_write(tmp_path):
+    writer = TensorBoard(tmp_path)
+    writer.cockpit()
+    writer.close()
+    ((_, layout),) = read(tmp_path)["custom_scalars__config__"]
+    layout = layout_pb2.Layout.FromString(layout.item())
+    patterns = {c.title: list(c.multiline.tag) for g in layout.category for c in g.chart}
+    (overlap,) = patterns["Overlap of the chosen with independent top-k"]
+    assert re.match(overlap, tag("selection/overlap_independent_top_k"))
+    joint, other = patterns["Joint score: chosen, independent top-k, uniform"], "train/loss"
+    for name in ("", "_independent_top_k", "_uniform"):
+        assert re.match(*joint, tag(f"selection/joint_score{name}"))
+    assert not re.match(*joint, tag(other))
 
 
 def test_config_and_hparams(tmp_path):
     writer = TensorBoard(tmp_path)
-    writer.config(0, {"selection": {"policy": "joint"}, "name": "é"})
+    writer.config({"selection": {"policy": "joint"}, "name": "é"})
     writer.hparams({"policy": "joint", "sub_batch": 128, "path": None})
     writer.close()
     ((_, text),) = read(tmp_path)["config"]
