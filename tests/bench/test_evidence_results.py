@@ -8,6 +8,8 @@ from evidence_fake_run import write_evaluation, write_run
 from jest_tf.bench.evidence import results
 from jest_tf.bench.evidence.grid import Row, make_cells
 from jest_tf.errors import UserError
+from jest_tf.training.assemble import model_size, resolution_schedule, selection_spec
+from jest_tf.training.cost import CostModel
 
 ROW = Row("a", "a", "ablation", "policy=joint,criterion=hard_learner,steps=40,validate_every=20")
 
@@ -28,8 +30,7 @@ def test_curve_by_hand(cell, run, pool_truth):
     assert curve["step"] == [0, 20, 40]
     assert curve["loaded"] == curve["scored"] == [0, 12_800, 25_600]
     assert curve["trained"] == [0, 2560, 5120]
-    assert curve["flops"] == [0, 2e13, 4e13]
-    assert curve["flops_cached"] == [0, 1.2e13, 2.4e13]
+    assert curve["flops"] == curve["flops_cached"] == [0, 1.2e13, 2.4e13]
     assert curve["seconds"] == [0, 40, 80], "30 s of compiling are left out"
     # 300 images and 200 texts: chance is the mean of 1/300, 5/300, 1/200, 5/200.
     assert curve["retrieval"] == pytest.approx([(6 / 300 + 6 / 200) / 4, 0.2, 0.4], abs=1e-6)
@@ -41,8 +42,24 @@ def test_cost_between_log_lines_is_interpolated(cell, run, pool_truth):
         write_evaluation(run, kind, "validation", 10, 0.1)
     curve = results.collect(cell, run, pool_truth, {})["curve"]
     assert curve["step"] == [0, 10, 20, 40]
-    assert curve["flops"][1] == 1e13
+    assert curve["flops_cached"][1] == pytest.approx(0.6e13)
     assert curve["seconds"][1] == 20
+
+
+def test_the_reference_costs_the_same_cached_or_not(tmp_path, pool_truth):
+    """`flops` has its forward passes, as the ledger prices them; `flops_cached` has not."""
+    reference = Row("r", "r", "headline", "reference,steps=40,validate_every=20")
+    row = Row("a", "a", "ablation", "policy=joint,steps=40,validate_every=20", reference="r")
+    _, cell = make_cells((reference, row), ["a"])
+    write_run(cell.config.to_dict(), tmp_path / "run")
+    curve = results.collect(cell, tmp_path / "run", pool_truth, {})["curve"]
+    config = cell.config
+    size = model_size(config, 4096)
+    priced = CostModel(size, selection_spec(config), config.data.image_size, reference=size)
+    schedule = resolution_schedule(config, size, size, n_replicas=1)
+    per_step = priced.step(schedule.at(0)).flops["score_reference"]
+    assert curve["flops_cached"] == [0, 1.2e13, 2.4e13]
+    assert curve["flops"] == pytest.approx([0, 1.2e13 + 20 * per_step, 2.4e13 + 40 * per_step])
 
 
 def test_result_tells_where_it_comes_from_and_survives_the_disk(cell, run, pool_truth, tmp_path):

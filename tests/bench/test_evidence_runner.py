@@ -1,5 +1,6 @@
 """The runner with a stand-in for training: order, resuming, failures, time bound, interrupts."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -53,14 +54,19 @@ def make(cells, folders, pool_truth, started):
     """A runner whose cells take the given mode, `ok` if not named."""
 
     def build(modes=(), **options) -> Runner:
-        def command(cell, rate):
+        def commands(cell, rate):
             started.append((cell.name, rate))
             config = json.dumps(cell.config.to_dict())
             mode = dict(modes).get(cell.name, "ok")
-            return ["python", SCRIPT, config, str(folders.of(cell)), mode]
+            train = ["python", SCRIPT, config, str(folders.of(cell)), mode]
+            cache = folders.cache_of(cell)
+            make_cache = f"import pathlib; p = pathlib.Path({str(cache)!r}); p.mkdir(exist_ok=True)"
+            make_cache += "; (p / 'cache.json').write_text('{}')"
+            is_reference = cell.row.name == "reference"
+            return [train, ["python", "-c", make_cache]] if is_reference else [train]
 
         said = []
-        made = Runner(cells, folders, pool_truth, command=command, say=said.append, **options)
+        made = Runner(cells, folders, pool_truth, commands=commands, say=said.append, **options)
         made.said = said
         return made
 
@@ -100,6 +106,15 @@ def test_a_reference_without_weights_is_trained_again(make, cells, folders):
     make().run()
     folders.result(cells[-1]).unlink()
     shutil.rmtree(folders.of(cells[1]))
+    again = to_run(cells, finished(cells, folders), folders)
+    assert [cell.name for cell in again] == ["reference-s0", "a-s1"]
+
+
+def test_a_reference_without_its_embeddings_is_seen_to_again(make, cells, folders):
+    make().run()
+    folders.result(cells[-1]).unlink()
+    assert (folders.cache_of(cells[1]) / "cache.json").exists()
+    shutil.rmtree(folders.cache_of(cells[1]))
     again = to_run(cells, finished(cells, folders), folders)
     assert [cell.name for cell in again] == ["reference-s0", "a-s1"]
 
@@ -166,8 +181,22 @@ def test_the_command_is_the_shipped_one(cells, folders):
     assert words[:3] == ["python", "-m", "jest_tf.train"]
     assert words[3] == ("--config=configs/emoji.py:policy=joint,steps=20,validate_every=10,seed=1")
     assert f"--config.reference.workdir={folders.of(cells[1])}" in words
+    assert f"--config.reference.cache={folders.cache_of(cells[1])}" in words
     assert "--config.optimizer.learning_rate=0.003" in words
     assert words[-1] == f"--workdir={folders.of(cells[-1])}"
+
+
+def test_only_a_reference_that_others_read_stores_its_embeddings(cells, folders, pool_truth):
+    shipped = Runner(cells, folders, pool_truth)._shipped_commands
+    train, cache = shipped(cells[1], 1e-3)
+    assert train == train_command(cells[1], 1e-3, folders)
+    assert cache[:3] == ["python", "-m", "jest_tf.cache_reference"]
+    assert cache[-1] == f"--out={folders.cache_of(cells[1])}"
+    assert len(shipped(cells[-1], 1e-3)) == 1
+    live = make_cells([dataclasses.replace(row, caches=False) for row in ROWS], ["a"])
+    assert len(Runner(live, folders, pool_truth)._shipped_commands(live[1], 1e-3)) == 1
+    assert "reference.cache" not in " ".join(train_command(live[-1], 1e-3, folders))
+    assert live[-1].definition != cells[-1].definition
 
 
 def test_the_last_step_is_read_from_the_end_of_a_log(tmp_path):
@@ -181,7 +210,7 @@ def test_estimates_learn_from_what_is_finished(cells):
     work = {cell.name: cell.work for cell in cells}
     reference, learner = cells[1], cells[2]
     assert reference.work == 20 * 3 * 128
-    assert learner.work == 20 * (2 * 640 + 3 * 128)
+    assert learner.work == 20 * (640 + 3 * 128), "the reference is cached"
     estimate = Estimate([], work)
     first = FIXED_SECONDS + reference.work / FIRST_RATE
     assert estimate.seconds([reference]) == pytest.approx(first)

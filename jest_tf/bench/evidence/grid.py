@@ -1,7 +1,8 @@
 """What is run: a row is an experiment, a cell is one training run of it (a row at a seed).
 
 A cell may stand on others: the run whose model is its frozen reference, and the trial runs among
-which its learning rate is chosen, on the validation part.
+which its learning rate is chosen, on the validation part. A reference's embeddings of the pool are
+computed once, after its training, for all cells that stand on it.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ CONFIG = "configs/emoji.py"
 HEADLINE, ABLATION, TRIAL = "headline", "ablation", "trial"
 RATE = "optimizer.learning_rate"
 # Stand for paths that the runner knows.
-CLEAN_POOL, REFERENCE = "{clean_pool}", "{reference}"
+CLEAN_POOL, REFERENCE, CACHE = "{clean_pool}", "{reference}", "{cache}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Row:
     argument: behind the colon of `--config=configs/emoji.py:`, without the seed.
     overrides: (field, value) pairs, as `--config.field=value`.
     seeds: one cell each. reference: row whose cell is the frozen reference, of the same seed, or of
-    `reference_seed`. tuned_as: rows named `tune_{tuned_as}_*` are its learning rate's trials.
+    `reference_seed`. caches: whether it reads the reference's embeddings instead of computing them
+    at each step. tuned_as: rows named `tune_{tuned_as}_*` are its learning rate's trials.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Row:
     seeds: tuple[int, ...] = (0,)
     reference: str = ""
     reference_seed: int | None = None
+    caches: bool = True
     tuned_as: str = ""
 
 
@@ -69,10 +72,15 @@ class Cell:
     def needs(self) -> tuple["Cell", ...]:
         return (*self.trials, *([self.reference] if self.reference else []))
 
+    @property
+    def reads_cache(self) -> bool:
+        return self.reference is not None and self.row.caches
+
     @functools.cached_property
     def definition(self) -> str:
         """10 hex digits of all that decides what this cell computes, apart from the code."""
         parts = [self.argument, self.row.overrides, [need.definition for need in self.needs]]
+        parts += [] if self.row.caches else ["no cache"]
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -99,6 +107,8 @@ class Cell:
             config.update_from_flattened_dict({field: value})
         if self.reference:
             config.reference.workdir = REFERENCE
+        if self.reads_cache:
+            config.reference.cache = CACHE
         try:
             require_sound(problems(config))
         except UserError as error:
@@ -109,7 +119,8 @@ class Cell:
     def work(self) -> int:
         """Forward passes of a pair, a training step's counted three times: for estimates only."""
         s = self.config.selection
-        n_models = 2 if s.criterion == "learnability" else 1
+        n_models = int(s.criterion != "easy_reference")
+        n_models += s.criterion != "hard_learner" and not self.reads_cache
         scored = 0 if s.policy == "uniform" else n_models * s.super_batch
         return self.config.total_steps * (scored + 3 * s.sub_batch)
 

@@ -23,6 +23,9 @@ from jest_tf.errors import UserError
 from jest_tf.evaluation.results import read_results
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
+from jest_tf.training.assemble import model_size
+from jest_tf.training.cost import forward_flops, resize_flops
+from jest_tf.training.resolution import Fidelity
 from jest_tf.training.storage import write_atomically
 
 FORMAT = 1
@@ -70,7 +73,7 @@ def collect(cell: Cell, workdir: Path, truth: PoolTruth, made: Mapping[str, Any]
         "definition": cell.definition,
         "reference": cell.reference.name if cell.reference else None,
         "made": {**made, **_environment(workdir)},
-        "curve": curve(config, log, evaluations),
+        "curve": curve(config, log, evaluations, reference_flops(cell)),
         "test": _test_part(evaluations, config["total_steps"], workdir),
         "cost": {k.removeprefix("cost/"): v for k, v in _last(log, "cost/").items()},
         "picks": _picks(workdir, truth, config),
@@ -80,15 +83,30 @@ def collect(cell: Cell, workdir: Path, truth: PoolTruth, made: Mapping[str, Any]
     return _rounded(result)
 
 
+def reference_flops(cell: Cell) -> float:
+    """FLOPs per step of the reference's forward passes; 0 where none is used.
+
+    They are a row's cost whether its reference is cached or not: see `curve`.
+    """
+    if cell.reference is None:
+        return 0.0
+    config = cell.reference.config
+    model = model_size(config, config.data.vocab_size)
+    image = resize_flops(config.data.image_size, model.image_size)
+    forward = forward_flops(model, Fidelity.full(model)) + image
+    return float(cell.config.selection.super_batch * forward)
+
+
 def curve(
-    config: Mapping, log: Sequence[Mapping], evaluations: Sequence[Mapping]
+    config: Mapping, log: Sequence[Mapping], evaluations: Sequence[Mapping], reference_flops: float
 ) -> dict[str, list[float]]:
     """Scores on the validation part and what they had cost, from step 0 on.
 
     Step 0 is what chance gives. Columns: `step`, `loaded`, `scored` and `trained` examples,
-    `flops`, `flops_cached` (those of a run whose reference embeddings are stored with the data, so
-    without the reference's forward passes), `seconds` (of steps and input; neither compiling nor
-    evaluating), `retrieval` (see `retrieval_score`) and `zero_shot` (top-1 accuracy).
+    `flops_cached` (reference embeddings stored with the data, so without the reference's forward
+    passes), `flops` (with them: `reference_flops` a step more), `seconds` (of steps and input;
+    neither compiling nor evaluating), `retrieval` (see `retrieval_score`) and `zero_shot` (top-1
+    accuracy).
     """
     retrieval = _of_part(evaluations, "retrieval", "validation")
     zero_shot = _of_part(evaluations, "zero_shot", "validation")
@@ -107,13 +125,16 @@ def curve(
         spent += [line[name] - (line.get(without, 0.0) if without else 0.0) for line in costs]
         return [0.0, *np.interp(steps, at, spent).tolist()]
 
+    flops_cached = cost("cost/flops", "cost/flops/score_reference")
     return {
         "step": [0, *steps],
         "loaded": [step * config["selection"]["super_batch"] for step in (0, *steps)],
         "scored": cost("cost/examples_scored"),
         "trained": cost("cost/examples_trained"),
-        "flops": cost("cost/flops"),
-        "flops_cached": cost("cost/flops", "cost/flops/score_reference"),
+        "flops": [
+            f + step * reference_flops for f, step in zip(flops_cached, (0, *steps), strict=True)
+        ],
+        "flops_cached": flops_cached,
         "seconds": cost("cost/seconds", "cost/seconds/compile"),
         "retrieval": [chance, *(retrieval_score(retrieval[s]["metrics"]) for s in steps)],
         "zero_shot": [1 / classes, *(zero_shot[s]["metrics"]["top1"] for s in steps)],

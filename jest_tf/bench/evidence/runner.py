@@ -18,6 +18,7 @@ from jest_tf.bench.evidence import results
 from jest_tf.bench.evidence.estimate import Estimate
 from jest_tf.bench.evidence.grid import CLEAN_POOL, CONFIG, RATE, Cell, rate_of
 from jest_tf.bench.evidence.picks import PoolTruth
+from jest_tf.bench.evidence.prepare import POOL
 from jest_tf.errors import UserError
 from jest_tf.monitoring.progress import duration
 from jest_tf.training.interrupt import Interrupt
@@ -42,6 +43,10 @@ class Folders:
         """The cell's own workdir."""
         return self.workdir / cell.folder
 
+    def cache_of(self, cell: Cell) -> Path:
+        """The embeddings of the pool by the cell's model, if others stand on it."""
+        return self.of(cell) / "pool_embeddings"
+
     def result(self, cell: Cell) -> Path:
         """The cell's result."""
         return self.out / "cells" / f"{cell.name}.json"
@@ -49,11 +54,12 @@ class Folders:
 
 @dataclasses.dataclass
 class Running:
-    """A cell's process."""
+    """A cell's process. `command`: that trains it. `afterwards`: those that follow the process."""
 
     cell: Cell
     process: subprocess.Popen
-    words: list[str]
+    command: list[str]
+    afterwards: list[list[str]]
     slot: int
     started: float
     stopped_because: str = ""
@@ -69,7 +75,7 @@ class Runner:
       cell_minutes: a cell that takes longer in one go is stopped (it saves) and counts as failed.
       last_start: seconds after which no further cell is started.
       on_result: called with the path of every new result.
-      command: (cell, learning rate) -> words of the process to run.
+      commands: (cell, learning rate) -> the processes to run one after the other, in words.
       say: prints a line.
     """
 
@@ -83,13 +89,13 @@ class Runner:
         cell_minutes: float = 15.0,
         last_start: float = float("inf"),
         on_result: Callable[[Path, Cell], None] = lambda path, cell: None,
-        command: Callable[[Cell, float], list[str]] | None = None,
+        commands: Callable[[Cell, float], list[list[str]]] | None = None,
         say: Callable[[str], None] = lambda text: print(text, flush=True),
     ):
         self.cells, self.folders, self.truth = list(cells), folders, truth
         self.jobs, self.cell_minutes, self.last_start = jobs, cell_minutes, last_start
         self.on_result, self.say = on_result, say
-        self.command = command or (lambda cell, rate: train_command(cell, rate, folders))
+        self.commands = commands or self._shipped_commands
         self.done = finished(cells, folders)
         self.failed: dict[str, str] = {}
         self.running: list[Running] = []
@@ -126,6 +132,12 @@ class Runner:
             return interrupt.exit_code
         return 1 if self.failed or self.waiting else 0
 
+    def _shipped_commands(self, cell: Cell, rate: float) -> list[list[str]]:
+        words = [train_command(cell, rate, self.folders)]
+        if any(other.reads_cache and other.reference == cell for other in self.cells):
+            words.append(cache_command(cell, self.folders))
+        return words
+
     def _startable(self, started: float) -> list[Cell]:
         if time.monotonic() - started > self.last_start:
             return []
@@ -143,22 +155,29 @@ class Runner:
             self.running.append(self._start(cell, min(slots)))
 
     def _start(self, cell: Cell, slot: int) -> Running:
-        words = self.command(cell, rate_of(cell, self.done))
-        folder = self.folders.of(cell)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.say(f"{cell.name} starts: {shlex.join(words)}")
-        with open(folder / "log.txt", "ab") as log:
+        train, *afterwards = self.commands(cell, rate_of(cell, self.done))
+        self.folders.of(cell).mkdir(parents=True, exist_ok=True)
+        self.say(f"{cell.name} starts: {shlex.join(train)}")
+        process = self._launch(cell, train, slot)
+        return Running(cell, process, train, afterwards, slot, time.monotonic())
+
+    def _launch(self, cell: Cell, words: list[str], slot: int) -> subprocess.Popen:
+        with open(self.folders.of(cell) / "log.txt", "ab") as log:
             # A session of its own: Ctrl-C reaches this process alone, which then asks the cells.
             process = subprocess.Popen(
                 [sys.executable, *words[1:]], stdout=log, stderr=log, start_new_session=True
             )
         _give_processors(process.pid, slot, self.jobs)
-        return Running(cell, process, words, slot, time.monotonic())
+        return process
 
     def _look_after(self) -> None:
         for running in list(self.running):
             seconds = time.monotonic() - running.started
-            if running.process.poll() is not None:
+            code = running.process.poll()
+            if code == 0 and running.afterwards and not running.stopped_because:
+                words = running.afterwards.pop(0)
+                running.process = self._launch(running.cell, words, running.slot)
+            elif code is not None:
                 self.running.remove(running)
                 self._end(running, seconds)
             elif seconds > 60 * self.cell_minutes and not running.stopped_because:
@@ -175,7 +194,7 @@ class Runner:
             self._fail(cell, running.stopped_because or f"exit code {code}, see {log}")
             return
         made = {
-            "command": shlex.join(running.words),
+            "command": shlex.join(running.command),
             "wall_seconds": round(seconds, 1),
             "jobs": self.jobs,
             "load_average": os.getloadavg()[1],
@@ -211,7 +230,7 @@ class Runner:
             for running in self.running:
                 running.process.kill()
         for running in self.running:
-            if running.process.poll() == 0:  # It came to its end meanwhile.
+            if running.process.poll() == 0 and not running.afterwards:  # It came to its end.
                 self._end(running, time.monotonic() - running.started)
             else:
                 self.say(f"{running.cell.name} stopped: {reason}")
@@ -255,11 +274,21 @@ def train_command(cell: Cell, rate: float, folders: Folders) -> list[str]:
         fields[RATE] = rate
     if cell.reference:
         fields["reference.workdir"] = str(folders.of(cell.reference))
+    if cell.reads_cache:
+        fields["reference.cache"] = str(folders.cache_of(cell.reference))
     flags = [f"--config.{k}={folders.clean_pool if v == CLEAN_POOL else v}" for k, v in
              fields.items()]  # fmt: skip
     return [
         "python", "-m", "jest_tf.train", f"--config={CONFIG}:{cell.argument}",
         *flags, f"--workdir={folders.of(cell)}",
+    ]  # fmt: skip
+
+
+def cache_command(cell: Cell, folders: Folders) -> list[str]:
+    """The shipped command that stores the embeddings of the pool by the cell's model."""
+    return [
+        "python", "-m", "jest_tf.cache_reference", f"--reference={folders.of(cell)}",
+        f"--data={POOL}", f"--data_dir={folders.data_dir}", f"--out={folders.cache_of(cell)}",
     ]  # fmt: skip
 
 
@@ -281,14 +310,16 @@ def to_run(cells: Sequence[Cell], done: Mapping[str, Any], folders: Folders) -> 
     wanted = {cell.name for cell in cells if cell.name not in done}
     for cell in reversed(cells):  # What needs comes after what is needed.
         reference = cell.reference
-        if cell.name in wanted and reference and not _has_weights(reference, folders):
+        if cell.name in wanted and reference and not _has_reference(cell, folders):
             wanted.add(reference.name)
     return [cell for cell in cells if cell.name in wanted]
 
 
-def _has_weights(cell: Cell, folders: Folders) -> bool:
-    step = cell.config.total_steps
-    return (folders.of(cell) / "checkpoints" / f"step-{step:08d}").exists()
+def _has_reference(cell: Cell, folders: Folders) -> bool:
+    step = cell.reference.config.total_steps
+    weights = folders.of(cell.reference) / "checkpoints" / f"step-{step:08d}"
+    cache = folders.cache_of(cell.reference) / "cache.json"
+    return weights.exists() and (cache.exists() or not cell.reads_cache)
 
 
 def _last_step(folder: Path) -> int:
