@@ -57,7 +57,7 @@ def test_the_reference_costs_the_same_cached_or_not(tmp_path, pool_truth):
     size = model_size(config, 4096)
     priced = CostModel(size, selection_spec(config), config.data.image_size, reference=size)
     schedule = resolution_schedule(config, size, size, n_replicas=1)
-    per_step = priced.step(schedule.at(0)).flops["score_reference"]
+    per_step = priced.step(schedule.plan(0)).flops["score_reference"]
     assert curve["flops_cached"] == [0, 1.2e13, 2.4e13]
     assert curve["flops"] == pytest.approx([0, 1.2e13 + 20 * per_step, 2.4e13 + 40 * per_step])
 
