@@ -59,6 +59,44 @@ parse_common() {
   done
 }
 
+# parse_options VALUES SWITCHES ARGUMENTS…: `--name VALUE` sets $name for each of the words in VALUES,
+# `--name` sets $name to true for those in SWITCHES, besides --dry-run and --help. What follows `--`
+# is left in REST.
+parse_options() {
+  local with_value=" $1 " switches=" $2 " option
+  shift 2
+  while (($#)); do
+    option="${1#--}"
+    case "$1" in
+      --dry-run) DRY_RUN=true ;;
+      --help | -h)
+        usage
+        exit 0
+        ;;
+      --)
+        shift
+        REST=("$@")
+        return
+        ;;
+      --?*)
+        if [[ "$switches" == *" $option "* ]]; then
+          printf -v "$option" true
+        elif [[ "$with_value" == *" ${option%%=*} "* && "$option" == *=* ]]; then
+          printf -v "${option%%=*}" '%s' "${option#*=}"
+        elif [[ "$with_value" == *" $option "* ]]; then
+          (($# > 1)) || fail "$1 needs a value."
+          printf -v "$option" '%s' "$2"
+          shift
+        else
+          fail "unknown option $1; see --help. What shall be passed on comes after --."
+        fi
+        ;;
+      *) fail "unexpected argument $1; see --help. What shall be passed on comes after --." ;;
+    esac
+    shift
+  done
+}
+
 # A Python that the package supports: $PYTHON, or the first of the usual names.
 find_python() {
   local candidate

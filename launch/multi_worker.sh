@@ -23,28 +23,9 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 workers="" port=23456 logs="" hosts="" index=""
-while (($#)); do
-  case "$1" in
-    --workers | --port | --logs | --hosts | --index)
-      (($# > 1)) || fail "$1 needs a value."
-      printf -v "${1#--}" '%s' "$2"
-      shift
-      ;;
-    --dry-run) DRY_RUN=true ;;
-    --help | -h)
-      usage
-      exit 0
-      ;;
-    --)
-      shift
-      break
-      ;;
-    *) fail "unknown option $1; the command to run comes after --." ;;
-  esac
-  shift
-done
-(($#)) || fail "no command; give it after --."
-command=("$@")
+parse_options "workers port logs hosts index" "" "$@"
+((${#REST[@]})) || fail "no command; give it after --."
+command=("${REST[@]}")
 
 # tf_config HOSTS INDEX: what TensorFlow reads to find its peers.
 tf_config() {

@@ -2,6 +2,7 @@
 # What launch/tpu_vm.sh runs on the TPU VM itself; can be used there by hand.
 #
 #   ~/jest_tf/launch/on_tpu_vm.sh install                 environment ~/venv with the TPU packages
+#   ~/jest_tf/launch/on_tpu_vm.sh mount_bucket BUCKET     gs://BUCKET at /mnt/BUCKET
 #   ~/jest_tf/launch/on_tpu_vm.sh start [TRAIN ARGUMENTS] train in the background
 #   ~/jest_tf/launch/on_tpu_vm.sh status                  not started | running | killed | ended CODE
 #   ~/jest_tf/launch/on_tpu_vm.sh logs                    follow the log
@@ -25,6 +26,26 @@ install() {
   run "$PYTHON_HERE" -m pip install -r "$HOME/requirements.txt"
   run "$PYTHON_HERE" -m pip install --no-deps "$(grep '^tensorflow-text==' "$ROOT/constraints.txt")"
   run "$PYTHON_HERE" -m pip install --no-deps --editable "$ROOT"
+}
+
+mount_bucket() {
+  local folder="/mnt/$1"
+  if mountpoint -q "$folder"; then return; fi
+  command -v gcsfuse >/dev/null || install_gcsfuse
+  run sudo mkdir -p "$folder"
+  run sudo chown "$(id -un)" "$folder"
+  # With streaming writes a log that is still open would not be in the bucket after fsync.
+  run gcsfuse --implicit-dirs --enable-streaming-writes=false "$1" "$folder"
+}
+
+# From Google's own package source, which not all images know.
+install_gcsfuse() {
+  local key=/usr/share/keyrings/cloud.google.asc source=https://packages.cloud.google.com/apt
+  run sudo curl -fsSo "$key" "$source/doc/apt-key.gpg"
+  run sudo sh -c 'echo "$1" >/etc/apt/sources.list.d/gcsfuse.list' sh \
+    "deb [signed-by=$key] $source gcsfuse-$(lsb_release -cs) main"
+  run sudo apt-get update
+  run sudo apt-get install -y gcsfuse
 }
 
 status() {
@@ -79,9 +100,9 @@ stop() {
 
 action="${1:-}"
 case "$action" in
-  install | start | supervise | status | logs | stop)
+  install | mount_bucket | start | supervise | status | logs | stop)
     shift
     "$action" "$@"
     ;;
-  *) fail "the first argument is '$action'; expected install, start, status, logs or stop." ;;
+  *) fail "the first argument is '$action'; expected install, mount_bucket, start, status, logs or stop." ;;
 esac

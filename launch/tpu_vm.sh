@@ -21,16 +21,18 @@
 #   --version VERSION  runtime image; default tpu-ubuntu2204-base, with --pod
 #                      tpu-vm-tf-2.20.0-pod-pjrt (its TPU servers must speak our TensorFlow)
 #   --project PROJECT  Google Cloud project; default: gcloud's own
+#   --bucket BUCKET    `start` mounts gs://BUCKET at /mnt/BUCKET first, on worker 0: for --workdir
 #   --spot             cheaper, may be preempted at any time; use with `keep`
 #   --every SECONDS    how often `keep` looks; default 60
 #   --dry-run          print every command, run none
 #
-# A preempted VM loses its disk: give a --workdir on a mounted bucket or network file system.
+# A preempted VM loses its disk: give --bucket BUCKET, and after the -- a --workdir=/mnt/BUCKET/….
+# The bucket must have a hierarchical namespace (docs/tpu.md): only there a checkpoint is saved whole.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name="" zone="" type=v5litepod-8 version="" project="" every=60
-is_pod=false is_spot=false
+name="" zone="" type=v5litepod-8 version="" project="" bucket="" every=60
+pod=false spot=false
 command="${1:-}"
 case "$command" in
   create | install | start | status | logs | stop | delete | keep) shift ;;
@@ -40,29 +42,11 @@ case "$command" in
     ;;
   *) fail "the first argument is '$command'; expected create, install, start, status, logs, stop, delete or keep." ;;
 esac
-while (($#)); do
-  case "$1" in
-    --name | --zone | --type | --version | --project | --every)
-      (($# > 1)) || fail "$1 needs a value."
-      printf -v "${1#--}" '%s' "$2"
-      shift
-      ;;
-    --pod) is_pod=true ;;
-    --spot) is_spot=true ;;
-    --dry-run) DRY_RUN=true ;;
-    --)
-      shift
-      break
-      ;;
-    *) fail "unknown option $1; arguments of the training come after --." ;;
-  esac
-  shift
-done
-train_arguments=("$@")
+parse_options "name zone type version project bucket every" "pod spot" "$@"
 [[ -n "$name" && -n "$zone" ]] || fail "give --name and --zone."
 if [[ -z "$version" ]]; then
   version="tpu-ubuntu2204-base"
-  [[ "$is_pod" != true ]] || version="tpu-vm-tf-2.20.0-pod-pjrt"
+  [[ "$pod" != true ]] || version="tpu-vm-tf-2.20.0-pod-pjrt"
 fi
 
 tpu=(gcloud compute tpus tpu-vm)
@@ -76,7 +60,7 @@ on() {
 
 create() {
   local options=("--accelerator-type=$type" "--version=$version")
-  [[ "$is_spot" != true ]] || options+=(--spot)
+  [[ "$spot" != true ]] || options+=(--spot)
   run "${tpu[@]}" create "$name" "${where[@]}" "${options[@]}"
 }
 
@@ -89,10 +73,11 @@ install() {
 # On a slice of several hosts one process on worker 0 drives the TPU servers of all of them, and must
 # not load the TPU library itself. On a single VM the process is its own server.
 start() {
-  local variables="" arguments=""
-  [[ "$is_pod" != true ]] || variables="TPU_NAME=$name TPU_LOAD_LIBRARY=0 "
-  ((${#train_arguments[@]} == 0)) || arguments=" ${train_arguments[*]@Q}"
-  on 0 "${variables}jest_tf/launch/on_tpu_vm.sh start$arguments"
+  local mount="" variables="" arguments=""
+  [[ -z "$bucket" ]] || mount="jest_tf/launch/on_tpu_vm.sh mount_bucket ${bucket@Q} && "
+  [[ "$pod" != true ]] || variables="TPU_NAME=$name TPU_LOAD_LIBRARY=0 "
+  ((${#REST[@]} == 0)) || arguments=" ${REST[*]@Q}"
+  on 0 "$mount${variables}jest_tf/launch/on_tpu_vm.sh start$arguments"
 }
 
 status() {
@@ -161,7 +146,8 @@ look_after_training() {
       printf 'Training is done. The VM still runs and costs money: delete it when you have the results.\n'
       return 0
       ;;
-    killed | "ended 143") start ;; # maintenance restarted the VM, or asked training to stop
+    # Maintenance restarted the VM (killed), asked training to stop (143), or took another host (4).
+    killed | "ended 143" | "ended 4") start ;;
     "not started") install && start ;; # the VM was made, but the start did not get that far
     ended*) fail "training has $state: see \`$0 logs\`. The VM still runs." ;;
   esac

@@ -79,6 +79,7 @@ def test_scripts_are_executable_strict_and_free_of_machine_paths(script):
     text = script.read_text()
     assert os.access(script, os.X_OK)
     assert "set -euo pipefail" in text
+    text = text.replace("https://packages.cloud.google.com/apt", "")
     assert not re.search(r"/(work|root|home)/|https?://|index-url", text)
 
 
@@ -108,10 +109,22 @@ def test_test_prints_every_command_of_a_first_run(checkout, tmp_path):
     assert not (checkout / ".venv").exists()
 
 
-def test_ci_runs_the_tests():
+def test_ci_makes_the_environment_of_the_tpu_compiler_then_runs_the_tests():
     lines = run(ROOT / ".ci/run", "--dry-run", cwd="/").splitlines()
-    expected = run(ROOT / "launch/test.sh", "--dry-run", cwd="/").splitlines()
+    expected = []
+    for script in ("tpu_compile_env.sh", "test.sh"):
+        expected += run(ROOT / "launch" / script, "--dry-run", cwd="/").splitlines()
     assert lines[-len(expected) :] == expected
+
+
+def test_ci_fails_without_the_tpu_compiler_but_still_runs_the_tests(checkout):
+    shutil.copytree(ROOT / ".ci", checkout / ".ci")
+    write_program(checkout / "launch/tpu_compile_env.sh", "exit 3")
+    write_program(checkout / "launch/test.sh", 'echo "tests: $*"')
+    write_program(checkout / "bin/chromium", "")
+    path = f"{checkout}/bin:{os.environ['PATH']}"
+    out = run(checkout / ".ci/run", "-k", "x", check=3, PATH=path)
+    assert "tests: -k x" in out and "no environment that compiles for TPU" in out
 
 
 def test_quickstart_passes_its_arguments_on(checkout, venv, tmp_path):
@@ -228,6 +241,7 @@ def test_multi_worker_on_several_hosts_runs_one_of_them():
         (("--hosts", "a:1", "--index", "1", "--", "true"), "expected 0 to 0"),
         (("--hosts", "a:1", "--workers", "1", "--", "true"), "not both"),
         (("--wrkers", "2"), "unknown option --wrkers"),
+        (("--workers", "2", "true"), "unexpected argument true"),
     ],
 )
 def test_multi_worker_refuses_wrong_arguments(arguments, message):
@@ -312,8 +326,10 @@ def test_tpu_vm_prints_the_commands_of_a_whole_run():
     assert "--worker=all" in install and "on_tpu_vm.sh install" in install
     start = tpu_vm("start", *options)
     assert "--worker=0" in start and "on_tpu_vm.sh start" in start and "/mnt/a b" in start
-    assert "TPU_NAME" not in start
+    assert "TPU_NAME" not in start and "mount" not in start
     assert tpu_vm("delete", *options) == f"{tpu} delete n --zone=z --quiet\n"
+    with_bucket = tpu_vm("start", *VM, "--bucket=b", "--dry-run")
+    assert "'--command=jest_tf/launch/on_tpu_vm.sh mount_bucket '\\''b'\\'' && jest" in with_bucket
     for command in ("status", "logs", "stop"):
         assert f"on_tpu_vm.sh {command}" in tpu_vm(command, *options)
 
@@ -382,9 +398,10 @@ def keep(tmp_path, states, trainings, check=0):
 def test_keep_survives_lack_of_capacity_preemption_and_maintenance(tmp_path):
     (tmp_path / "no_capacity").touch()
     states = ["MISSING", "MISSING", "CREATING", "READY", "PREEMPTED", "MISSING", "READY", "READY"]
-    done, out = keep(tmp_path, states, ["running", "killed", "ended 0"])
+    trainings = ["running", "killed", "ended 4", "ended 143", "ended 0"]
+    done, out = keep(tmp_path, [*states, "READY", "READY"], trainings)
     begin = ["create", "install", "start"]
-    assert done == ["create", *begin, "delete", *begin, "start"]
+    assert done == ["create", *begin, "delete", *begin, "start", "start", "start"]
     assert "no capacity?" in out and "delete it when you have the results" in out
 
 
@@ -408,8 +425,9 @@ def tpu_machine(checkout, tmp_path):
         'for ((i = 0; i < 300; i++)); do [[ "$*" != *quick* ]] || exit 0; sleep 0.1; done',
     )
 
-    def on_vm(*arguments, check=0):
-        return run(checkout / "launch/on_tpu_vm.sh", *arguments, check=check, HOME=home, cwd=home)
+    def on_vm(*arguments, check=0, **environment):
+        script = checkout / "launch/on_tpu_vm.sh"
+        return run(script, *arguments, check=check, HOME=home, cwd=home, **environment)
 
     yield on_vm, home
     on_vm("stop")
@@ -437,6 +455,19 @@ def test_on_tpu_vm_a_restarted_machine_says_killed(tpu_machine):
     process.wait()
     (home / "jest_tf_run/pid").write_text(str(process.pid))
     assert on_vm("status") == "killed\n"
+
+
+def test_on_tpu_vm_mounts_a_bucket_once(tpu_machine, tmp_path):
+    on_vm, _ = tpu_machine
+    for tool in ("sudo", "gcsfuse"):
+        write_program(tmp_path / "bin" / tool, f'echo "{tool} $*" >>"{tmp_path}/calls"')
+    write_program(tmp_path / "bin/mountpoint", f'grep -q gcsfuse "{tmp_path}/calls" 2>/dev/null')
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    for _ in range(2):
+        on_vm("mount_bucket", "b", PATH=path)
+    made, owned, mounted = calls(tmp_path)
+    assert made == "sudo mkdir -p /mnt/b" and owned.endswith(" /mnt/b")
+    assert mounted == "gcsfuse --implicit-dirs --enable-streaming-writes=false b /mnt/b"
 
 
 def test_tpu_install_keeps_plain_tensorflow_out(tpu_machine, checkout, tmp_path):

@@ -1,4 +1,4 @@
-"""The train step: against one written out here, on 1, 2 and 4 replicas, and when refused."""
+"""The train step: against one written out here, and when it is refused."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ import tiny
 
 from jest_tf.data import preprocess
 from jest_tf.selection import Embeddings, select
-from jest_tf.training.resolution import Approximation, Resolution
+from jest_tf.training.resolution import Resolution
 
 
 def weights(model) -> list[np.ndarray]:
@@ -68,23 +68,6 @@ def test_step_equals_a_plain_step_on_the_selected_examples(loss):
     np.testing.assert_allclose(result.metrics["train/gradient_norm"], norm, rtol=1e-4)
     for ours, theirs in zip(weights(model), plain.trainable_variables, strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=2e-6)
-
-
-def test_weights_and_picks_do_not_depend_on_the_number_of_replicas():
-    runs = {}
-    for n_replicas in (1, 2, 4):
-        model, host_loop, schedule = tiny.trainer(n_replicas, schedule={"low_share": 0.5,
-            "score": Approximation(Resolution(8, 8), text_depth=1)})  # fmt: skip
-        result = host_loop.run(schedule.plan(0), 6)
-        runs[n_replicas] = result, weights(model)
-    for n_replicas in (2, 4):
-        result, found = runs[n_replicas]
-        assert (result.picks == runs[1][0].picks).all()
-        np.testing.assert_allclose(
-            result.of_each["train/loss"], runs[1][0].of_each["train/loss"], rtol=1e-5
-        )
-        for ours, single in zip(found, runs[1][1], strict=True):
-            np.testing.assert_allclose(ours, single, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("n_replicas", [1, 2])

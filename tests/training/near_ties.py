@@ -1,0 +1,41 @@
+"""Picks of one layout of a run against those of one device: how many differ, and by how much."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import oracle
+import tensorflow as tf
+
+from jest_tf.selection import SelectionSpec, sampling
+from jest_tf.training.host_loop import HostLoopResult
+
+# Rounding differs between layouts, so an example whose perturbed logit (its Gumbel draw spreads
+# over several units) is this close to the cut may be picked by one and not by the other.
+NEAR_TIE = 1e-3
+
+
+def flips(spec: SelectionSpec, alone: Sequence[HostLoopResult], picks: Sequence) -> list[int]:
+    """Picks that differ in each step; fails where one that differs was no near-tie.
+
+    Args:
+      spec: a joint policy.
+      alone: the single steps of one device.
+      picks: ids [steps][b] of the other layout, each step's in the order of the draw.
+    """
+    for step, (own, ids) in enumerate(zip(alone, picks, strict=True), 1):
+        distance = _distance_from_cut(spec, own, ids)
+        assert distance < NEAR_TIE, f"step {step}: a pick was {distance} below the cut"
+    return [len({*ids} - {*own.picks[0]}) for own, ids in zip(alone, picks, strict=True)]
+
+
+def _distance_from_cut(spec: SelectionSpec, own: HostLoopResult, ids: Sequence[int]) -> float:
+    """By the slow truth, from the embeddings that one device had in this step."""
+    learner, reference, valid, seed = own.last.scored
+    draws = [
+        sampling.gumbel(seed, chunk, 0, spec.super_batch).numpy() for chunk in range(spec.n_chunks)
+    ]
+    row_of = {record: row for row, record in enumerate(own.last_batch["id"].numpy().tolist())}
+    chunks = np.reshape([row_of[record] for record in np.asarray(ids).tolist()], [len(draws), -1])
+    models = [z and tf.nest.map_structure(np.asarray, z)._asdict() for z in (learner, reference)]
+    assert valid.numpy().all()
+    return oracle.cut_violation(spec.loss, spec.criterion, *models, np.stack(draws), chunks)
