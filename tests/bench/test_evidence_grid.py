@@ -5,6 +5,8 @@ import pytest
 from jest_tf.bench.evidence import suites
 from jest_tf.bench.evidence.grid import RATE, Row, make_cells, rate_of
 from jest_tf.errors import UserError
+from jest_tf.training.assemble import model_size, resolution_schedule, selection_spec
+from jest_tf.training.cost import CostModel
 
 
 def all_cells():
@@ -35,6 +37,19 @@ def test_selecting_runs_load_what_uniform_trains_on():
     loaded = joint.total_steps * joint.selection.super_batch
     assert loaded == uniform.total_steps * uniform.selection.sub_batch
     assert cells["uniform_same_steps-s0"].total_steps == joint.total_steps
+
+
+def test_approximations_are_compared_at_equal_flops():
+    suite = suites.SUITES["approximations"]
+    for cell in make_cells(suite.rows, suite.wanted):
+        config = cell.config
+        if cell.row.name == suites.CURATED:
+            continue
+        size = model_size(config, config.data.vocab_size)
+        cost = CostModel(size, selection_spec(config), config.data.image_size)
+        plan = resolution_schedule(config, size, size, n_replicas=1).plan(0)
+        total = config.total_steps * cost.step(plan).total_flops
+        assert total == pytest.approx(suites.SAME_FLOPS, rel=0.01), cell.name
 
 
 def test_headline_has_five_seeds_and_the_rest_two():

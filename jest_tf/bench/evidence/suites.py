@@ -168,6 +168,47 @@ def _quick() -> list[Row]:
     ]  # fmt: skip
 
 
+# As many steps as cost what 240 steps with full scores cost, the reference cached (a test checks).
+FULL_SCORES, SAME_FLOPS = "full_scores", 1.737e13
+APPROXIMATIONS = {
+    "uniform_same_flops": ("uniform, no scores", 651, {}),
+    FULL_SCORES: ("full scores", 240, {}),
+    "pixels": ("fewer pixels: 32/8", 404, {"resolution": "32/8"}),
+    "patches": ("larger patches: 48/16", 496, {"resolution": "48/16"}),
+    "patches_untrained": (
+        "larger patches, never trained at", 399, {"resolution": "48/16", "low_share": 0.0},
+    ),
+    "blocks": ("half the blocks", 410, {"image_depth": 2, "text_depth": 1}),
+    "tokens": ("half the text tokens", 251, {"n_tokens": 8}),
+    "patches_tokens": ("larger patches, half the tokens", 546,
+                       {"resolution": "48/16", "n_tokens": 8}),
+    "cheapest": ("larger patches, half the tokens and blocks", 749,
+                 {"resolution": "48/16", "n_tokens": 8, "image_depth": 2, "text_depth": 1}),
+}  # fmt: skip
+
+
+def _approximations() -> list[Row]:
+    """Scores made cheaper, all for the same FLOPs in all; half the sub-batch trains as it scores.
+
+    Four checkpoints of each stay, for the agreement of cheap with full scores along training.
+    """
+    group, seeds = HEADLINE, (0, 1)
+    rows = [_curated(CURATED, "the reference", group, 800, 200, seeds=seeds)]
+    for name, (label, steps, score) in APPROXIMATIONS.items():
+        low_share = score.get("low_share", 0.5 if score else 0.0)
+        score = {k: v for k, v in score.items() if k != "low_share"}
+        overrides = {"checkpoint.every_steps": steps // 4, "checkpoint.keep": 5}
+        overrides |= {f"resolution.score.{field}": value for field, value in score.items()}
+        overrides |= {"resolution.low_share": low_share} if low_share else {}
+        fields = {"seeds": seeds, "overrides": overrides}
+        if name == "uniform_same_flops":
+            rows.append(_uniform(name, label, group, steps, steps // 8, **fields))
+        else:
+            fields |= {"steps": steps, "every": steps // 8, "tuned_as": ""}
+            rows.append(_selecting(name, label, group, **fields))
+    return rows
+
+
 def _names(rows: list[Row]) -> tuple[str, ...]:
     return tuple(row.name for row in rows)
 
@@ -178,6 +219,12 @@ SUITES = {
     for suite in (
         Suite("main", "full", FULL_ROWS, _names(_headline())),
         Suite("ablations", "full", FULL_ROWS, _names(_ablations())),
+        Suite(
+            "approximations",
+            "approximations",
+            tuple(_approximations()),
+            _names(_approximations()),
+        ),
         Suite("quick", "quick", tuple(_quick()), _names(_quick())),
     )
 }
