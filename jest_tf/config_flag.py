@@ -1,5 +1,8 @@
 """The flag `--config`: loads a config file, takes overrides, and explains what is wrong."""
 
+import functools
+import importlib.util
+import pathlib
 import re
 from collections.abc import Sequence
 
@@ -51,6 +54,25 @@ def value_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
     if not isinstance(flag.value, ml_collections.ConfigDict):
         raise UserError(f"--config could not be loaded: {_load_error(flag.value)}")
     return flag.value
+
+
+def load(path: str | pathlib.Path, argument: str = "") -> ml_collections.ConfigDict:
+    """What `--config=PATH:ARGUMENT` gives, for programs that make configs themselves.
+
+    Raises:
+      UserError: no such file, or an unknown argument.
+    """
+    if not pathlib.Path(path).exists():
+        raise UserError(f"{path} is not here: run this from the project's folder.")
+    return _module(str(path)).get_config(argument)
+
+
+@functools.cache
+def _module(path):
+    spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _explain_unknown(name: str) -> str:

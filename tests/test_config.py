@@ -1,21 +1,18 @@
 """The config: arguments, arithmetic, and messages that a tired user can act on."""
 
-import importlib.util
 import pathlib
 
 import pytest
 
 from jest_tf import config as config_lib
+from jest_tf import config_flag
 from jest_tf.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
 def load(name: str, arg: str = ""):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg)
+    return config_flag.load(CONFIGS / f"{name}.py", arg)
 
 
 @pytest.fixture
@@ -23,6 +20,11 @@ def emoji():
     config = load("emoji")
     config.reference.workdir = "runs/reference"
     return config
+
+
+def test_a_config_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="configs/none.py is not here"):
+        config_flag.load("configs/none.py")
 
 
 def test_arguments_choose_the_experiment():

@@ -1,6 +1,5 @@
 """Training end to end, in the shipped config shrunk: resumes exactly, refuses what it must."""
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -10,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 
+from jest_tf import config_flag
 from jest_tf.errors import UserError
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.training import loop
@@ -20,10 +20,7 @@ STEPS = 9
 
 def shrunk(data_dir, argument: str, reference=""):
     """configs/emoji.py with a model that steps in milliseconds, on the curated pairs."""
-    spec = importlib.util.spec_from_file_location("emoji", EMOJI)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    c = module.get_config(argument)
+    c = config_flag.load(EMOJI, argument)
     c.total_steps = STEPS
     c.optimizer.warmup_steps = 2
     c.data.data_dir = str(data_dir)

@@ -6,7 +6,6 @@ STEP: after it the chief kills itself, as the machine would in a preemption with
 """
 
 import dataclasses
-import importlib.util
 import os
 import pathlib
 import signal
@@ -18,10 +17,9 @@ SAVED_EVERY = 4
 
 
 def config_of(kind: str, data_dir: str):
-    spec = importlib.util.spec_from_file_location("emoji", EMOJI)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    c = module.get_config("criterion=hard_learner")  # needs no reference
+    from jest_tf import config_flag
+
+    c = config_flag.load(EMOJI, "criterion=hard_learner")  # needs no reference
     c.total_steps = STEPS
     c.optimizer.warmup_steps = 2
     c.data.data_dir = data_dir

@@ -8,14 +8,13 @@ computed once, after its training, for all cells that stand on it.
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from jest_tf import config_flag
 from jest_tf.config import flat_keys, nearest, problems, require_sound
 from jest_tf.errors import UserError
 
@@ -96,7 +95,7 @@ class Cell:
         Raises:
           UserError: an override names no field, or the config is not sound.
         """
-        config = _config_file().get_config(self.argument)
+        config = config_flag.load(CONFIG, self.argument)
         keys = list(flat_keys(config))
         for field, value in self.row.overrides:
             if field not in keys:
@@ -197,13 +196,3 @@ def _trials_of(row: Row, rows: Iterable[Row]) -> list[Row]:
 
 def _with(row: Row, overrides: tuple[tuple[str, Any], ...]) -> Row:
     return dataclasses.replace(row, overrides=row.overrides + overrides) if overrides else row
-
-
-@functools.cache
-def _config_file():
-    if not Path(CONFIG).exists():
-        raise UserError(f"{CONFIG} is not here: run this from the project's folder.")
-    spec = importlib.util.spec_from_file_location("evidence_config", CONFIG)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
