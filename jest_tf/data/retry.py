@@ -87,11 +87,14 @@ class BadRecords:
     def share(self) -> float:
         return self.bad / max(self.seen, 1)
 
-    def add(self, ids: np.ndarray, valid: np.ndarray, source: np.ndarray) -> None:
-        """One step's records (any shape, equal for all three)."""
+    def count(self, seen: int, bad: int) -> None:
+        """Records of some steps, those of all processes together: every one judges alike."""
+        self.seen += seen
+        self.bad += bad
+
+    def list(self, ids: np.ndarray, valid: np.ndarray, source: np.ndarray) -> None:
+        """Which of the records that this process has read are bad (any shape, equal for all)."""
         bad = ~np.asarray(valid, bool)
-        self.seen += bad.size
-        self.bad += int(bad.sum())
         self.by_source.update(np.asarray(source)[bad].tolist())
         for record_id in np.asarray(ids)[bad].tolist():
             if record_id in self.ids or len(self.ids) < 1000:
@@ -101,17 +104,22 @@ class BadRecords:
         """Raises UserError, with the list, once the bad share passes the bound."""
         if self.seen < self.min_records or self.share <= self.max_share:
             return
+        raise UserError(
+            f"{self.bad:,} of {self.seen:,} records ({self.share:.1%}) could not be used; the "
+            f"bound is {self.max_share:.1%}.{self._listed(manifest)}\n"
+            "`python -m jest_tf.check --all_records` lists all with the reason; prepare the data "
+            "again without them, or raise data.max_bad_share."
+        )
+
+    def _listed(self, manifest: Manifest) -> str:
+        if not self.ids:
+            return ""
         per_source = ", ".join(
             f"{manifest.sources[source].name}: {count:,}"
             for source, count in self.by_source.items()
         )
-        listed = "\n  ".join(describe_record(i, manifest) for i in list(self.ids)[: self.SHOWN])
-        raise UserError(
-            f"{self.bad:,} of {self.seen:,} records ({self.share:.1%}) could not be used; the "
-            f"bound is {self.max_share:.1%} ({per_source}). The first ones:\n  {listed}\n"
-            "`python -m jest_tf.check --all_records` lists all with the reason; prepare the data "
-            "again without them, or raise data.max_bad_share."
-        )
+        first = "\n  ".join(describe_record(i, manifest) for i in [*self.ids][: self.SHOWN])
+        return f" Since it started, this process met {per_source}; the first ones:\n  {first}"
 
 
 def describe_record(record_id: int, manifest: Manifest) -> str:

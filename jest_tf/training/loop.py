@@ -98,6 +98,7 @@ class Trainer:
             while self.step < total and not self._stopping(interrupt):
                 result = self._advance(self._steps_until_next_event())
                 self._note_refusals(result)
+                self._note_bad_records(result)
                 self._log(result)
                 self._save_if_due()
                 self._evaluate_if_due()
@@ -183,7 +184,7 @@ class Trainer:
         steps = resilient_steps(
             self._batches_from, self.step, self.inputs.manifest, report=logging.warning
         )
-        return map(self._count_bad_records, steps)
+        return map(self._list_bad_records, steps)
 
     def _batches_from(self, step: int) -> Iterator:
         config = self.config
@@ -206,14 +207,8 @@ class Trainer:
 
         return iter(self.runtime.distribute(per_host))
 
-    def _count_bad_records(self, batch: dict) -> dict:
-        """Counts what could not be read; stops the run, saved, when it is too much."""
-        self.bad_records.add(*self._columns(batch, "id", "valid", "source"))
-        try:
-            self.bad_records.check(self.inputs.manifest)
-        except UserError:
-            self._save()
-            raise
+    def _list_bad_records(self, batch: dict) -> dict:
+        self.bad_records.list(*self._columns(batch, "id", "valid", "source"))
         return batch
 
     def _columns(self, batch: dict, *names: str) -> list[np.ndarray]:
@@ -255,6 +250,20 @@ class Trainer:
             if not of_step["accepted"]:
                 reason = _why_refused(of_step, self.config.selection.sub_batch)
                 self.outputs.refused(first + i, reason, ids)
+
+    def _note_bad_records(self, result: HostLoopResult) -> None:
+        """Counts what could not be used; stops the run, saved, when it is too much.
+
+        By the steps' own counts over all replicas: so all worker processes stop at the same step.
+        """
+        usable = result.of_each["selection/n_candidates"]
+        seen = self.config.selection.super_batch * len(usable)
+        self.bad_records.count(seen, seen - int(usable.sum(dtype=np.int64)))
+        try:
+            self.bad_records.check(self.inputs.manifest)
+        except UserError:
+            self._save()
+            raise
 
     def _stopping(self, interrupt: Interrupt) -> bool:
         if signal_number := max(self.runtime.peers.of_all(interrupt.signal_number)):

@@ -67,9 +67,11 @@ def test_too_many_bad_records_stop_the_run_with_a_list(make_manifest):
     bad = BadRecords(max_share=0.1, min_records=100)
     source = np.zeros(50, int)
     good = np.ones(50, bool)
-    bad.add(np.arange(50), ~good, source)
+    bad.list(np.arange(50), ~good, source)
+    bad.count(50, 50)
     bad.check(manifest)  # too few seen to judge
-    bad.add(np.arange(50), good, source)
+    bad.list(np.arange(50), good, source)
+    bad.count(50, 0)
     with pytest.raises(UserError, match=r"50 of 100 records \(50.0%\)") as error:
         bad.check(manifest)
     assert "id 0" in str(error.value) and "numbers: 50" in str(error.value)
@@ -77,9 +79,17 @@ def test_too_many_bad_records_stop_the_run_with_a_list(make_manifest):
     for _ in range(4):
         valid = good.copy()
         valid[7] = False
-        few.add(np.where(valid, np.arange(50), -8), valid, source)
+        few.list(np.where(valid, np.arange(50), -8), valid, source)
+        few.count(50, 1)
     few.check(manifest)
     assert few.bad == 4 and few.share == 0.02
     few.max_share = 0.01
     with pytest.raises(UserError, match="numbers-00000.tfrecord record 7"):
         few.check(manifest)
+
+
+def test_a_process_that_met_no_bad_record_stops_with_the_others(make_manifest):
+    bad = BadRecords(max_share=0.1, min_records=100)
+    bad.count(200, 30)
+    with pytest.raises(UserError, match=r"30 of 200 records .* bound is 10.0%\.\n"):
+        bad.check(make_manifest([50]))

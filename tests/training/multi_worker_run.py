@@ -12,7 +12,7 @@ import signal
 import sys
 
 EMOJI = pathlib.Path(__file__).parents[2] / "configs" / "emoji.py"
-STEPS = 10
+STEPS = 50
 SAVED_EVERY = 4
 
 
@@ -29,7 +29,7 @@ def config_of(kind: str, data_dir: str):
     c.selection.super_batch, c.selection.sub_batch, c.selection.n_chunks = 32, 8, 2
     c.strategy.kind = kind
     c.strategy.jit_compile = False
-    c.log.every_steps = STEPS
+    c.log.every_steps = 10
     c.checkpoint.every_steps = SAVED_EVERY
     c.evals = {}
     return c
