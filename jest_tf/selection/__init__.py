@@ -3,6 +3,7 @@
 from jest_tf.selection.collectives import LOCAL, Collectives
 from jest_tf.selection.diagnostics import diagnostics, joint_score
 from jest_tf.selection.exchange import gather_picked
+from jest_tf.selection.per_example import select_by_loss
 from jest_tf.selection.select import select
 from jest_tf.selection.spec import Embeddings, Selection, SelectionSpec
 
@@ -16,4 +17,5 @@ __all__ = [
     "gather_picked",
     "joint_score",
     "select",
+    "select_by_loss",
 ]

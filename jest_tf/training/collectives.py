@@ -2,6 +2,14 @@
 
 import tensorflow as tf
 
+from jest_tf.selection.collectives import LOCAL, Collectives
+
+
+def of_current_strategy() -> Collectives:
+    """The collectives of the strategy that is running; call inside `strategy.run`, or anywhere."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return LOCAL if replicas == 1 else ReplicaCollectives()
+
 
 class ReplicaCollectives:
     """Exchanges among the replicas of the current strategy.

@@ -10,10 +10,10 @@ import keras
 import tensorflow as tf
 
 from jest_tf.data import preprocess
+from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.models.text_transformer import shorten_tokens
 from jest_tf.selection import (
-    LOCAL,
     Collectives,
     Embeddings,
     Selection,
@@ -22,6 +22,7 @@ from jest_tf.selection import (
     gather_picked,
     select,
 )
+from jest_tf.training.collectives import of_current_strategy
 from jest_tf.training.contrastive import contrastive_loss
 from jest_tf.training.optimizer import GuardedAdamW
 from jest_tf.training.resolution import Fidelity, StepPlan
@@ -63,14 +64,18 @@ class JestModel(keras.Model):
     parts between the collectives are compiled.
 
     Args:
-      learner: the dual encoder to train.
+      learner: the dual encoder to train: a DualEncoder, or any built Keras model with the methods
+        `encode_image(images)` and `encode_text(tokens)` -> float32 [n, d] of unit norm, and the
+        scalars `scale` and `bias` (docs/library.md).
       reference: the frozen one; None where the policy needs none or its embeddings are cached.
       spec: what to select and how.
-      plan: at which fidelity steps score and train, unless `step` is given another.
+      plan: at which fidelity steps score and train, unless `step` is given another; None runs the
+        models as they are, on images and tokens as the batches hold them.
       loss: sigmoid | softmax, the training loss.
       clip_norm: bound of the global gradient norm, after the all-reduce.
       seed: of the selection draws, with the step.
-      collectives: called in the step, returns the replica's collectives.
+      collectives: called in the step, returns the replica's collectives; by default those of the
+        strategy that runs the step.
       cached_reference: scale and bias of a reference whose embeddings come with the batches.
       augment: images [n, h, w, 3] in 0..255 -> the same, differently; for the chosen only.
     """
@@ -81,11 +86,11 @@ class JestModel(keras.Model):
         reference: DualEncoder | None,
         spec: SelectionSpec,
         *,
-        plan: StepPlan,
+        plan: StepPlan | None = None,
         loss: str = "sigmoid",
         clip_norm: float = 1.0,
         seed: int = 0,
-        collectives: Callable[[], Collectives] = lambda: LOCAL,
+        collectives: Callable[[], Collectives] = of_current_strategy,
         cached_reference: tuple[float, float] | None = None,
         augment: Callable | None = None,
     ):
@@ -95,7 +100,7 @@ class JestModel(keras.Model):
         if reference is not None:
             reference.trainable = False
         self.spec = spec
-        self.plan = plan
+        self.plan = plan or StepPlan.as_it_is(spec.sub_batch)
         self.loss_kind = loss
         self.clip_norm = clip_norm
         self.seed = seed
@@ -103,9 +108,33 @@ class JestModel(keras.Model):
         self.cached_reference = cached_reference
         self.augment = augment
 
+    def compile(self, optimizer: GuardedAdamW, jit_compile: bool = False, **options) -> None:
+        """Keras's `compile`, for `fit`. The selection is compiled by XLA in any case.
+
+        Raises:
+          UserError: another optimizer, which would reduce the gradients a second time and could not
+            refuse a step.
+        """
+        if not isinstance(optimizer, GuardedAdamW):
+            raise UserError(
+                f"JestModel.compile got the optimizer {type(optimizer).__name__}; expected "
+                "jest_tf.training.optimizer.GuardedAdamW: a step's gradients are summed over "
+                "replicas and clipped already, and a step with too few valid rows is refused."
+            )
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **options)
+        if not optimizer.built:
+            optimizer.build(self.learner.trainable_variables)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
+        """Nothing: `compile` has built everything. Keras's own would begin `fit` under a strategy
+        with the mean of a super-batch over replicas, which flags such as `valid` do not have.
+        """
+
     def train_step(self, super_batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on this replica's rows of a super-batch; every replica returns the same."""
-        return self.step(super_batch).metrics
+        metrics = self.step(super_batch).metrics
+        # `fit` takes means over replicas, which no flag has.
+        return {name: tf.cast(value, tf.float32) for name, value in metrics.items()}
 
     def step(self, super_batch: dict[str, tf.Tensor], plan: StepPlan | None = None) -> "StepOutput":
         """As `train_step`, and what was picked and how it scored.
@@ -214,9 +243,11 @@ class JestModel(keras.Model):
 
 
 def encode(
-    model: DualEncoder, images: tf.Tensor, tokens: tf.Tensor, at: Fidelity
+    model: DualEncoder, images: tf.Tensor, tokens: tf.Tensor, at: Fidelity | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """uint8 [n, h, w, 3] and int32 [n, L] -> zimg, ztxt [n, d]: the resize graph is part of it."""
+    if at is None:
+        return model.encode_image(images), model.encode_text(tokens)
     images = preprocess.to_model_range(preprocess.resize(images, at.resolution.image_size))
     zimg = model.encode_image(images, at.resolution.patch_size, at.image_depth)
     return zimg, model.encode_text(shorten_tokens(tokens, at.n_tokens), at.text_depth)

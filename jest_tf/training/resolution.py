@@ -103,9 +103,12 @@ class Approximation:
 
 @dataclasses.dataclass(frozen=True)
 class TrainPart:
-    """`n_examples` of the sub-batch (over all replicas), trained at one fidelity."""
+    """`n_examples` of the sub-batch (over all replicas), trained at one fidelity.
 
-    at: Fidelity
+    `at` None: the model gets images and tokens just as the batch has them.
+    """
+
+    at: Fidelity | None
     n_examples: int
 
 
@@ -113,13 +116,18 @@ class TrainPart:
 class StepPlan:
     """What one step computes. Hashable: one compiled program per plan.
 
-    score, reference: fidelities of the learner and of the reference at scoring. train: the parts
-    of the sub-batch, one loss over their union.
+    score, reference: fidelities of the learner and of the reference at scoring; None as in
+    `TrainPart`. train: the parts of the sub-batch, one loss over their union.
     """
 
-    score: Fidelity
-    reference: Fidelity
+    score: Fidelity | None
+    reference: Fidelity | None
     train: tuple[TrainPart, ...]
+
+    @classmethod
+    def as_it_is(cls, sub_batch: int) -> "StepPlan":
+        """Any dual encoder, run whole on what the batches hold."""
+        return cls(score=None, reference=None, train=(TrainPart(None, sub_batch),))
 
     def split(self, positions: tf.Tensor, seed: tf.Tensor) -> list[tuple[Fidelity, tf.Tensor]]:
         """The picks of each part, at random.

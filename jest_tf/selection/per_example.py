@@ -1,0 +1,98 @@
+"""Selection by the losses of single examples, for models that are not contrastive.
+
+A classifier's or a captioner's loss on an example does not depend on the batch around it. Then a
+set scores the sum of its examples' scores, no pair term is left, and joint selection is independent
+selection.
+"""
+
+import dataclasses
+import warnings
+
+import tensorflow as tf
+
+from jest_tf.selection.collectives import LOCAL, Collectives
+from jest_tf.selection.draw import draw, mask, sum_over
+from jest_tf.selection.sampling import gumbel
+from jest_tf.selection.spec import Selection, SelectionSpec
+
+
+@tf.autograph.experimental.do_not_convert
+def select_by_loss(
+    spec: SelectionSpec,
+    learner_loss: tf.Tensor | None,
+    reference_loss: tf.Tensor | None,
+    valid: tf.Tensor,
+    seed: tf.Tensor,
+    collectives: Collectives = LOCAL,
+) -> Selection:
+    """Chooses `spec.sub_batch` of the super-batch by a loss per example.
+
+    Policy `joint` becomes `independent_sampled`, with a warning: both draw from the same
+    distribution here. `spec.loss` has no meaning.
+
+    Args:
+      spec: what to choose by; its criterion says which of the losses are used.
+      learner_loss, reference_loss: float [n], of this replica's n = B / R rows; None where the
+        criterion does not use it.
+      valid: bool [n]. False rows are never picked while enough others exist.
+      seed: int32 [2], (run seed, step).
+      collectives: the replicas; row i of replica r has global position r·n + i.
+
+    Returns:
+      Selection, as `select` does, with the metrics `pool_score` and `chosen_score`.
+
+    Raises:
+      UserError: the sizes do not divide by the replicas.
+      ValueError: a loss is missing or has another shape than [n].
+    """
+    spec.check_replicas(collectives.size)
+    if spec.policy == "joint":
+        warnings.warn(
+            "selection.policy is joint, but a loss per example has no pair terms: joint selection "
+            "is independent selection here, and independent_sampled is used.",
+            stacklevel=2,
+        )
+        spec = dataclasses.replace(spec, policy="independent_sampled")
+    n = spec.super_batch // collectives.size
+    start = collectives.rank * n
+    score = _score(spec, n, learner_loss, reference_loss)
+    usable = valid & tf.math.is_finite(score)
+    score = tf.where(usable, score, 0.0)
+    logits = score / spec.temperature
+    if spec.policy == "uniform":
+        logits = tf.zeros_like(logits)
+    if spec.policy != "independent_top_k" and not spec.greedy:
+        logits += gumbel(seed, 0, start, n)
+    masked = mask(logits, usable, tf.zeros([n], tf.bool))
+    positions = draw(masked, spec.sub_batch, spec.scope, collectives)
+    sums = [tf.reduce_sum(tf.cast(usable, tf.float32)), tf.reduce_sum(score)]
+    sums.append(sum_over(score, positions, start))
+    n_usable, pool, chosen = tf.unstack(collectives.all_reduce_sum(tf.stack(sums)))
+    n_candidates = tf.cast(n_usable, tf.int32)
+    if spec.policy == "uniform":
+        return Selection(positions, n_candidates, {})
+    metrics = {
+        "pool_score": pool / tf.maximum(n_usable, 1.0),
+        "chosen_score": chosen / spec.sub_batch,
+    }
+    return Selection(positions, n_candidates, metrics)
+
+
+def _score(spec, n, learner_loss, reference_loss):
+    """S_i float32 [n]: the criterion of each row."""
+    terms = {
+        "learnability": ((1.0, "learner_loss"), (-1.0, "reference_loss")),
+        "hard_learner": ((1.0, "learner_loss"),),
+        "easy_reference": ((-1.0, "reference_loss"),),
+    }[spec.criterion]
+    losses = {"learner_loss": learner_loss, "reference_loss": reference_loss}
+    score = tf.zeros([n])
+    for sign, name in terms if spec.policy != "uniform" else ():
+        loss = losses[name]
+        if loss is None or tf.TensorShape(loss.shape) != (n,):
+            found = None if loss is None else tuple(loss.shape)
+            raise ValueError(
+                f"{name} is {found}; criterion {spec.criterion} needs a tensor of shape ({n},)"
+            )
+        score += sign * tf.cast(tf.stop_gradient(loss), tf.float32)
+    return score
