@@ -3,6 +3,7 @@
     python -m jest_tf.evaluate --workdir=runs/joint
     python -m jest_tf.evaluate --workdir=runs/joint --follow
     python -m jest_tf.evaluate --export=runs/joint/export --out=results
+    python -m jest_tf.evaluate --workdir=runs/joint --projector=retrieval
 
 What is evaluated stands in the run's config (`evals`) or in a JSON file (`--evals`), see
 docs/evaluation.md.
@@ -51,6 +52,12 @@ _BEST = flags.DEFINE_string(
 _N_BEST = flags.DEFINE_integer(
     "n_best", 3, "How many exports --best keeps.", lower_bound=1, flag_values=FLAGS
 )
+_PROJECTOR = flags.DEFINE_string(
+    "projector",
+    None,
+    "Name of an evaluation: write its images' embeddings for TensorBoard's projector, instead.",
+    flag_values=FLAGS,
+)
 
 
 def main(argv: list[str]) -> None:
@@ -62,6 +69,8 @@ def main(argv: list[str]) -> None:
         raise UserError("--follow watches the checkpoints of a run: give --workdir")
     if _BEST.value and (not _FOLLOW.value or _BEST.value.count(":") != 1):
         raise UserError("--best takes NAME:METRIC and goes with --follow")
+    if _PROJECTOR.value and _FOLLOW.value:
+        raise UserError("--projector shows one checkpoint: give it without --follow")
     if _EXPORT.value:
         _evaluate_export(_EXPORT.value)
     elif _FOLLOW.value:
@@ -153,6 +162,9 @@ def _run_all(
     specs: Mapping[str, Mapping[str, Any]], encoder, out: str, data_dir: str | None
 ) -> dict[str, dict[str, Any]]:
     """Runs, writes and prints all evaluations; returns the results by name."""
+    if _PROJECTOR.value:
+        _project(specs[_PROJECTOR.value]["data"], encoder, out, data_dir)
+        return {}
     from jest_tf.evaluation.evaluators import run_evaluation
     from jest_tf.evaluation.results import write_result
 
@@ -163,6 +175,14 @@ def _run_all(
         numbers = ", ".join(f"{k} {v:.4g}" for k, v in results[name]["metrics"].items())
         print(f"{name} at step {results[name].get('step')}: {numbers}\n  -> {path}", flush=True)
     return results
+
+
+def _project(data: str, encoder, out: str, data_dir: str | None) -> None:
+    from jest_tf.evaluation.projection import project
+
+    folder = os.path.join(os.path.dirname(out.rstrip("/")), "projector")
+    project(folder, f"{encoder.description['model']} on {data}", data, encoder, data_dir)
+    print(f"tensorboard --logdir {folder}    # the tab Projector; this folder alone")
 
 
 def _out(workdir: str) -> str:
@@ -187,9 +207,12 @@ def _specs(specs: Mapping[str, Any]) -> dict[str, Any]:
     from jest_tf.evaluation.evaluators import checked_options
 
     missing = [name for name in _ONLY.value if name not in specs]
+    asking = "--only"
+    if _PROJECTOR.value and _PROJECTOR.value not in specs:
+        asking, missing = "--projector", [_PROJECTOR.value]
     if missing or not specs:
         raise UserError(
-            f"there is {', '.join(specs) or 'no evaluation'}, and --only asks for "
+            f"there is {', '.join(specs) or 'no evaluation'}, and {asking} asks for "
             f"{', '.join(missing) or 'all'}; name evaluations in the run's config (evals) or give "
             "--evals=FILE"
         )

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 from small_run import TOTAL_STEPS, small_run
 
@@ -105,12 +106,26 @@ def test_clip_benchmark_can_build_its_table(workdir, flags, tmp_path):
     assert zero_shot["mean_per_class_recall"] == zero_shot["mean_per_class"]
 
 
+def test_the_projector_shows_the_images_of_an_evaluation(workdir, flags, capsys):
+    flags(workdir=str(workdir), projector="zero_shot")
+    folder = workdir / "projector"
+    z = np.loadtxt(folder / "embeddings.tsv")
+    assert len(z) == 12
+    np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1.0, rtol=1e-4)
+    title, *rows = (folder / "metadata.tsv").read_text().splitlines()
+    assert title == "captions\tlabel"
+    assert rows[:2] == ["red square\tred", "green square\tgreen"]
+    assert f"--logdir {folder}" in capsys.readouterr().out
+    assert not (workdir / "evaluations").exists()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({}, "either --workdir .* or --export"),
         ({"export": "e", "follow": True}, "give --workdir"),
         ({"workdir": "w", "best": "a:b"}, "goes with --follow"),
+        ({"workdir": "w", "follow": True, "projector": "a"}, "without --follow"),
         ({"workdir": "w", "follow": True, "timeout_minutes": 0.0}, "did not appear"),
         ({"workdir": "w", "evals": "none.json"}, "expected a JSON file"),
     ],

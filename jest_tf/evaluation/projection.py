@@ -1,0 +1,52 @@
+"""The embeddings of an evaluation's images, laid out for TensorBoard's projector."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jest_tf.data.sources import open_source
+from jest_tf.errors import UserError
+from jest_tf.evaluation.datasets import EvaluationData
+from jest_tf.monitoring.projector import write_projector
+from jest_tf.serving.encoders import Encoder
+
+# More would not fit into the one picture that the projector takes, 64 px each.
+MAX_POINTS = 16_384
+
+
+def project(
+    folder: str | os.PathLike,
+    name: str,
+    source: str,
+    encoder: Encoder,
+    data_dir: str | None = None,
+    batch_size: int = 256,
+) -> Path:
+    """Embeds the first MAX_POINTS images of a data set and writes them; returns the folder.
+
+    Args:
+        folder: where to; what an earlier call wrote is replaced.
+        name: how the projector calls them.
+        source: `tfds:NAME[/CONFIG][:SPLIT]` or a manifest.
+        encoder: the model.
+
+    Raises:
+        UserError: data that cannot be read, or not one picture in them.
+    """
+    data = EvaluationData(open_source(source, data_dir), encoder.decode_size)
+    zimg, images, captions, labels = [], [], [], []
+    for batch in data.batches(batch_size):
+        zimg.append(encoder.encode_image(batch.images))
+        images.append(batch.images)
+        captions += [" | ".join(of_image) for of_image in batch.captions]
+        labels += [data.label_texts[i] if 0 <= i < len(data.label_texts) else str(i)
+                   for i in batch.labels.tolist()]  # fmt: skip
+        if len(captions) >= MAX_POINTS:
+            break
+    if not captions:
+        raise UserError(f"{source}: not one of {data.n_skipped} pictures could be decoded")
+    columns = {"captions": captions, "label": labels}
+    shown = {title: texts[:MAX_POINTS] for title, texts in columns.items() if len(set(texts)) > 1}
+    z, pictures = (np.concatenate(parts)[:MAX_POINTS] for parts in (zimg, images))
+    return write_projector(folder, name, z, shown or {"captions": captions[:MAX_POINTS]}, pictures)
