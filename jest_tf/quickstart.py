@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from absl import flags
 
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
+from jest_tf.report import write_picture
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder for all that this writes.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data/prepared", "Where the data are prepared once.")
@@ -34,16 +34,12 @@ _POLICIES = flags.DEFINE_list(
 )
 
 _UPDATE_README = flags.DEFINE_bool(
-    "update_readme", False, "Write the table into README.md, with date and hardware."
+    "update_readme", False, "Write table, date, hardware and the picture of picks for README.md."
 )
 
 CONFIG = "configs/emoji.py"
 README = pathlib.Path(__file__).parents[1] / "README.md"
-PICTURE = README.parent / "docs" / "quickstart.png"
-PICTURE_LINE = (
-    "What the JEST model found after so few steps:\n\n"
-    "![Images found by text queries](docs/quickstart.png)"
-)
+PICTURE = README.parent / "docs" / "picks.png"
 README_BEGIN, README_END = "<!-- quickstart:", "<!-- /quickstart -->"
 QUERIES = ("red heart", "cat face", "pizza", "sailboat", "thumbs up", "snowman")
 
@@ -127,10 +123,11 @@ class Quickstart:
             ("TensorBoard", f"tensorboard --logdir {self.workdir}"),
             ("exported model", self.folder("export")),
             ("contact sheet", self.folder("queries/contact_sheet.png")),
+            ("what was chosen", f"python -m jest_tf.report --workdir={self.folder(policies[0])}"),
         ):
             print(f"  {what:15s} {where}")
         if _UPDATE_README.value:
-            shutil.copyfile(self.folder("queries/contact_sheet.png"), PICTURE)
+            write_picture(self.folder(policies[0]), PICTURE)
             update_readme(run_summary.markdown_table(rows), verdict)
 
     def command(self, module: str, *arguments: str) -> None:
@@ -152,9 +149,7 @@ def update_readme(table: str, verdict: str) -> None:
     made += f"; {CONFIG}:quick, seed 0"
     text = README.read_text(encoding="utf-8")
     part = re.compile(f"({README_BEGIN}[^\n]*\n).*?({README_END})", re.DOTALL)
-    text = part.sub(
-        lambda m: f"{m[1]}{table}\n\n{verdict}\n\nMade {made}. {PICTURE_LINE}\n{m[2]}", text
-    )
+    text = part.sub(lambda m: f"{m[1]}{table}\n\n{verdict}\n\nMade {made}.\n{m[2]}", text)
     README.write_text(text, encoding="utf-8")
 
 

@@ -1,11 +1,14 @@
 """Writes one HTML page that shows what a run did and what it chose, alone or against other runs.
 
     python -m jest_tf.report --workdir=runs/joint --compare=runs/uniform,runs/independent
+    python -m jest_tf.report --workdir=runs/joint --picture=picks.png
 
 The page holds everything in itself: it opens offline, in light and dark. Running runs work too.
+`--picture` draws only what the newest kept step chose and rejected.
 """
 
 import datetime
+import io
 import shlex
 import sys
 from pathlib import Path
@@ -26,12 +29,21 @@ _OUT = flags.DEFINE_string(
 _SAMPLE_STEPS = flags.DEFINE_integer(
     "sample_steps", 4, "Of how many steps to show examples.", lower_bound=0, flag_values=FLAGS
 )
+_PICTURE = flags.DEFINE_string(
+    "picture", None, "Write a PNG of chosen and rejected examples instead of the page.",
+    flag_values=FLAGS,
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
     """Writes the report; folders after the flags are compared too (`--compare DIR2 DIR3`)."""
     if not _WORKDIR.value:
         raise UserError("--workdir is missing. Give the folder of the run to report on.")
+    if _PICTURE.value:
+        config_flag.refuse_extra(argv)
+        step = write_picture(_WORKDIR.value, Path(_PICTURE.value))
+        print(f"wrote {_PICTURE.value}: the picks of step {step:,}")
+        return
     more = argv[1:]
     if more and not _COMPARE.value:
         config_flag.refuse_extra(argv)
@@ -54,14 +66,39 @@ def write_report(workdirs: list[str], out: Path, n_sample_steps: int = 4) -> int
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     command = shlex.join(["python", "-m", "jest_tf.report", *sys.argv[1:]])
     content = page(load_runs(workdirs, n_sample_steps), f"{now}, by {command}").encode()
+    _write(out, content)
+    return len(content)
+
+
+def write_picture(workdir: str, out: Path) -> int:
+    """Draws the chosen and rejected examples of the newest kept step; returns the step.
+
+    Raises:
+      UserError: the run kept no examples, or the picture cannot be written.
+    """
+    from PIL import Image
+
+    from jest_tf.monitoring.picks_sheet import picks_sheet
+    from jest_tf.monitoring.samples import GROUPS, read_samples, sample_steps
+
+    folder = Path(workdir) / "samples"
+    steps = sample_steps(folder)
+    if not steps:
+        raise UserError(f"{folder} holds no examples: the run chose none, or has not logged yet.")
+    samples = read_samples(folder, steps[-1])
+    sheet = picks_sheet(samples, list(GROUPS), n_rows=1, title=f"Step {steps[-1]:,}")
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
+    _write(out, buffer.getvalue())
+    return steps[-1]
+
+
+def _write(out: Path, content: bytes) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)
     except OSError as error:
-        raise UserError(
-            f"{out} cannot be written: {error.strerror}. Give another --out."
-        ) from error
-    return len(content)
+        raise UserError(f"{out} cannot be written: {error.strerror}. Name another file.") from error
 
 
 if __name__ == "__main__":

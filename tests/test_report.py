@@ -9,13 +9,14 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from sample_workdir import HOSTILE, make_run
 
 from jest_tf.data import emoji
 from jest_tf.errors import UserError
 from jest_tf.monitoring.run_history import config_differences, load_run, load_runs
 from jest_tf.monitoring.samples import GROUPS
-from jest_tf.report import write_report
+from jest_tf.report import write_picture, write_report
 
 
 class Page(html.parser.HTMLParser):
@@ -70,6 +71,26 @@ def test_two_runs_side_by_side_with_their_differences(tmp_path):
     assert "joint against uniform" in text
     assert "selection.policy" in text and "finished" in text
     assert set(config_differences(load_runs(map(str, runs), 0))) == {"name", "selection.policy"}
+
+
+def test_evaluations_are_a_table_and_curves_where_there_are_several(tmp_path):
+    several = make_run(tmp_path / "several")
+    page = report([several], tmp_path / "report.html")
+    assert "50.0% at step 40" in " ".join(page.text)
+    assert page.text.count("retrieval/image_to_text/recall@1") == 3  # table, steps, FLOPs
+    once = make_run(tmp_path / "once", n_steps=10)
+    page = report([once], tmp_path / "report.html")
+    assert page.text.count("retrieval/image_to_text/recall@1") == 1
+
+
+def test_the_picture_shows_the_newest_picks(tmp_path):
+    run = make_run(tmp_path / "run", n_samples=2)
+    assert write_picture(str(run), tmp_path / "picks.png") == 40
+    with Image.open(tmp_path / "picks.png") as picture:
+        assert picture.width > picture.height > 300
+    shutil.rmtree(run / "samples")
+    with pytest.raises(UserError, match="holds no examples"):
+        write_picture(str(run), tmp_path / "picks.png")
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):

@@ -30,20 +30,23 @@ class Row:
     image: Image.Image | None = None
 
 
-def contact_sheet(rows: Sequence[Row], title: str = "", tile: int = 96) -> Image.Image:
+def contact_sheet(
+    rows: Sequence[Row], title: str = "", tile: int = 96, label_lines: int = 1
+) -> Image.Image:
     """Draws the rows under each other.
 
     Args:
         rows: at least one; rows may differ in length.
         title: one line above all rows.
         tile: side of an image in pixels.
+        label_lines: for a label; what does not fit is cut.
 
     Returns:
         RGB image, as wide as its longest row.
     """
     columns = max((len(row.hits) for row in rows), default=0)
     top = _MARGIN + (_TITLE_SIZE + 2 * _GAP if title else 0)
-    row_height = tile + 2 * (_SMALL_SIZE + 4) + 2 * _GAP
+    row_height = tile + (1 + label_lines) * (_SMALL_SIZE + 4) + 2 * _GAP
     width = 2 * _MARGIN + _QUERY_WIDTH + columns * (tile + _GAP)
     height = top + len(rows) * row_height + _MARGIN - _GAP
     page = Image.new("RGB", (width, height), _PAGE)
@@ -57,7 +60,7 @@ def contact_sheet(rows: Sequence[Row], title: str = "", tile: int = 96) -> Image
         _draw_query(page, draw, row, y + _GAP, tile)
         for column, hit in enumerate(row.hits):
             x = _MARGIN + _QUERY_WIDTH + column * (tile + _GAP)
-            _draw_hit(page, draw, hit, x, y + _GAP, tile)
+            _draw_hit(page, draw, hit, x, y + _GAP, tile, label_lines)
     return page
 
 
@@ -93,7 +96,13 @@ def _draw_query(page: Image.Image, draw: ImageDraw.ImageDraw, row: Row, y: int, 
 
 
 def _draw_hit(
-    page: Image.Image, draw: ImageDraw.ImageDraw, hit: Hit, x: int, y: int, tile: int
+    page: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    hit: Hit,
+    x: int,
+    y: int,
+    tile: int,
+    label_lines: int,
 ) -> None:
     if hit.image is None:
         draw.rectangle((x, y, x + tile - 1, y + tile - 1), _TILE)
@@ -102,8 +111,8 @@ def _draw_hit(
         page.paste(thumbnail(hit.image, tile), (x, y))
     draw.text((x, y + tile + 4), f"{hit.score:.3f}", _INK, font(_SMALL_SIZE))
     if drawable(hit.label):
-        line = shorten(hit.label, _SMALL_SIZE, tile)
-        _draw_lines(draw, line, _SMALL_SIZE, x, y + tile + 8 + _SMALL_SIZE, _FAINT)
+        lines = shorten(hit.label, _SMALL_SIZE, tile, label_lines)
+        _draw_lines(draw, lines, _SMALL_SIZE, x, y + tile + 8 + _SMALL_SIZE, _FAINT)
 
 
 def _draw_lines(

@@ -31,8 +31,9 @@ TRAINING_CURVES = (
     ("Training loss", "train/loss"),
     ("Gradient norm", "train/gradient_norm"),
     ("Learning rate", "train/learning_rate"),
-    ("Learner's scale", "train/learner_scale"),
-    ("Learner's bias", "train/learner_bias"),
+    ("Accuracy among the candidates", "train/pool_accuracy"),
+    ("Scale of both models", "train/learner_scale", "train/reference_scale"),
+    ("Bias of both models", "train/learner_bias", "train/reference_bias"),
 )
 NOISE_NOTE = (
     "<p>The kind of noise of every row of this pool is known. Here it measures; it never chooses. "
@@ -107,12 +108,26 @@ def _sentence(run: RunHistory) -> str:
 def _evaluations(runs: Sequence[RunHistory]) -> str:
     names = {name for run in runs for name in run.series if name.startswith("eval/")}
     names = sorted((n for n in names if n.rpartition("/")[2] not in NOT_DRAWN), key=_natural)
-    parts = []
+    if not names:
+        return ""
+    rows = [[n.removeprefix("eval/"), *(_last_share(run, n) for run in runs)] for n in names]
+    parts = [_table(["newest value", *(run.name for run in runs)], rows)]
+    # A chart of one point per run says no more than the table.
+    curves = [
+        n for n in names if any(len(run.series[n].step) > 1 for run in runs if n in run.series)
+    ]
     for axis in (STEPS, FLOPS):
-        charts = [_metric_chart(runs, n.removeprefix("eval/"), [n], axis, True) for n in names]
+        charts = [_metric_chart(runs, n.removeprefix("eval/"), [n], axis, True) for n in curves]
         if any(charts):
             parts.append(f"<h3>Against {axis}</h3>" + _grid(charts))
     return "".join(parts)
+
+
+def _last_share(run: RunHistory, name: str) -> str:
+    if name not in run.series:
+        return "–"
+    series = run.series[name]
+    return f"{series.value[-1]:.1%} at step {series.step[-1]:,}"
 
 
 def _natural(name: str) -> list:

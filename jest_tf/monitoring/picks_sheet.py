@@ -9,6 +9,7 @@ from jest_tf.monitoring.contact_sheet import Hit, Row, contact_sheet
 from jest_tf.monitoring.samples import GROUPS, Samples
 
 COLUMNS = 8
+CAPTION_LINES = 3  # the captions of broken pairs tell the story: they must be readable
 
 
 def picks_sheet(
@@ -26,7 +27,7 @@ def picks_sheet(
       uint8 [h, w, 3].
     """
     rows = [row for group in groups for row in _rows(group, samples.of(group), n_rows)]
-    return np.asarray(contact_sheet(rows, title))
+    return np.asarray(contact_sheet(rows, title, label_lines=CAPTION_LINES))
 
 
 def _rows(group: str, samples: Samples, n_rows: int) -> Iterator[Row]:
