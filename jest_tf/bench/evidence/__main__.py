@@ -3,6 +3,7 @@
     python -m jest_tf.bench.evidence --suite=quick           # one seed, short, in runs/evidence
     python -m jest_tf.bench.evidence --suite=main            # headline rows, 5 seeds, hours
     python -m jest_tf.bench.evidence --suite=ablations       # the other rows, 2 seeds
+    python -m jest_tf.bench.evidence --suite=approximations  # cheaper scores, 2 seeds
     python -m jest_tf.bench.evidence --suite=main --report_only
     python -m jest_tf.bench.evidence --suite=main --only='joint*,uniform*' --hours=3
 
@@ -25,10 +26,12 @@ from absl import app, flags, logging  # noqa: E402
 
 from jest_tf.errors import UserError  # noqa: E402
 
-_SUITE = flags.DEFINE_enum("suite", "quick", ["quick", "main", "ablations"], "What to run.")
+_SUITE = flags.DEFINE_enum(
+    "suite", "quick", ["quick", "main", "ablations", "approximations"], "What to run."
+)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/evidence", "Folder of the runs' own folders.")
 _OUT = flags.DEFINE_string(
-    "out", "", "Results and pictures; default docs/results, for quick WORKDIR/quick_results."
+    "out", "", "Results and pictures; default a folder in docs, for quick one in WORKDIR."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data/prepared", "Where the data are prepared once.")
 _ONLY = flags.DEFINE_list(
@@ -45,7 +48,8 @@ _COMMIT = flags.DEFINE_bool("commit", False, "Commit each result to git as its c
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print cells, estimates and commands; run nothing.")
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Write the page from what is there.")
 
-PAGE = "docs/results.md"
+# Family of suites -> where its results and, with .md, its page are kept.
+SHIPPED = {"full": "docs/results", "approximations": "docs/approximations"}
 
 
 def main(argv: list[str]) -> int:
@@ -58,10 +62,8 @@ def main(argv: list[str]) -> int:
     suite = suites.SUITES[_SUITE.value]
     if _OVERRIDE.value and not _OUT.value:
         raise UserError("--override changes what the results mean: give them an own --out.")
-    is_shipped = suite.family == "full" and not _OUT.value
-    default = "docs/results" if suite.family == "full" else f"{_WORKDIR.value}/quick_results"
-    out = Path(_OUT.value or default)
-    page = Path(PAGE) if is_shipped else out / "results.md"
+    out = Path(_OUT.value or SHIPPED.get(suite.family, f"{_WORKDIR.value}/quick_results"))
+    page = out / "results.md" if _OUT.value or suite.family == "quick" else out.with_suffix(".md")
     cells = [] if _REPORT_ONLY.value else _cells(suite)
     if _DRY_RUN.value:
         return _show(cells, _folders(out))

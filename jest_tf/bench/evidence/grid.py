@@ -34,7 +34,8 @@ class Row:
     overrides: (field, value) pairs, as `--config.field=value`.
     seeds: one cell each. reference: row whose cell is the frozen reference, of the same seed, or of
     `reference_seed`. caches: whether it reads the reference's embeddings instead of computing them
-    at each step. tuned_as: rows named `tune_{tuned_as}_*` are its learning rate's trials.
+    at each step. agreement: whether cheap scores are compared with full ones at each of its
+    checkpoints. tuned_as: rows named `tune_{tuned_as}_*` are its learning rate's trials.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Row:
     reference: str = ""
     reference_seed: int | None = None
     caches: bool = True
+    agreement: bool = False
     tuned_as: str = ""
 
 

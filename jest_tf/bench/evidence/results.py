@@ -7,6 +7,7 @@ curve                         at every evaluation on the validation part: scores
 test                          the test part, evaluated once at the end
 picks                         what was chosen, against the truth (see `picks`)
 selection                     the run's own diagnostics along training
+agreement                     of cheap with full scores at its checkpoints, where it was measured
 """
 
 import json
@@ -29,6 +30,7 @@ from jest_tf.training.resolution import Fidelity
 from jest_tf.training.storage import write_atomically
 
 FORMAT = 1
+AGREEMENT = "agreement.json"  # its name in a workdir
 DIGITS = 6  # significant; the rest is noise that makes files large
 RECALLS = tuple(f"{way}/recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5))
 DIAGNOSTICS = (
@@ -78,6 +80,7 @@ def collect(cell: Cell, workdir: Path, truth: PoolTruth, made: Mapping[str, Any]
         "cost": {k.removeprefix("cost/"): v for k, v in _last(log, "cost/").items()},
         "picks": _picks(workdir, truth, config),
         "selection": _diagnostics(log),
+        "agreement": _agreement(workdir),
         "config": config,
     }
     return _rounded(result)
@@ -223,6 +226,11 @@ def _diagnostics(log: Sequence[Mapping]) -> dict[str, list]:
     names = [name for name in DIAGNOSTICS if lines and name in lines[-1]]
     columns = {name: [line.get(name) for line in lines] for name in names}
     return {"step": [line["step"] for line in lines]} | columns
+
+
+def _agreement(workdir: Path) -> dict[str, list[float]] | None:
+    path = workdir / AGREEMENT
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _rounded(value: Any) -> Any:

@@ -136,6 +136,8 @@ class Runner:
         words = [train_command(cell, rate, self.folders)]
         if any(other.reads_cache and other.reference == cell for other in self.cells):
             words.append(cache_command(cell, self.folders))
+        if cell.row.agreement:
+            words.append(agreement_command(cell, self.folders))
         return words
 
     def _startable(self, started: float) -> list[Cell]:
@@ -289,6 +291,14 @@ def cache_command(cell: Cell, folders: Folders) -> list[str]:
     return [
         "python", "-m", "jest_tf.cache_reference", f"--reference={folders.of(cell)}",
         f"--data={POOL}", f"--data_dir={folders.data_dir}", f"--out={folders.cache_of(cell)}",
+    ]  # fmt: skip
+
+
+def agreement_command(cell: Cell, folders: Folders) -> list[str]:
+    """The shipped command that compares the cell's cheap scores with full ones."""
+    return [
+        "python", "-m", "jest_tf.bench.approximations", f"--workdir={folders.of(cell)}",
+        f"--out={folders.of(cell) / results.AGREEMENT}",
     ]  # fmt: skip
 
 

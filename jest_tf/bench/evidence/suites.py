@@ -204,7 +204,12 @@ def _approximations() -> list[Row]:
         if name == "uniform_same_flops":
             rows.append(_uniform(name, label, group, steps, steps // 8, **fields))
         else:
-            fields |= {"steps": steps, "every": steps // 8, "tuned_as": ""}
+            fields |= {
+                "steps": steps,
+                "every": steps // 8,
+                "tuned_as": "",
+                "agreement": bool(score),
+            }
             rows.append(_selecting(name, label, group, **fields))
     return rows
 
