@@ -43,6 +43,35 @@ def test_report_of_the_quick_suite(tmp_path, pool_truth):
     assert summary["rows"]["joint"]["test"]["retrieval"]["mean"] == pytest.approx(0.5)
 
 
+def test_report_of_the_approximations(tmp_path, pool_truth):
+    suite = suites.SUITES["approximations"]
+    shown = ("uniform_same_flops-s0", "full_scores-s0", "patches-s0", "patches-s1")
+    for cell in make_cells(suite.rows, suite.wanted):
+        if cell.name not in shown:
+            continue
+        folder = tmp_path / cell.name
+        write_run(cell.config.to_dict(), folder, 0.3 if cell.seed else 0.2)
+        if cell.row.agreement:
+            columns = {"step": [100, 200], "picks_overlap": [0.6, 0.8 + cell.seed / 10]}
+            columns |= {"redrawn_overlap": [0.7, 0.7], "rank_correlation": [0.9, 0.95]}
+            (folder / results.AGREEMENT).write_text(json.dumps(columns))
+        made = {"command": "c", "wall_seconds": 5.0, "jobs": 1, "load_average": 0.1}
+        result = results.collect(cell, folder, pool_truth, made)
+        results.write(tmp_path / "out" / "cells" / f"{cell.name}.json", result)
+    page = tmp_path / "approximations.md"
+    write_report("approximations", "COMMAND", tmp_path / "out", page, pool_truth)
+    text = page.read_text()
+    assert "`COMMAND --report_only` from 4 runs" in text
+    assert "declared runs are not finished**" in text
+    lines = [line for line in text.splitlines() if line.startswith("| larger patches: 48/16 ")]
+    # The stand-in spends 1 TFLOP a step in every run, 0.4 of it on the reference.
+    assert lines[0].split(" | ")[1:3] == ["1.00x", "496"]
+    assert "25.0 ± 5.0" in lines[0], "test retrieval: 0.2 and 0.3"
+    assert lines[1].split(" | ")[1:] == ["100 · 200", "0.60 · 0.85", "0.70", "0.90 · 0.95 |"]
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (tmp_path / link).exists(), link
+
+
 def evidence(*arguments: str) -> subprocess.CompletedProcess:
     words = [sys.executable, "-m", "jest_tf.bench.evidence", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

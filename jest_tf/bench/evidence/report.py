@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jest_tf.bench.evidence import analysis, claims, page, plots, results, suites
+from jest_tf.bench.evidence import (
+    analysis,
+    approximations_page,
+    claims,
+    page,
+    plots,
+    results,
+    suites,
+)
 from jest_tf.bench.evidence.grid import HEADLINE, make_cells
 from jest_tf.bench.evidence.picks import PoolTruth
 
@@ -25,17 +33,30 @@ def write_report(family: str, command: str, out: Path, page_path: Path, truth: P
     unfinished = [name for name, result in found.items() if result is None]
     found = {name: result for name, result in found.items() if result is not None}
     rows, pool = analysis.by_row(declared, found), truth.pool()
-    figures = claims.figures(rows, pool)
-    verdicts = claims.claims(rows)
-    _draw(rows, out, pool)
-    text = page.page(
-        family, command, rows, analysis.trials(declared, found), figures, verdicts, pool,
-        os.path.relpath(out, page_path.parent), list(found.values()), unfinished,
-    )  # fmt: skip
     page_path.parent.mkdir(parents=True, exist_ok=True)
+    shown = page.Shown(
+        command,
+        rows,
+        os.path.relpath(out, page_path.parent),
+        list(found.values()),
+        unfinished,
+        pool,
+    )
+    if family == "approximations":
+        text = approximations_page.page(shown)
+    else:
+        text = _evidence(family, shown, analysis.trials(declared, found), out)
     page_path.write_text(text, encoding="utf-8")
-    results.write(out / "summary.json", summary(rows, figures, verdicts, pool))
     return page_path
+
+
+def _evidence(family: str, shown: page.Shown, tried: list[analysis.Trials], out: Path) -> str:
+    """Draws the pictures, writes the summary, and returns the page."""
+    figures = claims.figures(shown.rows, shown.pool)
+    verdicts = claims.claims(shown.rows)
+    _draw(shown.rows, out, shown.pool)
+    results.write(out / "summary.json", summary(shown.rows, figures, verdicts, shown.pool))
+    return page.page(family, shown, tried, figures, verdicts)
 
 
 def summary(

@@ -169,10 +169,10 @@ def _quick() -> list[Row]:
 
 
 # As many steps as cost what 240 steps with full scores cost, the reference cached (a test checks).
-FULL_SCORES, SAME_FLOPS = "full_scores", 1.737e13
+SAME_FLOPS, SAME_FLOPS_UNIFORM = 1.737e13, "uniform_same_flops"
 APPROXIMATIONS = {
-    "uniform_same_flops": ("uniform, no scores", 651, {}),
-    FULL_SCORES: ("full scores", 240, {}),
+    SAME_FLOPS_UNIFORM: ("uniform, no scores", 651, {}),
+    "full_scores": ("full scores", 240, {}),
     "pixels": ("fewer pixels: 32/8", 404, {"resolution": "32/8"}),
     "patches": ("larger patches: 48/16", 496, {"resolution": "48/16"}),
     "patches_untrained": (
@@ -201,7 +201,7 @@ def _approximations() -> list[Row]:
         overrides |= {f"resolution.score.{field}": value for field, value in score.items()}
         overrides |= {"resolution.low_share": low_share} if low_share else {}
         fields = {"seeds": seeds, "overrides": overrides}
-        if name == "uniform_same_flops":
+        if name == SAME_FLOPS_UNIFORM:
             rows.append(_uniform(name, label, group, steps, steps // 8, **fields))
         else:
             fields |= {
