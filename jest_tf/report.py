@@ -79,14 +79,14 @@ def write_picture(workdir: str, out: Path) -> int:
     from PIL import Image
 
     from jest_tf.monitoring.picks_sheet import picks_sheet
-    from jest_tf.monitoring.samples import GROUPS, read_samples, sample_steps
+    from jest_tf.monitoring.samples import read_samples, sample_steps
 
     folder = Path(workdir) / "samples"
     steps = sample_steps(folder)
     if not steps:
         raise UserError(f"{folder} holds no examples: the run chose none, or has not logged yet.")
     samples = read_samples(folder, steps[-1])
-    sheet = picks_sheet(samples, list(GROUPS), n_rows=1, title=f"Step {steps[-1]:,}")
+    sheet = picks_sheet(samples, f"Step {steps[-1]:,}")
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
     _write(out, buffer.getvalue())

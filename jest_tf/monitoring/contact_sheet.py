@@ -31,7 +31,11 @@ class Row:
 
 
 def contact_sheet(
-    rows: Sequence[Row], title: str = "", tile: int = 96, label_lines: int = 1
+    rows: Sequence[Row],
+    title: str = "",
+    tile: int = 96,
+    label_lines: int = 1,
+    query_width: int = _QUERY_WIDTH,
 ) -> Image.Image:
     """Draws the rows under each other.
 
@@ -40,6 +44,7 @@ def contact_sheet(
         title: one line above all rows.
         tile: side of an image in pixels.
         label_lines: for a label; what does not fit is cut.
+        query_width: room for the queries at the left in pixels; 0 where no row has any.
 
     Returns:
         RGB image, as wide as its longest row.
@@ -47,7 +52,7 @@ def contact_sheet(
     columns = max((len(row.hits) for row in rows), default=0)
     top = _MARGIN + (_TITLE_SIZE + 2 * _GAP if title else 0)
     row_height = tile + (1 + label_lines) * (_SMALL_SIZE + 4) + 2 * _GAP
-    width = 2 * _MARGIN + _QUERY_WIDTH + columns * (tile + _GAP)
+    width = 2 * _MARGIN + query_width + columns * (tile + _GAP)
     height = top + len(rows) * row_height + _MARGIN - _GAP
     page = Image.new("RGB", (width, height), _PAGE)
     draw = ImageDraw.Draw(page)
@@ -57,9 +62,10 @@ def contact_sheet(
     for number, row in enumerate(rows):
         y = top + number * row_height
         draw.line((_MARGIN, y, width - _MARGIN, y), _LINE)
-        _draw_query(page, draw, row, y + _GAP, tile)
+        if query_width:
+            _draw_query(page, draw, row, y + _GAP, tile, query_width - 2 * _GAP)
         for column, hit in enumerate(row.hits):
-            x = _MARGIN + _QUERY_WIDTH + column * (tile + _GAP)
+            x = _MARGIN + query_width + column * (tile + _GAP)
             _draw_hit(page, draw, hit, x, y + _GAP, tile, label_lines)
     return page
 
@@ -85,8 +91,9 @@ def shrunk(image: Image.Image, size: int) -> Image.Image:
     return opaque
 
 
-def _draw_query(page: Image.Image, draw: ImageDraw.ImageDraw, row: Row, y: int, tile: int) -> None:
-    width = _QUERY_WIDTH - 2 * _GAP
+def _draw_query(
+    page: Image.Image, draw: ImageDraw.ImageDraw, row: Row, y: int, tile: int, width: int
+) -> None:
     if row.image is not None:
         page.paste(thumbnail(row.image, tile), (_MARGIN, y))
         _draw_lines(draw, shorten(row.text, _SMALL_SIZE, width), _SMALL_SIZE, _MARGIN, y + tile + 4)

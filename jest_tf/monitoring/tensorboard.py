@@ -9,7 +9,7 @@ that follows a run takes a sub-folder of its own.
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,20 @@ from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
-# Groups of metrics.jsonl in the order of the story: how it learns, what it chose, what that gave.
+# Beginnings of names in the order of the story: how it learns, what it chose, what that gave; the
+# first that fits counts.
 GROUPS = (
-    "train",
-    "selection",
-    "acceptance",
-    "eval",
-    "eval by examples trained",
-    "eval by GFLOP",
-    "score",
-    "examples",
-    "cost",
-    "input",
+    ("train/loss", "train/pool_accuracy"),
+    ("selection/",),
+    ("acceptance/",),
+    ("eval/",),
+    ("eval by examples trained/",),
+    ("eval by GFLOP/",),
+    ("score/",),
+    ("examples/",),
+    ("cost/",),
+    ("train/",),
+    ("input/",),
 )
 # The tab Custom Scalars: title of a chart → regular expressions of the names in it.
 COCKPIT = {
@@ -119,15 +121,21 @@ class TensorBoard:
         with self._writer.as_default(step=step):
             tf.summary.image(tag(name), image[None])
 
-    def hparams(self, config: Mapping[str, Any]) -> None:
-        """Write the flat hyper-parameters (numbers, strings, bools) for the HPARAMS tab."""
+    def hparams(self, config: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Write the tab HParams: the flat config, the selection first, and the metrics beside it.
+
+        Args:
+          config: dotted name → value; what is no number, string or bool is written as text.
+          metrics: names of scalars.
+        """
+        values = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in config.items()}
+        fields = sorted(values, key=lambda name: (not name.startswith("selection."), name))
         with self._writer.as_default(step=0):
-            hparams_api.hparams(
-                {
-                    name: v if isinstance(v, (bool, int, float)) else str(v)
-                    for name, v in config.items()
-                }
+            hparams_api.hparams_config(
+                hparams=[hparams_api.HParam(name) for name in fields],
+                metrics=[hparams_api.Metric(tag(name), display_name=name) for name in metrics],
             )
+            hparams_api.hparams(values)
 
     def flush(self) -> None:
         """Bring everything to the disk; call before saving a checkpoint, which it must precede."""
@@ -139,8 +147,8 @@ class TensorBoard:
 
 def tag(name: str) -> str:
     """The tag of a name: a known group gets its place in front."""
-    group = name.partition("/")[0]
-    return f"{GROUPS.index(group) + 1:02d} {name}" if group in GROUPS else name
+    numbers = [number for number, group in enumerate(GROUPS, start=1) if name.startswith(group)]
+    return f"{numbers[0]:02d} {name}" if numbers else name
 
 
 def _category(title: str, charts: Mapping[str, list[str]]) -> layout_pb2.Category:

@@ -3,7 +3,7 @@
 One name per number everywhere: TensorBoard's tag is the key in metrics.jsonl, its group numbered.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import ml_collections
@@ -14,11 +14,18 @@ from jest_tf.evaluation.results import cut_results
 from jest_tf.monitoring.evaluation_curves import EvaluationCurves
 from jest_tf.monitoring.metrics_log import MetricsLog
 from jest_tf.monitoring.picks_log import PicksLog
-from jest_tf.monitoring.picks_sheet import picks_sheet
+from jest_tf.monitoring.picks_sheet import group_sheet
 from jest_tf.monitoring.progress import Progress
 from jest_tf.monitoring.samples import GROUPS, Samples, cut_samples, write_samples
 from jest_tf.monitoring.tensorboard import TensorBoard
 from jest_tf.training.workdir import Workdir
+
+# Kind of evaluation → the metrics that its tables begin with.
+HEADLINES = {
+    "retrieval": ("image_to_text/recall@1", "text_to_image/recall@1"),
+    "zero_shot": ("top1",),
+    "few_shot": ("10shot/accuracy",),
+}
 
 
 class RunOutputs(Protocol):
@@ -79,7 +86,7 @@ class Files:
         if start_step == 0:
             self._tensorboard.config(config.to_dict())
             self._tensorboard.cockpit()
-            self._tensorboard.hparams(_flat(config))
+            self._tensorboard.hparams(_flat(config), list(_headlines(config)))
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """One line in metrics.jsonl and one point per value in TensorBoard."""
@@ -99,7 +106,7 @@ class Files:
         write_samples(self._samples, step, samples)
         for group in GROUPS:
             if group in samples.group:
-                picture = picks_sheet(samples, [group], n_rows=2)
+                picture = group_sheet(samples, group)
                 self._tensorboard.picture(step, f"examples/{group}", picture)
 
     def picks(self, step: int, ids: np.ndarray) -> None:
@@ -137,6 +144,14 @@ class Files:
         self._curves.close()
         if self._picks is not None:
             self._picks.close()
+
+
+def _headlines(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """Names of the numbers by which runs are compared first."""
+    yield "train/loss"
+    for name, spec in config.evals.items():
+        for metric in HEADLINES[spec.kind]:
+            yield f"eval/{name}/{metric}"
 
 
 def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:

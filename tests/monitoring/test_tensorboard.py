@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util import tensor_util
 
 from jest_tf.monitoring.tensorboard import GROUPS, TensorBoard, tag
@@ -96,8 +97,13 @@ def test_a_picture_comes_back(tmp_path):
 
 
 def test_groups_sort_in_the_order_of_the_story():
-    tags = [tag(f"{group}/x") for group in GROUPS]
-    assert sorted(tags) == tags
+    names = [
+        "train/loss", "train/pool_accuracy", "selection/gain", "acceptance/a/b", "eval/a/top1",
+        "eval by examples trained/a/top1", "eval by GFLOP/a/top1", "score/pool", "examples/chosen",
+        "cost/flops", "train/gradient_norm", "input/wait_share",
+    ]  # fmt: skip
+    tags = [tag(name) for name in names]
+    assert sorted(tags) == tags and len({t[:2] for t in tags}) == len(GROUPS) == len(names) - 1
     assert tag("config") == "config" and tag("a/b") == "a/b"
 
 
@@ -119,9 +125,19 @@ def test_the_cockpit_names_tags_that_runs_write(tmp_path):
 def test_config_and_hparams(tmp_path):
     writer = TensorBoard(tmp_path)
     writer.config({"selection": {"policy": "joint"}, "name": "é"})
-    writer.hparams({"policy": "joint", "sub_batch": 128, "path": None})
+    fields = {"data.path": None, "selection.policy": "joint", "seed": 3}
+    writer.hparams(fields, ["train/loss"])
     writer.close()
     ((_, text),) = read(tmp_path)["config"]
     assert '    "policy": "joint"' in text.item().decode()
     plugins = EventAccumulator(str(tmp_path)).Reload()
-    assert plugins.PluginTagToContent("hparams")
+    written = {
+        tag: plugin_data_pb2.HParamsPluginData.FromString(content)
+        for tag, content in plugins.PluginTagToContent("hparams").items()
+    }
+    experiment = written["_hparams_/experiment"].experiment
+    assert [h.name for h in experiment.hparam_infos] == ["selection.policy", "data.path", "seed"]
+    assert [m.name.tag for m in experiment.metric_infos] == ["01 train/loss"]
+    found = written["_hparams_/session_start_info"].session_start_info.hparams
+    assert found["selection.policy"].string_value == "joint"
+    assert (found["seed"].number_value, found["data.path"].string_value) == (3, "None")
