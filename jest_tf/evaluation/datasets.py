@@ -1,5 +1,6 @@
 """Evaluation data: every record once, with all of its captions and its label."""
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -55,45 +56,15 @@ class EvaluationData:
         self.n_skipped = 0
         for number, source in enumerate(self.manifest.sources):
             try:
-                for fields in self._parsed(number, source, batch_size):
+                # Iterated anew each time; built once, because a run evaluates thousands of times
+                # and each graph takes a second to build and memory that is slow to come back.
+                for fields in _parsed(self.manifest, number, batch_size, self.decode_size):
                     yield self._readable(source, fields)
             except tf.errors.OpError as error:
                 raise UserError(
                     f"{self.manifest.name}: source {source.name!r} cannot be read: "
                     f"{error.message}. Restore its files, or prepare the set again."
                 ) from error
-
-    def _parsed(self, number: int, source: Source, batch_size: int) -> tf.data.Dataset:
-        shards = [shard for shard in self.manifest.shards if shard.source == number]
-        files = tf.data.Dataset.from_tensor_slices(
-            (
-                [shard.path for shard in shards],
-                [tf.constant(shard.start, tf.int64) for shard in shards],
-                [tf.constant(shard.records, tf.int64) for shard in shards],
-            )
-        )
-        records = files.flat_map(
-            lambda path, start, n: tf.data.TFRecordDataset(path).skip(start).take(n)
-        )
-        parsed = records.batch(batch_size).map(lambda batch: self._parse(source, batch))
-        return parsed.prefetch(1)
-
-    def _parse(self, source: Source, serialized: tf.Tensor) -> dict:
-        spec = {source.image: tf.io.FixedLenFeature([], tf.string, "")}
-        if source.captions:
-            spec[source.captions] = tf.io.RaggedFeature(tf.string)
-        if source.label:
-            spec[source.label] = tf.io.FixedLenFeature([], tf.int64, -1)
-        fields = tf.io.parse_example(serialized, spec)
-        images, ok = decode_all(fields[source.image], self.decode_size)
-        labels = tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
-        return {
-            "encoded": fields[source.image],
-            "images": images,
-            "ok": ok,
-            "labels": fields[source.label] if source.label else labels,
-            "captions": fields[source.captions] if source.captions else tf.constant(0),
-        }
 
     def _readable(self, source: Source, fields: dict) -> Batch:
         ok = fields["ok"].numpy()
@@ -104,6 +75,43 @@ class EvaluationData:
             captions = [_texts(of_one) for of_one, is_ok in zip(written, ok, strict=True) if is_ok]
         encoded = fields["encoded"].numpy()[ok].tolist()
         return Batch(encoded, fields["images"].numpy()[ok], captions, fields["labels"].numpy()[ok])
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(manifest: Manifest, number: int, batch_size: int, decode_size: int) -> tf.data.Dataset:
+    """The records of one source of a manifest, in batches of fields."""
+    source = manifest.sources[number]
+    shards = [shard for shard in manifest.shards if shard.source == number]
+    files = tf.data.Dataset.from_tensor_slices(
+        (
+            [shard.path for shard in shards],
+            [tf.constant(shard.start, tf.int64) for shard in shards],
+            [tf.constant(shard.records, tf.int64) for shard in shards],
+        )
+    )
+    records = files.flat_map(
+        lambda path, start, n: tf.data.TFRecordDataset(path).skip(start).take(n)
+    )
+    parsed = records.batch(batch_size).map(lambda batch: _parse(source, batch, decode_size))
+    return parsed.prefetch(1)
+
+
+def _parse(source: Source, serialized: tf.Tensor, decode_size: int) -> dict:
+    spec = {source.image: tf.io.FixedLenFeature([], tf.string, "")}
+    if source.captions:
+        spec[source.captions] = tf.io.RaggedFeature(tf.string)
+    if source.label:
+        spec[source.label] = tf.io.FixedLenFeature([], tf.int64, -1)
+    fields = tf.io.parse_example(serialized, spec)
+    images, ok = decode_all(fields[source.image], decode_size)
+    labels = tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
+    return {
+        "encoded": fields[source.image],
+        "images": images,
+        "ok": ok,
+        "labels": fields[source.label] if source.label else labels,
+        "captions": fields[source.captions] if source.captions else tf.constant(0),
+    }
 
 
 def _texts(captions: list[bytes]) -> list[str]:
