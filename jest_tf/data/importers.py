@@ -18,6 +18,10 @@ from jest_tf.errors import UserError
 
 # Python's own limit, 128 kB, is below what web captions come to.
 csv.field_size_limit(1 << 26)
+# What TensorFlow raises for a name with a null byte or bytes that are not UTF-8.
+NO_FILE_NAME = (ValueError, TypeError)
+# An archive may unpack to any size. No picture that training accepts has a larger file.
+MAX_MEMBER_BYTES = 1 << 28
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
@@ -77,11 +81,14 @@ def _read_tar(path: str) -> Iterator[Pair | Rejected]:
                         yield _tar_record(key, parts)
                         parts = {}
                     key = member_key
+                    if member.size > MAX_MEMBER_BYTES:
+                        yield Rejected(member_key, f"{name} has {member.size:,} bytes")
+                        continue
                     content = tar.extractfile(member).read()
                     if len(content) < member.size:
                         raise tarfile.ReadError(f"unexpected end of data in {member.name}")
                     parts[ending.lower()] = content
-        except (tarfile.TarError, EOFError, OSError, tf.errors.OpError) as error:
+        except Exception as error:  # tarfile, zlib and lzma raise many types for damaged archives
             yield Rejected(key or path, f"the tar ends early, its rest is lost: {error}")
             return
     if parts:
@@ -112,8 +119,12 @@ def open_clip_csv(
     """open_clip's table: TAB separated, columns `filepath` and `title`, paths relative to it."""
     units = []
     for path in expand(patterns):
-        with tf.io.gfile.GFile(path) as file:
-            rows = list(csv.DictReader(io.StringIO(file.read()), delimiter=separator))
+        with tf.io.gfile.GFile(path, "rb") as file:
+            text = io.StringIO(file.read().decode("utf-8", "surrogateescape"), newline="")
+        try:
+            rows = list(csv.DictReader(text, delimiter=separator))
+        except csv.Error as error:
+            raise UserError(f"{path} cannot be read as a table: {error}") from error
         missing = {image_column, caption_column} - set(rows[0] if rows else {})
         if missing:
             raise UserError(
@@ -171,9 +182,16 @@ def _caption_rows(captions_file: str, folder_path: str) -> Iterator[tuple[str, s
     for number, row in enumerate(csv.reader(lines, delimiter=separator), 1):
         if len(row) < 2:
             raise UserError(f"{captions_file} line {number}: expected two columns, found {row}")
-        if number == 1 and not tf.io.gfile.exists(os.path.join(folder_path, row[0])):
+        if number == 1 and not _exists(os.path.join(folder_path, row[0])):
             continue
         yield row[0], row[1]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return tf.io.gfile.exists(path)
+    except NO_FILE_NAME:
+        return False
 
 
 def _file_units(
@@ -202,7 +220,7 @@ def _read_pair(base: str, file_name: str, captions: list[str]) -> Pair | Rejecte
         if not texts and tf.io.gfile.exists(beside):
             with tf.io.gfile.GFile(beside, "rb") as file:
                 texts = file.read().splitlines()
-    except (tf.errors.OpError, OSError) as error:
+    except (tf.errors.OpError, OSError, *NO_FILE_NAME) as error:
         return Rejected(file_name, f"cannot be read: {str(error)[:200]}")
     return Pair(file_name, image, texts)
 

@@ -42,17 +42,27 @@ class Tokenizer(tf.Module):
                 "`python -m jest_tf.data.train_tokenizer`."
             ) from error
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16] + f"-{n_tokens}"
-        if vocab_path.endswith(".model"):
+        try:
+            self._build(content)
+        except (RuntimeError, ValueError, tf.errors.OpError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"vocabulary {vocab_path} cannot be used: {error}") from error
+
+    def _build(self, content: bytes) -> None:
+        if self.vocab_path.endswith(".model"):
             self._tokenizer = tf_text.SentencepieceTokenizer(content, out_type=tf.int32)
             self.vocab_size = int(self._tokenizer.vocab_size())
             with_end = tf_text.SentencepieceTokenizer(content, out_type=tf.int32, add_eos=True)
             end = with_end.tokenize("").numpy()
             if not len(end):
-                raise UserError(f"SentencePiece model {vocab_path} has no end-of-sentence token")
+                raise UserError(
+                    f"SentencePiece model {self.vocab_path} has no end-of-sentence token"
+                )
             self._end = int(end[-1])
             self._vocab = None
         else:
-            vocab = _read_vocab(content, vocab_path)
+            vocab = _read_vocab(content, self.vocab_path)
             self.vocab_size = len(vocab)
             self._end = vocab.index(END if END in vocab else "[SEP]")
             self._vocab = vocab
@@ -82,7 +92,10 @@ class Tokenizer(tf.Module):
 
 
 def _read_vocab(content: bytes, path: str) -> list[str]:
-    vocab = content.decode("utf-8").splitlines()
+    try:
+        vocab = content.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"vocabulary {path} is not UTF-8 text: {error}") from error
     if not vocab or vocab[0] != PAD or UNKNOWN not in vocab or not {END, "[SEP]"} & set(vocab):
         raise UserError(
             f"vocabulary {path}: expected one token a line, the first {PAD}, with {UNKNOWN} and "

@@ -16,11 +16,14 @@ Distributed variables: a save reads the primary copy, a restore assigns to all c
 worker processes only the chief saves; all restore.
 """
 
+import contextlib
 import dataclasses
 import json
+import math
 import re
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
@@ -39,7 +42,13 @@ AUTOMATIC_NUMBER = re.compile(r"(_\d+)+(?=[/_:]|$)|:\d+$")
 # Fixed, so that equal values give equal bytes; it is the earliest date that a zip can hold.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 N_DIFFERENCES_SHOWN = 8
+NPY_VERSION = (1, 0)
 WRITE_ERRORS = (OSError, tf.errors.OpError)
+# What numpy, zipfile, json and our own reading raise for content that is not what we write.
+NOT_AS_WRITTEN = (
+    ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, RuntimeError,
+    NotImplementedError, OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 Variable = Any  # tf.Variable, a distributed tf.Variable, or keras.Variable
 
@@ -243,7 +252,7 @@ class Checkpointer:
                         f"{folder}/{name} has {found.n_bytes} bytes, SHA-256 {found.sha256[:12]}…; "
                         f"the manifest says {recorded['n_bytes']} bytes, {recorded['sha256'][:12]}…"
                     )
-        except (*WRITE_ERRORS, ValueError, KeyError, TypeError) as error:
+        except (*WRITE_ERRORS, ValueError, KeyError, TypeError, RecursionError) as error:
             return f"{folder} cannot be read: {type(error).__name__}: {error}"
         return None
 
@@ -260,8 +269,21 @@ class Checkpointer:
             )
 
     def _content(self, step: int) -> dict[str, Any]:
-        with self._storage.read(folder_name(step), STATE) as file:
-            return json.loads(file.read())
+        with self._storage.read(folder_name(step), STATE) as file, self._damage_is_told(step):
+            content = json.loads(file.read())
+            content["state"].keys(), content["variables"].keys()
+            return content
+
+    @contextlib.contextmanager
+    def _damage_is_told(self, step: int) -> Iterator[None]:
+        """What fails inside although the checksums hold was written by something else."""
+        try:
+            yield
+        except NOT_AS_WRITTEN as error:
+            raise CheckpointDamaged(
+                f"Checkpoint of step {step} in {self._storage.root} fits its manifest but was not "
+                f"written by this program: {type(error).__name__}: {error}. Take another one."
+            ) from error
 
     def _check_matches(self, step: int, variables: Mapping[str, Variable], stored: dict) -> None:
         expected = {name: describe(variable) for name, variable in variables.items()}
@@ -284,13 +306,13 @@ class Checkpointer:
     def _assign(self, step: int, variables: Mapping[str, Variable], stored: dict) -> None:
         with (
             self._storage.read(folder_name(step), VARIABLES) as file,
+            self._damage_is_told(step),
             zipfile.ZipFile(file) as archive,
         ):
             for name in sorted(variables):
                 with archive.open(f"{name}.npy") as member:
-                    value = np.lib.format.read_array(member, allow_pickle=False)
-                dtype = tf.as_dtype(stored[name]["dtype"]).as_numpy_dtype
-                _tf_variable(variables[name]).assign(value.view(dtype))
+                    value = _read_array(member, **stored[name])
+                _tf_variable(variables[name]).assign(value)
 
     def _drop_old(self, just_saved: int) -> None:
         for step in self.steps()[: -self._keep]:
@@ -342,8 +364,27 @@ def write_variables(file: IO[bytes] | HashingWriter, variables: Mapping[str, Var
             value = _storable(name, variables[name])
             entry = zipfile.ZipInfo(f"{name}.npy", ZIP_DATE)
             with archive.open(entry, "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, value, allow_pickle=False)
+                np.lib.format.write_array(member, value, NPY_VERSION, allow_pickle=False)
     return described
+
+
+def _read_array(member: IO[bytes], shape: list[int], dtype: str) -> np.ndarray:
+    """The array of a .npy stream, which must have this shape and items as wide as this dtype.
+
+    Compared before anything is read: the header of a hostile file can ask for any memory.
+    """
+    version = np.lib.format.read_magic(member)
+    if version != NPY_VERSION:
+        raise ValueError(f".npy of version {version}")
+    found_shape, is_fortran, stored_as = np.lib.format.read_array_header_1_0(member)
+    dtype = np.dtype(tf.as_dtype(dtype).as_numpy_dtype)
+    if list(found_shape) != shape or is_fortran or stored_as.itemsize != dtype.itemsize:
+        raise ValueError(f"array of {stored_as} {found_shape}, expected {dtype} {shape}")
+    n_bytes = math.prod(shape) * dtype.itemsize
+    data = member.read(n_bytes)
+    if stored_as.hasobject or len(data) != n_bytes:
+        raise ValueError(f"{len(data)} bytes, expected {n_bytes}")
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _storable(name: str, variable: Variable) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 from conftest import example, write_shard
 from PIL import Image
 
-from jest_tf.data import pipeline, prepare, sources
+from jest_tf.data import importers, pipeline, prepare, sources
 from jest_tf.data.records import shard_rows
 
 
@@ -66,6 +67,60 @@ def test_img2dataset_json_captions_and_a_truncated_tar(tmp_path):
     texts = [t[0] for _, _, t in rows_of(out)]
     assert texts == [f"record {n}".encode() for n in range(len(texts))] and 0 < len(texts) < 6
     assert any("ends early" in reason for reason in rejected_of(out).values())
+
+
+def test_archives_that_are_damaged_or_unpack_without_end_are_told(tmp_path, monkeypatch):
+    def tar(name, members):
+        with tarfile.open(tmp_path / name, "w:gz") as archive:
+            for member, content in members.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        return tmp_path / name
+
+    monkeypatch.setattr(importers, "MAX_MEMBER_BYTES", 10_000)
+    bomb = tar("bomb.tar", {"a.jpg": b"0" * 10_001, "b.jpg": jpeg(1), "b.txt": b"a picture"})
+    assert bomb.stat().st_size < 2_000
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(bomb.read_bytes()[:3] + b"\x04" + bomb.read_bytes()[4:10])  # ends in its header
+    found = [record for unit in importers.webdataset([str(bomb)]) for record in unit.read()]
+    assert [type(r).__name__ for r in found] == ["Rejected", "Pair"]
+    assert "10,001 bytes" in found[0].reason and found[1].key == "b"
+    (lost,) = [record for unit in importers.webdataset([str(cut)]) for record in unit.read()]
+    assert "ends early" in lost.reason
+
+
+def test_members_of_a_tar_stay_in_it(tmp_path):
+    """A name is a key and never a place to write."""
+    path = tmp_path / "in" / "evil.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w") as tar:
+        for name in ("../escaped", "/tmp/escaped-by-jest-tf", "../../x/../escaped"):
+            for ending, content in ((".jpg", jpeg(1)), (".txt", b"out")):
+                info = tarfile.TarInfo(name + ending)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    out = tmp_path / "out"
+    assert prepare.main(["webdataset", str(path), f"--out={out}"]) == 0
+    assert [texts for _, _, texts in rows_of(out)] == [[b"out"]] * 3
+    assert {p.name for p in tmp_path.iterdir()} == {"in", "out"}
+    assert not [p for p in tmp_path.rglob("*escaped*")]
+    assert not os.path.exists("/tmp/escaped-by-jest-tf.jpg")
+
+
+def test_names_and_tables_of_any_bytes_are_refused_one_by_one(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    rows = b"a.jpg\tsound\n\xff\xfe.jpg\tno name\nnull\x00.jpg\tno name either\n"
+    (tmp_path / "table.tsv").write_bytes(b"filepath\ttitle\n" + rows)
+    (tmp_path / "captions.tsv").write_bytes(rows)
+    units = importers.open_clip_csv([str(tmp_path / "table.tsv")], 10)
+    units += importers.folder(str(tmp_path), 10, str(tmp_path / "captions.tsv"))
+    for unit in units:
+        kinds = sorted(type(record).__name__ for record in unit.read())
+        assert kinds == ["Pair", "Rejected", "Rejected"]
 
 
 def test_img2dataset_tfrecords_are_read_in_place(tmp_path, tokenizer):

@@ -84,6 +84,15 @@ def test_bad_vocabularies_are_refused(tmp_path):
     (tmp_path / "v.txt").write_text("dog\ncat\n")
     with pytest.raises(UserError, match="PAD"):
         Tokenizer(str(tmp_path / "v.txt"), 8)
+    (tmp_path / "v.txt").write_bytes(b"[PAD]\n[UNK]\n[EOS]\n\xff\n")
+    with pytest.raises(UserError, match="not UTF-8"):
+        Tokenizer(str(tmp_path / "v.txt"), 8)
+    (tmp_path / "v.txt").write_text("[PAD]\n[UNK]\n[EOS]\ndog\ndog\n")
+    with pytest.raises(UserError, match="unique"):
+        Tokenizer(str(tmp_path / "v.txt"), 8)
+    (tmp_path / "v.model").write_bytes(b"no SentencePiece model")
+    with pytest.raises(UserError, match="v.model cannot be used"):
+        Tokenizer(str(tmp_path / "v.model"), 8)
 
 
 def test_the_command_trains_from_a_manifest(make_manifest, tmp_path, capsys):

@@ -1,11 +1,14 @@
 """Checkpoints: exact bits, all or nothing, damage noticed, the last good one never lost."""
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import resource
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import keras
@@ -403,6 +406,46 @@ def test_hostile_manifest_reads_nothing_outside(tmp_path):
     manifest.write_text(json.dumps(content))
     with pytest.raises(CheckpointDamaged, match="does not describe"):
         checkpointer.restore(one(0))
+
+
+def forge(folder: Path, name: str, content: bytes) -> None:
+    """Replaces a file of a checkpoint and makes its manifest fit."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = {"sha256": hashlib.sha256(content).hexdigest(), "n_bytes": len(content)}
+    manifest["files"][name] = digest
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def array_bytes(value: np.ndarray, **options) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, value, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", b'{"state": {}, "variables": []}'),
+        ("state.json", b"[" * 100_000),
+        ("state.json", b"\xff{}"),
+        ("variables.npz", b"no archive"),
+        ("variables.npz", array_bytes(np.zeros([10**7], np.int8))),
+        ("variables.npz", array_bytes(np.array([print] * 1000), allow_pickle=True)),
+    ],
+)
+def test_a_forged_checkpoint_is_refused_and_runs_nothing(tmp_path, name, content):
+    Checkpointer(tmp_path).save(1, one(1), {})
+    if content.startswith(b"\x93NUMPY"):  # as the array of the variable, in a sound archive
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            archive.writestr("w.npy", content)
+        content = out.getvalue()
+    forge(tmp_path / "step-00000001", name, content)
+    variables = one(0)
+    with pytest.raises(CheckpointDamaged, match="was not written by this program"):
+        Checkpointer(tmp_path).restore(variables)
+    assert not variables["w"].numpy().any()
 
 
 def test_names_do_not_depend_on_what_was_built_before():
