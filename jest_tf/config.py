@@ -142,7 +142,9 @@ def _checkpoint() -> ml_collections.ConfigDict:
 def _log() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.every_steps = 20  # scalars, JSON lines
-    c.samples_every_steps = 100  # chosen and rejected examples to look at; multiple of every_steps
+    # Chosen and rejected examples to look at; a multiple of every_steps. After 100 times ever more
+    # rarely, so that a long run's log stays small.
+    c.samples_every_steps = 100
     c.samples_per_group = 16  # of them, of each kind; 16 emoji take 0.1 MB
     c.picks_every_steps = 1  # ids of the chosen, 8 bytes each; 0: never
     c.max_refused_steps = 20  # in a row (not finite, too few valid rows) before the run stops

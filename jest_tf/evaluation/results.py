@@ -56,15 +56,21 @@ def write_result(folder: str | os.PathLike, result: Mapping[str, Any]) -> Path:
 
 def read_results(folder: str | os.PathLike, step: int | None = None) -> list[dict[str, Any]]:
     """All results in a folder (of one step), by name and step; without CLIP_benchmark's names."""
-    results = []
-    for path in sorted(Path(folder).glob("*.json")):
-        result = json.loads(path.read_text())
-        if step is not None and result.get("step") != step:
-            continue
-        theirs = set(_CLIP_BENCHMARK.values())
-        result["metrics"] = {k: v for k, v in result["metrics"].items() if k not in theirs}
-        results.append(result)
-    return results
+    results = map(_read, sorted(Path(folder).glob("*.json")))
+    return [result for result in results if step is None or result.get("step") == step]
+
+
+def read_result(folder: str | os.PathLike, name: str, step: int) -> dict[str, Any] | None:
+    """The result of one evaluation at one step, as of `read_results`; None if there is none."""
+    path = result_path(folder, name, step)
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    result = json.loads(path.read_text())
+    theirs = set(_CLIP_BENCHMARK.values())
+    result["metrics"] = {k: v for k, v in result["metrics"].items() if k not in theirs}
+    return result
 
 
 def cut_results(folder: str | os.PathLike, last_step: int) -> None:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,12 @@ class MetricsLog:
         self, path: str | os.PathLike, start_step: int = 0, now: Callable[[], float] = time.time
     ):
         self._path, self._now = Path(path), now
+        self._newest_step, self._names = start_step, set()
         with self._clear_errors():
             if self._path.exists():
                 os.truncate(self._path, _length_up_to(self._path, start_step))
+                for line in read_metrics(self._path):
+                    self._note(line)
             # Open as long as the run.
             self._file = open(self._path, "ab")  # noqa: SIM115
 
@@ -50,6 +53,11 @@ class MetricsLog:
         with self._clear_errors():
             self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             self._file.flush()
+        self._note(line)
+
+    def has(self, step: int, names: Iterable[str]) -> bool:
+        """Whether lines of `step`, the newest one written, hold all of these names."""
+        return step == self._newest_step and self._names.issuperset(names)
 
     def sync(self) -> None:
         """Bring all lines to the disk; call before saving a checkpoint, which they must precede."""
@@ -59,6 +67,11 @@ class MetricsLog:
 
     def close(self) -> None:
         self._file.close()
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        if line["step"] != self._newest_step:
+            self._newest_step, self._names = line["step"], set()
+        self._names.update(line)
 
     def _clear_errors(self) -> "_ClearErrors":
         return _ClearErrors(self._path)

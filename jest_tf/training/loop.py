@@ -20,7 +20,7 @@ from jest_tf.data.retry import BadRecords, resilient_steps
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
-from jest_tf.evaluation.results import result_path, write_result
+from jest_tf.evaluation.results import read_result, write_result
 from jest_tf.monitoring.acceptance import Acceptance
 from jest_tf.monitoring.profiler import StepProfiler
 from jest_tf.serving.encoders import ModelEncoder
@@ -32,7 +32,7 @@ from jest_tf.training.interrupt import Interrupt
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.outputs import Files, Silent
 from jest_tf.training.peers import WorkerLost
-from jest_tf.training.showcase import pool_accuracy, showcase
+from jest_tf.training.showcase import pool_accuracy, showcase, shows_examples
 from jest_tf.training.strategy import Runtime
 from jest_tf.training.workdir import Workdir, open_workdir
 
@@ -315,7 +315,7 @@ class Trainer:
         self.outputs.histogram(
             self.step, "score/chosen", scores[positions[positions < len(scores)]]
         )
-        if self.step % self.config.log.samples_every_steps == 0:
+        if shows_examples(self.step, self.config.log.samples_every_steps):
             n = self.config.log.samples_per_group
             self.outputs.samples(
                 self.step, showcase(last, batch, scores, self.inputs.tokenizer, self.sources, n)
@@ -337,13 +337,15 @@ class Trainer:
             due = is_last or (spec.every_steps and self.step % spec.every_steps == 0)
             if not due or not self.runtime.is_chief:
                 continue
-            if result_path(self.workdir.evaluations, name, self.step).exists():
-                continue
-            self.encoder.description["step"] = self.step
-            result = run_evaluation(name, spec.to_dict(), self.encoder, self.config.data.data_dir)
+            result = read_result(self.workdir.evaluations, name, self.step)
+            if result is None:
+                self.encoder.description["step"] = self.step
+                result = run_evaluation(
+                    name, spec.to_dict(), self.encoder, self.config.data.data_dir
+                )
+                write_result(self.workdir.evaluations, result)
             values = {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}
             self.outputs.evaluation(self.step, values, self._totals())
-            write_result(self.workdir.evaluations, result)
 
     def _save_if_due(self) -> None:
         c = self.config.checkpoint

@@ -90,13 +90,17 @@ class Files:
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """One line in metrics.jsonl and one point per value in TensorBoard."""
-        self._metrics.write(step, values)
         self._tensorboard.scalars(step, values)
+        self._metrics.write(step, values)
 
     def evaluation(self, step: int, values: Mapping, totals: Mapping[str, float]) -> None:
-        """`eval/NAME/METRIC` → number over steps, and over what was spent (`totals`) until here."""
-        self.scalars(step, values)
-        self._curves.write(values, totals)
+        """`eval/NAME/METRIC` → number over steps, and over what was spent (`totals`) until here.
+
+        Once: what metrics.jsonl has was written before a kill at this very step.
+        """
+        if not self._metrics.has(step, values):
+            self._curves.write(values, totals)
+            self.scalars(step, values)
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
         self._tensorboard.histogram(step, name, values)

@@ -23,6 +23,25 @@ def pool_accuracy(scored: Scored) -> float:
     return float(np.mean(np.argmax(zimg @ ztxt.T, axis=1) == np.arange(len(rows))))
 
 
+# Examples are kept of so many steps at the full cadence; then of ever fewer, so that the log of a
+# run of a million steps stays small.
+KEPT_AT_FULL_CADENCE = 100
+
+
+def shows_examples(step: int, every_steps: int) -> bool:
+    """Whether the examples of a step are kept.
+
+    Every `every_steps` steps for the first KEPT_AT_FULL_CADENCE times, then half as often, and half
+    as often again each time the number of steps doubles: n times the cadence keep
+    O(log n) examples.
+    """
+    n = step // every_steps
+    stride = 1
+    while n > KEPT_AT_FULL_CADENCE * stride:
+        stride *= 2
+    return step % (every_steps * stride) == 0
+
+
 def showcase(
     last: StepOutput,
     batch: dict[str, tf.Tensor],

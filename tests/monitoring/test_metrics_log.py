@@ -104,3 +104,16 @@ def test_full_disk_names_the_file_and_the_next_start_repairs_it(tmp_path):
 def test_a_missing_folder_is_a_clear_error(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         MetricsLog(tmp_path / "missing" / "m.jsonl")
+
+
+def test_it_knows_what_it_has_of_the_newest_step(tmp_path):
+    log = MetricsLog(tmp_path / "m.jsonl")
+    log.write(4, {"loss": 1.0})
+    log.write(4, {"recall": 0.5})
+    log.close()
+    log = MetricsLog(tmp_path / "m.jsonl", start_step=4)
+    assert log.has(4, ["recall", "loss"])
+    assert not log.has(4, ["recall", "top1"])
+    log.write(5, {"loss": 1.0})
+    assert log.has(5, ["loss"]) and not log.has(5, ["recall"]) and not log.has(4, ["loss"])
+    log.close()

@@ -1,0 +1,29 @@
+"""kill -9 in a step, in a save, in an evaluation: the run ends as if nothing had happened."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+SCRIPT = pathlib.Path(__file__).with_name("killed_runs.py")
+
+
+def test_a_run_killed_at_the_worst_points_equals_an_undisturbed_one(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    came_of = json.loads(done.stdout.splitlines()[-1])
+    assert came_of["codes"] == [0, -9, -9, -9, 0], came_of["log"]
+    # Where each kill struck: after a save, in a save (a stage is left), after another save.
+    in_step, in_save, in_evaluation = came_of["left"]
+    assert in_step == ["step-00000004"]
+    assert [name.startswith(".staging-step-00000008") for name in in_save] == [True, False]
+    assert in_evaluation == ["step-00000004", "step-00000008", "step-00000012"]
+    assert came_of["differing"] == []
+    # What was compared was there.
+    expected = ["evaluations", "ledger", "metrics", "picks", "records", "step", "variables"]
+    assert came_of["parts"] == expected
+    assert (came_of["step"], came_of["n_picks"]) == (14, 14)
+    assert came_of["n_metrics"] == 7 + 3  # every 2 steps, and evaluations after 6, 12 and the end
+    assert came_of["evaluations"] == [f"retrieval-{step:08d}.json" for step in (6, 12, 14)]
