@@ -40,7 +40,6 @@ _UPDATE_README = flags.DEFINE_bool(
 CONFIG = "configs/emoji.py"
 README = pathlib.Path(__file__).parents[1] / "README.md"
 PICTURE = README.parent / "docs" / "picks.png"
-README_BEGIN, README_END = "<!-- quickstart:", "<!-- /quickstart -->"
 QUERIES = ("red heart", "cat face", "pizza", "sailboat", "thumbs up", "snowman")
 
 
@@ -129,6 +128,7 @@ class Quickstart:
         if _UPDATE_README.value:
             write_picture(self.folder(policies[0]), PICTURE)
             update_readme(run_summary.markdown_table(rows), verdict)
+            update_part("picks", told_picks(self.folder(policies[0])))
 
     def command(self, module: str, *arguments: str) -> None:
         """Runs one command of the project and stops the whole if it fails."""
@@ -147,10 +147,34 @@ def update_readme(table: str, verdict: str) -> None:
     here = environment.collect()
     made = f"{here['started_utc'][:10]}, {here['n_cpus']} cores of {here['cpu']}, no accelerator"
     made += f"; {CONFIG}:quick, seed 0"
+    update_part("quickstart", f"{table}\n\n{verdict}\n\nMade {made}.")
+
+
+def update_part(name: str, content: str) -> None:
+    """Replaces what stands in README.md between the marks of a generated part."""
     text = README.read_text(encoding="utf-8")
-    part = re.compile(f"({README_BEGIN}[^\n]*\n).*?({README_END})", re.DOTALL)
-    text = part.sub(lambda m: f"{m[1]}{table}\n\n{verdict}\n\nMade {made}.\n{m[2]}", text)
-    README.write_text(text, encoding="utf-8")
+    part = re.compile(f"(<!-- {name}:[^\n]*\n).*?(<!-- /{name} -->)", re.DOTALL)
+    README.write_text(part.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text), encoding="utf-8")
+
+
+def told_picks(workdir: str) -> str:
+    """What is known of the pairs in the picture of a run's picks."""
+    from jest_tf.data import emoji
+    from jest_tf.monitoring.picks_sheet import COLUMNS
+    from jest_tf.monitoring.samples import read_samples, sample_steps
+    from jest_tf.monitoring.truth import Labels, broken_share
+
+    folder = os.path.join(workdir, "samples")
+    samples = read_samples(folder, sample_steps(folder)[-1])
+    labels = Labels(emoji.noise_by_id())
+    shown = {group: samples.of(group).id[:COLUMNS] for group in ("chosen", "rejected_noise")}
+    broken = {g: round(broken_share(labels.shares(ids)) * len(ids)) for g, ids in shown.items()}
+    return (
+        f"Broken (a wrong caption, or none worth the name) are {broken['chosen']} of the "
+        f"{len(shown['chosen'])} chosen and {broken['rejected_noise']} of the "
+        f"{len(shown['rejected_noise'])} rejected as noise; of the whole pool "
+        f"{broken_share(labels.pool_shares()):.0%}."
+    )
 
 
 if __name__ == "__main__":

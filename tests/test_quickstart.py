@@ -4,9 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from sample_workdir import some_samples
 
+from jest_tf import quickstart
+from jest_tf.data import emoji
 from jest_tf.monitoring import run_summary
+from jest_tf.monitoring.samples import write_samples
 
 STEPS, REFERENCE_STEPS = 30, 180
 
@@ -54,3 +59,23 @@ def test_everything_that_the_last_lines_name_is_there(finished):
     ):  # fmt: skip
         assert (folder / path).exists(), path
         assert path.split("/")[-1] in output or path.split("/")[0] in output
+
+
+def test_a_generated_part_is_replaced_and_nothing_else(tmp_path, monkeypatch):
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- picks: by x -->\nold\nold\n<!-- /picks -->\nb\n", "utf-8")
+    monkeypatch.setattr(quickstart, "README", readme)
+    quickstart.update_part("picks", "new \\1")
+    assert readme.read_text("utf-8") == ("a\n<!-- picks: by x -->\nnew \\1\n<!-- /picks -->\nb\n")
+
+
+def test_the_pictures_broken_pairs_are_counted(tmp_path):
+    by_kind = {"clean": [], "shuffled": [], "icon": []}
+    for i, kind in emoji.noise_by_id().items():
+        by_kind.get(kind, []).append(i)
+    samples = some_samples(np.random.default_rng(0))  # eight of each group
+    samples.id[samples.group == "chosen"] = by_kind["clean"][:7] + by_kind["shuffled"][:1]
+    samples.id[samples.group == "rejected_noise"] = by_kind["shuffled"][:6] + by_kind["icon"][:2]
+    write_samples(tmp_path / "samples", 20, samples)
+    told = quickstart.told_picks(str(tmp_path))
+    assert "1 of the 8 chosen and 6 of the 8 rejected as noise" in told and "pool 40%" in told

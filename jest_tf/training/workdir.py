@@ -2,7 +2,7 @@
 
     config.json       the run's config; environment.json  versions, code revision, machine
     run.lock          who is writing here
-    metrics.jsonl  tensorboard/  checkpoints/  picks/  samples/  evaluations/  export/
+    metrics.jsonl  tensorboard/  checkpoints/  picks/  samples/  evaluations/  projector/  export/
 
 Checkpoints may lie elsewhere (`gs://…`); the workdir itself is a local or mounted folder, because
 locking and appending need a file system.
