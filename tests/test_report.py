@@ -70,6 +70,8 @@ def test_two_runs_side_by_side_with_their_differences(tmp_path):
     text = " ".join(report(runs, tmp_path / "report.html").text)
     assert "joint against uniform" in text
     assert "selection.policy" in text and "finished" in text
+    # 16 of 128 were trained on: one in eight of every kind, were the choice blind.
+    assert "joint: acceptance by kind" in text and "all (12%)" in text
     assert set(config_differences(load_runs(map(str, runs), 0))) == {"name", "selection.policy"}
 
 

@@ -159,7 +159,7 @@ def _truth(runs: Sequence[RunHistory]) -> str:
         compare("Broken pairs among the picks", lambda w: w.broken, broken_share(pool)),
         compare("Clean pairs among the picks", lambda w: w.clean, pool.get("clean", 0.0)),
         compare("Different examples picked so far", lambda w: w.n_distinct_so_far),
-        *(_kinds(run) for _, run in known),
+        *(draw(run) for _, run in known for draw in (_kinds, _accepted_kinds)),
     ]
     return NOISE_NOTE + _grid(charts)
 
@@ -176,6 +176,22 @@ def _kinds(run: RunHistory) -> str:
         for color, (kind, share) in enumerate(kinds)
     ]
     return chart(f"{run.name}: picks by kind", STEPS, lines, is_share=True)
+
+
+def _accepted_kinds(run: RunHistory) -> str:
+    """Picked share of each kind's candidates, which are the pool's share of the super-batches."""
+    s = run.config["selection"]
+    if s["super_batch"] == s["sub_batch"]:
+        return ""
+    kept = s["sub_batch"] / s["super_batch"]
+    lines = [
+        Line(kind, _steps(run), [kept * w.shares.get(kind, 0.0) / share for w in run.windows], i)
+        for i, (kind, share) in enumerate(sorted(run.pool.items(), key=lambda k: -k[1]))
+    ]
+    if run.windows:
+        span = [0, run.windows[-1].last_step]
+        lines.append(Line(f"all ({kept:.0%})", span, [kept, kept], 7, dashed=True))
+    return chart(f"{run.name}: acceptance by kind", STEPS, lines, is_share=True)
 
 
 def _steps(run: RunHistory) -> list[int]:

@@ -82,8 +82,8 @@ class JestModel(keras.Model):
 
     def __init__(
         self,
-        learner: DualEncoder,
-        reference: DualEncoder | None,
+        learner: keras.Model,
+        reference: keras.Model | None,
         spec: SelectionSpec,
         *,
         plan: StepPlan | None = None,
