@@ -64,9 +64,15 @@ class SegmentTable:
 
 @dataclasses.dataclass(frozen=True)
 class StreamTables:
-    """One stream of a manifest: its segments, and where each lane starts in it (int64 [L])."""
+    """One stream of a manifest: its segments, and where each lane starts in it (int64 [L]).
+
+    segment_keys, window_keys: seeds int64 [L, 2] of each lane's draws. They are constants of the
+    graph: to derive them in it would double the time that a pipeline takes to start.
+    """
 
     segments: SegmentTable
+    segment_keys: tf.Tensor
+    window_keys: tf.Tensor
     epoch: tf.Tensor
     group: tf.Tensor
     offset: tf.Tensor
@@ -102,15 +108,18 @@ def lane_tables(
         ]
     tables = []
     for stream, lanes in enumerate(streams):
+        keys = [
+            order.lane_keys(tag, seed, stream, n_lanes) for tag in (order.SEGMENTS, order.WINDOW)
+        ]
         starts = [
-            order.position(segments, seed, stream, lane, int(given_by[lane][stream]), shuffle)
+            order.position(segments, keys[0][lane], int(given_by[lane][stream]), shuffle)
             for lane, segments in enumerate(lanes)
         ]
         columns = (
             tf.constant([getattr(start, name) for start in starts], tf.int64)
             for name in ("epoch", "group", "offset")
         )
-        tables.append(StreamTables(SegmentTable(lanes, companions), *columns))
+        tables.append(StreamTables(SegmentTable(lanes, companions), *keys, *columns))
     return LaneTables(tables, given)
 
 
@@ -122,10 +131,7 @@ def lane_chunks(
     Returns:
         Elements (epoch int64, record number int64, serialized string[, companion string]), [chunk].
     """
-    windows = [
-        _windows(stream, number, lane, seed, shuffle)
-        for number, stream in enumerate(tables.streams)
-    ]
+    windows = [_windows(stream, lane, shuffle) for stream in tables.streams]
     if len(windows) == 1:
         return windows[0].rebatch(chunk, drop_remainder=True)
     pattern = order.mixture_pattern(manifest)
@@ -141,34 +147,37 @@ def lane_chunks(
     return mixed.batch(chunk, drop_remainder=True)
 
 
-def _windows(
-    tables: StreamTables, stream: int, lane: tf.Tensor, seed: int, shuffle: bool
-) -> tf.data.Dataset:
+def _windows(tables: StreamTables, lane: tf.Tensor, shuffle: bool) -> tf.data.Dataset:
     """A lane's endless windows of one stream, permuted: elements as of `lane_chunks`, each [w]."""
     segments, size = tables.segments, order.WINDOW_RECORDS
     n_segments, begin = segments.lane_sizes[lane], segments.lane_begins[lane]
     n_groups = -(-n_segments // order.GROUP_SEGMENTS)
     first_visit = tables.epoch[lane] * n_groups + tables.group[lane]
 
+    def already_given(visit):
+        return tf.where(visit == first_visit, tables.offset[lane], 0)
+
     def group(visit):
-        epoch, number = visit // n_groups, visit % n_groups
-        skipped = tf.where(visit == first_visit, tables.offset[lane], 0)
-        members = order.segment_order(n_segments, seed, stream, lane, epoch, shuffle)
+        epoch, number, given = visit // n_groups, visit % n_groups, already_given(visit)
+        members = order.segment_order(n_segments, tables.segment_keys[lane], epoch, shuffle)
         members = members[number * order.GROUP_SEGMENTS : (number + 1) * order.GROUP_SEGMENTS]
         records = segments.read(
             tf.data.Dataset.from_tensor_slices(begin + members),
             cycle_length=order.GROUP_SEGMENTS if shuffle else 1,
         )
-        windows = records.skip(skipped // size * size).batch(size).enumerate(skipped // size)
+        windows = records.skip(given // size * size).batch(size).enumerate(given // size)
+        return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(visit).repeat(), windows)
 
-        def permuted(window, parts):
-            slots = tf.range(tf.size(parts[0], tf.int64))
-            if shuffle:
-                key = order.fold(seed, order.WINDOW, stream, lane, epoch, number, window)
-                slots = order.permutation(tf.size(slots), key)
-            slots = slots[tf.where(window == skipped // size, skipped % size, 0) :]
-            return tf.fill(tf.shape(slots), epoch), *(tf.gather(part, slots) for part in parts)
+    # Outside of `group`: inside, its graph would be optimized anew for every group of every lane.
+    def permuted(visit, numbered_window):
+        window, parts = numbered_window
+        epoch, number, given = visit // n_groups, visit % n_groups, already_given(visit)
+        slots = tf.range(tf.size(parts[0], tf.int64))
+        if shuffle:
+            key = order.fold(tables.window_keys[lane], epoch, number, window)
+            slots = order.permutation(tf.size(slots), key)
+        slots = slots[tf.where(window == given // size, given % size, 0) :]
+        return tf.fill(tf.shape(slots), epoch), *(tf.gather(part, slots) for part in parts)
 
-        return windows.map(graph_only(permuted))
-
-    return tf.data.Dataset.counter(first_visit).flat_map(graph_only(group)).prefetch(1)
+    groups = tf.data.Dataset.counter(first_visit).flat_map(graph_only(group))
+    return groups.map(graph_only(permuted)).prefetch(1)

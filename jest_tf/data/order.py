@@ -89,9 +89,12 @@ def lanes(stream: Sequence[tuple[int, int, Shard]], n_lanes: int) -> list[list[S
     return result
 
 
-def fold(seed: int, *tags) -> tf.Tensor:
-    """int64 [2]: an independent seed for each tuple of tags (ints or int64 scalars)."""
-    folded = tf.constant([seed, 0], tf.int64)
+def fold(seed, *tags) -> tf.Tensor:
+    """int64 [2]: an independent seed for each tuple of tags (ints or int64 scalars).
+
+    `seed` is an int, or what `fold` gave for the first of the tags.
+    """
+    folded = seed if tf.is_tensor(seed) else tf.constant([seed, 0], tf.int64)
     for tag in tags:
         folded = tf.random.experimental.stateless_fold_in(
             folded, tf.cast(tag, tf.int64), alg="philox"
@@ -105,20 +108,27 @@ def permutation(n, seed: tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_shuffle(indices, seed, alg="philox")
 
 
-def segment_order(n_segments: int, seed: int, stream: int, lane: int, epoch, shuffle: bool):
-    """int64 [n_segments]: the order in which a lane reads its segments in this epoch."""
+def lane_keys(tag: int, seed: int, stream: int, n_lanes: int) -> tf.Tensor:
+    """int64 [n_lanes, 2]: `fold(seed, tag, stream, lane)` of every lane."""
+    common = fold(seed, tag, stream)
+    return tf.stack([fold(common, lane) for lane in range(n_lanes)])
+
+
+def segment_order(n_segments, key: tf.Tensor, epoch, shuffle: bool) -> tf.Tensor:
+    """int64 [n_segments]: the order in which a lane reads its segments in this epoch.
+
+    `key`: of this lane, from `lane_keys` with the tag SEGMENTS.
+    """
     if not shuffle:
         return tf.range(tf.cast(n_segments, tf.int64))
-    return permutation(n_segments, fold(seed, SEGMENTS, stream, lane, epoch))
+    return permutation(n_segments, fold(key, epoch))
 
 
-def position(
-    segments: Sequence[Segment], seed: int, stream: int, lane: int, records: int, shuffle: bool
-) -> Position:
-    """Where a lane stands after it has given `records` records."""
+def position(segments: Sequence[Segment], key: tf.Tensor, records: int, shuffle: bool) -> Position:
+    """Where a lane stands after it has given `records` records; `key` as for `segment_order`."""
     sizes = np.array([segment.records for segment in segments])
     epoch, rest = divmod(records, int(sizes.sum()))
-    order = segment_order(len(segments), seed, stream, lane, epoch, shuffle).numpy()
+    order = segment_order(len(segments), key, epoch, shuffle).numpy()
     ends = np.cumsum(np.add.reduceat(sizes[order], np.arange(0, len(order), GROUP_SEGMENTS)))
     group = int(np.searchsorted(ends, rest, side="right"))
     return Position(epoch, group, rest - (int(ends[group - 1]) if group else 0))

@@ -51,8 +51,11 @@ class RecordReader:
     def read(self) -> tf.types.experimental.PolymorphicFunction:
         """`read_chunk` as one traced function."""
         dtypes = [tf.int64, tf.int64, tf.string] + [tf.string] * bool(self.reference_cache)
-        signature = [tf.TensorSpec([None], dtype) for dtype in dtypes]
-        return tf.function(self.read_chunk, input_signature=signature, autograph=False)
+        return _traced_once(self.read_chunk, dtypes)
+
+    @functools.cached_property
+    def _parse_all(self) -> tf.types.experimental.PolymorphicFunction:
+        return _traced_once(self._parse_sources, [tf.int64, tf.int64, tf.string])
 
     def read_chunk(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor, *cached):
         """Parses and decodes c records.
@@ -109,7 +112,7 @@ class RecordReader:
             blank |= {"reference_zimg": nothing, "reference_ztxt": nothing}
         return blank
 
-    def _parse_all(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor) -> dict:
+    def _parse_sources(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor) -> dict:
         shard = self._shard_of(record)
         source = tf.gather(tf.constant(self._shard_sources, tf.int32), shard)
         merged = {}
@@ -183,6 +186,12 @@ class RecordReader:
         texts = tf.concat([captions.flat_values, [""]], 0)
         none = tf.size(texts, tf.int64) - 1
         return tf.gather(texts, tf.where(n > 0, captions.row_starts() + pick, none)), pick
+
+
+def _traced_once(function, dtypes) -> tf.types.experimental.PolymorphicFunction:
+    """For vectors of these dtypes and any length."""
+    signature = [tf.TensorSpec([None], dtype) for dtype in dtypes]
+    return tf.function(function, input_signature=signature, autograph=False)
 
 
 def hashed_id(source_name: str, key: tf.Tensor) -> tf.Tensor:
