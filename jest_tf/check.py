@@ -2,6 +2,7 @@
 
     python -m jest_tf.check --config=configs/emoji.py:policy=uniform
     python -m jest_tf.check --config=configs/jest_b16.py --nodata --compile_for=v5p:4x4x8
+    python -m jest_tf.check --config=configs/emoji.py --all_records --report=runs/data_report
 
 One page; exit code 0 if nothing is wrong, 1 if the page names a problem, 2 for wrong flags.
 """
@@ -37,6 +38,14 @@ _DATA = flags.DEFINE_boolean(
     "data", True, "Look at data and reference. --nodata plans a run where neither is at hand.",
     flag_values=FLAGS,
 )  # fmt: skip
+_ALL_RECORDS = flags.DEFINE_boolean(
+    "all_records", False, "Read and decode every record of data.train, and nothing else.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_REPORT = flags.DEFINE_string(
+    "report", "data_report", "Folder for what --all_records finds: JSON, and a page with samples.",
+    flag_values=FLAGS,
+)  # fmt: skip
 _COMPILE_FOR = flags.DEFINE_string(
     "compile_for", "", "Compile the step for this slice, e.g. v5e:2x4, with no TPU present.",
     flag_values=FLAGS,
@@ -55,6 +64,8 @@ def main(argv: list[str]) -> int:
     topology = parse_topology(_COMPILE_FOR.value) if _COMPILE_FOR.value else None
     _require_layout(config, topology)
     n_replicas, n_hosts = _layout(config, topology)
+    if _ALL_RECORDS.value:
+        return _all_records(config, n_replicas)
     device = _device(topology, n_replicas // n_hosts)
 
     sections = [check_sizes(config, n_replicas, n_hosts)]
@@ -63,6 +74,14 @@ def main(argv: list[str]) -> int:
     print(f"{config.name}: {config.selection.policy}, {config.model.variant}")
     print(render(sections))
     return EXIT_PROBLEMS if n_problems(sections) else 0
+
+
+def _all_records(config, n_replicas: int) -> int:
+    from jest_tf.preflight.records import check_records
+
+    section = check_records(config, n_replicas, _REPORT.value)
+    print(render([section]))
+    return EXIT_PROBLEMS if section.problems else 0
 
 
 def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Section]:

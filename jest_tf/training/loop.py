@@ -382,5 +382,8 @@ class Trainer:
 def _why_refused(of_step: dict[str, float], sub_batch: int) -> str:
     usable = int(of_step["selection/n_candidates"])
     if usable < sub_batch:
-        return f"only {usable} usable rows for a sub-batch of {sub_batch}"
+        return (
+            f"only {usable} usable rows for a sub-batch of {sub_batch}; set selection.super_batch "
+            "higher (`python -m jest_tf.check --all_records` says how high)"
+        )
     return f"loss {of_step['train/loss']}, gradient norm {of_step['train/gradient_norm']}"

@@ -1,0 +1,53 @@
+"""What reading every record of the training data brings to light, as a section of the page."""
+
+import math
+
+import ml_collections
+
+from jest_tf.data import doctor
+from jest_tf.data.sources import open_source
+from jest_tf.data.spare import spare_super_batch
+from jest_tf.errors import UserError
+from jest_tf.preflight.report import Section
+
+
+def check_records(config: ml_collections.ConfigDict, n_replicas: int, folder: str) -> Section:
+    """Reads and decodes all of `data.train`; writes JSON and a page with samples to `folder`."""
+    section = Section(f"All records of {config.data.train}")
+    try:
+        manifest = open_source(config.data.train, config.data.data_dir)
+        report = doctor.examine(manifest)
+        written = doctor.write(report, folder)
+    except UserError as error:
+        section.problems.append(str(error))
+        return section
+    for name, source in report.sources.items():
+        kinds = [
+            f"{count:,} {kind.replace('_', ' ')}" for kind, count in source.counts.most_common()
+        ]
+        section.add(name, f"{source.records:,} records; {', '.join(kinds) or 'nothing wrong'}")
+    section.add("repeated", f"{report.duplicate_ids:,} ids, {report.duplicate_captions:,} captions")
+    section.add("written", " and ".join(written))
+    section.problems += [f"{path}: {why}" for path, why in report.unreadable_shards.items()]
+    try:
+        doctor.check_bound(report, config.data.max_bad_share)
+        section.problems += _too_few_usable(config, n_replicas, report)
+    except UserError as error:
+        section.problems.append(str(error))
+    return section
+
+
+def _too_few_usable(
+    config: ml_collections.ConfigDict, n_replicas: int, report: doctor.Report
+) -> list[str]:
+    """A run whose steps would be refused, because they load hardly more than they train on."""
+    s = config.selection
+    multiple = math.lcm(config.data.n_lanes, n_replicas)
+    needed = spare_super_batch(s.sub_batch, report.bad / report.records, multiple)
+    if not report.bad or s.super_batch >= needed:
+        return []
+    return [
+        f"{report.bad:,} of {report.records:,} records cannot be used, and a step loads "
+        f"{s.super_batch} to train on {s.sub_batch}: steps with fewer usable ones are refused. Set "
+        f"--config.selection.super_batch={needed}, or prepare the data again without them."
+    ]
