@@ -3,9 +3,15 @@
     python -m jest_tf.train --config=configs/emoji.py:policy=uniform --workdir=runs/uniform
 
 Any field can be overridden, e.g. `--config.optimizer.learning_rate=3e-4`. Rerunning the same
-command continues the run. Exit codes: 0 done; 2 wrong input; 3 stopped with the last good state
-saved (see the message); 4 another worker process is gone, the last checkpoint is kept; 130 and 143
-interrupted by Ctrl-C and SIGTERM, after saving.
+command continues the run. Exit codes:
+
+    0    all steps done
+    1    an error that is not the user's, with its traceback; the last checkpoint is kept
+    2    wrong input: the message says what to fix
+    3    too many refused steps in a row; the last good state is saved
+    4    another worker process or TPU host is gone; the last checkpoint is kept
+    130  Ctrl-C; saved, the same command continues
+    143  SIGTERM (preemption, `kill`); saved, the same command continues
 """
 
 from absl import flags

@@ -1,11 +1,7 @@
 """SIGTERM and Ctrl-C as a flag that the loop reads between host loops of steps.
 
-Exit codes of a training command:
-    0    all steps done
-    2    a UserError: the message says what to fix
-    130  Ctrl-C (SIGINT); saved, the same command continues
-    143  SIGTERM (preemption, `kill`); saved, the same command continues
-Among several worker processes a signal to one stops all, with the same code.
+`jest_tf.train` lists the exit codes. Among several worker processes a signal to one stops all, with
+the same code.
 A second Ctrl-C does not wait: KeyboardInterrupt, nothing is saved beyond the last checkpoint.
 """
 

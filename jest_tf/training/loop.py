@@ -37,7 +37,7 @@ from jest_tf.training.strategy import Runtime
 from jest_tf.training.workdir import Workdir, open_workdir
 
 EXIT_STOPPED = 3  # too many refused steps in a row; the last good state is saved
-EXIT_WORKER_LOST = 4  # another worker process is gone; the last checkpoint is kept
+EXIT_WORKER_LOST = 4  # another worker process or host is gone; the last checkpoint is kept
 
 
 def train(config: ml_collections.ConfigDict, workdir_path: str) -> int:

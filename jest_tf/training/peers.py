@@ -30,12 +30,16 @@ class Peers:
 
     Args:
       strategy: of the run.
-      n_workers: processes that share it.
+      n_workers: processes that run this program.
       is_chief: whether this is the one that writes.
+      n_hosts: machines that share the run; those of a TPU slice serve one process.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, n_workers: int, is_chief: bool):
+    def __init__(
+        self, strategy: tf.distribute.Strategy, n_workers: int, is_chief: bool, n_hosts: int
+    ):
         self._strategy, self._n_workers, self._is_chief = strategy, n_workers, is_chief
+        self._n_hosts = n_hosts
 
     def of_all(self, value: int) -> list[int]:
         """`value` (64 bits) of every replica of every worker, the same list everywhere."""
@@ -69,16 +73,16 @@ class Peers:
         At once, because whoever started the processes may kill this one within milliseconds.
 
         Raises:
-          WorkerLost: another process died, was stopped, or cannot be reached.
+          WorkerLost: another process or host died, was stopped, or cannot be reached.
         """
         try:
             yield
         except LOST_PEER_ERRORS as error:
-            if self._n_workers == 1 or not _is_of_exchange(error):
+            if self._n_hosts == 1 or not _is_of_exchange(error):
                 raise
             logging.error(
-                "Another worker process is gone: this one stops too. Its own log says why. What "
-                "was saved last is kept; start all workers again with the same command to "
+                "Another worker process or host is gone: this one stops too. Its own log says why. "
+                "What was saved last is kept; start all workers again with the same command to "
                 "continue from there. (%s)", _reason(error),
             )  # fmt: skip
             raise WorkerLost from error

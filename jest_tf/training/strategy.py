@@ -54,7 +54,7 @@ class Runtime:
     def peers(self) -> Peers:
         """The worker processes of the run."""
         n_workers = self.n_hosts if self.kind == "multi_worker" else 1
-        return Peers(self.strategy, n_workers, self.is_chief)
+        return Peers(self.strategy, n_workers, self.is_chief, self.n_hosts)
 
     def distribute(self, per_host: Callable[[int, int, int], tf.data.Dataset]) -> object:
         """An iterable of per-replica batches.

@@ -73,7 +73,7 @@ def killed(data_dir, tmp_path_factory):
 def test_the_other_worker_stops_and_says_why_when_one_is_killed(killed):
     workdir, code, (chief, other) = killed
     assert code == 128 + 9, chief + other
-    assert "Another worker process is gone: this one stops too." in other, other
+    assert "Another worker process or host is gone: this one stops too." in other, other
     assert "start all workers again with the same command" in other
     assert "Traceback" not in other
     saved = [p.name for p in (workdir / "checkpoints").iterdir() if p.name[0] != "."]
