@@ -74,35 +74,18 @@ def _import(manifest):
 
 
 def _embed(manifest, part: int, parts: int):
-    import tensorflow as tf
+    from jest_tf.training.cache_fill import cache_of_run
+    from jest_tf.training.restore import load_workdir
 
-    from jest_tf.data.reference_cache import CacheWriter
-    from jest_tf.data.reference_fill import embed
-    from jest_tf.serving.saved_model import encode_pixels
-    from jest_tf.training.restore import load_workdir, reference_identity
-
-    run = load_workdir(_REFERENCE.value)
-    data, size = run.config.data, run.model.config.image_size
-    writer = CacheWriter(
-        _OUT.value,
+    return cache_of_run(
+        load_workdir(_REFERENCE.value),
         manifest,
-        identity=reference_identity(run),
-        dim=run.model.config.embed_dim,
-        scale=float(run.model.scale),
-        bias=float(tf.convert_to_tensor(run.model.bias)),
+        _OUT.value,
         dtype=_DTYPE.value,
-    )
-    embed(
-        writer,
-        run.tokenizer,
-        tf.function(lambda images: encode_pixels(run.model, images, size)),
-        tf.function(lambda tokens: run.model.encode_text(tokens)),
-        image_size=data.image_size,
         batch_size=_BATCH.value,
         part=part,
         parts=parts,
     )
-    return writer
 
 
 if __name__ == "__main__":
