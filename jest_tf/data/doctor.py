@@ -217,8 +217,21 @@ def write(report: Report, folder: str) -> tuple[str, str]:
     return paths
 
 
+STYLE = """
+:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;
+margin:auto;padding:0 20px 40px}h1{overflow-wrap:anywhere}h2{margin-top:32px;border-top:1px solid
+#8886;padding-top:12px}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td{padding:2px 16px 2px 0;border-bottom:1px solid #8884;overflow-wrap:anywhere}
+td:last-child{text-align:right}.columns{display:flex;flex-wrap:wrap;gap:0 48px}
+.samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(130px,1fr));gap:14px}
+figure{margin:0;font-size:13px;line-height:1.35;overflow-wrap:anywhere}
+figure img{display:block;width:96px;height:96px;object-fit:contain;background:#fff;
+border:1px solid #8886;border-radius:4px;margin-bottom:4px}
+"""
+
+
 def to_html(report: Report) -> str:
-    """One self-contained page."""
+    """One self-contained page: what is wrong comes first, samples last."""
     rows = [
         ("records", report.records),
         ("cannot be used", report.bad),
@@ -226,34 +239,56 @@ def to_html(report: Report) -> str:
         ("repeated captions", report.duplicate_captions),
         ("unreadable shards", len(report.unreadable_shards)),
     ]
-    parts = [f"<h1>{html.escape(report.name)}</h1>", _table(rows)]
-    parts.append(_table(report.unreadable_shards.items()))
+    parts = [f"<h1>{html.escape(report.name)}</h1>", _table("", rows)]
+    if report.unreadable_shards:
+        parts.append(_table("unreadable shards", report.unreadable_shards.items()))
     for name, source in report.sources.items():
-        parts.append(f"<h2>{html.escape(name)}: {source.records:,} records</h2>")
-        for title in ("counts", "shorter_side", "scripts"):
-            parts.append(f"<h3>{title.replace('_', ' ')}</h3>")
-            parts.append(_table(getattr(source, title).most_common()))
-        for kind, listed in source.problems.items():
-            parts.append(f"<h3>{kind.replace('_', ' ')} (first {len(listed)})</h3>")
-            parts.append(_table((f"{path} record {at}", f"id {rid}") for path, at, rid in listed))
-        for image, text in source.samples:
-            parts.append(
-                f'<figure><img src="data:image/png;base64,{image}" alt="">'
-                f"<figcaption>{html.escape(text)}</figcaption></figure>"
-            )
-    style = "body{font:14px sans-serif}figure{display:inline-block;width:140px;margin:8px}"
+        parts += _source_section(name, source)
     return (
-        f'<!doctype html><meta charset="utf-8"><title>{html.escape(report.name)}</title>'
-        f"<style>{style}td{{padding:2px 12px}}</style>{''.join(parts)}"
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(report.name)}</title><style>{STYLE}</style>{''.join(parts)}</html>"
     )
 
 
-def _table(rows) -> str:
+def _source_section(name: str, source: SourceReport) -> list[str]:
+    sides = sorted(source.shorter_side.items(), key=lambda item: int(item[0].lstrip("<=>")))
+    tables = [
+        _table("problems", [(_words(kind), n) for kind, n in source.counts.most_common()]),
+        _table("shorter side, pixels", [(side.replace("<=", "up to "), n) for side, n in sides]),
+        _table("script of the captions", source.scripts.most_common()),
+    ]
+    parts = [
+        f"<h2>{html.escape(name)}: {source.records:,} records, {source.captions:,} captions</h2>",
+        f'<div class="columns">{"".join(tables)}</div>',
+    ]
+    for kind, listed in source.problems.items():
+        where = [(f"{path} record {at}", f"id {rid}") for path, at, rid in listed]
+        parts.append(_table(f"{_words(kind)}: the first {len(listed)}", where))
+    samples = [
+        f'<figure><img src="data:image/png;base64,{image}" alt=""><figcaption>{html.escape(text)}'
+        "</figcaption></figure>"
+        for image, text in source.samples
+    ]
+    return [*parts, "<h3>samples</h3>", f'<div class="samples">{"".join(samples)}</div>']
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ")
+
+
+def _table(title: str, rows) -> str:
+    """A titled table of two columns; nothing for no rows."""
     cells = "".join(
-        f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(str(value))}</td></tr>"
+        f"<tr><td>{html.escape(str(name))}</td><td>{_number(value)}</td></tr>"
         for name, value in rows
     )
-    return f"<table>{cells}</table>"
+    heading = f"<h3>{html.escape(title)}</h3>" if title else ""
+    return f"<div>{heading}<table>{cells}</table></div>" if cells else ""
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else html.escape(str(value))
 
 
 def check_bound(report: Report, max_bad_share: float) -> None:

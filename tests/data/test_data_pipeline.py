@@ -153,12 +153,15 @@ def test_bad_records_keep_their_slots(tmp_path, tokenizer):
     records[14] = b"\xff\xff\xff not a tf.train.Example"
     records[17] = example(id=17, image=png(17))  # no caption at all
     records[19] = example(id=19, image=png(19), captions=b"caf\xe9 19")  # Latin-1: usable
+    long_caption = "record 2" + " dog" * 250_000  # a megabyte: usable, its tokens are cut
+    records[21] = example(id=21, image=png(21), captions=long_caption)
     records[20] = example(id="twenty", image=png(20), captions="record 20")  # id of another type
     shard = write_shard(tmp_path / "a.tfrecord", records)
     manifest = Manifest("bad", (Source("bad", id="id"),), (shard,))
     batch = steps(manifest, tokenizer, 2, n_lanes=1, shuffle=False)
     bad = np.flatnonzero(~batch["valid"].ravel()).tolist()
     assert bad == [2, 5, 9, 11, 14, 17, 20]
+    assert batch["tokens"].reshape(32, -1)[21].tolist() == [3, 9, 5, 5, 5, 5, 5, 2]
     ids = batch["id"].ravel().tolist()
     assert [i for n, i in enumerate(ids) if n not in (14, 20)] == [
         n for n in range(32) if n not in (14, 20)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pathlib
 import tarfile
 
 import numpy as np
@@ -13,6 +14,9 @@ from PIL import Image
 
 from jest_tf.data import importers, pipeline, prepare, sources
 from jest_tf.data.records import shard_rows
+
+
+WRITTEN = pathlib.Path(__file__).parent / "written_by_img2dataset"
 
 
 def jpeg(number: int, size=(32, 24)) -> bytes:
@@ -138,6 +142,22 @@ def test_img2dataset_tfrecords_are_read_in_place(tmp_path, tokenizer):
     batch = next(dataset.as_numpy_iterator())
     assert batch["valid"].all() and len(set(batch["id"].tolist())) == 20
     assert batch["id"].tolist() == [row[0] for i in (0, 1) for row in shard_rows(manifest, i)]
+
+
+def test_what_img2dataset_itself_wrote(tmp_path, tokenizer):
+    """Its files lie beside this test (README.md there): it cannot be installed beside TF 2.20."""
+    found = {}
+    for kind, ending in (("webdataset", "tar"), ("img2dataset", "tfrecord")):
+        out = tmp_path / kind
+        assert prepare.main([kind, f"{WRITTEN}/*.{ending}", f"--out={out}"]) == 0
+        found[kind] = sorted((texts, image) for _, image, texts in rows_of(out))
+    assert found["webdataset"] == found["img2dataset"]
+    numbers = [8, 9, 10, 11]
+    texts = sorted([f"picture number {n} é".encode()] for n in numbers)
+    assert [texts for texts, _ in found["webdataset"]] == texts
+    manifest = sources.open_source(str(tmp_path / "img2dataset"))
+    batch = next(pipeline.evaluation_batches(manifest, tokenizer, 4, 32).as_numpy_iterator())
+    assert batch["valid"].all() and (batch["image"].std(axis=(1, 2, 3)) > 20).all()
 
 
 def test_open_clip_csv(tmp_path):
