@@ -1,19 +1,23 @@
 """What the input pipeline reaches, as JSON lines.
 
-    python -m jest_tf.bench.input [--figures=pipeline_over_bare,resume_seconds,...]
+    python -m jest_tf.bench.input [--figures=pipeline_over_bare,resume_seconds,...] [--update_docs]
+    python -m jest_tf.bench.input --figures=cached_score_error --reference=runs/reference
 
 The images are 512 px and 256 px JPEGs cut from scikit-image's photographs. Compared programs take
-turns and their fastest round counts, so that a busy machine slows all alike. `input_wait_share` is
-read from the metrics of a training run: --workdir=DIR. Needs the extra `bench`.
+turns and their fastest round counts, so that a busy machine slows all alike. `input_wait_share`
+trains the emoji config for a few steps; `cached_score_error` needs a finished reference run of it.
+Needs the extra `bench`.
 """
 
 import argparse
+import dataclasses
 import io
 import itertools
 import json
 import multiprocessing
 import pathlib
-import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,33 +26,50 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from jest_tf.bench import cached_scores, input_docs
 from jest_tf.bench.timing import emit, in_own_process, peak_extra_bytes
 from jest_tf.data import pipeline, prepare
-from jest_tf.data.manifest import Manifest
+from jest_tf.data.manifest import Manifest, Shard
+from jest_tf.data.sources import open_source
 from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
+from jest_tf.selection import SelectionSpec
+from jest_tf.training.cache_fill import cache_of_run
+from jest_tf.training.restore import load_workdir
 
 SIZE = 224  # what a B/16 or B/32 reads
 CAPTIONS = ("a photograph of a cat", "an astronaut and a rocket", "a cup of coffee on a table")
 MEMORY_BATCH = 8192
 N_RECORDS = 768
 ROUNDS = 4
+RESUME_SHARDS = 1000
+WAIT_STEPS = 60
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--figures", default=",".join(FIGURES), help="comma-separated")
-    parser.add_argument("--workdir", help="of a training run, for input_wait_share")
-    parser.add_argument("--memory_of", help=argparse.SUPPRESS)  # the process that is measured
+    parser.add_argument("--data_dir", default="data/prepared", help="where TFDS keeps its sets")
+    parser.add_argument("--reference", help="a finished run, for cached_score_error")
+    parser.add_argument(
+        "--update_docs", action="store_true", help="keep the figures, and show them in docs/data.md"
+    )
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # what this very process is for
     args = parser.parse_args(argv)
-    if args.memory_of:
-        print(json.dumps(_measure_memory(pathlib.Path(args.memory_of))))
+    if args.measure:
+        what, root = args.measure.split(":", 1)
+        print(json.dumps(IN_OWN_PROCESS[what](pathlib.Path(root))))
         return
+    names = args.figures.split(",")
+    if unknown := set(names) - set(FIGURES):
+        parser.error(f"unknown figure(s) {sorted(unknown)}; known: {', '.join(FIGURES)}")
+    if not args.reference:
+        names = [name for name in names if name != "cached_score_error"]
     with tempfile.TemporaryDirectory() as folder:
         data = BenchData(pathlib.Path(folder))
-        for name in args.figures.split(","):
-            if name == "input_wait_share" and not args.workdir:
-                continue
-            FIGURES[name](data, args)
+        for name in names:
+            lines = FIGURES[name](data, args)
+            if args.update_docs:
+                input_docs.keep(lines)
 
 
 class BenchData:
@@ -143,7 +164,8 @@ def bare(manifest: Manifest, side: int, batch: int = 256) -> Iterator:
     return iter(images.batch(batch).prefetch(1))
 
 
-def pipeline_over_bare(data: BenchData, args: argparse.Namespace) -> None:
+def pipeline_over_bare(data: BenchData, args: argparse.Namespace) -> list[dict]:
+    lines = []
     for side in (512, 256):
         manifest = data.prepared(side)
         makers = {
@@ -151,21 +173,26 @@ def pipeline_over_bare(data: BenchData, args: argparse.Namespace) -> None:
             "bare": lambda m=manifest, s=side: bare(m, s),
         }
         rate = records_per_second(makers, 256)
-        emit("pipeline_over_bare", rate["pipeline"] / rate["bare"], ">= 0.9", "ratio",
-             source_px=side, records_per_second=rate)  # fmt: skip
+        lines.append(
+            emit("pipeline_over_bare", rate["pipeline"] / rate["bare"], ">= 0.9", "x",
+                 source_px=side, records_per_second=rate)
+        )  # fmt: skip
+    return lines
 
 
-def prepared_speedup(data: BenchData, args: argparse.Namespace) -> None:
+def prepared_speedup(data: BenchData, args: argparse.Namespace) -> list[dict]:
     makers = {
         "originals": lambda: super_batches(data, data.prepared(512)),
         "prepared": lambda: super_batches(data, data.prepared(512, SIZE)),
     }
     rate = records_per_second(makers, 256)
-    emit("prepared_speedup", rate["prepared"] / rate["originals"], ">= 1.8", "ratio",
-         source_px=512, prepared_px=SIZE, records_per_second=rate)  # fmt: skip
+    return [
+        emit("prepared_speedup", rate["prepared"] / rate["originals"], ">= 1.8", "x",
+             source_px=512, prepared_px=SIZE, records_per_second=rate)
+    ]  # fmt: skip
 
 
-def vs_webdataset_pil(data: BenchData, args: argparse.Namespace) -> None:
+def vs_webdataset_pil(data: BenchData, args: argparse.Namespace) -> list[dict]:
     n_processes = multiprocessing.cpu_count()
     rates = {"pipeline": [], "webdataset": []}
     ours = super_batches(data, data.prepared(512))
@@ -174,8 +201,10 @@ def vs_webdataset_pil(data: BenchData, args: argparse.Namespace) -> None:
         rates["webdataset"].append(_webdataset_rate(data.tars(512), n_processes))
         rates["pipeline"].append(records_per_second({"pipeline": lambda: ours}, 256)["pipeline"])
     best = {name: max(values) for name, values in rates.items()}
-    emit("vs_webdataset_pil", best["pipeline"] / best["webdataset"], ">= 1.2", "ratio",
-         source_px=512, processes=n_processes, records_per_second=best)  # fmt: skip
+    return [
+        emit("vs_webdataset_pil", best["pipeline"] / best["webdataset"], ">= 1.2", "x",
+             source_px=512, processes=n_processes, records_per_second=best)
+    ]  # fmt: skip
 
 
 def _webdataset_rate(tars: list[str], n_processes: int) -> float:
@@ -213,11 +242,13 @@ def _webdataset_worker(tars: list[str], barrier, results) -> None:
     results.put((begin, time.time(), count))
 
 
-def pipeline_memory_ratio(data: BenchData, args: argparse.Namespace) -> None:
+def pipeline_memory_ratio(data: BenchData, args: argparse.Namespace) -> list[dict]:
     data.prepared(256)
-    found = in_own_process("jest_tf.bench.input", f"--memory_of={data.root}")
-    emit("pipeline_memory_ratio", found["peak_bytes"] / found["super_batch_bytes"], "<= 3", "ratio",
-         super_batch=MEMORY_BATCH, image_px=SIZE, **found)  # fmt: skip
+    found = in_own_process("jest_tf.bench.input", f"--measure=memory:{data.root}")
+    return [
+        emit("pipeline_memory_ratio", found["peak_bytes"] / found["super_batch_bytes"], "<= 3", "x",
+             super_batch=MEMORY_BATCH, source_px=256, image_px=SIZE, **found)
+    ]  # fmt: skip
 
 
 def _measure_memory(root: pathlib.Path) -> dict:
@@ -237,46 +268,94 @@ def _measure_memory(root: pathlib.Path) -> dict:
     return {"peak_bytes": peak, "super_batch_bytes": MEMORY_BATCH * SIZE * SIZE * 3}
 
 
-def resume_seconds(data: BenchData, args: argparse.Namespace) -> None:
-    folder, n_shards = data.root / "shards1000", 1000
-    source = data.prepared(256).shards[0].path
-    records = list(tf.data.TFRecordDataset(source).as_numpy_iterator())
-    entries = []
-    folder.mkdir(exist_ok=True)
-    for index in range(n_shards):
-        path = folder / f"{index:05d}.tfrecord"
+def resume_seconds(data: BenchData, args: argparse.Namespace) -> list[dict]:
+    """From the start of building the pipeline to the first super-batch, in new processes."""
+    source = data.prepared(256)
+    records = list(tf.data.TFRecordDataset(source.shards[0].path).as_numpy_iterator())
+    shards = []
+    for index in range(RESUME_SHARDS):
+        path = data.root / f"resume-{index:05d}.tfrecord"
         with tf.io.TFRecordWriter(str(path)) as writer:
             for n in range(64):
                 writer.write(records[(index + n) % len(records)])
-        entries.append({"path": str(path), "records": 64, "bytes": path.stat().st_size})
-    from jest_tf.data.manifest import Shard
+        shards.append(Shard(str(path), 64, bytes=path.stat().st_size))
+    manifest = Manifest("thousand", source.sources, tuple(shards))
+    manifest.save(str(data.root / "resume.json"))
+    found = [
+        in_own_process("jest_tf.bench.input", f"--measure=resume:{data.root}") for _ in range(3)
+    ]
+    middle = sorted(found, key=lambda one: one["seconds"])[1]
+    return [
+        emit("resume_seconds", middle.pop("seconds"), "< 2", "s", shards=RESUME_SHARDS,
+             records=manifest.n_records, all_seconds=[one["seconds"] for one in found], **middle)
+    ]  # fmt: skip
 
-    base = data.prepared(256)
-    manifest = Manifest("thousand", base.sources, tuple(Shard(**entry) for entry in entries))
+
+def _measure_resume(root: pathlib.Path) -> dict:
+    manifest = Manifest.load(str(root / "resume.json"))
+    tokenizer = Tokenizer(str(root / "vocab.txt"), 16)
     step = int(0.9 * manifest.n_records / 256)
-    seconds, cpu = [], []
-    for _ in range(3):
-        start, cpu_start = time.perf_counter(), time.process_time()
-        dataset = pipeline.super_batches(
-            manifest, data.tokenizer, super_batch=256, image_size=SIZE, seed=0, start_step=step
-        )
-        next(iter(dataset))
-        seconds.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - cpu_start)
-    figures = {"median": statistics.median(seconds), "cpu_seconds": min(cpu)}
-    emit("resume_seconds", min(seconds), "< 2", "seconds", shards=n_shards, step=step,
-         records=manifest.n_records, **figures)  # fmt: skip
+    bytes_before, start, cpu_start = _bytes_read(), time.perf_counter(), time.process_time()
+    dataset = pipeline.super_batches(
+        manifest, tokenizer, super_batch=256, image_size=SIZE, seed=0, start_step=step
+    )
+    next(iter(dataset))
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu_start,
+        "read_share": (_bytes_read() - bytes_before) / sum(s.bytes for s in manifest.shards),
+        "step": step,
+    }
 
 
-def input_wait_share(data: BenchData, args: argparse.Namespace) -> None:
-    """From the run's own metrics: the mean over its logged steps, the first line left out."""
-    path = pathlib.Path(args.workdir) / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    shares = [value for row in rows for name, value in row.items() if "input_wait_share" in name]
-    emit("input_wait_share", float(np.mean(shares[1:])), "<= 0.05", "share",
-         lines=len(shares) - 1, workdir=path.parent.name)  # fmt: skip
+def _bytes_read() -> int:
+    """What this process has asked its files for so far, from a cache or not (Linux)."""
+    counters = pathlib.Path("/proc/self/io").read_text().split()
+    return int(counters[counters.index("rchar:") + 1])
 
 
+def input_wait_share(data: BenchData, args: argparse.Namespace) -> list[dict]:
+    """Of a short training run's time, as the run itself logs it.
+
+    It selects by the learner alone, so that a step loads B examples and runs one model on them: a
+    step with a reference takes longer, and waits for a smaller share of it.
+    """
+    workdir = data.root / "run"
+    config = f"configs/emoji.py:policy=joint,criterion=hard_learner,steps={WAIT_STEPS}"
+    command = [sys.executable, "-m", "jest_tf.train", f"--config={config}", f"--workdir={workdir}"]
+    command.append(f"--config.data.data_dir={args.data_dir}")
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    shares = [
+        row["input/wait_share"] for row in map(json.loads, lines) if "input/wait_share" in row
+    ]
+    return [
+        emit("input_wait_share", shares[-1], "<= 0.05", "of the time", steps=WAIT_STEPS,
+             super_batch=640, policy="joint, hard_learner")
+    ]  # fmt: skip
+
+
+def cached_score_error(data: BenchData, args: argparse.Namespace) -> list[dict]:
+    """Largest difference of a logit, of all pairs of three super-batches of the emoji config."""
+    run = load_workdir(args.reference)
+    pool = open_source("tfds:emoji_captions/pool:train", args.data_dir)
+    manifest = dataclasses.replace(pool, shards=pool.shards[:2])
+    spec = SelectionSpec(640, 128)
+    lines = []
+    for dtype in ("float16", "bfloat16"):
+        folder = str(data.root / dtype)
+        cache = cache_of_run(run, manifest, folder, dtype=dtype, report=lambda _: None).finish()
+        found = cached_scores.compare(run, manifest, cache, spec, n_steps=3)
+        bound = cached_scores.tolerance(cache.scale, dtype)
+        lines.append(
+            emit("cached_score_error", found["largest_logit_error"], f"<= {bound:.2g}", "",
+                 dtype=dtype, super_batch=640, scale=cache.scale, step=run.step,
+                 picks_shared=found["picks_shared"])
+        )  # fmt: skip
+    return lines
+
+
+IN_OWN_PROCESS = {"memory": _measure_memory, "resume": _measure_resume}
 FIGURES = {
     "pipeline_over_bare": pipeline_over_bare,
     "prepared_speedup": prepared_speedup,
@@ -284,6 +363,7 @@ FIGURES = {
     "pipeline_memory_ratio": pipeline_memory_ratio,
     "resume_seconds": resume_seconds,
     "input_wait_share": input_wait_share,
+    "cached_score_error": cached_score_error,
 }
 
 

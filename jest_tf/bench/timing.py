@@ -10,11 +10,15 @@ from collections.abc import Callable
 import tensorflow as tf
 
 
-def emit(figure: str, value: float | None, goal: str, unit: str, **details) -> None:
-    """Prints one figure as a JSON line. `details`: numerator, denominator, repeats, context, …"""
+def emit(figure: str, value: float | None, goal: str, unit: str, **details) -> dict:
+    """Prints one figure as a JSON line, and returns it.
+
+    `details`: numerator, denominator, repeats, context, …
+    """
     line = {"figure": figure, "value": _rounded(value), "goal": goal, "unit": unit}
     line |= {name: _rounded(detail) for name, detail in details.items()}
     print(json.dumps(line), flush=True)
+    return line
 
 
 def fastest(programs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
