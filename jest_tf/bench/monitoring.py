@@ -22,7 +22,19 @@ from absl import flags, logging
 from jest_tf import cli, config_flag
 from jest_tf.bench.monitoring_run import make_run
 from jest_tf.bench.timing import emit, in_own_process, peak_extra_bytes
+from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
 from jest_tf.errors import UserError
+from jest_tf.evaluation.positives import Positives
+from jest_tf.evaluation.retrieval import retrieval_metrics
+from jest_tf.models.dual_encoder import VARIANTS, DualEncoder
+from jest_tf.monitoring.html_report import page
+from jest_tf.monitoring.run_history import load_runs
+from jest_tf.serving.image_index import ImageIndex, Item
+from jest_tf.serving.querying import Searcher
+from jest_tf.serving.saved_model import export_dual_encoder
+from jest_tf.training import loop, strategy
+from jest_tf.training.outputs import Silent
+from jest_tf.training.workdir import open_workdir
 
 FLAGS = flags.FlagValues()
 _FIGURES = flags.DEFINE_list(
@@ -50,56 +62,63 @@ QUERY = "a red apple on a wooden table"
 def logging_row() -> dict:
     """Time that logging takes, of a step's, both from one run in which it is on and off in turns.
 
-    What is done on the training thread only because of logging: the log itself (timed directly) and
-    whatever makes a step slower while it is on (the difference of medians).
+    Counted is what the training thread does only because of logging: the log itself (timed
+    directly) and whatever makes a step slower while it is on (the difference of medians).
     """
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(pathlib.Path(folder))
+        times = _log_in_turns(trainer)
         samples_every = trainer.config.log.samples_every_steps
-        loud, silent = trainer.outputs, _silent()
-        for _ in range(BLOCK_STEPS):  # compiles the step, and at its end what the log computes
-            trainer._log(trainer._advance(1))
-        steps, in_log, with_samples = {True: [], False: []}, [], []
-        for block in range(BLOCKS):
-            is_on = block % 2 == 0
-            trainer.outputs = loud if is_on else silent
-            for _ in range(BLOCK_STEPS):
-                started = time.perf_counter()
-                result = trainer._advance(1)
-                stepped = time.perf_counter()
-                steps[is_on].append(stepped - started)
-                if is_on:
-                    trainer._log(result)
-                    in_log.append(time.perf_counter() - stepped)
-        trainer.step = samples_every * (trainer.step // samples_every + 1)
-        for _ in range(3):
-            started = time.perf_counter()
-            trainer._log(result)
-            with_samples.append(time.perf_counter() - started)
-        trainer.outputs = loud
-        loud.close()
-    off = statistics.median(steps[False])
-    slower = max(0.0, statistics.median(steps[True]) - off)
-    # A scalar log per block was on time; one in five of them also keeps examples.
-    per_log = sum(in_log) / (BLOCKS / 2)
-    samples = statistics.median(with_samples) - per_log
-    per_step = slower + per_log / BLOCK_STEPS + max(0.0, samples) / samples_every
+    off = statistics.median(times["step off"])
+    slower = max(0.0, statistics.median(times["step on"]) - off)
+    # Every step of a block passes through the log, which writes at the block's end.
+    per_log = sum(times["log"]) / (BLOCKS / 2)
+    with_examples = statistics.median(times["log with examples"])
+    examples = max(0.0, with_examples - per_log)
+    per_step = slower + per_log / BLOCK_STEPS + examples / samples_every
     return {
         "figure": "logging_cost", "value": per_step / off, "goal": "<= 0.02", "unit": "share",
-        "numerator": per_step, "denominator": off, "repeats": len(steps[False]),
+        "numerator": per_step, "denominator": off, "repeats": len(times["step off"]),
         "context": {
             "config": "configs/emoji.py:quick", "log_seconds": per_log,
-            "log_with_samples_seconds": statistics.median(with_samples),
-            "step_slower_seconds": slower, "log_every": BLOCK_STEPS, "samples_every": samples_every,
+            "log_with_examples_seconds": with_examples, "step_slower_seconds": slower,
+            "log_every": BLOCK_STEPS, "examples_every": samples_every,
         },
     }  # fmt: skip
 
 
+def _log_in_turns(trainer) -> dict[str, list[float]]:
+    """Seconds of the steps of blocks with and without logging, and of the log's calls."""
+    times = {"step on": [], "step off": [], "log": [], "log with examples": []}
+    loud, silent = trainer.outputs, Silent()
+    for _ in range(BLOCK_STEPS):  # compiles the step, and at its end what the log computes
+        trainer._log(trainer._advance(1))
+    for block in range(BLOCKS):
+        is_on = block % 2 == 0
+        trainer.outputs = loud if is_on else silent
+        for _ in range(BLOCK_STEPS):
+            started = time.perf_counter()
+            result = trainer._advance(1)
+            stepped = time.perf_counter()
+            times["step on" if is_on else "step off"].append(stepped - started)
+            if is_on:
+                trainer._log(result)
+                times["log"].append(time.perf_counter() - stepped)
+        if not is_on:
+            trainer.step -= BLOCK_STEPS  # the logs take steps in order, none left out
+    trainer.outputs = loud
+    every = trainer.config.log.samples_every_steps
+    trainer.step = every * (trainer.step // every + 1)
+    for _ in range(3):
+        started = time.perf_counter()
+        trainer._log(result)
+        times["log with examples"].append(time.perf_counter() - started)
+    loud.close()
+    return times
+
+
 def _trainer(folder: pathlib.Path):
     """A joint run on the shipped pool, its reference trained for two steps."""
-    from jest_tf.training import loop, strategy
-    from jest_tf.training.workdir import open_workdir
-
     reference = _emoji("reference,quick,steps=2")
     reference.optimizer.warmup_steps = 1
     reference.evals = {}
@@ -117,17 +136,8 @@ def _emoji(argument: str):
     return config
 
 
-def _silent():
-    from jest_tf.training.outputs import Silent
-
-    return Silent()
-
-
 def report_rows() -> list[dict]:
     """Seconds and size of the page of a 2,000-step run with examples of 20 steps."""
-    from jest_tf.monitoring.html_report import page
-    from jest_tf.monitoring.run_history import load_runs
-
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(pathlib.Path(folder) / "run", REPORT_STEPS, REPORT_SAMPLES)
         out, seconds = pathlib.Path(folder) / "report.html", []
@@ -148,9 +158,6 @@ def report_rows() -> list[dict]:
 
 def query_rows(variant: str) -> list[dict]:
     """A text query from string to the rows found, and how right they are, for one model."""
-    from jest_tf.serving.image_index import ImageIndex, Item
-    from jest_tf.serving.querying import Searcher
-
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         export, embed_dim = _random_export(folder, variant)
@@ -188,10 +195,6 @@ def query_rows(variant: str) -> list[dict]:
 
 def _random_export(folder: pathlib.Path, variant: str) -> tuple[str, int]:
     """Path of an export of a model with random weights, and its width."""
-    from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
-    from jest_tf.models.dual_encoder import VARIANTS, DualEncoder
-    from jest_tf.serving.saved_model import export_dual_encoder
-
     config = VARIANTS[variant]
     train_wordpiece([QUERY, "0 1 2 3 4 5 6 7 8 9"] * 20, 100, str(folder / "vocab.txt"))
     tokenizer = Tokenizer(str(folder / "vocab.txt"), config.n_tokens)
@@ -217,9 +220,6 @@ def retrieval_rows() -> list[dict]:
 
 
 def _measure_retrieval() -> dict:
-    from jest_tf.evaluation.positives import Positives
-    from jest_tf.evaluation.retrieval import retrieval_metrics
-
     rng = np.random.default_rng(0)
     n_texts = RETRIEVAL_IMAGES * CAPTIONS_PER_IMAGE
     zimg, ztxt = (_unit(rng, n, RETRIEVAL_DIM) for n in (RETRIEVAL_IMAGES, n_texts))
