@@ -99,8 +99,7 @@ def _evaluate_step(workdir: str, step: int | None) -> None:
 
 
 def _follow(workdir: str) -> None:
-    """Evaluates each checkpoint once; the results say which ones are done."""
-    from jest_tf.evaluation.results import result_path
+    """Evaluates each checkpoint once, and offers each for the best exports; results are kept."""
     from jest_tf.serving.best_exports import BestExports
     from jest_tf.training.checkpoint import Checkpointer, CheckpointNotFound
     from jest_tf.training.restore import load_workdir
@@ -112,21 +111,34 @@ def _follow(workdir: str) -> None:
     specs = _specs(_given_specs() or config["evals"])
     best = BestExports(os.path.join(workdir, "best"), _BEST.value, _N_BEST.value, specs)
     checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"))
+
     for step in checkpoints.follow(
         timeout_seconds=60.0 * _TIMEOUT_MINUTES.value,
         finished=lambda: total_steps in checkpoints.steps(),
     ):
-        if all(result_path(_out(workdir), name, step).exists() for name in specs):
-            continue
         try:
-            run = load_workdir(workdir, step)
+            results = _results_at(workdir, step, specs)
+            if _BEST.value and not best.has(step):
+                best.offer(
+                    step,
+                    results,
+                    lambda out, step=step: _export(load_workdir(workdir, step), workdir, out),
+                )
         except CheckpointNotFound:
             print(f"step {step}: the run has dropped this checkpoint already")
-            continue
-        results = _run_all(specs, _encoder(run, workdir), _out(workdir),
-                           _DATA_DIR.value or run.config.data.data_dir)  # fmt: skip
-        if _BEST.value:
-            best.offer(step, results, lambda out, run=run: _export(run, workdir, out))
+
+
+def _results_at(workdir: str, step: int, specs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The results of a checkpoint: those that are there, or all of them measured now."""
+    from jest_tf.evaluation.results import read_result
+    from jest_tf.training.restore import load_workdir
+
+    results = {name: read_result(_out(workdir), name, step) for name in specs}
+    if all(results.values()):
+        return results
+    run = load_workdir(workdir, step)
+    data_dir = _DATA_DIR.value or run.config.data.data_dir
+    return _run_all(specs, _encoder(run, workdir), _out(workdir), data_dir)
 
 
 def _wait_for(path: str, seconds: float) -> None:

@@ -38,6 +38,10 @@ class BestExports:
                 f"{', '.join(evaluations)}"
             )
 
+    def has(self, step: int) -> bool:
+        """Whether this step is among those kept."""
+        return step in self._kept()
+
     def offer(
         self, step: int, results: Mapping[str, Mapping[str, Any]], export: Callable[[str], Any]
     ) -> bool:

@@ -30,7 +30,8 @@ def test_a_query_finds_what_a_full_sort_finds():
     rows = by_name(monitoring.query_rows("mu"))
     assert rows["query_recall@10_mu"]["value"] == 1.0
     query = rows["text_query_mu"]
-    assert 0 < query["context"]["encode_ms"] < query["value"] <= query["context"]["slowest_ms"]
+    assert 0 < query["value"] <= query["context"]["slowest_ms"]
+    assert query["context"]["encode_ms"] > 0
 
 
 def test_the_report_is_built_from_a_run_as_training_leaves_it(tmp_path):
