@@ -160,19 +160,18 @@ def measured_rows(rounds: int) -> Iterator[dict]:
 class Step:
     """A train step on a fixed super-batch of noise, whole and in parts, as a run would compile it.
 
-    The reference is scored at the fidelity of the learner.
+    The reference's embeddings come with the batch, as from its cache.
     """
 
     def __init__(self, model: DualEncoderConfig, spec: SelectionSpec, plan: StepPlan) -> None:
-        self.plan = dataclasses.replace(plan, reference=plan.score)
-        self.cost = cost.CostModel(model, spec, model.image_size, model).step(self.plan)
+        self.plan = plan
+        self.cost = cost.CostModel(model, spec, model.image_size).step(plan)
         config = base_config()
         self._runtime = strategy.build(config)
-        learner, reference = DualEncoder(model, seed=0), DualEncoder(model, seed=1)
-        scores = spec.policy != "uniform"
+        learner = DualEncoder(model, seed=0)
         self._model = JestModel(
-            learner, reference if scores else None, spec, plan=self.plan,
-            collectives=self._runtime.collectives,
+            learner, None, spec, plan=plan, collectives=self._runtime.collectives,
+            cached_reference=(model.init_scale, model.init_bias),
         )  # fmt: skip
         self._model.optimizer = optimizer.build(config.optimizer, 1000, learner.trainable_variables)
         self._batch = _noise(model, spec.super_batch)
@@ -206,6 +205,8 @@ class Step:
 def _noise(model: DualEncoderConfig, n: int) -> dict[str, tf.Tensor]:
     generator = np.random.default_rng(0)
     size = model.image_size
+    z = generator.standard_normal((2, n, model.embed_dim)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=-1, keepdims=True)
     return {
         "id": tf.range(n, dtype=tf.int64),
         "image": tf.constant(generator.integers(0, 256, (n, size, size, 3)), tf.uint8),
@@ -214,6 +215,8 @@ def _noise(model: DualEncoderConfig, n: int) -> dict[str, tf.Tensor]:
         ),
         "valid": tf.ones([n], tf.bool),
         "source": tf.zeros([n], tf.int32),
+        "reference_zimg": tf.constant(z[0]),
+        "reference_ztxt": tf.constant(z[1]),
     }
 
 
@@ -249,7 +252,7 @@ def _described(plan: StepPlan) -> dict:
 def _mu_sizes(spec: SelectionSpec) -> dict:
     return {
         "model": "mu", "super_batch": spec.super_batch, "sub_batch": spec.sub_batch,
-        "n_chunks": spec.n_chunks,
+        "n_chunks": spec.n_chunks, "reference": "cached",
     }  # fmt: skip
 
 
