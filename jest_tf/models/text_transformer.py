@@ -26,7 +26,7 @@ class TextTransformer(keras.layers.Layer):
 
     def __init__(
         self, *, n_tokens: int, vocab_size: int, width: int, depth: int, heads: int,
-        mlp_dim: int, embed_dim: int, seed: int, **kwargs,
+        mlp_dim: int, embed_dim: int, seed: int, recompute: bool = False, **kwargs,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         policy = self.dtype_policy
@@ -43,7 +43,7 @@ class TextTransformer(keras.layers.Layer):
         )
         with keras.name_scope(self.name):
             self.blocks = [
-                Block(width, heads, mlp_dim, seed, f"text/block_{k}", dtype=policy)
+                Block(width, heads, mlp_dim, seed, f"text/block_{k}", recompute, dtype=policy)
                 for k in range(depth)
             ]
             self.norm = LayerNorm(width, dtype=policy, name="norm")

@@ -1,5 +1,6 @@
 """Pre-norm transformer blocks shared by the image and the text tower."""
 
+import functools
 import zlib
 
 import keras
@@ -127,13 +128,24 @@ class SelfAttention(keras.layers.Layer):
 
 
 class Block(keras.layers.Layer):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    recompute: keep only the input for the backward pass, which then runs the block once more.
+    """
 
     def __init__(
-        self, width: int, heads: int, mlp_dim: int, seed: int, name: str, **kwargs
+        self,
+        width: int,
+        heads: int,
+        mlp_dim: int,
+        seed: int,
+        name: str,
+        recompute: bool = False,
+        **kwargs,
     ) -> None:
         super().__init__(name=name.split("/")[-1], **kwargs)
         policy = self.dtype_policy
+        self.recompute = recompute
         with keras.name_scope(self.name):
             self.norm_attention = LayerNorm(width, dtype=policy, name="norm_attention")
             self.attention = SelfAttention(width, heads, seed, f"{name}/attention", dtype=policy)
@@ -143,6 +155,11 @@ class Block(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, last_only: bool = False) -> tf.Tensor:
         """`x` [n, L, width] -> the same shape, or [n, 1, width]: the last token's output alone."""
+        if not self.recompute:
+            return self._transform(x, last_only)
+        return tf.recompute_grad(functools.partial(self._transform, last_only=last_only))(x)
+
+    def _transform(self, x: tf.Tensor, last_only: bool) -> tf.Tensor:
         kept = x[:, -1:] if last_only else x
         x = kept + self.attention(self.norm_attention(x), last_query_only=last_only)
         return x + self.mlp(self.norm_mlp(x))

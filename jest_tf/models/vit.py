@@ -118,7 +118,7 @@ class VisionTransformer(keras.layers.Layer):
 
     def __init__(
         self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int,
-        mlp_dim: int, embed_dim: int, seed: int, **kwargs,
+        mlp_dim: int, embed_dim: int, seed: int, recompute: bool = False, **kwargs,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         policy = self.dtype_policy
@@ -127,7 +127,7 @@ class VisionTransformer(keras.layers.Layer):
                 image_size, patch_size, width, seed, "image/embedding", dtype=policy
             )
             self.blocks = [
-                Block(width, heads, mlp_dim, seed, f"image/block_{k}", dtype=policy)
+                Block(width, heads, mlp_dim, seed, f"image/block_{k}", recompute, dtype=policy)
                 for k in range(depth)
             ]
             self.norm = LayerNorm(width, dtype=policy, name="norm")

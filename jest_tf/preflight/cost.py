@@ -35,7 +35,13 @@ def step_cost(
 ) -> StepCost:
     """What the ledger will book for a step at `plan`."""
     model = CostModel(
-        parts.learner, parts.spec, config.data.image_size, parts.reference, n_replicas=n_replicas
+        parts.learner,
+        parts.spec,
+        config.data.image_size,
+        parts.reference,
+        n_replicas=n_replicas,
+        micro_batch=config.strategy.micro_batch,
+        recompute=config.strategy.recompute,
     )
     return model.step(plan)
 

@@ -35,7 +35,12 @@ def build_model(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncod
     """The dual encoder of `config.model`, freshly initialised from `config.seed`."""
     policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
     size = model_size(config, vocab_size)
-    return DualEncoder(size, seed=config.seed, dtype=keras.DTypePolicy(policy))
+    return DualEncoder(
+        size,
+        seed=config.seed,
+        dtype=keras.DTypePolicy(policy),
+        recompute=config.strategy.recompute,
+    )
 
 
 def build_jest_model(
@@ -59,6 +64,7 @@ def build_jest_model(
         collectives=collectives,
         cached_reference=cached_reference,
         augment=preprocess.augmentation(augment) if augment else None,
+        micro_batch=config.strategy.micro_batch,
     )
     model.optimizer = optimizer.build(
         config.optimizer, config.total_steps, learner.trainable_variables

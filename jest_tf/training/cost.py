@@ -51,6 +51,14 @@ def train_flops(model: DualEncoderConfig, at: Fidelity) -> int:
     return 3 * forward_flops(model, at) - pixels
 
 
+def blocks_flops(model: DualEncoderConfig, at: Fidelity) -> int:
+    """One image-text pair forward through the transformer blocks alone."""
+    patches = (at.resolution.image_size // at.resolution.patch_size) ** 2
+    image = at.image_depth * _block_flops(model.image, patches)
+    text = (at.text_depth - 1) * _block_flops(model.text, at.n_tokens)
+    return image + text + _last_block_flops(model.text, at.n_tokens)
+
+
 def resize_flops(stored_size: int, image_size: int) -> int:
     """One image from the side that the host delivers to the side that the model reads."""
     if stored_size == image_size:
@@ -116,6 +124,7 @@ class CostModel:
     learner: sizes. spec: the selection. reference: sizes, or None where there is none or its
     embeddings are cached. reference_dim: width of its embeddings where they are cached.
     stored_image_size: side of the images that the host delivers, in pixels. n_replicas: replicas.
+    micro_batch, recompute: as in `config.strategy`, which save memory for more work.
     """
 
     learner: DualEncoderConfig
@@ -124,6 +133,8 @@ class CostModel:
     reference: DualEncoderConfig | None = None
     reference_dim: int | None = None
     n_replicas: int = 1
+    micro_batch: int = 0
+    recompute: bool = False
 
     def step(self, plan: StepPlan) -> StepCost:
         """FLOPs and examples of one step at `plan`."""
@@ -141,13 +152,20 @@ class CostModel:
         if scores:
             flops[SELECT] = select_flops(spec, dims)
         for part in plan.train:
-            resized = resize_flops(self.stored_image_size, part.at.resolution.image_size)
             key = f"{TRAIN}@{part.at.resolution}"
-            one = train_flops(self.learner, part.at) + resized
-            flops[key] = flops.get(key, 0) + part.n_examples * one
+            flops[key] = flops.get(key, 0) + part.n_examples * self._train(part.at)
         loss = loss_flops(spec.sub_batch, self.learner.embed_dim, spec.loss, self.n_replicas)
         flops[key] += loss
         return StepCost(flops, spec.super_batch if scores else 0, spec.sub_batch)
+
+    def _train(self, at: Fidelity) -> int:
+        flops = train_flops(self.learner, at)
+        flops += resize_flops(self.stored_image_size, at.resolution.image_size)
+        if 0 < self.micro_batch < self.spec.sub_batch // self.n_replicas:
+            flops += self._forward(self.learner, at)  # embedded twice, see `grad_cache`
+        if self.recompute:
+            flops += blocks_flops(self.learner, at)
+        return flops
 
     def _forward(self, model: DualEncoderConfig, at: Fidelity) -> int:
         resized = resize_flops(self.stored_image_size, at.resolution.image_size)
@@ -159,11 +177,27 @@ class CostModel:
         return self.reference_dim or self.learner.embed_dim
 
 
+def split_seconds(seconds: float, n_steps: int, parts: Mapping[str, float]) -> dict[str, float]:
+    """The measured time of `n_steps` steps by phase, under the ledger's names.
+
+    A step is one program, so its phases are an estimate whose sum is measured: each part counts as
+    long as it took alone, and the rest is training (gather, forward, backward, update).
+
+    Args:
+      seconds: of all steps. parts: seconds of one run of each part, see `part_times`.
+    """
+    alone = n_steps * sum(parts.values())
+    fits = min(1.0, seconds / alone) if alone else 1.0
+    split = {name: fits * n_steps * one for name, one in parts.items()}
+    return split | {TRAIN: seconds - sum(split.values())}
+
+
 @dataclasses.dataclass
 class CostLedger:
     """What a run has cost so far. Kept in its checkpoints, so a resumed run goes on counting.
 
-    flops, seconds: by phase. Seconds may have phases of their own, such as `input`.
+    flops, seconds: by phase. Seconds have one phase for training (see `split_seconds`) and two of
+    their own: `input`, waiting for data, and `compile`, first steps and what is timed beside them.
     """
 
     steps: int = 0
@@ -190,10 +224,10 @@ class CostLedger:
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
 
-    def share_of_seconds(self, phase: str) -> float:
-        """Part of the time that a phase took, compiling left out; 0 before the first step."""
+    def share_of_seconds(self, *phases: str) -> float:
+        """Part of the time that the phases took, compiling left out; 0 before the first step."""
         total = self.total_seconds - self.seconds.get("compile", 0.0)
-        return self.seconds.get(phase, 0.0) / total if total > 0 else 0.0
+        return sum(self.seconds.get(p, 0.0) for p in phases) / total if total > 0 else 0.0
 
     def scalars(self) -> dict[str, float]:
         """All entries under one flat name each, with totals: for logs and result tables."""

@@ -5,7 +5,8 @@
     3. embed each micro-batch again, and carry its rows of that gradient back to the weights
 
 The result is the plain gradient of the whole batch, for one forward pass more, with the activations
-of one micro-batch. So b = 32,768 with all its negatives fits on few devices.
+of one micro-batch. So b = 32,768 with all its negatives fits on few devices. `gradients` takes this
+way only where the batch is larger than a micro-batch; elsewhere one pass is cheaper and enough.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +14,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from jest_tf.errors import UserError
 from jest_tf.selection.collectives import LOCAL, Collectives
-from jest_tf.training.contrastive import loss_and_gradients
+from jest_tf.training.contrastive import contrastive_loss, loss_and_gradients
 
 # rows of a batch (nest of [k, ...]) -> zimg, ztxt float32 [k, d]
 Embed = Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
@@ -36,40 +36,46 @@ class EmbeddedPart(NamedTuple):
 
 
 def embed_in_micro_batches(
-    embed: Embed, batch: Any, micro_batch: int, embed_dim: int
+    embed: Embed, batch: Any, micro_batch: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """zimg, ztxt float32 [n, embed_dim] without gradient, `micro_batch` rows at a time.
+    """zimg, ztxt float32 [n, d] without gradient, `micro_batch` rows at a time; 0: all.
 
     The activations of one micro-batch exist at a time. n need not be a multiple of `micro_batch`.
-
-    Raises:
-      UserError: `micro_batch` is below 1.
     """
     part = EmbeddedPart(embed, batch)
-    n_full = part.rows // _checked(micro_batch)
+    if _fits([part], micro_batch):
+        return _stopped(*embed(batch))
+    n_full, rest = divmod(part.rows, micro_batch)
+    # The first stands outside the loop: it tells the width of the embeddings.
+    first = _stopped(*embed(_rows(batch, 0, micro_batch)))
+    sides = [[z] for z in first]
 
     def body(k: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
-        rows = _rows(batch, k * micro_batch, micro_batch)
-        return k + 1, *(a.write(k, z) for a, z in zip(arrays, embed(rows), strict=True))
+        embeddings = _stopped(*embed(_rows(batch, k * micro_batch, micro_batch)))
+        return k + 1, *(a.write(k - 1, z) for a, z in zip(arrays, embeddings, strict=True))
 
-    shape = [micro_batch, embed_dim]
-    arrays = [tf.TensorArray(tf.float32, n_full, element_shape=shape) for _ in range(2)]
-    _, *arrays = _loop(n_full, body, arrays) if n_full else (0, *arrays)
-    sides = [[tf.reshape(a.stack(), [n_full * micro_batch, embed_dim])] for a in arrays]
-    if rest := part.rows % micro_batch:
-        for side, z in zip(sides, embed(_rows(batch, n_full * micro_batch, rest)), strict=True):
+    if n_full > 1:
+        arrays = [tf.TensorArray(tf.float32, n_full - 1, element_shape=z.shape) for z in first]
+        for side, array in zip(sides, _loop(1, n_full, body, arrays), strict=True):
+            side.append(tf.reshape(array.stack(), [-1, side[0].shape[1]]))
+    if rest:
+        last = _stopped(*embed(_rows(batch, n_full * micro_batch, rest)))
+        for side, z in zip(sides, last, strict=True):
             side.append(z)
-    zimg, ztxt = (tf.stop_gradient(tf.concat(side, axis=0)) for side in sides)
+    zimg, ztxt = (tf.concat(side, axis=0) for side in sides)
     return zimg, ztxt
 
 
-def grad_cache_gradients(
+def _stopped(zimg: tf.Tensor, ztxt: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.stop_gradient(zimg), tf.stop_gradient(ztxt)
+
+
+def gradients(
     parts: Sequence[EmbeddedPart],
     logits: Callable[[], tuple[tf.Tensor, tf.Tensor]],
     variables: Sequence[tf.Variable],
     *,
     micro_batch: int,
-    embed_dim: int,
     kind: str = "sigmoid",
     collectives: Collectives = LOCAL,
     block: int | None = None,
@@ -80,30 +86,43 @@ def grad_cache_gradients(
       parts: this replica's rows; one loss over their union.
       logits: () -> (scale, bias), from `variables`.
       variables: what to take the gradient of, in this order.
-      micro_batch: rows whose activations exist at a time.
-      embed_dim: d.
+      micro_batch: rows whose activations exist at a time; 0: all, in one pass.
       kind, collectives, block: see `contrastive.loss_and_gradients`.
 
     Returns:
       (loss [], gradients, dense, zero where a variable is not used).
 
     Raises:
-      UserError: `micro_batch` is below 1, or `kind` is unknown.
+      UserError: `kind` is unknown.
     """
-    embedded = [embed_in_micro_batches(*part, micro_batch, embed_dim) for part in parts]
+    options = {"kind": kind, "collectives": collectives, "block": block}
+    if _fits(parts, micro_batch):
+        return _in_one_pass(parts, logits, variables, options)
+    embedded = [embed_in_micro_batches(*part, micro_batch) for part in parts]
     zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
     with tf.GradientTape() as tape:
         scale, bias = logits()
-    loss, dz = loss_and_gradients(
-        zimg, ztxt, scale, bias, kind=kind, collectives=collectives, block=block
-    )
-    gradients = _gradients(tape, (scale, bias), (dz.scale, dz.bias), variables)
+    loss, dz = loss_and_gradients(zimg, ztxt, scale, bias, **options)
+    found = _gradients(tape, (scale, bias), (dz.scale, dz.bias), variables)
     start = 0
     for part in parts:
         ends = (dz.zimg[start : start + part.rows], dz.ztxt[start : start + part.rows])
-        gradients = _add_part(gradients, part, ends, variables, micro_batch)
+        found = _add_part(found, part, ends, variables, micro_batch)
         start += part.rows
-    return loss, gradients
+    return loss, found
+
+
+def _fits(parts: Sequence[EmbeddedPart], micro_batch: int) -> bool:
+    """Whether all rows are one micro-batch."""
+    return not micro_batch or sum(part.rows for part in parts) <= micro_batch
+
+
+def _in_one_pass(parts, logits, variables, options) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    with tf.GradientTape() as tape:
+        embedded = [part.embed(part.batch) for part in parts]
+        zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
+        loss = contrastive_loss(zimg, ztxt, *logits(), **options)
+    return loss, _gradients(tape, loss, None, variables)
 
 
 def _add_part(
@@ -126,7 +145,7 @@ def _add_part(
 
     n_full, rest = divmod(part.rows, micro_batch)
     if n_full:
-        _, *gradients = _loop(n_full, body, gradients)
+        gradients = _loop(0, n_full, body, gradients)
     return add(gradients, n_full * micro_batch, rest) if rest else gradients
 
 
@@ -141,9 +160,10 @@ def _gradients(tape: tf.GradientTape, targets, upstream, variables) -> list[tf.T
     return [tf.convert_to_tensor(gradient) for gradient in found]
 
 
-def _loop(n: int, body: Callable, state: Sequence) -> tuple:
+def _loop(start: int, end: int, body: Callable, state: Sequence) -> list:
     # One micro-batch after the other: the default runs up to ten at once, with ten's memory.
-    return tf.while_loop(lambda k, *_: k < n, body, (0, *state), parallel_iterations=1)
+    _, *state = tf.while_loop(lambda k, *_: k < end, body, (start, *state), parallel_iterations=1)
+    return state
 
 
 def _rows(batch: Any, start: tf.Tensor | int, size: int) -> Any:
@@ -154,9 +174,3 @@ def _rows(batch: Any, start: tf.Tensor | int, size: int) -> Any:
         return tf.slice(x, begin, [size, *x.shape[1:]])
 
     return tf.nest.map_structure(cut, batch)
-
-
-def _checked(micro_batch: int) -> int:
-    if micro_batch < 1:
-        raise UserError(f"micro_batch = {micro_batch}: expected 1 or more rows")
-    return micro_batch

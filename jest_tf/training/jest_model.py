@@ -3,6 +3,7 @@
 score the super-batch -> select the sub-batch -> gather it -> gradient -> update
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,8 +23,8 @@ from jest_tf.selection import (
     gather_picked,
     select,
 )
+from jest_tf.training import grad_cache
 from jest_tf.training.collectives import of_current_strategy
-from jest_tf.training.contrastive import contrastive_loss
 from jest_tf.training.optimizer import GuardedAdamW
 from jest_tf.training.resolution import Fidelity, StepPlan
 
@@ -78,6 +79,7 @@ class JestModel(keras.Model):
         strategy that runs the step.
       cached_reference: scale and bias of a reference whose embeddings come with the batches.
       augment: images [n, h, w, 3] in 0..255 -> the same, differently; for the chosen only.
+      micro_batch: rows of a replica in one forward or backward pass; 0: all. See `grad_cache`.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class JestModel(keras.Model):
         collectives: Callable[[], Collectives] = of_current_strategy,
         cached_reference: tuple[float, float] | None = None,
         augment: Callable | None = None,
+        micro_batch: int = 0,
     ):
         super().__init__()
         self.learner = learner
@@ -107,6 +110,7 @@ class JestModel(keras.Model):
         self.collectives = collectives
         self.cached_reference = cached_reference
         self.augment = augment
+        self.micro_batch = micro_batch
 
     def compile(self, optimizer: GuardedAdamW, jit_compile: bool = False, **options) -> None:
         """Keras's `compile`, for `fit`. The selection is compiled by XLA in any case.
@@ -184,39 +188,38 @@ class JestModel(keras.Model):
 
     def embed(self, model: DualEncoder, batch: dict[str, tf.Tensor], at: Fidelity) -> Embeddings:
         """One model's embeddings of this replica's rows, without gradient."""
-        zimg, ztxt = encode(model, batch["image"], batch["tokens"], at)
+        rows = {name: batch[name] for name in TRAINED_FEATURES}
+        zimg, ztxt = grad_cache.embed_in_micro_batches(
+            functools.partial(encode, model, at), rows, self.micro_batch
+        )
         return Embeddings(zimg, ztxt, model.scale, tf.convert_to_tensor(model.bias))
 
     def loss_and_gradients(
         self, parts: list["Part"], collectives: Collectives
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The mean loss over the whole sub-batch, and its gradient, both summed over replicas."""
-        with tf.GradientTape() as tape:
-            embedded = [self.encode_part(part) for part in parts]
-            zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
-            loss = contrastive_loss(
-                zimg,
-                ztxt,
-                self.learner.scale,
-                self.learner.bias,
-                kind=self.loss_kind,
-                collectives=collectives,
-            )
-        variables = [v.value for v in self.learner.trainable_variables]
-        # Zero, not None, for blocks that no part of the sub-batch runs through.
-        gradients = tape.gradient(
-            loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        learner = self.learner
+        loss, gradients = grad_cache.gradients(
+            [
+                grad_cache.EmbeddedPart(
+                    functools.partial(encode, learner, part.at), self.augmented(part.examples)
+                )
+                for part in parts
+            ],
+            lambda: (learner.scale, tf.convert_to_tensor(learner.bias)),
+            [v.value for v in learner.trainable_variables],
+            micro_batch=self.micro_batch,
+            kind=self.loss_kind,
+            collectives=collectives,
         )
-        gradients = [tf.convert_to_tensor(g) for g in gradients]
         loss, *gradients = collectives.all_reduce_sum([loss, *gradients])
         return loss, gradients
 
-    def encode_part(self, part: "Part") -> tuple[tf.Tensor, tf.Tensor]:
-        """zimg, ztxt [k, d] of a part of the sub-batch, augmented if asked for."""
-        images = part.examples["image"]
-        if self.augment is not None:
-            images = self.augment(images)
-        return encode(self.learner, images, part.examples["tokens"], part.at)
+    def augmented(self, examples: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The chosen examples, their images changed if that was asked for."""
+        if self.augment is None:
+            return examples
+        return examples | {"image": self.augment(examples["image"])}
 
     def update(
         self, loss: tf.Tensor, gradients: list[tf.Tensor], n_candidates: tf.Tensor
@@ -243,9 +246,10 @@ class JestModel(keras.Model):
 
 
 def encode(
-    model: DualEncoder, images: tf.Tensor, tokens: tf.Tensor, at: Fidelity | None
+    model: DualEncoder, at: Fidelity | None, rows: dict[str, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """uint8 [n, h, w, 3] and int32 [n, L] -> zimg, ztxt [n, d]: the resize graph is part of it."""
+    """image uint8 [n, h, w, 3], tokens int32 [n, L] -> zimg, ztxt [n, d]; resizes on the device."""
+    images, tokens = rows["image"], rows["tokens"]
     if at is None:
         return model.encode_image(images), model.encode_text(tokens)
     images = preprocess.to_model_range(preprocess.resize(images, at.resolution.image_size))

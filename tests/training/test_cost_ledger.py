@@ -77,6 +77,23 @@ def test_uniform_pays_for_training_alone_and_scores_nothing():
     assert (priced.examples_scored, priced.examples_trained) == (0, 128)
 
 
+@pytest.mark.parametrize(("micro_batch", "more"), [(0, 0), (16_384, 0), (4_096, 1)])
+def test_memory_is_saved_for_another_forward_which_is_priced(micro_batch, more):
+    """16,384 of the sub-batch are on each of two replicas."""
+    price = {
+        recompute: CostModel(
+            MODEL, SPEC, stored_image_size=256, n_replicas=2,
+            micro_batch=micro_batch, recompute=recompute,
+        ).step(_plan()).flops["train@256/16"]
+        for recompute in (False, True)
+    }  # fmt: skip
+    plain = CostModel(MODEL, SPEC, stored_image_size=256, n_replicas=2).step(_plan())
+    forward = SPEC.sub_batch * cost.forward_flops(MODEL, FULL)
+    assert price[False] - plain.flops["train@256/16"] == more * forward
+    # All of a forward but patches, pooling and projections is blocks.
+    assert price[True] - price[False] == pytest.approx(forward, rel=0.02)
+
+
 def test_selection_costs_b_columns_per_direction_whatever_the_chunks():
     few, many = (
         cost.select_flops(SelectionSpec(super_batch=1000, sub_batch=100, n_chunks=n), [8])
@@ -107,3 +124,15 @@ def test_the_ledger_adds_up_and_survives_json():
     scalars = restored.scalars()
     assert scalars["cost/flops"] == 150 and scalars["cost/flops/train@48/8"] == 90
     assert scalars["cost/seconds/input"] == 0.5 and scalars["cost/examples_scored"] == 3840
+
+
+def test_seconds_are_split_by_the_parts_and_never_lost_or_made_up():
+    parts = {"score_learner": 0.2, "select": 0.1}
+    assert cost.split_seconds(5.0, 10, parts) == pytest.approx(
+        {"score_learner": 2.0, "select": 1.0, "train": 2.0}
+    )
+    # Parts that took longer alone than the whole step: their proportion is kept, their sum is not.
+    assert cost.split_seconds(1.5, 10, parts) == pytest.approx(
+        {"score_learner": 1.0, "select": 0.5, "train": 0.0}
+    )
+    assert cost.split_seconds(3.0, 2, {}) == {"train": 3.0}

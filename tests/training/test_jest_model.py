@@ -8,7 +8,7 @@ import tiny
 
 from jest_tf.data import preprocess
 from jest_tf.selection import Embeddings, select
-from jest_tf.training.resolution import Resolution
+from jest_tf.training.resolution import Approximation, Resolution
 
 
 def weights(model) -> list[np.ndarray]:
@@ -68,6 +68,39 @@ def test_step_equals_a_plain_step_on_the_selected_examples(loss):
     np.testing.assert_allclose(result.metrics["train/gradient_norm"], norm, rtol=1e-4)
     for ours, theirs in zip(weights(model), plain.trainable_variables, strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=2e-6)
+
+
+def test_micro_batches_and_recompute_change_memory_alone():
+    """Micro-batches divide neither the 32 or 16 rows scored nor the 4 or 2 of each part trained."""
+    flexi = {"low_share": 0.5, "score": Approximation(Resolution(8, 8), text_depth=1)}
+    plain, at_once, schedule = tiny.trainer(schedule=flexi)
+    expected = at_once.run(schedule.plan(0), 3)
+    for n_replicas in (1, 2):
+        small, in_parts, _ = tiny.trainer(
+            n_replicas, schedule=flexi, micro_batch=3, encoder={"recompute": True}
+        )
+        found = in_parts.run(schedule.plan(0), 3)
+        assert (found.picks == expected.picks).all()
+        for metric, rtol in (("train/loss", 1e-5), ("train/gradient_norm", 1e-4)):
+            np.testing.assert_allclose(found.of_each[metric], expected.of_each[metric], rtol=rtol)
+        for ours, theirs in zip(weights(small), weights(plain), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5)
+
+
+def test_a_bfloat16_step_is_near_the_float32_one():
+    """Also in micro-batches with recompute; weights and their moments stay float32."""
+    uniform = tiny.spec(policy="uniform", super_batch=tiny.SUB_BATCH)
+    batch = {k: v[: tiny.SUB_BATCH] for k, v in tiny.super_batch(0).items()}
+    _, full, schedule = tiny.trainer(policy=uniform, batches=[batch])
+    mixed = {"dtype": "mixed_bfloat16", "recompute": True}
+    model, half, _ = tiny.trainer(policy=uniform, batches=[batch], encoder=mixed, micro_batch=5)
+    expected, found = (loop.run(schedule.plan(0), 1).metrics for loop in (full, half))
+    np.testing.assert_allclose(found["train/loss"], expected["train/loss"], rtol=0.02)
+    np.testing.assert_allclose(
+        found["train/gradient_norm"], expected["train/gradient_norm"], rtol=0.1
+    )
+    assert found["train/loss"] != expected["train/loss"]
+    assert {v.dtype for v in model.learner.trainable_variables} == {"float32"}
 
 
 @pytest.mark.parametrize("n_replicas", [1, 2])

@@ -16,12 +16,13 @@ STORED, N_TOKENS, VOCABULARY = 24, 6, 50
 TOWER = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 32}
 
 
-def encoder(seed: int, **overrides) -> DualEncoder:
+def encoder(seed: int, options: dict | None = None, **overrides) -> DualEncoder:
     sizes = {
         "image_size": 16, "patch_size": 8, "n_tokens": N_TOKENS, "vocab_size": VOCABULARY,
         "embed_dim": 12, "image": TOWER, "text": TOWER, "init_bias": -2.0,
     }  # fmt: skip
-    return DualEncoder(DualEncoderConfig.from_variant("mu", **(sizes | overrides)), seed=seed)
+    config = DualEncoderConfig.from_variant("mu", **(sizes | overrides))
+    return DualEncoder(config, seed=seed, **(options or {}))
 
 
 def spec(**overrides) -> SelectionSpec:
@@ -53,9 +54,11 @@ def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=No
     """(model, HostLoop, schedule) over `batches`, a list of global super-batches."""
     run = runtime(n_replicas, options.pop("steps_per_loop", 1))
     schedule_options = options.pop("schedule", {})
+    of_encoders = options.pop("encoder", {})
     batches = batches or [super_batch(step) for step in range(8)]
     with run.strategy.scope():
-        learner, reference = encoder(seed=0), encoder(seed=1, embed_dim=20)
+        learner = encoder(0, of_encoders)
+        reference = encoder(1, of_encoders, embed_dim=20)
         policy = policy or spec()
         schedule = ResolutionSchedule(
             learner.config, sub_batch=policy.sub_batch, total_steps=100, n_replicas=n_replicas,
