@@ -59,9 +59,15 @@ def summarise(workdir: str) -> dict:
         "examples_trained": last.get("cost/examples_trained"),
         "flops": last.get("cost/flops"),
         "seconds": last.get("cost/seconds"),
+        "flops_by_phase": _by_phase(last, "cost/flops/"),
+        "seconds_by_phase": _by_phase(last, "cost/seconds/"),
         **_picked(folder, config["data"]["train"]),
         **_evaluated(folder),
     }
+
+
+def _by_phase(metrics: dict, prefix: str) -> dict[str, float]:
+    return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
 
 
 def table(rows: Sequence[dict]) -> str:

@@ -26,11 +26,19 @@ from jest_tf.monitoring.profiler import StepProfiler
 from jest_tf.serving.encoders import ModelEncoder
 from jest_tf.training import assemble, inputs, restore, strategy
 from jest_tf.training.checkpoint import Checkpointer
-from jest_tf.training.cost import CostLedger, CostModel
+from jest_tf.training.cost import (
+    SCORE_LEARNER,
+    SCORE_REFERENCE,
+    SELECT,
+    CostLedger,
+    CostModel,
+    split_seconds,
+)
 from jest_tf.training.host_loop import HostLoop, HostLoopResult
 from jest_tf.training.interrupt import Interrupt
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.outputs import Files, Silent
+from jest_tf.training.part_times import part_seconds
 from jest_tf.training.peers import WorkerLost
 from jest_tf.training.showcase import pool_accuracy, showcase, shows_examples
 from jest_tf.training.strategy import Runtime
@@ -84,6 +92,7 @@ class Trainer:
         self.acceptance = Acceptance(self.sources)
         steps = profiled_steps(config.profile.steps) if runtime.is_chief else None
         self.profiler = StepProfiler(steps, workdir.tensorboard)
+        self.part_seconds = {}
         self.encoder = self._encoder()
         self.refused_in_a_row = 0
         self.saved_at = time.monotonic()
@@ -152,6 +161,8 @@ class Trainer:
             reference=sizes[1],
             reference_dim=self.cache.dim if self.cache else None,
             n_replicas=n_replicas,
+            micro_batch=config.strategy.micro_batch,
+            recompute=config.strategy.recompute,
         )
         return assemble.build_jest_model(
             config,
@@ -235,9 +246,16 @@ class Trainer:
         candidates = self._columns(result.last_batch, "id", "source", "valid")
         self.acceptance.add(*candidates, result.picks[-1])
         self.step += n_steps
+        if result.compiled:
+            self.part_seconds[plan] = part_seconds(
+                self.model, self.runtime, plan, result.last_batch, result.last.scored
+            )
+        took = time.monotonic() - started - result.wait_seconds
         seconds = {"input": result.wait_seconds}
-        phase = "compile" if result.compiled else "step"
-        seconds[phase] = time.monotonic() - started - result.wait_seconds
+        if result.compiled:
+            seconds["compile"] = took
+        else:
+            seconds |= split_seconds(took, n_steps, self.part_seconds[plan])
         self.ledger.add(self.costs.step(plan), n_steps, seconds)
         return result
 
@@ -282,7 +300,10 @@ class Trainer:
         }
 
     def _log(self, result: HostLoopResult) -> None:
-        self.outputs.progress(self.step, self._totals(), {"loss": result.metrics["train/loss"]})
+        shown = {"loss": result.metrics["train/loss"]}
+        if choosing := self.ledger.share_of_seconds(SCORE_LEARNER, SCORE_REFERENCE, SELECT):
+            shown["time choosing"] = choosing
+        self.outputs.progress(self.step, self._totals(), shown)
         if self.step % self.config.log.every_steps and self.step < self.config.total_steps:
             return
         values = {k: v for k, v in result.metrics.items() if k != "accepted"}
