@@ -3,6 +3,7 @@
 Collected only where launch/tpu_compile_env.sh has made the environment; about two minutes.
 """
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import tensorflow as tf
 from jest_tf.config import base_config
 from jest_tf.devices import parse_topology
 from jest_tf.errors import UserError
+from jest_tf.models.dual_encoder import VARIANTS
 from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, gather_picked, select
 from jest_tf.tpu_compile import compiler
 from jest_tf.tpu_compile.collectives import CompiledCollectives
@@ -97,9 +99,10 @@ def test_collectives_in_loops_pick_what_one_replica_picks(environment, tmp_path,
     )
 
 
-def test_the_whole_step_is_that_of_one_replica(environment, tmp_path):
+def test_the_whole_step_is_that_of_one_replica(environment, tmp_path, monkeypatch):
     """The program that a TPU gets, Flexi-JEST included, run on four CPU devices, against one."""
     n_replicas, big, side = 4, 80, 48
+    monkeypatch.setitem(VARIANTS, "mu", two_blocks(VARIANTS["mu"]))  # more are only more of them
     c = base_config()
     c.data.image_size, c.selection.policy = side, "joint"
     c.selection.super_batch, c.selection.sub_batch, c.selection.n_chunks = big, 16, 4
@@ -150,6 +153,11 @@ def run(environment, folder, hlo, inputs):
     assert done.returncode == 0, done.stderr[-3000:]
     results = np.load(folder / "out.npz")
     return [results[f"out_{k}"] for k in range(len(results.files))]
+
+
+def two_blocks(mu):
+    image, text = (dataclasses.replace(tower, depth=2) for tower in (mu.image, mu.text))
+    return dataclasses.replace(mu, image=image, text=text)
 
 
 def unit(x):
