@@ -1,21 +1,26 @@
 """How fast and how small the selection is, against the listing and against arithmetic itself.
 
-    python -m jest_tf.bench.selection [--full] [--groups=dense,floor,memory,growth,step,torch]
+    python -m jest_tf.bench.selection [--groups=dense,floor,memory,growth,step,torch] [--full]
+    python -m jest_tf.bench.selection --write_docs     # tables of docs/selection.md, from the lines
 
-Prints one JSON object per line. Both sides of a ratio are timed in turns in one run. `--full` adds
-the paper's sizes (B = 163,840, b = 32,768, d = 768), which take minutes.
+Prints one JSON object per line, and keeps it in --results. Both sides of a ratio are timed in turns
+in one run, on a machine that has nothing else to do. `--full` adds the paper's sizes
+(B = 163,840, b = 32,768, d = 768), which take minutes; `--groups= --full` is they alone.
 """
 
 import importlib.util
+import itertools
 import json
+import os
 import time
 
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from jest_tf.bench import selection_report, timing
 from jest_tf.bench.dense_listing import dense_listing
-from jest_tf.bench.timing import emit, fastest, in_own_process, peak_extra_bytes
+from jest_tf.bench.timing import fastest, in_own_process, peak_extra_bytes
 from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, gather_picked, select
 from jest_tf.training.collectives import ReplicaCollectives
 from jest_tf.training.cost import select_flops
@@ -24,6 +29,13 @@ FULL = flags.DEFINE_bool("full", False, "Also the paper's sizes.")
 REPEATS = flags.DEFINE_integer("repeats", 7, "Timed calls of each program; the fastest counts.")
 GROUPS = ["dense", "floor", "memory", "growth", "step", "torch"]
 CHOSEN = flags.DEFINE_list("groups", GROUPS, "What to print.")
+LOSSES = flags.DEFINE_multi_enum(
+    "loss", ["sigmoid", "softmax"], ["sigmoid", "softmax"], "Which losses; may be repeated."
+)
+RESULTS = flags.DEFINE_string(
+    "results", selection_report.RESULTS, "File of all lines, the last of each case; '' keeps none."
+)
+WRITE_DOCS = flags.DEFINE_bool("write_docs", False, "Write the tables, and measure nothing.")
 MEASURE = flags.DEFINE_string(
     "measure", None, "B,b,d,n_chunks,loss,replicas: one memory measurement, used by this program."
 )
@@ -31,7 +43,6 @@ MEASURE = flags.DEFINE_string(
 SIZES = {"super_batch": 10_240, "sub_batch": 1_024, "n_chunks": 16}
 MEMORY_SIZES = {"super_batch": 40_960, "sub_batch": 4_096, "n_chunks": 16}
 PAPER_SIZES = {"super_batch": 163_840, "sub_batch": 32_768, "n_chunks": 16}
-LOSSES = ("sigmoid", "softmax")
 SEED = (0, 1)
 
 
@@ -92,6 +103,13 @@ def program(spec: SelectionSpec, d: int, replicas: int = 1):
     return lambda: strategy.experimental_local_results(run(shards))[0]
 
 
+def emit(figure: str, value: float | None, goal: str, unit: str, **details) -> None:
+    """Prints one figure, and keeps it where asked."""
+    line = timing.emit(figure, value, goal, unit, **details)
+    if RESULTS.value:
+        selection_report.keep(RESULTS.value, line)
+
+
 def rates() -> dict:
     """Programs whose speed is the floor: a large matmul, exponentials and softplus in a block."""
     square = tf.random.normal([4096, 4096])
@@ -113,7 +131,7 @@ def floor_seconds(spec: SelectionSpec, d: int, seconds: dict[str, float], functi
 
 def dense_figures() -> None:
     d = 512
-    for loss in LOSSES:
+    for loss in LOSSES.value:
         spec = SelectionSpec(loss=loss, **SIZES)
         models = random_models(spec.super_batch, d)
         ours = program(spec, d)
@@ -128,31 +146,35 @@ def dense_figures() -> None:
 
 
 def floor_figures() -> None:
+    """Time over the arithmetic alone.
+
+    The softmax form needs an exponential per pair. The goal counts a softplus per pair for the
+    sigmoid form; because ours gets by with an exponential and a product, the harder floor is shown.
+    """
     d = 512
-    for loss in LOSSES:
+    for loss in LOSSES.value:
         spec = SelectionSpec(loss=loss, **SIZES)
         programs = {replicas: program(spec, d, replicas) for replicas in (1, 2)}
         seconds = fastest(programs | rates(), REPEATS.value)
+        floors = [("over_floor", "<= 1.3", "exp" if loss == "softmax" else "softplus")]
+        if loss == "sigmoid":
+            floors.append(("over_exp_floor", "-", "exp"))
         for replicas in programs:
-            for function in ("softplus", "exp"):
+            for figure, goal, function in floors:
                 floor = floor_seconds(spec, d, seconds, function)
-                # The letter of the goal counts a softplus per pair; the sigmoid form needs one
-                # exponential only, and softmax never more, so the harder floor is shown as well.
-                name = "over_floor" if function == "softplus" else "over_exp_floor"
                 emit(
-                    name, seconds[replicas] / floor,
-                    "<= 1.3" if function == "softplus" else "-", "x",
+                    figure, seconds[replicas] / floor, goal, "x",
                     numerator=seconds[replicas], denominator=floor, repeats=REPEATS.value,
                     context={
-                        **SIZES, "d": d, "loss": loss, "replicas": replicas,
+                        **SIZES, "d": d, "loss": loss, "replicas": replicas, "counted": function,
                         "matmul_gflops": 2 * 4096**3 / seconds["matmul"] / 1e9,
-                        f"{function}_per_ns": 4096 * 1024 / seconds[function] / 1e9,
+                        "function_per_ns": 4096 * 1024 / seconds[function] / 1e9,
                     },
                 )  # fmt: skip
 
 
 def memory_figures() -> None:
-    for loss, replicas in (("sigmoid", 1), ("softmax", 1), ("sigmoid", 2)):
+    for loss, replicas in itertools.product(LOSSES.value, (1, 2)):
         spec, d = SelectionSpec(loss=loss, **MEMORY_SIZES), 512
         told = measured(spec, d, replicas)
         matrix = 4 * spec.super_batch**2
@@ -175,7 +197,7 @@ def growth_figures() -> None:
 
 
 def _growth(figure: str, cases: list, replicas: int) -> None:
-    """Time against the floor's time, largest case over smallest."""
+    """Time against the floor's time (exponentials counted), largest case over smallest."""
     repeats = max(2, REPEATS.value // 3)
     specs = [SelectionSpec(**sizes) for sizes, _ in cases]
     programs = {
@@ -184,7 +206,7 @@ def _growth(figure: str, cases: list, replicas: int) -> None:
     }
     seconds = fastest(programs | rates(), repeats)
     floors = [
-        floor_seconds(spec, d, seconds, "softplus")
+        floor_seconds(spec, d, seconds, "exp")
         for spec, (_, d) in zip(specs, cases, strict=True)
     ]
     last = len(cases) - 1
@@ -232,7 +254,10 @@ def step_figures() -> None:
     emit(
         "step_share_measured", part / seconds["step"], "<= 0.05", "of a JEST step",
         numerator=part, denominator=seconds["step"], repeats=REPEATS.value,
-        context={"model": "mu", "super_batch": spec.super_batch, "sub_batch": spec.sub_batch},
+        context={
+            "super_batch": spec.super_batch, "sub_batch": spec.sub_batch,
+            "n_chunks": spec.n_chunks, "model": "mu",
+        },
     )  # fmt: skip
 
 
@@ -243,9 +268,11 @@ def torch_figures() -> None:
             context="torch is not installed; `pip install torch==2.13.0` gives this figure",
         )  # fmt: skip
         return
+    # Threads of OpenMP that wait for work would otherwise take the cores from our turn.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from jest_tf.bench.torch_listing import torch_listing
 
-    for loss in LOSSES:
+    for loss in LOSSES.value:
         spec, d = SelectionSpec(loss=loss, **SIZES), 512
         models = [[np.asarray(x) for x in model] for model in random_models(spec.super_batch, d)]
         repeats = max(2, REPEATS.value // 2)
@@ -264,7 +291,7 @@ def torch_figures() -> None:
 
 
 def paper_figures() -> None:
-    for loss in LOSSES:
+    for loss in LOSSES.value:
         told = measured(SelectionSpec(loss=loss, **PAPER_SIZES), 768, 1)
         context = {**PAPER_SIZES, "d": 768, "loss": loss}
         emit("paper_scale_seconds", told["seconds"], "completes", "s", repeats=1, context=context)
@@ -298,6 +325,9 @@ def main(_: list[str]) -> None:
     if MEASURE.value:
         measure(MEASURE.value)
         return
+    if WRITE_DOCS.value:
+        selection_report.write(RESULTS.value)
+        return
     groups = {
         "dense": dense_figures,
         "floor": floor_figures,
@@ -306,10 +336,10 @@ def main(_: list[str]) -> None:
         "step": step_figures,
         "torch": torch_figures,
     }
-    unknown = set(CHOSEN.value) - set(groups)
+    unknown = set(filter(None, CHOSEN.value)) - set(groups)
     if unknown:
         raise app.UsageError(f"--groups has {sorted(unknown)}: expected some of {list(groups)}")
-    for name in CHOSEN.value:
+    for name in filter(None, CHOSEN.value):
         groups[name]()
     if FULL.value:
         paper_figures()

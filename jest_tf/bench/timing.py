@@ -1,5 +1,7 @@
 """Interleaved timing, memory measured in a process of its own, one JSON line per figure."""
 
+import ctypes
+import gc
 import json
 import pathlib
 import subprocess
@@ -68,9 +70,12 @@ def resident_bytes(field: str = "VmRSS") -> int:
 def peak_extra_bytes(program: Callable[[], object]) -> int:
     """How far resident memory rises above its present value while `program` runs, Linux.
 
-    Call it on a first run: memory that an earlier run has left in an allocator would not be seen.
-    What XLA takes to compile is included.
+    Call it on a first run: memory that an earlier run has left in TensorFlow's allocators would not
+    be seen. What Python and the C library hold unused is given back first. What XLA takes to
+    compile is included.
     """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets the peak to the present.
     before = resident_bytes()
     wait(program())

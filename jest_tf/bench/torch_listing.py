@@ -1,4 +1,4 @@
-"""The same listing in PyTorch, which nothing else needs: `pip install torch==2.13.0`."""
+"""`dense_listing` in PyTorch, which nothing else needs: `pip install torch==2.13.0`."""
 
 import numpy as np
 
@@ -13,25 +13,7 @@ def torch_listing(spec, learner, reference, seed: int):
             float(scale) * torch.from_numpy(zimg) @ torch.from_numpy(ztxt).T + float(bias)
             for zimg, ztxt, scale, bias in (learner, reference)
         ]
-        if spec.loss == "sigmoid":
-            for model in z:
-                model.diagonal().neg_()  # nll_ii = softplus(-z_ii)
-            scores = torch.nn.functional.softplus(z[0]) - torch.nn.functional.softplus(z[1])
-            first = scores.diagonal()
-        else:
-            first = z[1].diagonal() - z[0].diagonal()
-
-        def logits(sampled):
-            if spec.loss == "sigmoid":
-                return first + (scores * sampled[:, None]).sum(0) + (scores * sampled).sum(1)
-            total = 0.0
-            for sign, model in zip((1, -1), z, strict=True):
-                member = sampled.bool().expand_as(model).clone().fill_diagonal_(True)
-                rows = model.masked_fill(~member, -torch.inf).logsumexp(1)
-                columns = model.masked_fill(~member.T, -torch.inf).logsumexp(0)
-                total = total + sign * (0.5 * (rows + columns) - model.diagonal())
-            return total
-
+        logits, first = (_sigmoid if spec.loss == "sigmoid" else _softmax)(*z)
         sampled, chunks = torch.zeros(spec.super_batch), []
         for chunk in range(spec.n_chunks):
             noise = -torch.log(-torch.log(torch.rand(spec.super_batch, generator=generator)))
@@ -39,3 +21,30 @@ def torch_listing(spec, learner, reference, seed: int):
             chunks.append((chunk_logits + noise - 1e8 * sampled).topk(spec.chunk_size).indices)
             sampled[chunks[-1]] = 1.0
         return np.concatenate([chunk.numpy() for chunk in chunks])
+
+
+def _sigmoid(learner, reference):
+    import torch
+
+    for z in (learner, reference):
+        z.diagonal().neg_()  # nll_ii = softplus(-z_ii)
+    s = torch.nn.functional.softplus(learner).sub_(torch.nn.functional.softplus(reference))
+    own = s.diagonal().clone()
+    return lambda sampled: own + s @ sampled + s.T @ sampled, own
+
+
+def _softmax(learner, reference):
+    models = []
+    for sign, z in ((1, learner), (-1, reference)):
+        own, peak = z.diagonal().clone(), z.max()
+        models.append((sign, own, peak, z.sub_(peak).exp_()))
+
+    def logits(sampled):
+        total = 0.0
+        for sign, own, peak, e in models:
+            itself = (1 - sampled) * (own - peak).exp()
+            row, column = ((side @ sampled + itself).log() for side in (e, e.T))
+            total = total + sign * (peak + 0.5 * (row + column) - own)
+        return total
+
+    return logits, models[1][1] - models[0][1]

@@ -41,7 +41,7 @@ def exchanges(
     found.append(Exchange("best candidates", 8 * n_replicas * candidates, chunks))
     if spec.policy == "joint":
         width = 2 * sum(d for d in _embed_dims(parts))
-        found.append(Exchange("picked embeddings", 4 * m * width, chunks - 1))
+        found.append(Exchange("picked embeddings", 4 * m * width, chunks))
     image, tokens = 3 * config.data.image_size**2, config.data.n_tokens
     row = 4 * (math.ceil(image / 4) + tokens)
     for part in plan.train:

@@ -28,7 +28,8 @@ def diagnostics(
 ) -> dict[str, tf.Tensor]:
     """Compares the chosen with independent top-k and with a uniform draw of the same size.
 
-    Costs three exact joint scores, b x b pairs each, shared by the replicas; so not every step.
+    Costs two exact joint scores, b x b pairs each, shared by the replicas, and a third unless the
+    policy is joint, whose selection has it; so not every step.
 
     Args:
       As for `select`; both models that the criterion uses are needed, for policy uniform too.
@@ -55,8 +56,11 @@ def diagnostics(
     nobody = tf.zeros_like(usable)
     both = mark(nobody, selection.positions, own) & mark(nobody, top_k, own)
     common = collectives.all_reduce_sum(tf.reduce_sum(tf.cast(both, tf.float32)))
+    chosen = selection.metrics.get("joint_score")
+    if chosen is None:
+        chosen = joint_score(spec, selection.positions, models, usable, collectives)
     return {
-        "joint_score": joint_score(spec, selection.positions, models, usable, collectives),
+        "joint_score": chosen,
         "joint_score_independent_top_k": joint_score(spec, top_k, models, usable, collectives),
         "joint_score_uniform": joint_score(spec, uniform, models, usable, collectives),
         "overlap_independent_top_k": common / spec.sub_batch,

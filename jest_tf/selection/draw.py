@@ -1,42 +1,103 @@
 """Who is drawn: the m largest perturbed logits over all replicas, the same answer on each."""
 
+import dataclasses
 import functools
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from jest_tf.selection.collectives import Collectives
+from jest_tf.selection.sampling import gumbel
+from jest_tf.selection.spec import SelectionSpec
 
 # Perturbed logits are kept inside ±OPEN, so a row that cannot be picked sorts below every open one
 # and a row already taken below that: positions stay distinct even when open rows run out.
 OPEN, CLOSED, TAKEN = 1e38, -2e38, -3e38
 
+# Compiled also among replicas: XLA's logarithm and TensorFlow's differ in the last bit.
 compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
 
 
-def draw(perturbed: tf.Tensor, count: int, scope: str, collectives: Collectives) -> tf.Tensor:
-    """Global positions of the `count` largest values, int32 [count].
+class Noise(NamedTuple):
+    """Where the Gumbels of a selection come from.
 
-    Only (value, position) pairs travel: at most min(count, n) per replica. Equal values go to the
-    lower position.
-
-    Args:
-      perturbed: float32 [n], this replica's logits plus Gumbels, from `mask`.
-      count: how many, over all replicas.
-      scope: 'global', or 'replica' for count / R from each.
-      collectives: the replicas.
+    seed: int32 [2], (run seed, step). gumbel: float32 [n_chunks, B], explicit draws instead, or
+    None.
     """
-    n = perturbed.shape[0]
-    start = collectives.rank * n
-    if scope == "replica":
-        best = _best(perturbed, start, count // collectives.size)
-        return collectives.all_gather(best)[:, 1]
-    best = _best(perturbed, start, min(count, n))
-    if collectives.size == 1:
-        return best[:, 1]
-    return _merge(collectives.all_gather(best), count)
+
+    seed: tf.Tensor
+    gumbel: tf.Tensor | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """The static part of a draw of `count` rows over all replicas.
+
+    offered: rows that a replica puts forward. merged: whether the best of all offers are taken, or
+    all of them. temperature: divides the logits; None draws without noise.
+    """
+
+    count: int
+    offered: int
+    merged: bool
+    temperature: float | None
+
+    @classmethod
+    def of(cls, spec: SelectionSpec, count: int, n: int, size: int) -> "Draw":
+        """For `size` replicas of n rows."""
+        shared = spec.scope == "replica"
+        greedy = spec.greedy or spec.policy == "independent_top_k"
+        return cls(
+            count=count,
+            offered=count // size if shared else min(count, n),
+            merged=size > 1 and not shared,
+            temperature=None if greedy else spec.temperature,
+        )
 
 
 @compiled
+def offer(
+    draw: Draw,
+    logits: tf.Tensor,
+    usable: tf.Tensor,
+    taken: tf.Tensor,
+    noise: Noise,
+    chunk: tf.Tensor,
+    start: tf.Tensor | int,
+) -> tf.Tensor:
+    """This replica's best rows, best first: int32 [offered, 2].
+
+    All that travels for a draw: the bits of the perturbed logit beside the global position.
+    logits, usable and taken: [n], own rows.
+    """
+    perturbed = mask(_perturbed(draw, logits, noise, chunk, start), usable, taken)
+    value, index = tf.math.top_k(perturbed, draw.offered)
+    return tf.stack([tf.bitcast(value, tf.int32), index + start], axis=1)
+
+
+@compiled
+def settle(draw: Draw, pairs: tf.Tensor) -> tf.Tensor:
+    """Global positions drawn, int32 [count], from all replicas' offers in rank order.
+
+    Equal values go to the lower position.
+    """
+    if not draw.merged:
+        return pairs[:, 1]
+    # Rows come in rank order, so the lower index among equal values is the lower position.
+    _, index = tf.math.top_k(tf.bitcast(pairs[:, 0], tf.float32), draw.count)
+    return tf.gather(pairs[:, 1], index)
+
+
+def _perturbed(draw, logits, noise, chunk, start):
+    if draw.temperature is None:
+        return logits
+    n = logits.shape[0]
+    if noise.gumbel is None:
+        gumbels = gumbel(noise.seed, chunk, start, n)
+    else:
+        gumbels = tf.slice(tf.gather(noise.gumbel, chunk), [start], [n])
+    return logits / draw.temperature + gumbels
+
+
 def mask(perturbed: tf.Tensor, usable: tf.Tensor, taken: tf.Tensor) -> tf.Tensor:
     """Sorts unusable rows below all usable ones, and taken rows last. All [n]."""
     open_value = tf.clip_by_value(perturbed, -OPEN, OPEN)
@@ -68,17 +129,3 @@ def sum_over(values: tf.Tensor, positions: tf.Tensor, start: tf.Tensor | int) ->
     n = values.shape[0]
     index, owned = local_index(positions, start, n)
     return tf.reduce_sum(tf.where(owned, tf.gather(values, tf.minimum(index, n - 1)), 0.0))
-
-
-@compiled
-def _best(perturbed, start, k):
-    value, index = tf.math.top_k(perturbed, k)
-    # One exchange instead of two: the float's bits travel beside the position.
-    return tf.stack([tf.bitcast(value, tf.int32), index + start], axis=1)  # [k, 2]
-
-
-@compiled
-def _merge(pairs, count):
-    # Rows come in rank order, so the lower index among equal values is the lower position.
-    _, index = tf.math.top_k(tf.bitcast(pairs[:, 0], tf.float32), count)
-    return tf.gather(pairs[:, 1], index)

@@ -7,28 +7,46 @@ repeat n_chunks - 1 times:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from jest_tf.selection import scores
 from jest_tf.selection.collectives import Collectives
-from jest_tf.selection.draw import compiled, draw, local_index, mark, mask, sum_over
+from jest_tf.selection.draw import (
+    Draw,
+    Noise,
+    compiled,
+    local_index,
+    mark,
+    offer,
+    settle,
+    sum_over,
+)
 from jest_tf.selection.scores import Term
 from jest_tf.selection.spec import Embeddings, SelectionSpec
 
 MIN_TILE, MAX_TILE = 128, 2048  # Rows per matmul: below is slow, above gains nothing.
-MAX_BLOCK = 2**25  # Values per block of similarities, 128 MiB: what bounds the memory.
+MAX_BLOCK = 2**22  # Values per block of similarities, 16 MiB: what bounds the memory.
 
 
-class _Progress(NamedTuple):
-    """What one chunk hands to the next."""
+class _Picks(NamedTuple):
+    """What is picked so far."""
 
-    state: tf.Tensor  # [s, n], see scores.py
     taken: tf.Tensor  # [n] bool
     positions: tf.Tensor  # [n_chunks, m] int32
+    rows: tf.Tensor  # [m, Σ 2d], embeddings of the last chunk's picks that this replica owns
     gain: tf.Tensor  # [], Σ of this replica's picked logits, each as it was when picked
+
+
+class Outcome(NamedTuple):
+    """positions: int32 [b]. gain, set_score: float32 [], this replica's part of the two sums, of
+    the logits at which rows were picked and of b·ℓ(Q) of the picked set Q."""
+
+    positions: tf.Tensor
+    gain: tf.Tensor
+    set_score: tf.Tensor
 
 
 def joint(
@@ -36,51 +54,98 @@ def joint(
     models: Sequence[Term],
     state: tf.Tensor,
     usable: tf.Tensor,
-    perturb: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    noise: Noise,
     collectives: Collectives,
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> Outcome:
     """Draws `sub_batch` examples chunk by chunk.
+
+    Among replicas a chunk is two compiled programs with an exchange after each.
 
     Args:
       spec: sizes, loss, scope.
       models: the signed models that make up S, rows of this replica.
       state: the loss's state while nothing is picked, [s, n].
       usable: bool [n], valid and finite rows.
-      perturb: (logits [n], chunk) -> logits after temperature and the chunk's draw.
+      noise: the draws.
       collectives: the replicas.
-
-    Returns:
-      (global positions int32 [b], this replica's sum of picked logits float32 []).
     """
-    signs = tuple(sign for sign, _ in models)
-    n, m = usable.shape[0], spec.chunk_size
-    start = collectives.rank * n
-    tile = tile_rows(spec.super_batch, n)
+    n = usable.shape[0]
+    start, tile = collectives.rank * n, tile_rows(spec.super_batch, n)
+    draw = Draw.of(spec, spec.chunk_size, n, collectives.size)
 
-    def draw_chunk(progress: _Progress, chunk: tf.Tensor) -> _Progress:
-        logits = _logits(spec.loss, signs, progress.state)
-        perturbed = perturb(logits, chunk)
-        chosen = draw(mask(perturbed, usable, progress.taken), m, spec.scope, collectives)
-        return _Progress(
-            progress.state,
-            mark(progress.taken, chosen, start),
-            tf.tensor_scatter_nd_update(progress.positions, [[chunk]], chosen[None]),
-            progress.gain + sum_over(logits, chosen, start),
+    def first_chunk() -> tuple[tf.Tensor, _Picks]:
+        nobody = tf.zeros([n], tf.bool)
+        noisy = (usable, nobody, noise, tf.constant(0), start)
+        logits, pairs = _offer(spec.loss, models, draw, state, *noisy)
+        picks = _Picks(
+            nobody,
+            positions=tf.zeros([spec.n_chunks, spec.chunk_size], tf.int32),
+            rows=None,
+            gain=tf.constant(0.0),
         )
+        return state, take(picks, logits, pairs, tf.constant(0))
 
-    def next_chunk(chunk: tf.Tensor, progress: _Progress) -> tuple[tf.Tensor, _Progress]:
-        picked = exchange(models, usable, progress.positions[chunk - 1], collectives)
-        state = add_chunk(spec.loss, progress.state, models, picked, tile)
-        return chunk + 1, draw_chunk(progress._replace(state=state), chunk)
+    def next_chunk(chunk: tf.Tensor, carried: tuple) -> tuple[tf.Tensor, tuple]:
+        state, picks = carried
+        rows = collectives.all_reduce_sum(picks.rows)
+        noisy = (usable, picks.taken, noise, chunk, start)
+        state, logits, pairs = _grow_and_offer(spec.loss, models, draw, state, rows, tile, *noisy)
+        return chunk + 1, (state, take(picks, logits, pairs, chunk))
 
-    nothing = _Progress(
-        state,
-        taken=tf.zeros([n], tf.bool),
-        positions=tf.zeros([spec.n_chunks, m], tf.int32),
-        gain=tf.constant(0.0),
+    def take(picks: _Picks, logits: tf.Tensor, pairs: tf.Tensor, chunk: tf.Tensor) -> _Picks:
+        embeddings = [z for _, z in models]
+        pairs = collectives.all_gather(pairs)
+        return _take(draw, embeddings, usable, picks, logits, pairs, chunk, start)
+
+    state, picks = _repeat(spec.n_chunks, next_chunk, first_chunk(), collectives)
+    rows = collectives.all_reduce_sum(picks.rows)
+    set_score = _set_score(spec, models, state, usable & picks.taken, rows)
+    return Outcome(tf.reshape(picks.positions, [-1]), picks.gain, set_score)
+
+
+@compiled
+def _offer(loss, models, draw, state, usable, taken, noise, chunk, start):
+    """Logits of the own rows, and the best of them."""
+    logits = scores.LOSSES[loss].logits(state, [sign for sign, _ in models])
+    return logits, offer(draw, logits, usable, taken, noise, chunk, start)
+
+
+@compiled
+def _grow_and_offer(loss, models, draw, state, rows, tile, usable, taken, noise, chunk, start):
+    """P grows by the last chunk, whose embeddings `rows` are; then as `_offer`."""
+    state = add_chunk(loss, state, models, unpacked(models, rows), tile)
+    return state, *_offer(loss, models, draw, state, usable, taken, noise, chunk, start)
+
+
+@compiled
+def _take(draw, embeddings, usable, picks, logits, pairs, chunk, start):
+    """The chunk is drawn from all replicas' offers."""
+    chosen = settle(draw, pairs)
+    return _Picks(
+        mark(picks.taken, chosen, start),
+        tf.tensor_scatter_nd_update(picks.positions, [[chunk]], chosen[None]),
+        own_rows(embeddings, usable, chosen, start),
+        picks.gain + sum_over(logits, chosen, start),
     )
-    progress = _repeat(spec.n_chunks, next_chunk, draw_chunk(nothing, tf.constant(0)), collectives)
-    return tf.reshape(progress.positions, [-1]), progress.gain
+
+
+@compiled
+def _set_score(spec, models, state, members, rows):
+    """Σ over the own `members` [n] of their part of ℓ(Q), once the last chunk has joined P too.
+
+    Only the members' rows need that last block, at most b of them.
+    """
+    k = min(spec.sub_batch, members.shape[0])
+    member, index = tf.math.top_k(tf.cast(members, tf.int32), k)  # Members first.
+
+    own = [
+        Term(sign, z._replace(zimg=tf.gather(z.zimg, index), ztxt=tf.gather(z.ztxt, index)))
+        for sign, z in models
+    ]
+    picked, tile = unpacked(models, rows), tile_rows(spec.sub_batch, k)
+    state = add_chunk(spec.loss, tf.gather(state, index, axis=1), own, picked, tile)
+    parts = scores.LOSSES[spec.loss].set_score(state, own)
+    return tf.reduce_sum(tf.where(member > 0, parts, 0.0))
 
 
 def tile_rows(super_batch: int, n: int) -> int:
@@ -108,29 +173,33 @@ def exchange(
     Travels: [m, Σ 2d] float32 per chunk, the only large exchange of the selection.
     """
     start = collectives.rank * usable.shape[0]
-    rows = collectives.all_reduce_sum(_own_rows(models, usable, positions, start))
-    sides = tf.split(rows, [side.shape[1] for _, z in models for side in z[:2]], axis=1)
-    return [
-        Embeddings(zimg, ztxt, z.scale, z.bias)
-        for (_, z), zimg, ztxt in zip(models, sides[0::2], sides[1::2], strict=True)
-    ]
+    rows = own_rows([z for _, z in models], usable, positions, start)
+    rows = collectives.all_reduce_sum(rows)
+    return unpacked(models, rows)
 
 
 @compiled
-def _logits(loss, signs, state):
-    return scores.LOSSES[loss].logits(state, signs)
-
-
-@compiled
-def _own_rows(models, usable, positions, start):
+def own_rows(
+    models: Sequence[Embeddings], usable: tf.Tensor, positions: tf.Tensor, start: tf.Tensor | int
+) -> tf.Tensor:
+    """All models' embeddings at `positions` side by side, [m, Σ 2d]; 0 where another owns them."""
     n = usable.shape[0]
     index, owned = local_index(positions, start, n)
     index = tf.minimum(index, n - 1)
     # A row that is not usable may hold NaN; as zeros it cannot poison the others' sums.
     keep = owned & tf.gather(usable, index)
-    rows = [tf.gather(side, index) for _, z in models for side in z[:2]]
-    rows = tf.concat([tf.cast(row, tf.float32) for row in rows], axis=1)  # [m, Σ 2d]
+    rows = [tf.gather(side, index) for z in models for side in z[:2]]
+    rows = tf.concat([tf.cast(row, tf.float32) for row in rows], axis=1)
     return tf.where(keep[:, None], rows, 0.0)
+
+
+def unpacked(models: Sequence[Term], rows: tf.Tensor) -> list[Embeddings]:
+    """The models' embeddings in [m, Σ 2d]."""
+    sides = tf.split(rows, [side.shape[1] for _, z in models for side in z[:2]], axis=1)
+    return [
+        Embeddings(zimg, ztxt, z.scale, z.bias)
+        for (_, z), zimg, ztxt in zip(models, sides[0::2], sides[1::2], strict=True)
+    ]
 
 
 @compiled
@@ -142,7 +211,7 @@ def add_chunk(
     Candidates go through in as few passes as MAX_BLOCK allows, each a batch of [tile, m] blocks.
     """
     loss, n = scores.LOSSES[loss], state.shape[1]
-    n_passes, per_pass = _passes(n // tile, tile * max(*picked[0].zimg.shape))
+    n_passes, per_pass = _passes(n // tile, tile, *picked[0].zimg.shape)
 
     def rows_of(i, side):
         passes = tf.reshape(side, [n_passes, per_pass, tile, side.shape[1]])
@@ -167,20 +236,25 @@ def add_chunk(
     return loss.add(state, tf.reshape(tf.transpose(blocks.stack(), [1, 0, 2, 3]), [-1, n]))
 
 
-def _passes(n_tiles, tile_size):
-    """(number of passes, tiles in each): the fewest equal passes within MAX_BLOCK values."""
+def _passes(n_tiles, tile, m, d):
+    """(number of passes, tiles in each): the fewest equal passes within MAX_BLOCK values.
+
+    Several passes hold slices of the embeddings too, so d counts then.
+    """
+    if n_tiles == 1 or n_tiles * tile * m <= MAX_BLOCK:
+        return 1, n_tiles
     n_passes = next(
         k
-        for k in range(1, n_tiles + 1)
-        if n_tiles % k == 0 and (n_tiles // k * tile_size <= MAX_BLOCK or k == n_tiles)
+        for k in range(2, n_tiles + 1)
+        if n_tiles % k == 0 and (n_tiles // k * tile * max(m, d) <= MAX_BLOCK or k == n_tiles)
     )
     return n_passes, n_tiles // n_passes
 
 
-def _repeat(n_chunks, body, progress, collectives):
+def _repeat(n_chunks, body, carried, collectives):
     """Chunks 1 … n_chunks - 1."""
     if collectives.in_loops:
-        return tf.while_loop(lambda chunk, _: chunk < n_chunks, body, (1, progress))[1]
+        return tf.while_loop(lambda chunk, _: chunk < n_chunks, body, (1, carried))[1]
     for chunk in range(1, n_chunks):  # Off TPU, collectives cannot run inside a graph loop.
-        _, progress = body(tf.constant(chunk), progress)
-    return progress
+        _, carried = body(tf.constant(chunk), carried)
+    return carried

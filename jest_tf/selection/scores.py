@@ -4,7 +4,7 @@ S = NLL_learner - NLL_reference (paper, learnability). It is never built: a loss
 block of similarities, [candidates of a tile, picked of a chunk], into sums per candidate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -12,6 +12,9 @@ from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.compiler.xla import xla_data_pb2
 
 from jest_tf.selection.spec import Embeddings
+
+# Rows from which on the matmul of XLA's CPU backend sums each inner product in one fixed order.
+LARGE_TILE = 512
 
 
 class Term(NamedTuple):
@@ -31,17 +34,30 @@ def terms(criterion: str, learner: Embeddings, reference: Embeddings) -> list[Te
 
 
 def similarity(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """Inner products in full float32: [tiles, rows, d], [m, d] -> [tiles, rows, m].
+    """Inner products in full float32: [tiles, tile, d], [m, d] -> [tiles, tile, m].
 
-    Every tile is a matmul of its own, of the same shape on every layout of replicas. Must be
-    compiled by XLA: a plain matmul would round its inputs to bfloat16 on TPU and to TF32 on GPU.
+    The same sums on every layout of replicas. A small tile is a matmul of its own, of the same
+    shape everywhere. Large tiles share one matmul, which is faster: from LARGE_TILE rows on, the
+    order of a sum over d does not depend on how many rows there are.
+
+    Must be compiled by XLA: a plain matmul would round its inputs to bfloat16 on TPU and to TF32 on
+    GPU.
     """
-    columns = tf.broadcast_to(columns, [rows.shape[0], *columns.shape])
+    tiles, tile, d = rows.shape
+    if tile >= LARGE_TILE:
+        z = _inner_products(tf.reshape(rows, [tiles * tile, d]), columns, batch_rank=0)
+        return tf.reshape(z, [tiles, tile, columns.shape[0]])
+    columns = tf.broadcast_to(columns, [tiles, *columns.shape])
+    return _inner_products(rows, columns, batch_rank=1)
+
+
+def _inner_products(rows, columns, batch_rank):
+    batch, inner = range(batch_rank), [batch_rank + 1]
     dimensions = xla_data_pb2.DotDimensionNumbers(
-        lhs_batch_dimensions=[0],
-        rhs_batch_dimensions=[0],
-        lhs_contracting_dimensions=[2],
-        rhs_contracting_dimensions=[2],
+        lhs_batch_dimensions=batch,
+        rhs_batch_dimensions=batch,
+        lhs_contracting_dimensions=inner,
+        rhs_contracting_dimensions=inner,
     )
     highest = xla_data_pb2.PrecisionConfig(
         operand_precision=[xla_data_pb2.PrecisionConfig.HIGHEST] * 2
@@ -56,14 +72,32 @@ def diagonal(z: Embeddings) -> tf.Tensor:
 
 
 def cross(z: Embeddings, picked: Embeddings) -> tuple[tf.Tensor, tf.Tensor]:
-    """z_ik and z_ki of candidates i, [tiles, rows, d], against picked k, [m, d].
+    """z_ik and z_ki, both without the bias, of candidates i [tiles, tile, d] and picked k [m, d].
 
-    Two float32 blocks [tiles, rows, m]. The scale goes into the few picked rows.
+    Two float32 blocks [tiles, tile, m]. The scale goes into the few picked rows.
     """
     zimg, ztxt = tf.cast(z.zimg, tf.float32), tf.cast(z.ztxt, tf.float32)
-    z_ik = similarity(zimg, picked.scale * picked.ztxt) + picked.bias
-    z_ki = similarity(ztxt, picked.scale * picked.zimg) + picked.bias
+    z_ik = similarity(zimg, picked.scale * picked.ztxt)
+    z_ki = similarity(ztxt, picked.scale * picked.zimg)
     return z_ik, z_ki
+
+
+# Along a row, XLA's CPU compiler turns a fold of halves into vector code and a reduction into
+# scalar code; a reduction of the last few is no slower.
+def _folded(x: tf.Tensor, fold: Callable, width: int = 8) -> tf.Tensor:
+    """`x` [..., m] folded in halves until at most `width` are left, [..., <= width]."""
+    while x.shape[-1] > width:
+        half, odd = divmod(x.shape[-1], 2)
+        folded = fold(x[..., :half], x[..., half : 2 * half])
+        x = tf.concat([folded, x[..., 2 * half :]], axis=-1) if odd else folded
+    return x
+
+
+def log_sum_exp(z: tf.Tensor) -> tf.Tensor:
+    """log Σ_k exp(z_k) over the last axis, with one exponential per element."""
+    peak = tf.reduce_max(_folded(z, tf.maximum), axis=-1, keepdims=True)
+    total = tf.reduce_sum(_folded(tf.exp(z - peak), tf.add), axis=-1)
+    return peak[..., 0] + tf.math.log(total)
 
 
 def sum_softplus(z: tf.Tensor) -> tf.Tensor:
@@ -112,7 +146,7 @@ class SigmoidLoss:
         gain = 0.0
         for (sign, z), p in zip(models, picked, strict=True):
             z_ik, z_ki = cross(z, p)
-            gain += sign * (sum_softplus(z_ik) + sum_softplus(z_ki))
+            gain += sign * (sum_softplus(z_ik + p.bias) + sum_softplus(z_ki + p.bias))
         return gain[None]
 
     @staticmethod
@@ -161,9 +195,11 @@ class SoftmaxLoss:
     @staticmethod
     def block(models: Sequence[Term], picked: Sequence[Embeddings]) -> tf.Tensor:
         """LSE over the chunk in both directions, [2·models, tiles, rows]."""
-        pairs = [cross(z, p) for (_, z), p in zip(models, picked, strict=True)]
-        rows = [tf.reduce_logsumexp(z_ik, axis=-1) for z_ik, _ in pairs]
-        columns = [tf.reduce_logsumexp(z_ki, axis=-1) for _, z_ki in pairs]
+        rows, columns = [], []
+        for (_, z), p in zip(models, picked, strict=True):
+            z_ik, z_ki = cross(z, p)
+            rows.append(log_sum_exp(z_ik) + p.bias)
+            columns.append(log_sum_exp(z_ki) + p.bias)
         return tf.stack(rows + columns)
 
     @staticmethod

@@ -7,9 +7,8 @@ import tensorflow as tf
 from jest_tf.errors import UserError
 from jest_tf.selection import scores
 from jest_tf.selection.collectives import LOCAL, Collectives
-from jest_tf.selection.draw import compiled, draw, mask, sum_over
+from jest_tf.selection.draw import Draw, Noise, compiled, offer, settle, sum_over
 from jest_tf.selection.joint import joint
-from jest_tf.selection.sampling import gumbel as gumbel_draw
 from jest_tf.selection.spec import Embeddings, Selection, SelectionSpec
 
 
@@ -70,23 +69,19 @@ def _program(spec):
 def _select(spec, learner, reference, valid, seed, gumbel, collectives):
     n = spec.super_batch // collectives.size
     start = collectives.rank * n
-
-    def perturb(logits, chunk):
-        if spec.greedy or spec.policy == "independent_top_k":
-            return logits
-        if gumbel is None:
-            return _perturb(logits, spec.temperature, seed, chunk, start)
-        return logits / spec.temperature + tf.slice(tf.gather(gumbel, chunk), [start], [n])
-
     models = [] if spec.policy == "uniform" else scores.terms(spec.criterion, learner, reference)
     state, s_ii, usable = pool(spec.loss, models, valid)
     sums = {}
+    noise = Noise(seed, gumbel)
     if spec.policy == "joint":
-        positions, sums["gain"] = joint(spec, models, state, usable, perturb, collectives)
+        outcome = joint(spec, models, state, usable, noise, collectives)
+        positions = outcome.positions
+        sums = {"gain": outcome.gain, "joint_score": outcome.set_score}
     else:
+        draw = Draw.of(spec, spec.sub_batch, n, collectives.size)
         nobody = tf.zeros([n], tf.bool)
-        masked = mask(perturb(s_ii, tf.constant(0)), usable, nobody)
-        positions = draw(masked, spec.sub_batch, spec.scope, collectives)
+        pairs = offer(draw, s_ii, usable, nobody, noise, tf.constant(0), start)
+        positions = settle(draw, collectives.all_gather(pairs))
 
     n_candidates = collectives.all_reduce_sum(tf.reduce_sum(tf.cast(usable, tf.int32)))
     if not models:
@@ -98,12 +93,6 @@ def _select(spec, learner, reference, valid, seed, gumbel, collectives):
     candidates = tf.cast(tf.maximum(n_candidates, 1), tf.float32)
     metrics["pool_score"] *= spec.sub_batch / candidates
     return Selection(positions, n_candidates, metrics)
-
-
-@compiled
-def _perturb(logits, temperature, seed, chunk, start):
-    # Compiled also among replicas: XLA's logarithm and TensorFlow's differ in the last bit.
-    return logits / temperature + gumbel_draw(seed, chunk, start, logits.shape[0])
 
 
 @compiled

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from jest_tf.bench import selection_report
 from jest_tf.bench.dense_listing import dense_listing
 from jest_tf.bench.selection import SEED, random_models
-from jest_tf.bench.timing import fastest, peak_extra_bytes
+from jest_tf.bench.timing import emit, fastest, peak_extra_bytes
+from jest_tf.errors import UserError
 from jest_tf.selection import SelectionSpec, select
 
 
@@ -30,3 +32,26 @@ def test_fastest_times_each_program_the_asked_number_of_times():
     programs = {name: lambda name=name: calls.append(name) for name in "ab"}
     assert set(fastest(programs, repeats=3)) == {"a", "b"}
     assert calls == ["a", "b"] * 4  # One call each to compile.
+
+
+def test_the_page_holds_the_measured_lines():
+    page = selection_report.PAGE.read_text()
+    assert selection_report.table(selection_report.read(selection_report.RESULTS)) in page
+
+
+def test_a_line_replaces_the_earlier_one_of_its_case(tmp_path):
+    results, page = str(tmp_path / "lines.jsonl"), tmp_path / "page.md"
+    for value, replicas in ((1.0, 1), (2.0, 2), (1.5, 1)):
+        context = {"super_batch": 10_240, "replicas": replicas}
+        line = emit("over_floor", value, "<= 1.3", "x", numerator=value, denominator=1.0,
+                    context=context)  # fmt: skip
+        selection_report.keep(results, line)
+    assert [line["value"] for line in selection_report.read(results)] == [2.0, 1.5]
+    page.write_text(f"above\n{selection_report.BEGIN}\nold\n{selection_report.END}\nbelow\n")
+    selection_report.write(results, page)
+    text = page.read_text()
+    assert "| `over_floor` | B 10,240, 1 device | 1.5 x | <= 1.3 | 1.5 / 1 |" in text
+    assert text.startswith("above") and text.endswith("below\n") and "old" not in text
+    with pytest.raises(UserError, match="no section"):
+        page.write_text("no markers")
+        selection_report.write(results, page)

@@ -17,6 +17,7 @@ from jest_tf.bench.selection_costs import traffic
 from jest_tf.selection import SelectionSpec, select
 from jest_tf.selection.collectives import CountingCollectives
 from jest_tf.selection.exchange import assign, gather_picked
+from jest_tf.selection.scores import LARGE_TILE, similarity
 from jest_tf.training.collectives import ReplicaCollectives
 
 HERE = pathlib.Path(__file__).parent
@@ -38,11 +39,19 @@ def run(strategy, step):
     ]
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_picks_are_identical_on_replicas(logical_devices, size):
+# Four replicas take everything; two take what differs in how rows and embeddings travel.
+ON_TWO = (SHARED, "joint learnability softmax")
+IN_TWO_PROCESSES = [name for name in SPECS if "independent" not in name] + [
+    "independent_top_k learnability sigmoid", "independent_sampled learnability sigmoid"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size, names", [(2, ON_TWO), (4, tuple(SPECS))], ids=["2", "4"])
+def test_picks_are_identical_on_replicas(logical_devices, size, names):
     """Every policy, criterion and loss; every replica agrees; the share is of the chosen."""
-    replicas = run(mirrored(logical_devices, size), lambda: replica_step(ReplicaCollectives()))
-    for name in SPECS:
+    strategy = mirrored(logical_devices, size)
+    replicas = run(strategy, lambda: replica_step(ReplicaCollectives(), names))
+    for name in names:
         truth = expected(name)
         for replica in replicas:
             np.testing.assert_array_equal(replica["positions"][name], truth, name)
@@ -79,7 +88,7 @@ def test_two_processes_pick_what_one_does():
         workers = [f"localhost:{s.getsockname()[1]}" for s in (one, two)]
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "distributed_cases.py")],
+            [sys.executable, str(HERE / "distributed_cases.py"), *IN_TWO_PROCESSES],
             env=os.environ
             | {
                 "TF_CONFIG": json.dumps(
@@ -101,7 +110,7 @@ def test_two_processes_pick_what_one_does():
     codes = [process.returncode for process in processes]
     assert codes == [0, 0], "\n".join(errors[-3000:] for _, errors in outputs)
     told = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
-    for name in SPECS:
+    for name in IN_TWO_PROCESSES:
         truth = expected(name).tolist()
         assert told[0]["positions"][name] == truth, name
         assert told[1]["positions"][name] == truth, name
@@ -139,6 +148,20 @@ def test_bytes_on_the_wire_are_those_of_the_formula(logical_devices):
     widths = [model.zimg.shape[1] for model in tensors(0, 1)[:2]]
     for collectives in counted:
         assert collectives.bytes == traffic(BASE, size, widths)
+
+
+@pytest.mark.parametrize("d, m", [(512, 64), (768, 8), (768, 100)])
+def test_large_tiles_sum_in_one_order_whatever_the_rows(d, m):
+    """Bit for bit; widths that Eigen cuts in blocks, among them those it cuts by thread count."""
+    rng = np.random.default_rng(d + m)
+    rows, columns = rng.normal(size=(4096, d)), rng.normal(size=(m, d))
+    program = tf.function(similarity, jit_compile=True, autograph=False)
+    rows, columns = tf.constant(rows, tf.float32), tf.constant(columns, tf.float32)
+    whole = tf.reshape(program(tf.reshape(rows, [2, 2048, d]), columns), [-1, m]).numpy()
+    np.testing.assert_allclose(whole, tf.matmul(rows, columns, transpose_b=True), atol=1e-3)
+    for n in (LARGE_TILE, 1360, 2048):
+        part = program(rows[None, 4096 - n :], columns)[0].numpy()
+        np.testing.assert_array_equal(part, whole[4096 - n :])
 
 
 def test_spec_that_does_not_fit_the_replicas_is_refused():

@@ -5,7 +5,7 @@ import oracle
 import pytest
 import tensorflow as tf
 
-from jest_tf.selection import Embeddings, SelectionSpec, joint_score, select
+from jest_tf.selection import Embeddings, SelectionSpec, joint, joint_score, scores, select
 from jest_tf.selection.scores import terms
 
 # How far a pick may lie on the wrong side of the cut, relative to the largest |logit|: float32
@@ -21,6 +21,7 @@ SIZES = [
     (160, 80, 16, 16, 16),
     (64, 12, 12, 8, 8),
 ]
+CRITERIA = ("learnability", "hard_learner", "easy_reference")
 SITUATIONS = [  # (scale, bias, near-duplicates)
     (1.0, 0.0, False),
     (10.0, -10.0, False),
@@ -60,9 +61,10 @@ def largest_logit(spec, learner, reference, positions):
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_picks_are_those_of_the_dense_listing(size, loss):
+    """All criteria at one size here, and at every size of the golden cases."""
     n, b, n_chunks, *_ = size
     flips = 0
-    for criterion in ("learnability", "hard_learner", "easy_reference"):
+    for criterion in CRITERIA if size == SIZES[1] else CRITERIA[:1]:
         spec = SelectionSpec(n, b, criterion=criterion, loss=loss, n_chunks=n_chunks)
         for learner, reference, gumbel in situations(size, seed=n):
             case = (loss, criterion, learner, reference, gumbel)
@@ -88,6 +90,22 @@ def test_bfloat16_inputs_are_used_as_they_are(loss):
         tolerance = TOLERANCE * largest_logit(spec, learner, reference, got)
         case = (loss, "learnability", learner, reference, gumbel)
         assert oracle.cut_violation(*case, chunks) <= tolerance
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_passes_give_the_same_state_as_one(loss, monkeypatch):
+    """Where the block is too large, candidates go through in slices; here 1 pass, 4, and 8."""
+    (learner, reference, _), *_ = situations(SIZES[3], seed=6)
+    models = terms("learnability", tensors(learner), tensors(reference))
+    picked = [Embeddings(z.zimg[:10], z.ztxt[:10], z.scale, z.bias) for _, z in models]
+    state = scores.LOSSES[loss].start(models)
+    states = []
+    for max_block in (2**22, 2 * 20 * 16, 1):
+        monkeypatch.setattr(joint, "MAX_BLOCK", max_block)
+        program = tf.function(joint.add_chunk.python_function, jit_compile=True, autograph=False)
+        states.append(program(loss, state, models, picked, 20).numpy())
+    np.testing.assert_array_equal(states[1], states[0])
+    np.testing.assert_array_equal(states[2], states[0])
 
 
 @pytest.mark.parametrize("temperature", [0.2, 5.0])
@@ -167,7 +185,7 @@ def test_joint_differs_from_independent_where_it_must():
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
 def test_joint_score_is_the_loss_of_the_set(loss):
     size = SIZES[1]
-    for criterion in ("learnability", "hard_learner", "easy_reference"):
+    for criterion in CRITERIA:
         spec = SelectionSpec(size[0], size[1], criterion=criterion, loss=loss, n_chunks=size[2])
         for learner, reference, _ in situations(size, seed=5):
             members = np.random.default_rng(1).permutation(size[0])[: size[1]].astype(np.int32)

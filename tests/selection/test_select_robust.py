@@ -151,6 +151,8 @@ def test_metrics_and_diagnostics_equal_the_oracle():
             for c, chunk in enumerate(chunks)
         ]
         np.testing.assert_allclose(got.metrics["gain"], np.mean(gains), rtol=1e-4)
+        of_the_set = oracle.set_score(*case, positions)
+        np.testing.assert_allclose(got.metrics["joint_score"], of_the_set, rtol=1e-4)
         np.testing.assert_allclose(got.metrics["chosen_score"], s_ii[positions].mean(), rtol=1e-4)
         np.testing.assert_allclose(got.metrics["pool_score"], s_ii.mean(), rtol=1e-4)
 
