@@ -36,8 +36,11 @@ RESULTS = flags.DEFINE_string(
     "results", selection_report.RESULTS, "File of all lines, the last of each case; '' keeps none."
 )
 WRITE_DOCS = flags.DEFINE_bool("write_docs", False, "Write the tables, and measure nothing.")
-MEASURE = flags.DEFINE_string(
-    "measure", None, "B,b,d,n_chunks,loss,replicas: one memory measurement, used by this program."
+MEASURE, TIME = (
+    flags.DEFINE_string(
+        name, None, f"B,b,d,n_chunks,loss,replicas: {what}, in a process that this program starts."
+    )
+    for name, what in (("measure", "one memory measurement"), ("time", "one timing"))
 )
 
 SIZES = {"super_batch": 10_240, "sub_batch": 1_024, "n_chunks": 16}
@@ -68,11 +71,7 @@ def program(spec: SelectionSpec, d: int, replicas: int = 1):
     if replicas == 1:
         return lambda: select(spec, *models, tf.ones([n], tf.bool), tf.constant(SEED)).positions
 
-    strategy = tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(replicas)],
-        # The default keeps one collective group per process, and several programs run here.
-        cross_device_ops=tf.distribute.ReductionToOneDevice(),
-    )
+    strategy = mirrored(replicas)
 
     def rows(side, rank):
         return side[rank * n : (rank + 1) * n]
@@ -101,6 +100,15 @@ def program(spec: SelectionSpec, d: int, replicas: int = 1):
         return strategy.run(replica, shards)
 
     return lambda: strategy.experimental_local_results(run(shards))[0]
+
+
+def mirrored(replicas: int) -> tf.distribute.Strategy:
+    """That many logical devices of this machine."""
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        # The default keeps one collective group per process, and several programs run here.
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
 
 
 def emit(figure: str, value: float | None, goal: str, unit: str, **details) -> None:
@@ -146,7 +154,7 @@ def dense_figures() -> None:
 
 
 def floor_figures() -> None:
-    """Time over the arithmetic alone.
+    """Time over the arithmetic alone, which is that of one device with all cores.
 
     The softmax form needs an exponential per pair. The goal counts a softplus per pair for the
     sigmoid form; because ours gets by with an exponential and a product, the harder floor is shown.
@@ -154,21 +162,24 @@ def floor_figures() -> None:
     d = 512
     for loss in LOSSES.value:
         spec = SelectionSpec(loss=loss, **SIZES)
-        programs = {replicas: program(spec, d, replicas) for replicas in (1, 2)}
-        seconds = fastest(programs | rates(), REPEATS.value)
         floors = [("over_floor", "<= 1.3", "exp" if loss == "softmax" else "softplus")]
         if loss == "sigmoid":
             floors.append(("over_exp_floor", "-", "exp"))
-        for replicas in programs:
+        alone = fastest({"select": program(spec, d)} | rates(), REPEATS.value)
+        shared = in_own_process(
+            "jest_tf.bench.selection", f"--time={_sizes(spec, d, 2)}",
+            f"--repeats={REPEATS.value}",
+        )  # fmt: skip
+        for replicas, took in ((1, alone["select"]), (2, shared["select"])):
             for figure, goal, function in floors:
-                floor = floor_seconds(spec, d, seconds, function)
+                floor = floor_seconds(spec, d, alone, function)
                 emit(
-                    figure, seconds[replicas] / floor, goal, "x",
-                    numerator=seconds[replicas], denominator=floor, repeats=REPEATS.value,
+                    figure, took / floor, goal, "x",
+                    numerator=took, denominator=floor, repeats=REPEATS.value,
                     context={
                         **SIZES, "d": d, "loss": loss, "replicas": replicas, "counted": function,
-                        "matmul_gflops": 2 * 4096**3 / seconds["matmul"] / 1e9,
-                        "function_per_ns": 4096 * 1024 / seconds[function] / 1e9,
+                        "matmul_gflops": 2 * 4096**3 / alone["matmul"] / 1e9,
+                        "function_per_ns": 4096 * 1024 / alone[function] / 1e9,
                     },
                 )  # fmt: skip
 
@@ -206,8 +217,7 @@ def _growth(figure: str, cases: list, replicas: int) -> None:
     }
     seconds = fastest(programs | rates(), repeats)
     floors = [
-        floor_seconds(spec, d, seconds, "exp")
-        for spec, (_, d) in zip(specs, cases, strict=True)
+        floor_seconds(spec, d, seconds, "exp") for spec, (_, d) in zip(specs, cases, strict=True)
     ]
     last = len(cases) - 1
     emit(
@@ -301,20 +311,32 @@ def paper_figures() -> None:
 
 def measured(spec: SelectionSpec, d: int, replicas: int) -> dict:
     """Seconds and peak extra memory of a first call, in a process of its own."""
-    sizes = (spec.super_batch, spec.sub_batch, d, spec.n_chunks, spec.loss, replicas)
-    return in_own_process("jest_tf.bench.selection", f"--measure={','.join(map(str, sizes))}")
+    return in_own_process("jest_tf.bench.selection", f"--measure={_sizes(spec, d, replicas)}")
 
 
-def measure(sizes: str) -> None:
+def measure(spec: SelectionSpec, d: int, replicas: int) -> dict:
     """The other side of `measured`."""
-    super_batch, sub_batch, d, n_chunks, loss, replicas = sizes.split(",")
-    small = SelectionSpec(640 * int(replicas), 64, loss=loss)
-    program(small, 64, int(replicas))()  # TensorFlow's own memory comes first.
-    spec = SelectionSpec(int(super_batch), int(sub_batch), loss=loss, n_chunks=int(n_chunks))
-    run = program(spec, int(d), int(replicas))
+    program(SelectionSpec(640 * replicas, 64, loss=spec.loss), 64, replicas)()
+    run = program(spec, d, replicas)  # After TensorFlow's own memory, by the small one.
     start = time.perf_counter()
     peak = peak_extra_bytes(run)
-    print(json.dumps({"peak_extra_bytes": peak, "seconds": time.perf_counter() - start}))
+    return {"peak_extra_bytes": peak, "seconds": time.perf_counter() - start}
+
+
+def time_on_devices(spec: SelectionSpec, d: int, replicas: int) -> dict:
+    """Seconds of the selection on logical devices that have a core each."""
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    return fastest({"select": program(spec, d, replicas)}, REPEATS.value)
+
+
+def _sizes(spec: SelectionSpec, d: int, replicas: int) -> str:
+    sizes = (spec.super_batch, spec.sub_batch, d, spec.n_chunks, spec.loss, replicas)
+    return ",".join(map(str, sizes))
+
+
+def _of_sizes(sizes: str) -> tuple[SelectionSpec, int, int]:
+    B, b, d, n_chunks, loss, replicas = sizes.split(",")
+    return SelectionSpec(int(B), int(b), loss=loss, n_chunks=int(n_chunks)), int(d), int(replicas)
 
 
 def main(_: list[str]) -> None:
@@ -322,9 +344,10 @@ def main(_: list[str]) -> None:
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    if MEASURE.value:
-        measure(MEASURE.value)
-        return
+    for asked, answer in ((MEASURE.value, measure), (TIME.value, time_on_devices)):
+        if asked:
+            print(json.dumps(answer(*_of_sizes(asked))))
+            return
     if WRITE_DOCS.value:
         selection_report.write(RESULTS.value)
         return

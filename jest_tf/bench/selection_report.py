@@ -58,7 +58,7 @@ def table(lines: Iterable[dict]) -> str:
     ]
     lines = sorted(lines, key=lambda line: (line["figure"], str(_case(line))))
     for line in lines:
-        value = "not measured" if line["value"] is None else f"{line['value']:.3g} {line['unit']}"
+        value = "not measured" if line["value"] is None else f"{line['value']:.4g} {line['unit']}"
         rows.append(
             f"| `{line['figure']}` | {_described(line['context'])} | {value} | {line['goal']} "
             f"| {_ratio(line)} |"

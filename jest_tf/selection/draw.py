@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from jest_tf.selection.collectives import Collectives
 from jest_tf.selection.sampling import gumbel
 from jest_tf.selection.spec import SelectionSpec
 
@@ -52,6 +53,21 @@ class Draw:
             merged=size > 1 and not shared,
             temperature=None if greedy else spec.temperature,
         )
+
+
+def draw_once(
+    spec: SelectionSpec,
+    logits: tf.Tensor,
+    usable: tf.Tensor,
+    noise: Noise,
+    collectives: Collectives,
+) -> tf.Tensor:
+    """Global positions of one draw of all `sub_batch` rows, int32 [b]; logits and usable: [n]."""
+    n = usable.shape[0]
+    how = Draw.of(spec, spec.sub_batch, n, collectives.size)
+    nobody = tf.zeros([n], tf.bool)
+    pairs = offer(how, logits, usable, nobody, noise, tf.constant(0), collectives.rank * n)
+    return settle(how, collectives.all_gather(pairs))
 
 
 @compiled

@@ -99,8 +99,9 @@ def joint(
 
     state, picks = _repeat(spec.n_chunks, next_chunk, first_chunk(), collectives)
     rows = collectives.all_reduce_sum(picks.rows)
-    set_score = _set_score(spec, models, state, usable & picks.taken, rows)
-    return Outcome(tf.reshape(picks.positions, [-1]), picks.gain, set_score)
+    positions = tf.reshape(picks.positions, [-1])
+    set_score = _set_score(spec.loss, models, state, usable & picks.taken, positions, rows, start)
+    return Outcome(positions, picks.gain, set_score)
 
 
 @compiled
@@ -130,22 +131,24 @@ def _take(draw, embeddings, usable, picks, logits, pairs, chunk, start):
 
 
 @compiled
-def _set_score(spec, models, state, members, rows):
+def _set_score(loss, models, state, members, positions, rows, start):
     """Σ over the own `members` [n] of their part of ℓ(Q), once the last chunk has joined P too.
 
     Only the members' rows need that last block, at most b of them.
     """
-    k = min(spec.sub_batch, members.shape[0])
-    member, index = tf.math.top_k(tf.cast(members, tf.int32), k)  # Members first.
-
-    own = [
-        Term(sign, z._replace(zimg=tf.gather(z.zimg, index), ztxt=tf.gather(z.ztxt, index)))
-        for sign, z in models
-    ]
-    picked, tile = unpacked(models, rows), tile_rows(spec.sub_batch, k)
-    state = add_chunk(spec.loss, tf.gather(state, index, axis=1), own, picked, tile)
-    parts = scores.LOSSES[spec.loss].set_score(state, own)
-    return tf.reduce_sum(tf.where(member > 0, parts, 0.0))
+    n, b = members.shape[0], positions.shape[0]
+    if n > b:
+        index, owned = local_index(positions, start, n)
+        index = tf.minimum(index, n - 1)
+        models = [
+            Term(sign, z._replace(zimg=tf.gather(z.zimg, index), ztxt=tf.gather(z.ztxt, index)))
+            for sign, z in models
+        ]
+        state, members = tf.gather(state, index, axis=1), owned & tf.gather(members, index)
+    k = min(n, b)
+    state = add_chunk(loss, state, models, unpacked(models, rows), tile_rows(k, k))
+    parts = scores.LOSSES[loss].set_score(state, models)
+    return tf.reduce_sum(tf.where(members, parts, 0.0))
 
 
 def tile_rows(super_batch: int, n: int) -> int:

@@ -11,8 +11,7 @@ import warnings
 import tensorflow as tf
 
 from jest_tf.selection.collectives import LOCAL, Collectives
-from jest_tf.selection.draw import draw, mask, sum_over
-from jest_tf.selection.sampling import gumbel
+from jest_tf.selection.draw import Noise, draw_once, sum_over
 from jest_tf.selection.spec import Selection, SelectionSpec
 
 
@@ -58,13 +57,7 @@ def select_by_loss(
     score = _score(spec, n, learner_loss, reference_loss)
     usable = valid & tf.math.is_finite(score)
     score = tf.where(usable, score, 0.0)
-    logits = score / spec.temperature
-    if spec.policy == "uniform":
-        logits = tf.zeros_like(logits)
-    if spec.policy != "independent_top_k" and not spec.greedy:
-        logits += gumbel(seed, 0, start, n)
-    masked = mask(logits, usable, tf.zeros([n], tf.bool))
-    positions = draw(masked, spec.sub_batch, spec.scope, collectives)
+    positions = draw_once(spec, score, usable, Noise(seed, None), collectives)
     sums = [tf.reduce_sum(tf.cast(usable, tf.float32)), tf.reduce_sum(score)]
     sums.append(sum_over(score, positions, start))
     n_usable, pool, chosen = tf.unstack(collectives.all_reduce_sum(tf.stack(sums)))

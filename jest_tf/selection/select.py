@@ -7,7 +7,7 @@ import tensorflow as tf
 from jest_tf.errors import UserError
 from jest_tf.selection import scores
 from jest_tf.selection.collectives import LOCAL, Collectives
-from jest_tf.selection.draw import Draw, Noise, compiled, offer, settle, sum_over
+from jest_tf.selection.draw import Noise, compiled, draw_once, sum_over
 from jest_tf.selection.joint import joint
 from jest_tf.selection.spec import Embeddings, Selection, SelectionSpec
 
@@ -41,7 +41,8 @@ def select(
     Returns:
       Selection. `n_candidates` below `sub_batch` means that it is void: refuse the step.
       metrics: `pool_score` and `chosen_score`, the mean S_ii of candidates and of the chosen;
-      for policy joint also `gain`, the mean logit at which rows were picked.
+      for policy joint also `joint_score`, ℓ(Q) of the chosen set, and `gain`, the mean logit at
+      which rows were picked.
 
     Raises:
       UserError: the sizes do not divide by the replicas, a row count is wrong, or a model that the
@@ -78,10 +79,7 @@ def _select(spec, learner, reference, valid, seed, gumbel, collectives):
         positions = outcome.positions
         sums = {"gain": outcome.gain, "joint_score": outcome.set_score}
     else:
-        draw = Draw.of(spec, spec.sub_batch, n, collectives.size)
-        nobody = tf.zeros([n], tf.bool)
-        pairs = offer(draw, s_ii, usable, nobody, noise, tf.constant(0), start)
-        positions = settle(draw, collectives.all_gather(pairs))
+        positions = draw_once(spec, s_ii, usable, noise, collectives)
 
     n_candidates = collectives.all_reduce_sum(tf.reduce_sum(tf.cast(usable, tf.int32)))
     if not models:
