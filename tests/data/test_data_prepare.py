@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import tensorflow as tf
 from conftest import example, write_shard
 from PIL import Image
 
-from jest_tf.data import importers, pipeline, prepare, sources
+from jest_tf.data import importers, pipeline, prepare, preprocess, sources
 from jest_tf.data.records import shard_rows
 
 
@@ -226,6 +227,41 @@ def test_a_folder_with_captions_resized_and_with_bad_input(tmp_path, capsys):
     assert set(reasons) == {"b.png", "c.jpg", "d.jpg", "f.jpg", "h.jpg"}
     printed = capsys.readouterr().out
     assert "1 captions not utf8" in printed and "1 captions cut" in printed
+
+
+def test_unusual_pictures_are_kept_or_refused(tmp_path):
+    """CMYK, 16 bits, animation, another format than training reads, and a PNG bomb."""
+
+    def saved(picture, kind, **kwargs) -> bytes:
+        out = io.BytesIO()
+        picture.save(out, kind, **kwargs)
+        return out.getvalue()
+
+    rgb = Image.open(io.BytesIO(jpeg(7)))
+    deep = Image.fromarray((np.arange(24 * 32).reshape(24, 32) * 80).astype(np.uint16))
+    bomb = bytearray(saved(rgb, "PNG"))
+    bomb[16:24] = (10_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    images = {
+        "animated.gif": saved(rgb, "GIF", save_all=True, append_images=[rgb.rotate(90)]),
+        "bomb.png": bytes(bomb),
+        "cmyk.jpg": saved(rgb.convert("CMYK"), "JPEG"),
+        "deep.png": saved(deep, "PNG"),
+        "tiff.png": saved(rgb, "TIFF"),
+    }
+    for name, content in images.items():
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / f"{name[:-4]}.txt").write_text(name)
+    out = tmp_path / "out"
+    assert prepare.main(["folder", str(tmp_path), f"--out={out}"]) == 0
+    reasons = rejected_of(out)
+    assert set(reasons) == {"bomb.png"} and "10000x10000" in reasons["bomb.png"]
+    rows = {texts[0].decode(): image for _, image, texts in rows_of(out)}
+    assert set(rows) == set(images) - {"bomb.png"}
+    assert rows["tiff.png"].startswith(b"\xff\xd8") and rows["cmyk.jpg"] == images["cmyk.jpg"]
+    for name, image in rows.items():
+        decoded, ok = preprocess.decode(tf.constant(image), 16)
+        assert ok and decoded.numpy().any(), name
 
 
 def test_sidecar_texts(tmp_path):
