@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import glob
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -116,24 +117,72 @@ def open_clip_csv(
     caption_column: str = "title",
     separator: str = "\t",
 ) -> list[Unit]:
-    """open_clip's table: TAB separated, columns `filepath` and `title`, paths relative to it."""
+    """open_clip's table: TAB separated, columns `filepath` and `title`, paths relative to it.
+
+    The table is scanned once and never held: a unit remembers where its rows begin.
+    """
     units = []
     for path in expand(patterns):
-        with tf.io.gfile.GFile(path, "rb") as file:
-            text = io.StringIO(file.read().decode("utf-8", "surrogateescape"), newline="")
+        begin, n = 0, 0
+        places = None
+        for row, end in _table_rows(path, separator):
+            if places is None:
+                missing = {image_column, caption_column} - set(row)
+                if missing:
+                    raise UserError(
+                        f"{path}: no column {sorted(missing)}; found {row}. Name them with "
+                        "--image_column, --caption_column, --separator."
+                    )
+                places = row.index(image_column), row.index(caption_column)
+                begin = end
+                continue
+            n += 1
+            if n == records_per_unit:
+                units.append(_table_unit(path, separator, begin, n, *places))
+                begin, n = end, 0
+        if places is None:
+            raise UserError(f"{path} is empty: expected a table with a header.")
+        if n:
+            units.append(_table_unit(path, separator, begin, n, *places))
+    return units
+
+
+def _table_rows(path: str, separator: str, begin: int = 0) -> Iterator[tuple[list[str], int]]:
+    """(cells, byte after it) of each row of a table from byte `begin` on; a row may span lines.
+
+    Raises:
+        UserError: no table.
+    """
+    end = begin
+
+    def lines() -> Iterator[str]:
+        nonlocal end
+        while line := file.readline():
+            end = file.tell()  # readline leaves out carriage returns: lengths would not add up
+            yield line.decode("utf-8", "surrogateescape")
+
+    with tf.io.gfile.GFile(path, "rb") as file:
+        file.seek(begin)
         try:
-            rows = list(csv.DictReader(text, delimiter=separator))
+            # The reader takes no line more than a row needs, so `end` is where the next one begins.
+            for row in csv.reader(lines(), delimiter=separator):
+                if row:
+                    yield row, end
         except csv.Error as error:
             raise UserError(f"{path} cannot be read as a table: {error}") from error
-        missing = {image_column, caption_column} - set(rows[0] if rows else {})
-        if missing:
-            raise UserError(
-                f"{path}: no column {sorted(missing)}; found {list(rows[0]) if rows else []}. "
-                "Name them with --image_column, --caption_column, --separator."
-            )
-        pairs = [(row[image_column], [row[caption_column] or ""]) for row in rows]
-        units += _file_units(path, os.path.dirname(path), pairs, records_per_unit)
-    return units
+
+
+def _table_unit(
+    path: str, separator: str, begin: int, n: int, image_at: int, caption_at: int
+) -> Unit:
+    def read() -> Iterator[Pair | Rejected]:
+        for row, _ in itertools.islice(_table_rows(path, separator, begin), n):
+            if len(row) <= max(image_at, caption_at):
+                yield Rejected(row[0][:200], f"a row of {len(row)} cells: too short")
+            else:
+                yield _read_pair(os.path.dirname(path), row[image_at], [row[caption_at]])
+
+    return Unit(f"{path}:{begin}", read)
 
 
 def folder(path: str, records_per_unit: int, captions_file: str | None = None) -> list[Unit]:

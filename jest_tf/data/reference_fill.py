@@ -149,7 +149,7 @@ def _load_embeddings(files: Sequence[str], dim: int):
 def _read_columns(path: str) -> dict:
     if path.endswith(".npz"):
         try:
-            with np.load(importers.random_access(path)) as arrays:
+            with np.load(importers.random_access(path), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except (ValueError, OSError) as error:
             raise UserError(

@@ -42,10 +42,14 @@ def resilient_steps(
             element = next(iterator)
         except StopIteration:
             return
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, UserError) as error:
+            # The check of the files before anything is read: wrong input at the start of a run,
+            # but behind a read error a part of it, which may pass.
+            if isinstance(error, UserError) and (failures == 0 or failures == max_retries):
+                raise
             iterator = None
             failures += 1
-            reason = error.message.splitlines()[0][:300]
+            reason = str(getattr(error, "message", error)).splitlines()[0][:300]
             if failures > max_retries:
                 check_files(manifest)
                 raise UserError(

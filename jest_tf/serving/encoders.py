@@ -13,7 +13,7 @@ import tensorflow_text  # noqa: F401 - registers the ops inside an export
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoder
-from jest_tf.serving import saved_model
+from jest_tf.serving import safe_load, saved_model
 
 
 class Encoder(Protocol):
@@ -86,10 +86,7 @@ class ExportEncoder:
     def __init__(self, path: str):
         self.path = path.rstrip("/")
         self.info = read_info(self.path)
-        try:
-            self._model = tf.saved_model.load(self.path)
-        except (OSError, ValueError, tf.errors.OpError) as error:
-            raise UserError(f"the export in {path} does not load: {error}") from error
+        self._model = safe_load.load(self.path)
         self.decode_size = self.info["decode_size"]
         self.fingerprint = self.info["fingerprint"]
         metadata = self.info["metadata"]

@@ -119,7 +119,7 @@ class ImageIndex:
         """float32 [n, d], memory-mapped."""
         if not self.items:
             return np.zeros((0, self.meta["d"]), np.float32)
-        return np.load(self.path / EMBEDDINGS, mmap_mode="r")[: len(self.items)]
+        return np.load(self.path / EMBEDDINGS, mmap_mode="r", allow_pickle=False)[: len(self.items)]
 
     def is_current(self, item: Item) -> bool:
         """Whether the index holds this item in this version."""

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import tarfile
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -15,7 +16,6 @@ from PIL import Image
 
 from jest_tf.data import importers, pipeline, prepare, preprocess, sources
 from jest_tf.data.records import shard_rows
-
 
 WRITTEN = pathlib.Path(__file__).parent / "written_by_img2dataset"
 
@@ -167,13 +167,36 @@ def test_open_clip_csv(tmp_path):
         (tmp_path / f"{n}.jpg").write_bytes(jpeg(n))
         lines.append(f"{n}.jpg\trecord {n}")
     lines.append("gone.jpg\tlost")
-    (tmp_path / "train.tsv").write_text("\n".join(lines))
+    lines[3] = '2.jpg\t"two lines\nand a ""quote"""'
+    lines += ["", "3.jpg"]
+    (tmp_path / "train.tsv").write_text("\r\n".join(lines))
     out = tmp_path / "out"
-    assert prepare.main(["csv", f"{tmp_path}/train.tsv", f"--out={out}"]) == 0
+    arguments = [f"{tmp_path}/train.tsv", f"--out={out}", "--records_per_shard=3"]
+    assert prepare.main(["csv", *arguments]) == 0
+    texts = [f"record {n}" for n in range(7)]
+    texts[2] = 'two lines\nand a "quote"'
     assert [(image, texts) for _, image, texts in rows_of(out)] == [
-        (jpeg(n), [f"record {n}".encode()]) for n in range(7)
+        (jpeg(n), [texts[n].encode()]) for n in range(7)
     ]
     assert "cannot be read" in rejected_of(out)["gone.jpg"]
+    assert "too short" in rejected_of(out)["3.jpg"]
+
+
+def test_a_table_is_scanned_and_not_held(tmp_path):
+    """100,000 rows take a fraction of the memory of their cells."""
+    row = b"folder/picture.jpg\t" + b"a caption of some length " * 4 + b"\n"
+    table = tmp_path / "train.tsv"
+    with open(table, "wb") as file:
+        file.write(b"filepath\ttitle\n")
+        for _ in range(100):
+            file.write(row * 1000)
+    tracemalloc.start()
+    units = importers.open_clip_csv([str(table)], 1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(units) == 100 and table.stat().st_size > 10_000_000
+    assert peak < 1_000_000
+    assert len(list(units[-1].read())) == 1000
 
 
 def test_parquet_as_on_the_hub(tmp_path):
