@@ -11,6 +11,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 
 from jest_tf.bench.faults import tiny_run
 from jest_tf.bench.faults.state import differing_parts, state_of
@@ -62,6 +63,17 @@ def in_evaluation_of_step_12() -> None:
     loop.write_result = write_and_die
 
 
+def clock_going_backwards() -> None:
+    """Every look at the clock gives an earlier day."""
+    began, looks = time.time(), [0]
+
+    def earlier() -> float:
+        looks[0] += 1
+        return began - 86400 * looks[0]
+
+    time.time = earlier
+
+
 def main(folder: pathlib.Path) -> None:
     log = folder / "log.txt"
 
@@ -81,7 +93,7 @@ def main(folder: pathlib.Path) -> None:
     for plant in (in_step_6, in_save_of_step_8, in_evaluation_of_step_12):
         codes.append(run("killed", plant))
         left.append(sorted(p.name for p in (folder / "killed" / "checkpoints").iterdir()))
-    codes.append(run("killed"))
+    codes.append(run("killed", clock_going_backwards))
     found, expected = state_of(folder / "killed"), state_of(folder / "undisturbed")
     print(
         json.dumps(

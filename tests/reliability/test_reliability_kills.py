@@ -1,16 +1,29 @@
-"""kill -9 in a step, in a save, in an evaluation: the run ends as if nothing had happened."""
+"""kill -9 in a step, in a save, in an evaluation: the run ends as if nothing had happened.
+
+All of it in surroundings that programs tend to trip over: no locale, a far time zone, no home, a
+folder with spaces and letters beyond ASCII, and in the last run a clock that goes backwards.
+"""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
+# Not even root can make a folder below /proc.
+SURROUNDINGS = {"LC_ALL": "C", "TZ": "Pacific/Kiritimati", "HOME": "/proc/nobody"}
 SCRIPT = pathlib.Path(__file__).with_name("killed_runs.py")
 
 
 def test_a_run_killed_at_the_worst_points_equals_an_undisturbed_one(tmp_path):
+    folder = tmp_path / "ein Lauf é中"
+    folder.mkdir()
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, str(SCRIPT), str(folder)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env=os.environ | SURROUNDINGS,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     came_of = json.loads(done.stdout.splitlines()[-1])

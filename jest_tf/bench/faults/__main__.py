@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--part", required=True, choices=("kills", "fuzz", "soak"))
+    parser.add_argument("--part", required=True, choices=("kills", "fuzz", "soak", "scale", "page"))
     parser.add_argument("--results", type=pathlib.Path, default=pathlib.Path(RESULTS))
     parser.add_argument("--workdir", type=pathlib.Path, help="kept; by default a temporary folder")
     parser.add_argument("--n_kills", type=int, default=100)
@@ -59,6 +59,14 @@ def _run(args: argparse.Namespace, results: Results, folder: pathlib.Path) -> in
         from jest_tf.bench.faults.soak import soak
 
         soak(results, folder, args.minutes)
+    if args.part == "scale":
+        from jest_tf.bench.faults.scale import scale
+
+        return scale(results, folder)
+    if args.part == "page":
+        from jest_tf.bench.faults import page
+
+        page.write(args.results)
     return 0
 
 

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jest_tf.bench.faults.results import Results
 
 # One batch takes well under a second; the first of a reader builds its graphs.
 SECONDS_OF_A_BATCH = 120.0
+LOOK_SECONDS = 0.5
 MOST_RESTARTS = 20
 ENVIRONMENT = {
     # Each thread's arena maps 64 MB that it does not use; a bound on what is mapped must not see
@@ -72,7 +75,6 @@ def _run_worker(
 ) -> tuple[list[dict], int, bool]:
     """(events, exit code, whether it was ended because nothing came for SECONDS_OF_A_BATCH)."""
     command = [sys.executable, "-m", "jest_tf.bench.faults.fuzz.worker", str(seed), str(count)]
-    timed_out = False
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(
@@ -82,24 +84,49 @@ def _run_worker(
             text=True,
             env=os.environ | ENVIRONMENT,
         ) as process,
+        _Patience(process.kill) as patience,
     ):
-
-        def end() -> None:
-            nonlocal timed_out
-            timed_out = True
-            process.kill()
-
         events = []
-        timer = threading.Timer(SECONDS_OF_A_BATCH, end)
-        timer.start()
         for line in process.stdout:
             events.append(json.loads(line))
-            timer.cancel()
-            timer = threading.Timer(SECONDS_OF_A_BATCH, end)
-            timer.start()
+            patience.renew()
         code = process.wait()
-        timer.cancel()
-    return events, code, timed_out
+    return events, code, patience.is_at_its_end
+
+
+class _Patience:
+    """Calls `end` after SECONDS_OF_A_BATCH without `renew`.
+
+    Time in which this process was itself stopped does not count: its worker was stopped with it.
+    """
+
+    def __init__(self, end: Callable[[], None]):
+        self._end, self._waited = end, 0.0
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self.is_at_its_end = False
+
+    def renew(self) -> None:
+        self._waited = 0.0
+
+    def _wait(self) -> None:
+        last = time.monotonic()
+        while not self._closed.wait(LOOK_SECONDS):
+            now = time.monotonic()
+            self._waited += min(now - last, 2 * LOOK_SECONDS)
+            last = now
+            if self._waited > SECONDS_OF_A_BATCH:
+                self.is_at_its_end = True
+                self._end()
+                return
+
+    def __enter__(self) -> "_Patience":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._closed.set()
+        self._thread.join()
 
 
 def fuzz(results: Results, folder: pathlib.Path, n_inputs: int, seed: int = 0) -> int:

@@ -1,0 +1,182 @@
+"""What a run promises, each with the tests that show it and the figures of the long form."""
+
+from typing import NamedTuple
+
+
+class Promise(NamedTuple):
+    """One line of docs/guarantees.md. tests: FILE::TEST below tests/. figures: names of results."""
+
+    text: str
+    tests: tuple[str, ...]
+    figures: tuple[str, ...] = ()
+
+
+_KILLS = "reliability/test_reliability_kills.py::"
+_FUZZ = "reliability/test_reliability_fuzz.py::"
+_HOSTILE = "reliability/test_reliability_hostile.py::"
+_CHECKPOINT = "training/test_checkpoint.py::"
+_WORKDIR = "training/test_workdir.py::"
+_UNDISTURBED = _KILLS + "test_a_run_killed_at_the_worst_points_equals_an_undisturbed_one"
+_INTERRUPTED = "test_train.py::test_interrupted_and_continued_equals_uninterrupted"
+_MUTATED = _FUZZ + "test_mutated_inputs_are_used_or_refused_and_never_more"
+
+SECTIONS: dict[str, tuple[Promise, ...]] = {
+    "Interruptions": (
+        Promise(
+            "After kill -9 at any moment the same command continues; weights, optimizer, metrics, "
+            "picks, evaluations and the ledger's counts end bit-identical to a run that nobody "
+            "disturbed (same devices, `strategy.deterministic`).",
+            (_UNDISTURBED, _CHECKPOINT + "test_killed_at_any_system_call_leaves_a_sound_newest"),
+            ("kills", "kills_starts_that_failed", "kills_runs_that_differ"),
+        ),
+        Promise(
+            "SIGTERM and Ctrl-C save after the host loop of steps that is running, then exit with "
+            "143 and 130; a second Ctrl-C does not wait.",
+            (_INTERRUPTED, "training/test_interrupt.py::test_a_process_stops_in_order",
+             "training/test_interrupt.py::test_second_ctrl_c_raises"),
+            ("soak_seconds_from_sigterm_to_exit",),
+        ),
+        Promise(
+            "A lost worker process ends the others with an exit code of its own.",
+            ("training/test_multi_worker.py",),
+        ),
+    ),
+    "Checkpoints": (
+        Promise(
+            "Written aside, verified by SHA-256, swapped in one rename; verified again before the "
+            "first variable is assigned.",
+            (_CHECKPOINT + "test_write_error_that_the_disk_did_not_report_is_caught",
+             _CHECKPOINT + "test_restores_every_bit_and_the_state"),
+        ),
+        Promise(
+            "A truncated or bit-flipped newest one is reported and the previous one used; all "
+            "damaged is an error and no fresh start.",
+            (_CHECKPOINT + "test_damaged_newest_is_reported_and_the_previous_used",
+             _CHECKPOINT + "test_all_damaged_is_an_error_not_a_fresh_start"),
+        ),
+        Promise(
+            "A full or read-only disk stops the run with the last good state intact, and says so.",
+            (_CHECKPOINT + "test_full_disk_says_so_and_keeps_the_last_good_one",
+             _CHECKPOINT + "test_read_only_folder_says_so_and_keeps_the_last_good_one"),
+        ),
+        Promise(
+            "`checkpoint.keep` never removes the checkpoint just saved.",
+            (_CHECKPOINT + "test_keep_never_drops_the_one_just_saved",),
+        ),
+        Promise(
+            "A forged one (fitting checksums, other content) is refused, takes no memory that its "
+            "header asks for, and runs nothing.",
+            (_CHECKPOINT + "test_a_forged_checkpoint_is_refused_and_runs_nothing",),
+        ),
+    ),
+    "Numbers that are not finite": (
+        Promise(
+            "A step with a loss or gradient that is not finite changes no weight; the ids of its "
+            "batch are written to refused_steps.jsonl.",
+            ("training/test_jest_model.py::"
+             "test_a_step_that_is_not_finite_changes_nothing_but_the_step_count",
+             "training/test_refused_gradient.py::"
+             "test_a_gradient_that_is_not_finite_refuses_the_step"),
+        ),
+        Promise(
+            "More than `log.max_refused_steps` in a row stop the run with exit code 3 and the last "
+            "good state saved.",
+            ("test_train.py::test_too_many_refused_steps_stop_the_run_with_its_ids",),
+        ),
+        Promise(
+            "Selection never picks a row that is invalid or whose score is not finite.",
+            ("selection/test_select_robust.py::test_invalid_and_broken_rows_are_never_picked",),
+        ),
+    ),
+    "Hostile input": (
+        Promise(
+            "Mutated records, images, captions, tars, JSON, tables, vocabularies, checkpoints, "
+            "logs and inputs of an export are used or refused, all counted: no crash, no hang, no "
+            "unbounded memory.",
+            (_MUTATED,),
+            ("fuzz_inputs", "fuzz_findings", "fuzz_crashes", "fuzz_hangs", "fuzz_peak_memory"),
+        ),
+        Promise(
+            "A record that cannot be read keeps its slot, is never picked and is counted; too many "
+            "stop the run with a list.",
+            ("data/test_data_pipeline.py::test_bad_records_keep_their_slots",
+             "data/test_data_retry.py::test_too_many_bad_records_stop_the_run_with_a_list"),
+        ),
+        Promise(
+            "Pictures and archives that would unpack to more than a bound are refused by their "
+            "header.",
+            ("data/test_data_preprocess.py::test_a_jpeg_of_100_megapixels_is_refused_by_its_header",
+             "data/test_data_prepare.py::"
+             "test_archives_that_are_damaged_or_unpack_without_end_are_told"),
+        ),
+        Promise(
+            "Nothing read from data is evaluated or unpickled: no file of the package holds what "
+            "could do it. `--config` runs the user's own file, as its help says.",
+            (_HOSTILE + "test_no_file_of_the_package_can_run_data",),
+        ),
+        Promise(
+            "Others' exported models load only if their graphs reach no file, no Python and no "
+            "network.",
+            ("serving/test_serving_safe_load.py::test_a_model_that_acts_is_not_loaded",),
+        ),
+        Promise(
+            "Names inside tars are keys and never paths.",
+            ("data/test_data_prepare.py::test_members_of_a_tar_stay_in_it",),
+        ),
+    ),
+    "Load": (
+        Promise(
+            "Memory, open files and threads stay flat over hours; the logs' size is bounded.",
+            ("training/test_showcase.py::test_the_cadence_halves_each_time_the_run_doubles",),
+            ("soak_memory_slope_per_hour", "soak_memory_slope_per_step", "soak_open_files_slope",
+             "soak_threads_slope", "soak_tensorboard_megabytes_per_million_steps",
+             "soak_samples_megabytes_per_million_steps"),
+        ),
+        Promise(
+            "Ten million records and a thousand shards are listed, not loaded.",
+            ("data/test_data_prepare.py::test_a_table_is_scanned_and_not_held",
+             "data/test_data_pipeline.py::test_resuming_reads_no_more_than_a_group_of_a_lane_again"),
+            ("scale_first_batch_memory", "scale_first_batch_seconds", "scale_resumed_batch_memory",
+             "scale_resumed_batch_seconds", "scale_table_memory",
+             "scale_shards_first_batch_seconds", "scale_shards_open_files"),
+        ),
+        Promise(
+            "Read errors and shards that vanish for moments are retried at the same step, waiting "
+            "twice as long each time; then the run stops and names the file.",
+            ("data/test_data_retry.py::test_a_shard_that_comes_back_is_waited_for",
+             "data/test_data_retry.py::test_a_shard_that_disappears_is_named_after_the_retries"),
+            ("scale_flaky_steps_that_differ", "scale_lost_shard_is_named"),
+        ),
+    ),
+    "Surroundings": (
+        Promise(
+            "Two runs on one workdir are refused; the lock of a dead process or a silent machine "
+            "is taken over.",
+            (_WORKDIR + "test_second_run_on_one_workdir_is_refused",
+             _WORKDIR + "test_lock_of_a_killed_process_is_free_at_once",
+             _WORKDIR + "test_another_machine_that_is_silent_is_taken_over"),
+        ),
+        Promise(
+            "A clock that goes backwards, LC_ALL=C, any time zone, a home that cannot be written, "
+            "paths with spaces and letters beyond ASCII change nothing.",
+            (_UNDISTURBED,),
+        ),
+        Promise(
+            "The same seed twice on one machine gives the same bits.",
+            (_UNDISTURBED, _INTERRUPTED),
+        ),
+    ),
+    "Supply chain": (
+        Promise(
+            "Dependencies are bounded in setup.cfg, pinned with all of theirs in constraints.txt, "
+            "which CI installs, and consistent (`pip check`).",
+            ("test_licences.py::test_every_dependency_of_a_dependency_is_pinned",
+             "test_licences.py::test_what_was_tested_lies_within_what_is_allowed",
+             "test_licences.py::test_the_environment_is_consistent"),
+        ),
+        Promise(
+            "Licences of dependencies and data are listed in [licences.md](licences.md).",
+            ("test_licences.py::test_the_page_lists_every_pinned_package_once_with_a_licence",),
+        ),
+    ),
+}  # fmt: skip
