@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--n_kills", type=int, default=100)
     parser.add_argument("--n_inputs", type=int, default=110_000, help="of the fuzzer")
     parser.add_argument("--seed", type=int, default=0, help="of kills and mutations")
-    parser.add_argument("--minutes", type=float, default=120.0, help="of the soak")
+    parser.add_argument("--minutes", type=float, default=120.0, help="of the soak; 0: report again")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.workdir or pathlib.Path(temporary)

@@ -129,8 +129,8 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
             "Memory, open files and threads stay flat over hours; the logs' size is bounded.",
             ("training/test_showcase.py::test_the_cadence_halves_each_time_the_run_doubles",),
             ("soak_memory_slope_per_hour", "soak_memory_slope_per_step", "soak_open_files_slope",
-             "soak_threads_slope", "soak_tensorboard_megabytes_per_million_steps",
-             "soak_samples_megabytes_per_million_steps"),
+             "soak_threads_slope", "soak_tensorboard_megabytes_of_a_million_steps",
+             "soak_samples_megabytes_of_a_million_steps"),
         ),
         Promise(
             "Ten million records and a thousand shards are listed, not loaded.",

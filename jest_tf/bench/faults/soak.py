@@ -10,9 +10,11 @@ import time
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from jest_tf.bench.faults import tiny_run
 from jest_tf.bench.faults.results import Results
+from jest_tf.training.showcase import shows_examples
 
 SECONDS_BETWEEN_LOOKS = 15.0
 LOOKS_BETWEEN_REPORTS = 20
@@ -29,6 +31,7 @@ OVERRIDES = (
     "--config.log.samples_per_group=16",
     "--config.evals.retrieval.every_steps=1000",
 )
+OVERRIDES_BY_NAME = dict(text.removeprefix("--").split("=") for text in OVERRIDES)
 
 
 class Look(NamedTuple):
@@ -47,8 +50,13 @@ def soak(results: Results, folder: pathlib.Path, minutes: float) -> None:
     """Trains for `minutes` of running time and reports, also on the way; then stops by SIGTERM.
 
     A stopped watcher (SIGSTOP to its process group) stops the clock: only time in which both ran
-    counts. Samples are kept in `folder`/looks.jsonl.
+    counts. Looks are kept in `folder`/looks.jsonl; with 0 minutes nothing is trained and the looks
+    that are there are reported.
     """
+    if minutes == 0:
+        lines = (folder / "looks.jsonl").read_text(encoding="utf-8").splitlines()
+        _report(results, [Look(**json.loads(line)) for line in lines], folder / "run")
+        return
     reference, workdir = _prepare(folder)
     command = tiny_run.arguments(
         folder / "data", workdir, *OVERRIDES, reference=reference, steps=N_STEPS
@@ -70,7 +78,7 @@ def soak(results: Results, folder: pathlib.Path, minutes: float) -> None:
                 kept.write(json.dumps(looks[-1]._asdict()) + "\n")
                 kept.flush()
                 if len(looks) % LOOKS_BETWEEN_REPORTS == 0:
-                    _report(results, looks)
+                    _report(results, looks, workdir)
         if process.poll() is not None:
             raise RuntimeError(
                 f"training ended by itself with {process.returncode}: {folder}/soak.log"
@@ -78,7 +86,7 @@ def soak(results: Results, folder: pathlib.Path, minutes: float) -> None:
         asked = time.monotonic()
         process.send_signal(signal.SIGTERM)
         code = process.wait()
-    _report(results, looks)
+    _report(results, looks, workdir)
     results.add(
         "soak_seconds_from_sigterm_to_exit",
         time.monotonic() - asked,
@@ -120,7 +128,7 @@ def _look(pid: int, seconds: float, step: int, workdir: pathlib.Path) -> Look:
     )
 
 
-def _report(results: Results, looks: list[Look]) -> None:
+def _report(results: Results, looks: list[Look], workdir: pathlib.Path) -> None:
     warm = [look for look in looks if look.seconds >= WARM_UP_SHARE * looks[-1].seconds]
     steps = np.array([look.step for look in warm], float)
     hours = np.array([look.seconds for look in warm]) / 3600
@@ -161,20 +169,44 @@ def _report(results: Results, looks: list[Look]) -> None:
             repeats=len(warm),
             context=f"{context}; between {min(values)} and {max(values)}",
         )
-    for name in ("tensorboard", "samples"):
-        written = getattr(warm[-1], name) - getattr(warm[0], name)
-        per_million = written / n_steps * STEPS_OF_A_LONG_RUN
+    _report_logs(results, looks[-1], workdir, context)
+
+
+def _report_logs(results: Results, last: Look, workdir: pathlib.Path, context: str) -> None:
+    """What the logs of a long run take: examples are kept ever more rarely, scalars are not."""
+    cadence = int(OVERRIDES_BY_NAME["config.log.samples_every_steps"])
+    kept, kept_of_long_run = (
+        sum(shows_examples(step, cadence) for step in range(cadence, steps + 1, cadence))
+        for steps in (last.step, STEPS_OF_A_LONG_RUN)
+    )
+    pictures = _bytes_of_pictures(workdir / "tensorboard")
+    scalars_per_step = (last.tensorboard - pictures) / last.step
+    for name, per_step, per_example in (
+        ("tensorboard", scalars_per_step, pictures / kept),
+        ("samples", 0.0, last.samples / kept),
+    ):
+        of_long_run = STEPS_OF_A_LONG_RUN * per_step + kept_of_long_run * per_example
         results.add(
-            f"soak_{name}_megabytes_per_million_steps",
-            per_million / 1e6,
-            "bounded: a few hundred",
+            f"soak_{name}_megabytes_of_a_million_steps",
+            of_long_run / 1e6,
+            "bounded: hundreds, not thousands",
             "MB",
-            numerator=written / 1e6,
-            denominator=n_steps / STEPS_OF_A_LONG_RUN,
             repeats=1,
-            context=f"{context}; {getattr(warm[-1], name) / 1e6:.1f} MB in all; scalars every 20 "
-            "steps, examples every 100 until there are 100, then ever more rarely",
+            context=f"{context}: {per_step:.0f} bytes a step (scalars every "
+            f"{OVERRIDES_BY_NAME['config.log.every_steps']} steps) and {per_example / 1e3:.0f} kB "
+            f"each time that examples are kept, {kept_of_long_run:,} times in a million steps",
         )
+
+
+def _bytes_of_pictures(logdir: pathlib.Path) -> int:
+    """Bytes of the events that hold pictures or texts, of all event files."""
+    total = 0
+    for path in logdir.rglob("events.out.tfevents.*"):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            values = tf.compat.v1.Event.FromString(record).summary.value
+            if any(v.metadata.plugin_data.plugin_name in ("images", "text") for v in values):
+                total += len(record)
+    return total
 
 
 def _last_step(workdir: pathlib.Path) -> int:
