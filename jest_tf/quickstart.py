@@ -21,20 +21,32 @@ from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
 from jest_tf.report import write_picture
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder for all that this writes.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "data/prepared", "Where the data are prepared once.")
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/quickstart", "Folder for all that this writes.", flag_values=FLAGS
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "data/prepared", "Where the data are prepared once.", flag_values=FLAGS
+)
 _STEPS = flags.DEFINE_integer(
-    "steps", 0, "Steps of both learners; 0: what the quickstart is planned with.", lower_bound=0
+    "steps",
+    0,
+    "Steps of both learners; 0: what the quickstart is planned with.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 _REFERENCE_STEPS = flags.DEFINE_integer(
-    "reference_steps", 0, "Steps of the reference; 0: as planned.", lower_bound=0
+    "reference_steps", 0, "Steps of the reference; 0: as planned.", lower_bound=0, flag_values=FLAGS
 )
 _POLICIES = flags.DEFINE_list(
-    "policies", ["joint", "uniform"], "Policies to compare, the same steps each."
+    "policies", ["joint", "uniform"], "Policies to compare, the same steps each.", flag_values=FLAGS
 )
 
 _UPDATE_README = flags.DEFINE_bool(
-    "update_readme", False, "Write table, date, hardware and the picture of picks for README.md."
+    "update_readme",
+    False,
+    "Write table, date, hardware and the picture of picks for README.md.",
+    flag_values=FLAGS,
 )
 
 CONFIG = "configs/emoji.py"
@@ -178,4 +190,4 @@ def told_picks(workdir: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, FLAGS)

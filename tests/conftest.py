@@ -7,6 +7,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config as framework_config
 
 N_LOGICAL_DEVICES = 4
 
@@ -21,3 +22,10 @@ tf.config.set_logical_device_configuration(
 def logical_devices() -> list[str]:
     """Names of the logical CPU devices, to build a MirroredStrategy over some of them."""
     return [f"CPU:{i}" for i in range(N_LOGICAL_DEVICES)]
+
+
+@pytest.fixture(autouse=True)
+def _no_determinism_left_behind():
+    """A run with strategy.deterministic switches it on for its process: not for later tests."""
+    yield
+    framework_config.disable_op_determinism()

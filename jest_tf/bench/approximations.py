@@ -36,13 +36,25 @@ from jest_tf.training.jest_model import JestModel
 from jest_tf.training.resolution import ResolutionSchedule, StepPlan
 from jest_tf.training.storage import write_atomically
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished run with a selecting policy.")
-DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the data are prepared; default: the run's.")
-SCORE = flags.DEFINE_string(
-    "score", "", "FIELD=VALUE,… of config.resolution.score; default: the run's own."
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a finished run with a selecting policy.", flag_values=FLAGS
 )
-OUT = flags.DEFINE_string("out", "", "JSON file to write the same figures to, as columns.")
-BATCHES = flags.DEFINE_integer("batches", 4, "Super-batches per checkpoint.", lower_bound=1)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "", "Where the data are prepared; default: the run's.", flag_values=FLAGS
+)
+_SCORE = flags.DEFINE_string(
+    "score",
+    "",
+    "FIELD=VALUE,… of config.resolution.score; default: the run's own.",
+    flag_values=FLAGS,
+)
+_OUT = flags.DEFINE_string(
+    "out", "", "JSON file to write the same figures to, as columns.", flag_values=FLAGS
+)
+_BATCHES = flags.DEFINE_integer(
+    "batches", 4, "Super-batches per checkpoint.", lower_bound=1, flag_values=FLAGS
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +70,16 @@ def main(argv: list[str]) -> None:
     """Prints the figures of every checkpoint of --workdir."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-    run = restore.load_workdir(WORKDIR.value)
+    if not _WORKDIR.value:
+        raise UserError("give --workdir, the folder of a finished run")
+    run = restore.load_workdir(_WORKDIR.value)
     config = run.config
     if config.selection.policy == "uniform":
-        raise UserError(f"{WORKDIR.value} selects nothing (policy uniform): it has no scores.")
-    config.data.data_dir = DATA_DIR.value or config.data.data_dir
-    for field, value in _parse(SCORE.value, config.resolution.score):
+        raise UserError(f"{_WORKDIR.value} selects nothing (policy uniform): it has no scores.")
+    config.data.data_dir = _DATA_DIR.value or config.data.data_dir
+    for field, value in _parse(_SCORE.value, config.resolution.score):
         config.resolution.score[field] = value
-    checkpoints = Checkpointer(os.path.join(WORKDIR.value, "checkpoints"), config.checkpoint.keep)
+    checkpoints = Checkpointer(os.path.join(_WORKDIR.value, "checkpoints"), config.checkpoint.keep)
     model, batches = scoring_model(config, run), list(_batches(config, run))
     columns: dict[str, list[float]] = {"step": []}
     for step in checkpoints.steps():
@@ -77,15 +91,15 @@ def main(argv: list[str]) -> None:
         for figure, value in dataclasses.asdict(found).items():
             columns.setdefault(figure, []).append(value)
             emit(figure, value, "", "1", repeats=len(batches), context=context)
-    if OUT.value:
-        write_atomically(pathlib.Path(OUT.value), json.dumps(columns).encode())
+    if _OUT.value:
+        write_atomically(pathlib.Path(_OUT.value), json.dumps(columns).encode())
 
 
 def scoring_model(config: ml_collections.ConfigDict, run: restore.LoadedRun) -> JestModel:
     """The run's step model around `run.model`, with its reference or the reference's cache."""
     manifest = open_source(config.data.train, config.data.data_dir)
     cache = restore.open_cache(config, manifest)
-    record = pathlib.Path(WORKDIR.value) / restore.REFERENCE_RECORD
+    record = pathlib.Path(_WORKDIR.value) / restore.REFERENCE_RECORD
     reference = restore.load_reference(config, run.tokenizer, record)
     return assemble.build_jest_model(
         config,
@@ -152,7 +166,7 @@ def _batches(config, run) -> Iterator[dict[str, tf.Tensor]]:
         n_lanes=config.data.n_lanes,
         reference_cache=restore.open_cache(config, manifest),
     )
-    return iter(batches.take(BATCHES.value))
+    return iter(batches.take(_BATCHES.value))
 
 
 def _parse(text: str, fields: ml_collections.ConfigDict) -> Iterator[tuple[str, str | int]]:
@@ -167,4 +181,4 @@ def _parse(text: str, fields: ml_collections.ConfigDict) -> Iterator[tuple[str, 
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, FLAGS)

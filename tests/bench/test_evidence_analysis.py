@@ -215,11 +215,9 @@ def test_late_gain_tells_whether_a_run_has_converged(rows):
 def make_page(rows) -> str:
     results = [cell for row in rows.values() for cell in row.cells]
     tried = [analysis.Trials("joint", {1e-3: 0.2, 1e-2: 0.3}, {1e-3: "a", 1e-2: "b"})]
-    return page.page(
-        "full", "python -m jest_tf.bench.evidence --suite=main", rows,
-        tried, claims.figures(rows, POOL), claims.claims(rows), POOL, "results", results,
-        ["joint-s2"],
-    )  # fmt: skip
+    command = "python -m jest_tf.bench.evidence --suite=main"
+    shown = page.Shown(command, rows, "results", results, ["joint-s2"], POOL)
+    return page.page("full", shown, tried, claims.figures(rows, POOL), claims.claims(rows))
 
 
 def test_page_shows_the_numbers_and_where_they_come_from(rows):

@@ -104,8 +104,8 @@ def test_passes_give_the_same_state_as_one(loss, monkeypatch):
         monkeypatch.setattr(joint, "MAX_BLOCK", max_block)
         program = tf.function(joint.add_chunk.python_function, jit_compile=True, autograph=False)
         states.append(program(loss, state, models, picked, 20).numpy())
-    np.testing.assert_array_equal(states[1], states[0])
-    np.testing.assert_array_equal(states[2], states[0])
+    for state in states[1:]:  # up to the order of the sums in the last bit
+        np.testing.assert_allclose(state, states[0], rtol=5e-7)
 
 
 @pytest.mark.parametrize("temperature", [0.2, 5.0])
