@@ -9,7 +9,6 @@ Rerunning continues where it stopped. Writes results.json, the table on the scre
 import json
 import os
 import pathlib
-import re
 import shlex
 import subprocess
 import sys
@@ -164,9 +163,9 @@ def update_readme(table: str, verdict: str) -> None:
 
 def update_part(name: str, content: str) -> None:
     """Replaces what stands in README.md between the marks of a generated part."""
-    text = README.read_text(encoding="utf-8")
-    part = re.compile(f"(<!-- {name}:[^\n]*\n).*?(<!-- /{name} -->)", re.DOTALL)
-    README.write_text(part.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text), encoding="utf-8")
+    from jest_tf.monitoring import generated
+
+    generated.fill(README, name, f"{content}\n")
 
 
 def told_picks(workdir: str) -> str:

@@ -18,8 +18,9 @@ import tensorflow as tf
 from absl import flags
 
 from jest_tf import cli
+from jest_tf.bench.figures import emit
 from jest_tf.bench.selection_costs import traffic
-from jest_tf.bench.timing import emit, fastest
+from jest_tf.bench.timing import fastest
 from jest_tf.config import base_config
 from jest_tf.devices import GIB
 from jest_tf.errors import UserError

@@ -27,7 +27,8 @@ import tensorflow as tf
 from PIL import Image
 
 from jest_tf.bench import cached_scores, input_docs
-from jest_tf.bench.timing import emit, in_own_process, peak_extra_bytes
+from jest_tf.bench.figures import emit
+from jest_tf.bench.timing import in_own_process, peak_extra_bytes
 from jest_tf.data import pipeline, prepare
 from jest_tf.data.manifest import Manifest, Shard
 from jest_tf.data.sources import open_source

@@ -20,8 +20,9 @@ import numpy as np
 from absl import flags, logging
 
 from jest_tf import cli, config_flag
+from jest_tf.bench.figures import emit
 from jest_tf.bench.monitoring_run import make_run
-from jest_tf.bench.timing import emit, in_own_process, peak_extra_bytes
+from jest_tf.bench.timing import in_own_process, peak_extra_bytes
 from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
 from jest_tf.errors import UserError
 from jest_tf.evaluation.positives import Positives

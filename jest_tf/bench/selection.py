@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from jest_tf.bench import selection_report, timing
+from jest_tf.bench import figures, selection_report
 from jest_tf.bench.dense_listing import dense_listing
 from jest_tf.bench.timing import fastest, in_own_process, peak_extra_bytes
 from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, gather_picked, select
@@ -113,7 +113,7 @@ def mirrored(replicas: int) -> tf.distribute.Strategy:
 
 def emit(figure: str, value: float | None, goal: str, unit: str, **details) -> None:
     """Prints one figure, and keeps it where asked."""
-    line = timing.emit(figure, value, goal, unit, **details)
+    line = figures.emit(figure, value, goal, unit, **details)
     if RESULTS.value:
         selection_report.keep(RESULTS.value, line)
 

@@ -1,37 +1,30 @@
 """The measured part of docs/selection.md, from the lines that `jest_tf.bench.selection` keeps."""
 
-import datetime
-import json
+import importlib.metadata
 import pathlib
 from collections.abc import Iterable
 
+from jest_tf.bench import figures
 from jest_tf.errors import UserError
-from jest_tf.monitoring import environment
+from jest_tf.monitoring import generated
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 RESULTS = str(DOCS / "selection_measured.jsonl")
 PAGE = DOCS / "selection.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+SECTION = "measured"
 CASE = ("super_batch", "sub_batch", "n_chunks", "d", "loss", "replicas", "model", "cases")
 
 
 def keep(path: str, line: dict) -> None:
     """Puts a line into the file in place of an earlier one of the same figure and case."""
-    made = environment.collect()
-    line = line | {
-        "date": datetime.date.today().isoformat(),
-        "hardware": f"{made['n_cpus']} cores of {made['cpu']}",
-        "tensorflow": made["packages"]["tensorflow"],
-    }
+    line = line | figures.made_here() | {"tensorflow": importlib.metadata.version("tensorflow")}
     others = [other for other in read(path) if _case(other) != _case(line)]
-    text = "".join(json.dumps(other) + "\n" for other in [*others, line])
-    pathlib.Path(path).write_text(text)
+    figures.write(pathlib.Path(path), [*others, line])
 
 
 def read(path: str) -> list[dict]:
     """All lines of the file; none if it is not there yet."""
-    file = pathlib.Path(path)
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return figures.read(pathlib.Path(path))
 
 
 def write(path: str, page: pathlib.Path = PAGE) -> None:
@@ -43,11 +36,7 @@ def write(path: str, page: pathlib.Path = PAGE) -> None:
     lines = read(path)
     if not lines:
         raise UserError(f"--results={path} holds no lines; run the benchmark without --write_docs")
-    text = page.read_text()
-    if not 0 <= text.find(BEGIN) < text.find(END):
-        raise UserError(f"{page} has no section between {BEGIN} and {END}; put the two lines in")
-    before, rest = text.split(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n\n{END}{rest.split(END)[1]}")
+    generated.fill(page, SECTION, f"\n{table(lines)}\n\n")
 
 
 def table(lines: Iterable[dict]) -> str:

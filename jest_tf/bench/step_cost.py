@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from jest_tf.bench.timing import emit, fastest
+from jest_tf.bench.figures import emit
+from jest_tf.bench.timing import fastest
 from jest_tf.config import base_config
 from jest_tf.models.dual_encoder import VARIANTS, DualEncoder, DualEncoderConfig
 from jest_tf.selection import SelectionSpec, gather_picked, select

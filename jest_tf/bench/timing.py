@@ -1,4 +1,4 @@
-"""Interleaved timing, memory measured in a process of its own, one JSON line per figure."""
+"""Interleaved timing, and memory measured in a process of its own."""
 
 import ctypes
 import gc
@@ -10,17 +10,6 @@ import time
 from collections.abc import Callable
 
 import tensorflow as tf
-
-
-def emit(figure: str, value: float | None, goal: str, unit: str, **details) -> dict:
-    """Prints one figure as a JSON line, and returns it.
-
-    `details`: numerator, denominator, repeats, context, …
-    """
-    line = {"figure": figure, "value": _rounded(value), "goal": goal, "unit": unit}
-    line |= {name: _rounded(detail) for name, detail in details.items()}
-    print(json.dumps(line), flush=True)
-    return line
 
 
 def fastest(programs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -80,9 +69,3 @@ def peak_extra_bytes(program: Callable[[], object]) -> int:
     before = resident_bytes()
     wait(program())
     return resident_bytes("VmHWM") - before
-
-
-def _rounded(value):
-    if isinstance(value, dict):
-        return {name: _rounded(part) for name, part in value.items()}
-    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -10,6 +10,7 @@ Formulas give all of it but the column `compiled`, which holds what `--compile` 
 import importlib
 import json
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,10 +20,10 @@ from absl import flags
 from jest_tf import cli
 from jest_tf.devices import GIB, TPUS, Device, Topology, parse_topology
 from jest_tf.errors import UserError
+from jest_tf.monitoring import generated
 
 CONFIGS = ("siglip_b16", "jest_b16", "flexi_jest_b16")
 SLICES = ("v5e:2x4", "v5e:8x8", "v5e:16x16", "v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8")
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 FLAGS = flags.FlagValues()
 _COMPILE = flags.DEFINE_list(
@@ -62,13 +63,7 @@ def main(argv: list[str]) -> None:
         keep(path, *compile_one(item, _ENV.value))
     compiled = read(path)
     tables = "\n".join([*cost_tables(compiled, _MFU.value, _IMAGES_PER_CORE.value), *fit_table()])
-    with open(_DOC.value, encoding="utf-8") as file:
-        page = file.read()
-    if BEGIN not in page or END not in page:
-        raise UserError(f"{_DOC.value} lacks the lines {BEGIN} and {END} around its tables.")
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    with open(_DOC.value, "w", encoding="utf-8") as file:
-        file.write(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")
+    generated.fill(pathlib.Path(_DOC.value), "tables", f"\n{tables}\n\n")
 
 
 def row(config: ml_collections.ConfigDict, topology: Topology, mfu: float) -> Row:

@@ -11,7 +11,7 @@ def test_docs_show_the_kept_figures():
 
 def test_a_new_measurement_replaces_the_old_one_and_leaves_the_rest(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{input_docs.BEGIN}old\n{input_docs.END}\nafter\n")
+    page.write_text("before\n<!-- figures: by x -->\nold\n<!-- /figures -->\nafter\n")
     monkeypatch.setattr(input_docs, "PAGE", page)
     monkeypatch.setattr(input_docs, "FIGURES", tmp_path / "figures.jsonl")
     line = {"figure": "speed", "value": 1.0, "goal": ">= 0.9", "unit": "x", "source_px": 512}
@@ -19,7 +19,7 @@ def test_a_new_measurement_replaces_the_old_one_and_leaves_the_rest(tmp_path, mo
     input_docs.keep([line | {"value": 2.5}])
     assert [kept["value"] for kept in input_docs.load()] == [2.5, 1.0]
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith(f"{input_docs.END}\nafter\n")
+    assert text.startswith("before\n") and text.endswith("<!-- /figures -->\nafter\n")
     assert "| `speed` | >= 0.9 | 2.5 x | 512 px JPEGs |" in text and "old" not in text
     kept = json.loads((tmp_path / "figures.jsonl").read_text().splitlines()[0])
     assert set(kept) == set(line) | {"date", "hardware"}

@@ -7,7 +7,8 @@ import pathlib
 from jest_tf.bench.faults import page
 from jest_tf.bench.faults.__main__ import RESULTS
 from jest_tf.bench.faults.promises import SECTIONS
-from jest_tf.bench.faults.results import Results, read
+from jest_tf.bench.faults.results import Results
+from jest_tf.bench.figures import read
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

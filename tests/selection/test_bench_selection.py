@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from jest_tf.bench import selection_report
 from jest_tf.bench.dense_listing import dense_listing
+from jest_tf.bench.figures import emit
 from jest_tf.bench.selection import SEED, random_models
-from jest_tf.bench.timing import emit, fastest, peak_extra_bytes
+from jest_tf.bench.timing import fastest, peak_extra_bytes
 from jest_tf.errors import UserError
 from jest_tf.selection import SelectionSpec, select
 
@@ -47,7 +48,7 @@ def test_a_line_replaces_the_earlier_one_of_its_case(tmp_path):
                     context=context)  # fmt: skip
         selection_report.keep(results, line)
     assert [line["value"] for line in selection_report.read(results)] == [2.0, 1.5]
-    page.write_text(f"above\n{selection_report.BEGIN}\nold\n{selection_report.END}\nbelow\n")
+    page.write_text("above\n<!-- measured: by x -->\nold\n<!-- /measured -->\nbelow\n")
     selection_report.write(results, page)
     text = page.read_text()
     assert "| `over_floor` | B 10,240, 1 device | 1.5 x | <= 1.3 | 1.5 / 1 |" in text

@@ -3,7 +3,7 @@
 import pathlib
 
 from jest_tf.bench.faults.promises import SECTIONS, Promise
-from jest_tf.bench.faults.results import read
+from jest_tf.bench.figures import read
 
 HEAD = """# Guarantees
 
