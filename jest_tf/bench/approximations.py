@@ -23,17 +23,19 @@ import tensorflow as tf
 from absl import flags
 
 from jest_tf import cli
-from jest_tf.bench.timing import emit
+from jest_tf.bench.figures import emit
 from jest_tf.config import nearest
 from jest_tf.data.pipeline import super_batches
+from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.selection import LOCAL, select
-from jest_tf.selection.diagnostics import diagnostics
+from jest_tf.selection.scores import terms
+from jest_tf.selection.select import pool
 from jest_tf.training import assemble, restore
 from jest_tf.training.checkpoint import Checkpointer
 from jest_tf.training.jest_model import JestModel
-from jest_tf.training.resolution import ResolutionSchedule, StepPlan
+from jest_tf.training.resolution import StepPlan
 from jest_tf.training.storage import write_atomically
 
 FLAGS = flags.FlagValues()
@@ -80,11 +82,15 @@ def main(argv: list[str]) -> None:
     for field, value in _parse(_SCORE.value, config.resolution.score):
         config.resolution.score[field] = value
     checkpoints = Checkpointer(os.path.join(_WORKDIR.value, "checkpoints"), config.checkpoint.keep)
-    model, batches = scoring_model(config, run), list(_batches(config, run))
+    manifest = open_source(config.data.train, config.data.data_dir)
+    cache = restore.open_cache(config, manifest)
+    schedule = assemble.resolution_schedule(config, run.model.config, None, n_replicas=1)
+    plan = schedule.plan(config.total_steps - 1)
+    model = scoring_model(config, run, plan, cache)
+    batches = list(_batches(config, run, manifest, cache))
     columns: dict[str, list[float]] = {"step": []}
     for step in checkpoints.steps():
         checkpoints.restore(restore.learner_variables(run.model), step, only=restore.LEARNER)
-        plan = _schedule(config, run).plan(config.total_steps - 1)
         found = agreement(model, plan, batches)
         context = {"run": config.name, "seed": config.seed, "step": step, "score": str(plan.score)}
         columns["step"].append(step)
@@ -95,17 +101,20 @@ def main(argv: list[str]) -> None:
         write_atomically(pathlib.Path(_OUT.value), json.dumps(columns).encode())
 
 
-def scoring_model(config: ml_collections.ConfigDict, run: restore.LoadedRun) -> JestModel:
+def scoring_model(
+    config: ml_collections.ConfigDict,
+    run: restore.LoadedRun,
+    plan: StepPlan,
+    cache: ReferenceCache | None,
+) -> JestModel:
     """The run's step model around `run.model`, with its reference or the reference's cache."""
-    manifest = open_source(config.data.train, config.data.data_dir)
-    cache = restore.open_cache(config, manifest)
     record = pathlib.Path(_WORKDIR.value) / restore.REFERENCE_RECORD
     reference = restore.load_reference(config, run.tokenizer, record)
     return assemble.build_jest_model(
         config,
         run.model,
         reference,
-        _schedule(config, run).plan(0),
+        plan,
         lambda: LOCAL,
         cached_reference=(cache.scale, cache.bias) if cache else None,
     )
@@ -131,15 +140,19 @@ def _agreement_on(model, full, cheap, batch, seed):
     picks = {name: select(model.spec, *s).positions.numpy() for name, s in scored.items()}
     redrawn = scored["full"]._replace(seed=seed + [1, 0])
     picks["redrawn"] = select(model.spec, *redrawn).positions.numpy()
-    alone = [
-        diagnostics(model.spec, select(model.spec, *s), *s)["s_ii"].numpy()[batch["valid"].numpy()]
-        for s in scored.values()
-    ]
+    alone = [_alone(model.spec, s) for s in scored.values()]
     return (
         len(np.intersect1d(picks["full"], picks["cheap"])) / model.spec.sub_batch,
         len(np.intersect1d(picks["full"], picks["redrawn"])) / model.spec.sub_batch,
         rank_correlation(*alone),
     )
+
+
+def _alone(spec, scored):
+    """The criterion of each valid candidate alone, [n_valid]."""
+    models = terms(spec.criterion, scored.learner, scored.reference)
+    _, s_ii, _ = pool(spec.loss, models, scored.valid)
+    return s_ii.numpy()[scored.valid.numpy()]
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -148,14 +161,8 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def _schedule(config, run) -> ResolutionSchedule:
-    size = run.model.config
-    return assemble.resolution_schedule(config, size, None, n_replicas=1)
-
-
-def _batches(config, run) -> Iterator[dict[str, tf.Tensor]]:
+def _batches(config, run, manifest, cache) -> Iterator[dict[str, tf.Tensor]]:
     """Super-batches from beyond the run's last step: the learner has not trained on their order."""
-    manifest = open_source(config.data.train, config.data.data_dir)
     batches = super_batches(
         manifest,
         run.tokenizer,
@@ -164,7 +171,7 @@ def _batches(config, run) -> Iterator[dict[str, tf.Tensor]]:
         seed=config.seed,
         start_step=config.total_steps,
         n_lanes=config.data.n_lanes,
-        reference_cache=restore.open_cache(config, manifest),
+        reference_cache=cache,
     )
     return iter(batches.take(_BATCHES.value))
 
