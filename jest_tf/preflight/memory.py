@@ -37,8 +37,9 @@ def check_memory(
         largest = max(phases, key=phases.get)
         section.problems.append(
             f"about {binary(total)} per replica, most of it for {largest}, and {device.name} has "
-            f"{binary(device.memory)}. Use more replicas, a smaller sub_batch or super_batch, "
-            "bfloat16, or a larger device."
+            f"{binary(device.memory)}. Use strategy.micro_batch (fewer examples at a time) or "
+            "strategy.recompute, more replicas, a smaller sub_batch or super_batch, bfloat16, or a "
+            "larger device."
         )
     return section
 
@@ -64,20 +65,27 @@ def transient(
     """What each phase of a step holds while it lasts, in bytes; one phase at a time."""
     spec, width = parts.spec, 2 if config.precision == "bfloat16" else FLOAT
     rows, share = spec.super_batch // n_replicas, spec.sub_batch // n_replicas
+    micro_batch, recompute = config.strategy.micro_batch, config.strategy.recompute
     phases = {}
     if spec.policy != "uniform":
         models = [(parts.learner, plan.score)] if spec.criterion != "easy_reference" else []
         models += [(parts.reference, plan.reference)] if parts.reference else []
         for model, at in models:
             name = f"scoring at {at.resolution}"
-            phases[name] = max(phases.get(name, 0), rows * forward_bytes(model, at, width))
+            at_once = min(rows, micro_batch or rows)
+            phases[name] = max(phases.get(name, 0), at_once * forward_bytes(model, at, width))
         phases["selection"] = selection_bytes(parts, rows, n_replicas)
     gradients = FLOAT * parameters(parts.learner)
     loss = 4 * spec.sub_batch * parts.learner.embed_dim * FLOAT
     training = gradients + loss + share * _example_bytes(config)
-    for part in plan.train:
-        examples = part.n_examples // n_replicas
-        training += examples * backward_bytes(parts.learner, part.at, width)
+    activations = [
+        (part.n_examples // n_replicas, backward_bytes(parts.learner, part.at, width, recompute))
+        for part in plan.train
+    ]
+    if 0 < micro_batch < share:  # A micro-batch at a time, and its gradient beside the sum.
+        training += gradients + max(min(n, micro_batch) * size for n, size in activations)
+    else:
+        training += sum(n * size for n, size in activations)
     name = " + ".join(str(part.at.resolution) for part in plan.train)
     phases[f"training at {name}"] = training
     return phases
@@ -110,8 +118,11 @@ def forward_bytes(model: DualEncoderConfig, at: Fidelity, width: int) -> int:
     return max(tower(model.image, _patches(at)) + pixels, tower(model.text, at.n_tokens))
 
 
-def backward_bytes(model: DualEncoderConfig, at: Fidelity, width: int) -> int:
-    """What the backward pass of one example reads: inputs of products and element-wise steps."""
+def backward_bytes(model: DualEncoderConfig, at: Fidelity, width: int, recompute: bool) -> int:
+    """What the backward pass of one example reads: inputs of products and element-wise steps.
+
+    With `recompute` that of the widest block alone, and the input of every block.
+    """
 
     def block(t: TowerConfig, tokens: int) -> int:
         # Both residuals, both normalised, queries to values, mixed heads; the MLP before and after
@@ -119,8 +130,15 @@ def backward_bytes(model: DualEncoderConfig, at: Fidelity, width: int) -> int:
         return tokens * (8 * t.width + 2 * t.mlp_dim + t.heads * tokens) * width
 
     # Of the text tower's last block only one token is computed.
-    blocks = at.image_depth * block(model.image, _patches(at))
-    blocks += (at.text_depth - 1) * block(model.text, at.n_tokens)
+    towers = (
+        (model.image, _patches(at), at.image_depth),
+        (model.text, at.n_tokens, at.text_depth - 1),
+    )
+    if recompute:
+        blocks = sum(depth * tokens * t.width * width for t, tokens, depth in towers)
+        blocks += max(block(t, tokens) for t, tokens, depth in towers)
+    else:
+        blocks = sum(depth * block(t, tokens) for t, tokens, depth in towers)
     return blocks + 3 * at.resolution.image_size**2 * width
 
 

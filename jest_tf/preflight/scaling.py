@@ -8,6 +8,7 @@ Formulas give all of it but the column `compiled`, which holds what `--compile` 
 """
 
 import importlib
+import itertools
 import json
 import os
 import pathlib
@@ -164,13 +165,16 @@ def fit_table() -> Iterator[str]:
     yield "### Examples trained per chip that fit (estimate), with five times as many scored\n"
     yield "| model, 256 px, patch 16, 64 tokens | " + " | ".join(TPUS) + " |"
     yield "|" + "---|" * (len(TPUS) + 1)
-    for variant in ("S", "B", "L"):
-        cells = [f"{largest(variant, device):,}" for device in TPUS.values()]
-        yield f"| {variant}/16 | " + " | ".join(cells) + " |"
+    for variant, recompute in itertools.product(("S", "B", "L"), (False, True)):
+        cells = [f"{largest(variant, recompute, device):,}" for device in TPUS.values()]
+        yield f"| {variant}/16{', recompute' * recompute} | " + " | ".join(cells) + " |"
 
 
-def largest(variant: str, device: Device) -> int:
-    """The largest power of two of trained examples on one chip that leaves the usual room."""
+def largest(variant: str, recompute: bool, device: Device) -> int:
+    """The largest power of two of trained examples on one chip that leaves the usual room.
+
+    With `strategy.recompute`, scoring takes no more examples at a time than training.
+    """
     from configs import jest_b16
     from jest_tf.preflight.memory import ROOM, persistent, transient
     from jest_tf.preflight.parts import parts_of
@@ -179,6 +183,8 @@ def largest(variant: str, device: Device) -> int:
     while True:
         config = jest_b16.get_config(f"sub_batch={n}")
         config.model.variant = variant
+        if recompute:
+            config.strategy.recompute, config.strategy.micro_batch = True, n
         parts = parts_of(config, 1)
         plan = parts.schedule.plan(0)
         peak = sum(persistent(config, parts, 1).values())

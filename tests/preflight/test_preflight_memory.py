@@ -57,3 +57,18 @@ def test_close_to_what_the_compiler_needs_at_the_papers_size():
     section = check_memory(config, parts_of(config, 128), 128, TPUS["v5p"])
     estimate = float(dict(section.rows)["peak"].split(" GiB")[0])
     assert estimate == pytest.approx(26.3, rel=0.25)
+
+
+def test_micro_batches_and_recompute_take_less():
+    plain, some, less = config_at(64), config_at(64), config_at(64)
+    some.strategy.micro_batch = 256
+    less.strategy.recompute = True
+    plan = parts_of(plain, 1).schedule.plan(0)
+    before, micro, recomputed = (transient(c, parts_of(c, 1), plan, 1) for c in (plain, some, less))
+    # 256 of 40,960 are scored at a time. Training keeps the gradient twice, and the sub-batch.
+    assert micro["scoring at 48/8"] == before["scoring at 48/8"] * 256 // 40_960
+    assert micro["training at 48/8"] < before["training at 48/8"] / 10
+    assert micro["selection"] == before["selection"] == recomputed["selection"]
+    assert recomputed["scoring at 48/8"] == before["scoring at 48/8"]
+    # Four blocks and two, each 8 + 2·4 + attention wide: 6 inputs and one block stay.
+    assert 0.2 < recomputed["training at 48/8"] / before["training at 48/8"] < 0.5
