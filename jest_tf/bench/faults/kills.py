@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -20,9 +21,9 @@ from jest_tf.bench.faults.state import differing_parts, state_of
 from jest_tf.training.storage import STAGING_PREFIX
 
 N_STEPS = 120
-# How much longer than the start of training a kill may be put off, in seconds of the run's own CPU
-# time: a machine that is busy with other things does not move the moment.
-MOST_CPU_SECONDS_OF_TRAINING = 2.0
+# Of the run's training, how much may pass before a kill: every few kills a run must finish, and be
+# compared.
+MOST_OF_THE_TRAINING = 0.5
 KILLS_BETWEEN_REPORTS = 10
 LOOK_SECONDS = 0.003
 
@@ -42,7 +43,7 @@ def kills(results: Results, folder: pathlib.Path, n_kills: int, seed: int = 0) -
     while events.n_kills < n_kills or events.last != "finished":
         workdir = folder / f"killed-{events.n_finished:02d}"
         may_kill = events.n_kills < n_kills
-        moment = _random_moment(rng, runs.cpu_seconds_to_train) if may_kill else _never
+        moment = _random_moment(rng, *runs.cpu_seconds) if may_kill else _never
         found, phase, step = runs.start_and_kill(workdir, moment)
         differing = differing_parts(state_of(workdir), expected) if found == "finished" else []
         events.add(found, phase=phase, step=step, run=workdir.name, differing=differing)
@@ -55,7 +56,11 @@ def kills(results: Results, folder: pathlib.Path, n_kills: int, seed: int = 0) -
 
 
 class _Runs:
-    """Starts runs; measures on the undisturbed one how long a start takes."""
+    """Starts runs; measures on one of them how long a start and the training after it take.
+
+    cpu_seconds: of both, in the run's own CPU time: a machine that is busy with other things does
+    not move the moment of a kill.
+    """
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
@@ -65,7 +70,7 @@ class _Runs:
             pid = tiny_run.fork(lambda: tiny_run.write_data(self.data), folder / "starts.log")
             _require_success(os.waitpid(pid, 0)[1], f"writing data; see {folder}/starts.log")
         self.finished("reference", is_reference=True)
-        self.cpu_seconds_to_train = self._measure_start()
+        self.cpu_seconds = self._measure()
 
     def finished(self, name: str, is_reference: bool = False) -> pathlib.Path:
         """The workdir of a run that has done all its steps undisturbed."""
@@ -108,17 +113,18 @@ class _Runs:
         )
         return tiny_run.fork_train(command, self._folder / "starts.log")
 
-    def _measure_start(self) -> float:
-        cpu_seconds = 0.0
+    def _measure(self) -> tuple[float, float]:
+        start = end = 0.0
 
-        def trains(spent: float, has_trained: bool) -> bool:
-            nonlocal cpu_seconds
-            cpu_seconds = spent
-            return has_trained
+        def look(spent: float, has_trained: bool) -> bool:
+            nonlocal start, end
+            start, end = (start if has_trained else spent), spent
+            return False
 
         workdir = self._folder / "measured"
-        self.start_and_kill(workdir, trains)
-        return cpu_seconds
+        shutil.rmtree(workdir, ignore_errors=True)
+        self.start_and_kill(workdir, look)
+        return start, end - start
 
 
 class _Growth:
@@ -179,11 +185,17 @@ class _Events:
         return dict(collections.Counter(e["phase"] for e in self._events if e["what"] == "killed"))
 
 
-def _random_moment(rng: random.Random, start: float) -> Callable[[float, bool], bool]:
-    """A predicate of (CPU seconds, has trained): half of the kills anywhere, half in training."""
-    put_off = rng.uniform(0, MOST_CPU_SECONDS_OF_TRAINING)
-    if rng.random() < 0.5:
-        moment = rng.uniform(0, start + MOST_CPU_SECONDS_OF_TRAINING)
+def _random_moment(
+    rng: random.Random, start: float, training: float
+) -> Callable[[float, bool], bool]:
+    """A predicate of (CPU seconds, has trained): a quarter of the kills anywhere, most in training.
+
+    Args:
+      start, training: CPU seconds until a run trains, and from then to its end.
+    """
+    put_off = rng.uniform(0, MOST_OF_THE_TRAINING * training)
+    if rng.random() < 0.25:
+        moment = rng.uniform(0, start + put_off)
         return lambda spent, _: spent >= moment
     trained_at: list[float] = []
 
