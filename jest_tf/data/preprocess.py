@@ -113,20 +113,38 @@ def _decode_one(encoded: tf.Tensor, kind: tf.Tensor, size: int) -> tuple[tf.Tens
         return tf.io.decode_image(encoded, 3, expand_animations=False), True
 
     image, ok = tf.switch_case(kind, [lambda: (black, False), jpeg, webp, other])
-    return _fit(tf.ensure_shape(image, [None, None, 3]), size), ok
+    return _fit(tf.ensure_shape(image, [None, None, 3])[None], size)[0], ok
 
 
 def _fit(images: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8 [..., h, w, 3] -> uint8 [..., S, S, 3], antialiased."""
+    """uint8 [n, h, w, 3] -> uint8 [n, S, S, 3], antialiased, rounded to the nearest (half up).
+
+    What `tf.image.resize(antialias=True)` gives, up to the order of its sums, but faster on a CPU: its
+    kernel sums along the height by whole rows, and along the width one pixel of 3 values after the
+    other. Here both sums go by whole rows, with a transposition between.
+    """
+
+    def along_height(images):  # [n, h, w, 3] -> float32 [n, S, w, 3]
+        n, h, w, _ = tf.unstack(tf.shape(images))
+        rows = tf.raw_ops.ScaleAndTranslate(
+            images=tf.reshape(images, [n, h, 1, w * 3]),
+            size=[size, 1],
+            scale=tf.stack([size / tf.cast(h, tf.float32), 1.0]),
+            translation=[0.0, 0.0],
+            kernel_type="triangle",
+            antialias=True,
+        )
+        return tf.reshape(rows, [n, size, w, 3])
 
     def resized():
-        image_f = tf.image.resize(images, [size, size], antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(image_f), 0.0, 255.0), tf.uint8)
+        sides_swapped = along_height(tf.transpose(along_height(images), [0, 2, 1, 3]))
+        # The weights are positive and add up to 1: nothing can leave 0..255.
+        return tf.transpose(tf.cast(sides_swapped + 0.5, tf.uint8), [0, 2, 1, 3])
 
     shape = tf.shape(images)
-    same = (shape[-3] == size) & (shape[-2] == size)
+    same = (shape[1] == size) & (shape[2] == size)
     fitted = tf.cond(same, lambda: images, resized)
-    return tf.ensure_shape(fitted, images.shape[:-3] + [size, size, 3])
+    return tf.ensure_shape(fitted, [images.shape[0], size, size, 3])
 
 
 def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
