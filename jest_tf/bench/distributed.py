@@ -1,6 +1,6 @@
 """What a second replica brings, what replicas send each other, and how long `check` takes.
 
-    python -m jest_tf.bench.distributed [--rounds=9] [--figures=throughput,bytes,check]
+    python -m jest_tf.bench.distributed [--rounds=9] [--figures=throughput,…] [--update_docs]
 
 Prints one JSON object per line. `mirrored2_throughput` needs an idle machine with 2 cores: both
 programs then use both, one device through TensorFlow's threads, two devices with one half of the
@@ -18,6 +18,7 @@ import tensorflow as tf
 from absl import flags
 
 from jest_tf import cli
+from jest_tf.bench.figure_page import DISTRIBUTED
 from jest_tf.bench.figures import emit
 from jest_tf.bench.selection_costs import traffic
 from jest_tf.bench.timing import fastest
@@ -40,6 +41,10 @@ _ROUNDS = flags.DEFINE_integer(
 _FIGURES = flags.DEFINE_list(
     "figures", ["throughput", "bytes", "check"], "What to print.", flag_values=FLAGS
 )
+_UPDATE_DOCS = flags.DEFINE_bool(
+    "update_docs", False, "Keep the figures, and show them in docs/scaling.md.",
+    flag_values=FLAGS,
+)  # fmt: skip
 _SIZES = flags.DEFINE_list(
     "sizes", ["640", "128", "16"], "super_batch, sub_batch and n_chunks.", flag_values=FLAGS
 )
@@ -234,7 +239,9 @@ def main(_: list[str]) -> None:
         [tf.config.LogicalDeviceConfiguration()] * REPLICAS,
     )
     for name in _FIGURES.value:
-        emit(**rows[name]())
+        line = emit(**rows[name]())
+        if _UPDATE_DOCS.value:
+            DISTRIBUTED.keep([line])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from jest_tf.bench import cached_scores, input_docs
+from jest_tf.bench import cached_scores
+from jest_tf.bench.figure_page import INPUT
 from jest_tf.bench.figures import emit
 from jest_tf.bench.timing import in_own_process, peak_extra_bytes
 from jest_tf.data import pipeline, prepare
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in names:
             lines = FIGURES[name](data, args)
             if args.update_docs:
-                input_docs.keep(lines)
+                INPUT.keep(lines)
 
 
 class BenchData:

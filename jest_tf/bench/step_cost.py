@@ -1,6 +1,6 @@
 """What a JEST step costs beside a plain one: by formula for B/16, and measured on this machine.
 
-    python -m jest_tf.bench.step_cost [--rounds=9] [--figures=analytic,measured,torch]
+    python -m jest_tf.bench.step_cost [--rounds=9] [--figures=analytic,…] [--update_docs]
 
 Prints one JSON object per line: figure, value, goal where there is one, and the sizes. All ratios
 come from one run; measured programs take turns, and the fastest round of each counts. Measure on
@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from jest_tf.bench.figure_page import COST
 from jest_tf.bench.figures import emit
 from jest_tf.bench.timing import fastest
 from jest_tf.config import base_config
@@ -33,6 +34,9 @@ from jest_tf.training.resolution import (
 
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Timed rounds; the fastest of each program counts.")
 FIGURES = flags.DEFINE_list("figures", ["analytic", "measured", "torch"], "What to print.")
+UPDATE_DOCS = flags.DEFINE_bool(
+    "update_docs", False, "Keep the figures, and show them in docs/cost.md."
+)
 
 N_CHUNKS = 16
 PAPER_BATCHES = (163_840, 32_768)  # B, b at f = 0.8
@@ -155,7 +159,10 @@ def measured_rows(rounds: int) -> Iterator[dict]:
         )  # fmt: skip
     parts = {part: seconds[f"jest/{part}"] for part in ("score", "select", "train")}
     step = seconds["jest"]
-    yield _row("step_over_parts", step / sum(parts.values()), "<= 1.05", seconds=step, **parts)
+    yield _row(
+        "step_over_parts", step / sum(parts.values()), "<= 1.05", seconds=step, **parts,
+        **_mu_sizes(joint),
+    )  # fmt: skip
 
 
 class Step:
@@ -271,8 +278,9 @@ def main(_: list[str]) -> None:
     if unknown:
         raise app.UsageError(f"--figures has {sorted(unknown)}: expected some of {list(groups)}")
     for name in FIGURES.value:
-        for row in groups[name]():
-            emit(**row)
+        lines = [emit(**row) for row in groups[name]()]
+        if UPDATE_DOCS.value:
+            COST.keep(lines)
 
 
 if __name__ == "__main__":
