@@ -1,13 +1,12 @@
 """One set of embeddings and every policy, criterion and loss, shared by any number of replicas.
 
-Run as a program with TF_CONFIG and names of cases, it is one worker of a
-MultiWorkerMirroredStrategy and prints what it picked as JSON.
+Run as a program with TF_CONFIG, it is one worker of a MultiWorkerMirroredStrategy and prints what
+it picked as JSON.
 """
 
 import functools
 import itertools
 import json
-import sys
 
 import numpy as np
 import oracle
@@ -54,10 +53,10 @@ def wide(ids):
     return tf.cast(ids, tf.int64) * (2**33 + 1) + 2**31
 
 
-def replica_step(collectives, names=tuple(SPECS)):
+def replica_step(collectives):
     """{positions: name -> [b], n_candidates: name -> [], share: ids [b / R] of SHARED's picks}."""
     inputs = tensors(collectives.rank, collectives.size)
-    picked = {name: select(SPECS[name], *inputs, collectives) for name in names}
+    picked = {name: select(spec, *inputs, collectives) for name, spec in SPECS.items()}
     n = BASE.super_batch // collectives.size
     ids = collectives.rank * n + tf.range(n)
     # A type that does not fill 32 bits, one that fills them, and one of 64.
@@ -87,8 +86,7 @@ def main():
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     step = tf.function(
-        lambda: strategy.run(lambda: replica_step(ReplicaCollectives(), sys.argv[1:])),
-        autograph=False,
+        lambda: strategy.run(lambda: replica_step(ReplicaCollectives())), autograph=False
     )
     report = tf.nest.map_structure(lambda x: x.numpy().tolist(), step())
     print(json.dumps(report), flush=True)

@@ -39,19 +39,12 @@ def run(strategy, step):
     ]
 
 
-# Four replicas take everything; two take what differs in how rows and embeddings travel.
-ON_TWO = (SHARED, "joint learnability softmax")
-IN_TWO_PROCESSES = [name for name in SPECS if "independent" not in name] + [
-    "independent_top_k learnability sigmoid", "independent_sampled learnability sigmoid"
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("size, names", [(2, ON_TWO), (4, tuple(SPECS))], ids=["2", "4"])
-def test_picks_are_identical_on_replicas(logical_devices, size, names):
+@pytest.mark.parametrize("size", [2, 4])
+def test_picks_are_identical_on_replicas(logical_devices, size):
     """Every policy, criterion and loss; every replica agrees; the share is of the chosen."""
     strategy = mirrored(logical_devices, size)
-    replicas = run(strategy, lambda: replica_step(ReplicaCollectives(), names))
-    for name in names:
+    replicas = run(strategy, lambda: replica_step(ReplicaCollectives()))
+    for name in SPECS:
         truth = expected(name)
         for replica in replicas:
             np.testing.assert_array_equal(replica["positions"][name], truth, name)
@@ -81,14 +74,14 @@ def test_scope_replica_takes_equal_shares_and_moves_no_example(logical_devices):
 
 
 def test_two_processes_pick_what_one_does():
-    """MultiWorkerMirroredStrategy over two processes on this host."""
+    """Every policy, criterion and loss, under MultiWorkerMirroredStrategy on this host."""
     with socket.socket() as one, socket.socket() as two:
         for s in (one, two):
             s.bind(("localhost", 0))
         workers = [f"localhost:{s.getsockname()[1]}" for s in (one, two)]
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "distributed_cases.py"), *IN_TWO_PROCESSES],
+            [sys.executable, str(HERE / "distributed_cases.py")],
             env=os.environ
             | {
                 "TF_CONFIG": json.dumps(
@@ -110,7 +103,7 @@ def test_two_processes_pick_what_one_does():
     codes = [process.returncode for process in processes]
     assert codes == [0, 0], "\n".join(errors[-3000:] for _, errors in outputs)
     told = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
-    for name in IN_TWO_PROCESSES:
+    for name in SPECS:
         truth = expected(name).tolist()
         assert told[0]["positions"][name] == truth, name
         assert told[1]["positions"][name] == truth, name
