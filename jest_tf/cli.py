@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging  # noqa: E402
 
-from jest_tf import config_flag  # noqa: E402
+from jest_tf import config_flag, host_memory  # noqa: E402
 from jest_tf.errors import UserError  # noqa: E402
 
 EXIT_USER_ERROR = 2
@@ -55,6 +55,7 @@ def run(
         except UserError as error:
             _exit(error)
 
+    host_memory.bound_arenas()
     app.run(guarded, flags_parser=parse)
 
 
