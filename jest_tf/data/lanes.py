@@ -179,5 +179,7 @@ def _windows(tables: StreamTables, lane: tf.Tensor, shuffle: bool) -> tf.data.Da
         slots = slots[tf.where(window == given // size, given % size, 0) :]
         return tf.fill(tf.shape(slots), epoch), *(tf.gather(part, slots) for part in parts)
 
-    groups = tf.data.Dataset.counter(first_visit).flat_map(graph_only(group))
+    # As `Dataset.counter`, without its function that would have to be traced and started.
+    visits = tf.data.Dataset.range(first_visit, tf.int64.max)
+    groups = visits.flat_map(graph_only(group))
     return groups.map(graph_only(permuted)).prefetch(1)

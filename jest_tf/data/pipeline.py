@@ -4,7 +4,10 @@ The lanes of a host (lanes.py) give their shares of each step in turn. Then: chu
 parse, decode, tokenize → batch.
 """
 
+import contextlib
+import gc
 import math
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -22,6 +25,23 @@ DEFAULT_LANES = 8
 CHUNK = 16
 
 
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """For tracing, which makes many objects and keeps them.
+
+    Their number sets off a search for garbage among all of TensorFlow's objects. It would find none
+    and delay the first super-batch.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_no_garbage_collection()
 def super_batches(
     manifest: Manifest,
     tokenizer: Tokenizer,
