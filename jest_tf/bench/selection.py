@@ -23,7 +23,7 @@ from jest_tf.bench.dense_listing import dense_listing
 from jest_tf.bench.timing import fastest, in_own_process, peak_extra_bytes
 from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, gather_picked, select
 from jest_tf.training.collectives import ReplicaCollectives
-from jest_tf.training.cost import select_flops
+from jest_tf.training.cost import joint_pairs, select_flops
 
 FULL = flags.DEFINE_bool("full", False, "Also the paper's sizes.")
 REPEATS = flags.DEFINE_integer("repeats", 7, "Timed calls of each program; the fastest counts.")
@@ -133,7 +133,7 @@ def rates() -> dict:
 def floor_seconds(spec: SelectionSpec, d: int, seconds: dict[str, float], function: str) -> float:
     """The selection's FLOPs and its `function` evaluations at the rates measured in this run."""
     flops = select_flops(spec, [d, d]) / (2 * 4096**3 / seconds["matmul"])
-    pairs = 4 * spec.super_batch * (spec.sub_batch - spec.chunk_size)  # 2 models, 2 directions
+    pairs = 4 * joint_pairs(spec)  # 2 models, 2 directions
     return flops + pairs / (4096 * 1024 / seconds[function])
 
 

@@ -50,7 +50,7 @@ def in_own_process(module: str, *arguments: str) -> dict:
 
 
 def resident_bytes(field: str = "VmRSS") -> int:
-    """This process's resident memory (VmRSS) or its peak (VmHWM), Linux."""
+    """This process's resident memory (VmRSS), its peak (VmHWM) or address space (VmSize), Linux."""
     status = pathlib.Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith(field + ":"))
     return int(line.split()[1]) * 1024
@@ -59,13 +59,28 @@ def resident_bytes(field: str = "VmRSS") -> int:
 def peak_extra_bytes(program: Callable[[], object]) -> int:
     """How far resident memory rises above its present value while `program` runs, Linux.
 
-    Call it on a first run: memory that an earlier run has left in TensorFlow's allocators would not
-    be seen. What Python and the C library hold unused is given back first. What XLA takes to
+    What the process holds unused would take in the growth unseen, so it goes first: the C library
+    gives it back, and TensorFlow's allocator, which never does, has it filled. What XLA takes to
     compile is included.
     """
     gc.collect()
+    filling = _fill_free_memory()
     ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets the peak to the present.
     before = resident_bytes()
     wait(program())
-    return resident_bytes("VmHWM") - before
+    peak = resident_bytes("VmHWM") - before
+    del filling  # It had to live until here.
+    return peak
+
+
+def _fill_free_memory() -> list[tf.Tensor]:
+    """Tensors of 1 MiB in all that TensorFlow's allocator for the host holds free.
+
+    It is full when it has to ask the system for address space.
+    """
+    filling = [tf.zeros([2**20], tf.uint8)]
+    mapped = resident_bytes("VmSize")
+    while resident_bytes("VmSize") == mapped:
+        filling.append(tf.zeros([2**20], tf.uint8))
+    return filling

@@ -73,15 +73,23 @@ def loss_flops(batch: int, embed_dim: int, kind: str, n_replicas: int = 1) -> in
     return products * 2 * batch**2 * embed_dim
 
 
-def select_flops(spec: SelectionSpec, embed_dims: list[int]) -> int:
+def select_flops(spec: SelectionSpec, embed_dims: list[int], n_replicas: int = 1) -> int:
     """Selection; `embed_dims` are those of the models that the criterion uses."""
     if spec.policy == "uniform":
         return 0
-    columns = 1  # the diagonal
+    products = spec.super_batch  # the diagonal
     if spec.policy == "joint":
-        # Every chunk but the last meets all candidates, in both directions.
-        columns += 2 * (spec.sub_batch - spec.chunk_size)
-    return sum(2 * spec.super_batch * columns * d for d in embed_dims)
+        products += 2 * joint_pairs(spec, n_replicas)  # in both directions
+    return sum(2 * products * d for d in embed_dims)
+
+
+def joint_pairs(spec: SelectionSpec, n_replicas: int = 1) -> int:
+    """(candidate, picked) pairs that joint selection compares, over all replicas."""
+    # Every chunk but the last meets all candidates. The last meets the chosen alone, for their
+    # joint score; a replica does not know how many it owns, so it takes as many rows as it might.
+    rows = min(spec.sub_batch, spec.super_batch // n_replicas)
+    candidates = spec.super_batch * (spec.sub_batch - spec.chunk_size)
+    return candidates + n_replicas * rows * spec.chunk_size
 
 
 def _block_flops(tower: TowerConfig, tokens: int) -> int:
@@ -150,7 +158,7 @@ class CostModel:
                 flops[SCORE_REFERENCE] = spec.super_batch * one
             dims.append(self._reference_dim())
         if scores:
-            flops[SELECT] = select_flops(spec, dims)
+            flops[SELECT] = select_flops(spec, dims, self.n_replicas)
         for part in plan.train:
             key = f"{TRAIN}@{part.at.resolution}"
             flops[key] = flops.get(key, 0) + part.n_examples * self._train(part.at)

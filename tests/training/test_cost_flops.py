@@ -143,18 +143,36 @@ def test_resize_flops_equal_xla():
     assert cost.resize_flops(64, 64) == 0
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
-def test_joint_selection_flops_equal_xla(kind):
+class EchoCollectives:
+    """Replica 0 of `size` that all hold the same: the program of one, without the others."""
+
+    rank, in_loops = 0, True
+
+    def __init__(self, size):
+        self.size = size
+
+    def all_gather(self, x):
+        return tf.concat([x] * self.size, axis=0)
+
+    def all_reduce_sum(self, x):
+        return x
+
+
+# On 4 replicas each has 24 rows, less than the sub-batch.
+@pytest.mark.parametrize(("kind", "size"), [("sigmoid", 1), ("softmax", 1), ("sigmoid", 4)])
+def test_joint_selection_flops_equal_xla(kind, size):
     spec = SelectionSpec(super_batch=96, sub_batch=32, n_chunks=4, loss=kind)
+    n = 96 // size
     learner, reference = (
-        Embeddings(tf.zeros([96, d]), tf.zeros([96, d]), tf.constant(10.0), tf.constant(-10.0))
+        Embeddings(tf.zeros([n, d]), tf.zeros([n, d]), tf.constant(10.0), tf.constant(-10.0))
         for d in (24, 40)
     )
 
     def selection(learner, reference):
-        valid = tf.ones([96], tf.bool)
-        return select(spec, learner, reference, valid, tf.constant([0, 0])).positions
+        valid, seed = tf.ones([n], tf.bool), tf.constant([0, 0])
+        chosen = select(spec, learner, reference, valid, seed, EchoCollectives(size))
+        return chosen.positions, chosen.metrics["joint_score"]
 
     diagonal = 2 * 96 * (24 + 40)  # element by element in XLA, so not among its dots
-    formula = cost.select_flops(spec, [24, 40]) - diagonal
-    assert formula == dot_flops(selection, learner, reference)
+    formula = cost.select_flops(spec, [24, 40], size) - diagonal
+    assert formula == size * dot_flops(selection, learner, reference)

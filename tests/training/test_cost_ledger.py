@@ -99,12 +99,13 @@ def test_selection_costs_b_columns_per_direction_whatever_the_chunks():
         cost.select_flops(SelectionSpec(super_batch=1000, sub_batch=100, n_chunks=n), [8])
         for n in (1, 100)
     )
-    assert few == 2 * 1000 * 8
-    assert many == 2 * 1000 * 8 * (1 + 2 * 99)
+    # The last chunk meets the 100 chosen, for their joint score.
+    assert few == 2 * 8 * (1000 + 2 * 100 * 100)
+    assert many == 2 * 8 * (1000 * (1 + 2 * 99) + 2 * 100 * 1)
     independent = SelectionSpec(
         super_batch=1000, sub_batch=100, n_chunks=1, policy="independent_top_k"
     )
-    assert cost.select_flops(independent, [8, 8]) == 2 * few
+    assert cost.select_flops(independent, [8, 8]) == 2 * 2 * 1000 * 8
 
 
 def test_the_ledger_adds_up_and_survives_json():
