@@ -14,6 +14,7 @@ DETAILS = {  # field -> how a table shows it
     "model": "{}",
     "replicas": "{} devices",
     "source_px": "{} px JPEGs",
+    "bare_resize": "bare pipeline by {}",
     "prepared_px": "prepared to {} px",
     "super_batch": "B = {:,}",
     "sub_batch": "b = {:,}",
@@ -72,6 +73,8 @@ class FigurePage:
         return line["figure"], *(line.get(field) for field in self.case)
 
 
-INPUT = FigurePage(DOCS / "input_figures.jsonl", DOCS / "data.md", ("source_px", "dtype"))
+INPUT = FigurePage(
+    DOCS / "input_figures.jsonl", DOCS / "data.md", ("source_px", "bare_resize", "dtype")
+)
 COST = FigurePage(DOCS / "cost_figures.jsonl", DOCS / "cost.md", ("recipe",))
 DISTRIBUTED = FigurePage(DOCS / "distributed_figures.jsonl", DOCS / "scaling.md")

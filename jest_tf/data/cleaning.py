@@ -6,7 +6,7 @@ import warnings
 
 from PIL import Image, ImageOps
 
-from jest_tf.data.preprocess import MAX_PIXELS, MIN_SIDE
+from jest_tf.data.preprocess import MAX_PIXELS, MAX_SIDE, MIN_SIDE
 
 # No caption needs more; web data has some of a megabyte.
 MAX_CAPTION_BYTES = 10_000
@@ -33,8 +33,9 @@ def check_image(
             warnings.simplefilter("ignore")  # Pillow's own bound on pixels: ours is judged below
             picture = Image.open(io.BytesIO(image))
             width, height = picture.size
-            if width * height > MAX_PIXELS:
-                return b"", (0, 0), f"{width}x{height} pixels; at most {MAX_PIXELS:,} in all"
+            if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+                allowed = f"at most {MAX_PIXELS:,} in all and {MAX_SIDE:,} along a side"
+                return b"", (0, 0), f"{width}x{height} pixels; {allowed}"
             if min(width, height) < MIN_SIDE:
                 return b"", (0, 0), f"{width}x{height} pixels carry no content"
             shrink = max_side is not None and min(width, height) > max_side

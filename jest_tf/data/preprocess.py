@@ -9,6 +9,8 @@ from jest_tf.errors import UserError
 
 # A picture of more pixels is refused by its header, before any memory is taken (64 MP: 200 MB).
 MAX_PIXELS = 2**26
+# So is a long one: a resize makes a picture of this width and the target's height, in float32.
+MAX_SIDE = 2**15
 # Tracking pixels and broken thumbnails carry no content.
 MIN_SIDE = 2
 # Up to this size, pictures of one size are resized together.
@@ -25,7 +27,7 @@ def decode(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
 
     Returns:
         (uint8 [S, S, 3], bool []): zeros and False where the header shows that it is no picture of
-        MIN_SIDE to MAX_PIXELS. Raises InvalidArgumentError (in graph) where the data is corrupt.
+        MIN_SIDE to MAX_SIDE and MAX_PIXELS. Raises InvalidArgumentError (in graph) where the data is corrupt.
     """
     images, ok = decode_batch(encoded[None], image_size)
     return images[0], ok[0]
@@ -47,7 +49,7 @@ def decode_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Ten
         # No branch and no resize per record: they cost more than decoding a picture of 64 x 64.
         spec = tf.TensorSpec([None, None, 3], tf.uint8)
         images = tf.map_fn(lambda e: tf.io.decode_png(e, 3), encoded, fn_output_signature=spec)
-        return _fit(images, image_size), tf.ones_like(kinds, tf.bool)
+        return fit(images, image_size), tf.ones_like(kinds, tf.bool)
 
     are_small = h[0] * w[0] <= SMALL_PIXELS
     are_equal = tf.reduce_all(is_png & (kinds != _BAD) & (h == h[0]) & (w == w[0]))
@@ -86,7 +88,9 @@ def _inspect(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Ten
 
 
 def _sane(h: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-    return (h >= MIN_SIDE) & (w >= MIN_SIDE) & (h * w <= MAX_PIXELS)
+    shorter, longer = tf.minimum(h, w), tf.maximum(h, w)
+    # The sides alone come first: the product of the largest that a header can name overflows.
+    return (shorter >= MIN_SIDE) & (longer <= MAX_SIDE) & (h * w <= MAX_PIXELS)
 
 
 def _decode_one(encoded: tf.Tensor, kind: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -113,10 +117,10 @@ def _decode_one(encoded: tf.Tensor, kind: tf.Tensor, size: int) -> tuple[tf.Tens
         return tf.io.decode_image(encoded, 3, expand_animations=False), True
 
     image, ok = tf.switch_case(kind, [lambda: (black, False), jpeg, webp, other])
-    return _fit(tf.ensure_shape(image, [None, None, 3])[None], size)[0], ok
+    return fit(tf.ensure_shape(image, [None, None, 3])[None], size)[0], ok
 
 
-def _fit(images: tf.Tensor, size: int) -> tf.Tensor:
+def fit(images: tf.Tensor, size: int) -> tf.Tensor:
     """uint8 [n, h, w, 3] -> uint8 [n, S, S, 3], antialiased, rounded to the nearest (half up).
 
     What `tf.image.resize(antialias=True)` gives, up to the order of its sums, but faster on a CPU: its
