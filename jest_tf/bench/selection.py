@@ -93,13 +93,11 @@ def program(spec: SelectionSpec, d: int, replicas: int = 1):
             )
             everyone = tf.ones([n], tf.bool)
             collectives = ReplicaCollectives()
-            return select(
-                spec, learner, reference, everyone, tf.constant(SEED), collectives
-            ).positions
+            return select(spec, learner, reference, everyone, tf.constant(SEED), collectives)
 
-        return strategy.run(replica, shards)
+        return strategy.run(replica, shards)  # Its metrics too, as on one device.
 
-    return lambda: strategy.experimental_local_results(run(shards))[0]
+    return lambda: strategy.experimental_local_results(run(shards).positions)[0]
 
 
 def mirrored(replicas: int) -> tf.distribute.Strategy:

@@ -28,7 +28,9 @@ from jest_tf.selection.scores import Term
 from jest_tf.selection.spec import Embeddings, SelectionSpec
 
 MIN_TILE, MAX_TILE = 128, 2048  # Rows per matmul: below is slow, above gains nothing.
-MAX_BLOCK = 2**22  # Values per block of similarities, 16 MiB: what bounds the memory.
+# What bounds the memory: values per block of similarities, 16 MiB where all candidates go in one
+# pass. In several, slices of the embeddings stand beside it: then half of that.
+MAX_BLOCK, MAX_SLICE = 2**22, 2**21
 
 
 class _Picks(NamedTuple):
@@ -211,7 +213,7 @@ def add_chunk(
 ) -> tf.Tensor:
     """The loss's state [s, n] once a chunk of picked rows, [m, d] each, has joined P.
 
-    Candidates go through in as few passes as MAX_BLOCK allows, each a batch of [tile, m] blocks.
+    Candidates go through in as few passes as the memory allows, each a batch of [tile, m] blocks.
     """
     loss, n = scores.LOSSES[loss], state.shape[1]
     n_passes, per_pass = _passes(n // tile, tile, *picked[0].zimg.shape)
@@ -240,16 +242,14 @@ def add_chunk(
 
 
 def _passes(n_tiles, tile, m, d):
-    """(number of passes, tiles in each): the fewest equal passes within MAX_BLOCK values.
-
-    Several passes hold slices of the embeddings too, so d counts then.
-    """
+    """(number of passes, tiles in each): one within MAX_BLOCK values, or the fewest equal passes
+    within MAX_SLICE values of a block and of the slices of the embeddings."""
     if n_tiles == 1 or n_tiles * tile * m <= MAX_BLOCK:
         return 1, n_tiles
     n_passes = next(
         k
         for k in range(2, n_tiles + 1)
-        if n_tiles % k == 0 and (n_tiles // k * tile * max(m, d) <= MAX_BLOCK or k == n_tiles)
+        if n_tiles % k == 0 and (n_tiles // k * tile * max(m, d) <= MAX_SLICE or k == n_tiles)
     )
     return n_passes, n_tiles // n_passes
 

@@ -101,7 +101,8 @@ def test_passes_give_the_same_state_as_one(loss, monkeypatch):
     state = scores.LOSSES[loss].start(models)
     states = []
     for max_block in (2**22, 2 * 20 * 16, 1):
-        monkeypatch.setattr(joint, "MAX_BLOCK", max_block)
+        for bound in ("MAX_BLOCK", "MAX_SLICE"):
+            monkeypatch.setattr(joint, bound, max_block)
         program = tf.function(joint.add_chunk.python_function, jit_compile=True, autograph=False)
         states.append(program(loss, state, models, picked, 20).numpy())
     for state in states[1:]:  # up to the order of the sums in the last bit
