@@ -30,7 +30,7 @@ DETAILS = {  # field -> how a table shows it
     "time_ratio": "time {:.3g} x plain",
     "flops_ratio": "FLOPs {:.3g} x plain",
     "steps": "{} steps",
-    "policy": "{}",
+    "criterion": "joint, {}",
     "dtype": "{}",
     "picks_shared": "{:.1%} of the picks the same",
 }
@@ -74,7 +74,9 @@ class FigurePage:
 
 
 INPUT = FigurePage(
-    DOCS / "input_figures.jsonl", DOCS / "data.md", ("source_px", "bare_resize", "dtype")
+    DOCS / "input_figures.jsonl",
+    DOCS / "data.md",
+    ("source_px", "bare_resize", "criterion", "dtype"),
 )
 COST = FigurePage(DOCS / "cost_figures.jsonl", DOCS / "cost.md", ("recipe",))
 DISTRIBUTED = FigurePage(DOCS / "distributed_figures.jsonl", DOCS / "scaling.md")

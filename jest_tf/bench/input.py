@@ -1,11 +1,12 @@
 """What the input pipeline reaches, as JSON lines.
 
     python -m jest_tf.bench.input [--figures=pipeline_over_bare,resume_seconds,...] [--update_docs]
-    python -m jest_tf.bench.input --figures=cached_score_error --reference=runs/reference
+    python -m jest_tf.bench.input --figures=cached_score_error,… --reference=runs/reference
 
 The images are 512 px and 256 px JPEGs cut from scikit-image's photographs. Compared programs take
 turns and their fastest round counts, so that a busy machine slows all alike. `input_wait_share`
-trains the emoji config for a few steps; `cached_score_error` needs a finished reference run of it.
+trains the emoji config for a few steps. `--reference` is a finished reference run of that config:
+`cached_score_error` needs it, and `input_wait_share` without it scores by the learner alone.
 Needs the extra `bench`.
 """
 
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--figures", default=",".join(FIGURES), help="comma-separated")
     parser.add_argument("--data_dir", default="data/prepared", help="where TFDS keeps its sets")
-    parser.add_argument("--reference", help="a finished run, for cached_score_error")
+    parser.add_argument("--reference", help="a finished reference run")
     parser.add_argument(
         "--update_docs", action="store_true", help="keep the figures, and show them in docs/data.md"
     )
@@ -329,22 +330,26 @@ def _bytes_read() -> int:
 def input_wait_share(data: BenchData, args: argparse.Namespace) -> list[dict]:
     """Of a short training run's time, as the run itself logs it.
 
-    It selects by the learner alone, so that a step loads B examples and runs one model on them: a
-    step with a reference takes longer, and waits for a smaller share of it.
+    With --reference the shipped config. In any case by the learner alone too: such a step loads as
+    many examples and runs one model less on them, so it waits for a larger share of its time.
     """
-    workdir = data.root / "run"
-    config = f"configs/emoji.py:policy=joint,criterion=hard_learner,steps={WAIT_STEPS}"
-    command = [sys.executable, "-m", "jest_tf.train", f"--config={config}", f"--workdir={workdir}"]
-    command.append(f"--config.data.data_dir={args.data_dir}")
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    shares = [
-        row["input/wait_share"] for row in map(json.loads, lines) if "input/wait_share" in row
-    ]
-    return [
-        emit("input_wait_share", shares[-1], "<= 0.05", "of the time", steps=WAIT_STEPS,
-             super_batch=640, policy="joint, hard_learner")
-    ]  # fmt: skip
+    runs = {"hard_learner": []}
+    if args.reference:
+        runs["learnability"] = [f"--config.reference.workdir={args.reference}"]
+    lines = []
+    for criterion, flags in runs.items():
+        workdir = data.root / criterion
+        config = f"configs/emoji.py:policy=joint,criterion={criterion},steps={WAIT_STEPS}"
+        command = [sys.executable, "-m", "jest_tf.train", f"--config={config}", *flags]
+        command += [f"--workdir={workdir}", f"--config.data.data_dir={args.data_dir}"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        metrics = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        shares = [row["input/wait_share"] for row in metrics if "input/wait_share" in row]
+        lines.append(
+            emit("input_wait_share", shares[-1], "<= 0.05", "of the time", steps=WAIT_STEPS,
+                 super_batch=640, criterion=criterion)
+        )  # fmt: skip
+    return lines
 
 
 def cached_score_error(data: BenchData, args: argparse.Namespace) -> list[dict]:
