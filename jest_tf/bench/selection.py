@@ -187,11 +187,14 @@ def memory_figures() -> None:
         spec, d = SelectionSpec(loss=loss, **MEMORY_SIZES), 512
         told = measured(spec, d, replicas)
         matrix = 4 * spec.super_batch**2
-        emit(
-            "peak_memory_share", told["peak_extra_bytes"] / matrix, "<= 0.05", "of fp32 BxB",
-            numerator=told["peak_extra_bytes"], denominator=matrix, repeats=1,
-            context={**MEMORY_SIZES, "d": d, "loss": loss, "replicas": replicas},
-        )  # fmt: skip
+        for figure, peak, goal in (
+            ("peak_memory_share", told["peak_extra_bytes"], "<= 0.05"),
+            ("peak_memory_share_of_first_call", told["first_peak_extra_bytes"], "-"),
+        ):
+            emit(
+                figure, peak / matrix, goal, "of fp32 BxB", numerator=peak, denominator=matrix,
+                repeats=1, context={**MEMORY_SIZES, "d": d, "loss": loss, "replicas": replicas},
+            )  # fmt: skip
 
 
 def growth_figures() -> None:
@@ -308,17 +311,22 @@ def paper_figures() -> None:
 
 
 def measured(spec: SelectionSpec, d: int, replicas: int) -> dict:
-    """Seconds and peak extra memory of a first call, in a process of its own."""
+    """Seconds of a first call and peak extra memory of it and of a second, in a new process."""
     return in_own_process("jest_tf.bench.selection", f"--measure={_sizes(spec, d, replicas)}")
 
 
 def measure(spec: SelectionSpec, d: int, replicas: int) -> dict:
-    """The other side of `measured`."""
+    """The other side of `measured`. The first call also compiles; a run makes it once."""
     program(SelectionSpec(640 * replicas, 64, loss=spec.loss), 64, replicas)()
     run = program(spec, d, replicas)  # After TensorFlow's own memory, by the small one.
     start = time.perf_counter()
-    peak = peak_extra_bytes(run)
-    return {"peak_extra_bytes": peak, "seconds": time.perf_counter() - start}
+    first_peak = peak_extra_bytes(run)
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds,
+        "first_peak_extra_bytes": first_peak,
+        "peak_extra_bytes": peak_extra_bytes(run),
+    }
 
 
 def time_on_devices(spec: SelectionSpec, d: int, replicas: int) -> dict:

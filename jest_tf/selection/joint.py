@@ -28,6 +28,7 @@ from jest_tf.selection.scores import Term
 from jest_tf.selection.spec import Embeddings, SelectionSpec
 
 MIN_TILE, MAX_TILE = 128, 2048  # Rows per matmul: below is slow, above gains nothing.
+MAX_MEMBERS = 1024  # Of the chosen, whose embeddings are copied at a time for ℓ(Q).
 # What bounds the memory: values per block of similarities, 16 MiB where all candidates go in one
 # pass. In several, slices of the embeddings stand beside it: then half of that.
 MAX_BLOCK, MAX_SLICE = 2**22, 2**21
@@ -136,21 +137,33 @@ def _take(draw, embeddings, usable, picks, logits, pairs, chunk, start):
 def _set_score(loss, models, state, members, positions, rows, start):
     """Σ over the own `members` [n] of their part of ℓ(Q), once the last chunk has joined P too.
 
-    Only the members' rows need that last block, at most b of them.
+    Only the members' rows need that last block: at most b of them, copied a few at a time.
     """
     n, b = members.shape[0], positions.shape[0]
-    if n > b:
-        index, owned = local_index(positions, start, n)
-        index = tf.minimum(index, n - 1)
-        models = [
-            Term(sign, z._replace(zimg=tf.gather(z.zimg, index), ztxt=tf.gather(z.ztxt, index)))
+    picked = unpacked(models, rows)
+
+    def score(models, state, members):
+        k = members.shape[0]
+        state = add_chunk(loss, state, models, picked, tile_rows(k, k))
+        return tf.reduce_sum(tf.where(members, scores.LOSSES[loss].set_score(state, models), 0.0))
+
+    if n <= b:
+        return score(models, state, members)
+    k = _largest_divisor(b, MAX_MEMBERS)
+    index, owned = local_index(positions, start, n)
+    index = tf.reshape(tf.minimum(index, n - 1), [-1, k])
+    owned = tf.reshape(owned, [-1, k])
+
+    def score_of(i):
+        at = index[i]
+        chosen = [
+            Term(sign, z._replace(zimg=tf.gather(z.zimg, at), ztxt=tf.gather(z.ztxt, at)))
             for sign, z in models
         ]
-        state, members = tf.gather(state, index, axis=1), owned & tf.gather(members, index)
-    k = min(n, b)
-    state = add_chunk(loss, state, models, unpacked(models, rows), tile_rows(k, k))
-    parts = scores.LOSSES[loss].set_score(state, models)
-    return tf.reduce_sum(tf.where(members, parts, 0.0))
+        return score(chosen, tf.gather(state, at, axis=1), owned[i] & tf.gather(members, at))
+
+    more = (lambda i, _: i < b // k, lambda i, total: (i + 1, total + score_of(i)))
+    return tf.while_loop(*more, (0, tf.constant(0.0)))[1]
 
 
 def tile_rows(super_batch: int, n: int) -> int:
@@ -159,15 +172,15 @@ def tile_rows(super_batch: int, n: int) -> int:
     The same shape means the same sums, so a candidate's score does not depend on the layout. Where
     `super_batch` has no suitable divisor, or replicas hold less than a tile, the tile follows n.
     """
-
-    def largest_divisor(number):
-        return max(tile for tile in range(1, min(number, MAX_TILE) + 1) if number % tile == 0)
-
     common = super_batch // math.gcd(super_batch, 8)
-    tile = largest_divisor(common)
+    tile = _largest_divisor(common, MAX_TILE)
     if n % tile or tile < min(common, MIN_TILE):
-        tile = largest_divisor(n)
+        tile = _largest_divisor(n, MAX_TILE)
     return tile if tile >= min(n, MIN_TILE) else n
+
+
+def _largest_divisor(number: int, bound: int) -> int:
+    return max(size for size in range(1, min(number, bound) + 1) if number % size == 0)
 
 
 def exchange(

@@ -109,6 +109,23 @@ def test_passes_give_the_same_state_as_one(loss, monkeypatch):
         np.testing.assert_allclose(state, states[0], rtol=5e-7)
 
 
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_score_of_the_chosen_is_the_same_a_few_at_a_time(loss, monkeypatch):
+    (learner, reference, _), *_ = situations(SIZES[2], seed=7)
+    models = terms("learnability", tensors(learner), tensors(reference))
+    state = scores.LOSSES[loss].start(models)
+    positions = tf.random.stateless_shuffle(tf.range(state.shape[1]), [0, 1])[:36]
+    members = tf.scatter_nd(positions[:, None], tf.ones([36], tf.bool), [state.shape[1]])
+    everyone = tf.ones_like(members)
+    rows = joint.own_rows([z for _, z in models], everyone, positions[:9], 0)
+    set_score = joint._set_score.python_function
+    totals = []
+    for at_a_time in (36, 8):  # 1 part and 6 of 6
+        monkeypatch.setattr(joint, "MAX_MEMBERS", at_a_time)
+        totals.append(set_score(loss, models, state, members, positions, rows, 0))
+    np.testing.assert_allclose(totals[1], totals[0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [0.2, 5.0])
 def test_temperature_divides_the_logits(temperature):
     size = SIZES[1]
