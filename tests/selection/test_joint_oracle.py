@@ -114,7 +114,7 @@ def test_score_of_the_chosen_is_the_same_a_few_at_a_time(loss, monkeypatch):
     (learner, reference, _), *_ = situations(SIZES[2], seed=7)
     models = terms("learnability", tensors(learner), tensors(reference))
     state = scores.LOSSES[loss].start(models)
-    positions = tf.random.stateless_shuffle(tf.range(state.shape[1]), [0, 1])[:36]
+    positions = tf.random.experimental.stateless_shuffle(tf.range(state.shape[1]), [0, 1])[:36]
     members = tf.scatter_nd(positions[:, None], tf.ones([36], tf.bool), [state.shape[1]])
     everyone = tf.ones_like(members)
     rows = joint.own_rows([z for _, z in models], everyone, positions[:9], 0)
