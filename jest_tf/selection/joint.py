@@ -162,6 +162,8 @@ def _set_score(loss, models, state, members, positions, rows, start):
         ]
         return score(chosen, tf.gather(state, at, axis=1), owned[i] & tf.gather(members, at))
 
+    if k == b:
+        return score_of(0)
     more = (lambda i, _: i < b // k, lambda i, total: (i + 1, total + score_of(i)))
     return tf.while_loop(*more, (0, tf.constant(0.0)))[1]
 
