@@ -164,6 +164,7 @@ def _encoder(run, workdir: str):
         "model": config.name,
         "checkpoint": f"{workdir} at step {run.step}",
         "step": run.step,
+        "cost": run.state.get("ledger"),
     }
     return ModelEncoder(
         run.model, run.tokenizer, config.model.image_size, config.data.image_size, description

@@ -95,6 +95,9 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     assert list((finished / "tensorboard" / "by_gflop").glob("events.*"))
     results = sorted(p.name for p in (finished / "evaluations").iterdir())
     assert results == [f"retrieval-{STEPS:08d}.json", f"zero_shot-{STEPS:08d}.json"]
+    cost = json.loads((finished / "evaluations" / results[0]).read_text())["cost"]
+    assert cost["steps"] == STEPS and sum(cost["flops"].values()) == last["cost/flops"]
+    assert sum(cost["seconds"].values()) == pytest.approx(last["cost/seconds"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

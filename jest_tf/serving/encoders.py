@@ -21,7 +21,7 @@ class Encoder(Protocol):
 
     Attributes:
         decode_size: side in pixels of the images that `encode_image` expects.
-        description: {model, checkpoint, step, fingerprint, preprocessing}, kept with every result.
+        description: {model, checkpoint, step, cost, fingerprint, preprocessing}, kept with results.
     """
 
     decode_size: int
@@ -41,7 +41,7 @@ class ModelEncoder:
         model, tokenizer: as they are trained together.
         image_size: side in pixels at which images enter the model.
         decode_size: see `export_dual_encoder`.
-        description: what to call it: model, checkpoint, step.
+        description: what to call it: model, checkpoint, step; and its cost ledger.
     """
 
     def __init__(

@@ -360,7 +360,8 @@ class Trainer:
                 continue
             result = read_result(self.workdir.evaluations, name, self.step)
             if result is None:
-                self.encoder.description["step"] = self.step
+                spent = {"step": self.step, "cost": self.ledger.to_dict()}
+                self.encoder.description.update(spent)
                 result = run_evaluation(
                     name, spec.to_dict(), self.encoder, self.config.data.data_dir
                 )
