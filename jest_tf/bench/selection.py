@@ -26,7 +26,7 @@ from jest_tf.training.collectives import ReplicaCollectives
 from jest_tf.training.cost import joint_pairs, select_flops
 
 FULL = flags.DEFINE_bool("full", False, "Also the paper's sizes.")
-REPEATS = flags.DEFINE_integer("repeats", 7, "Timed calls of each program; the fastest counts.")
+REPEATS = flags.DEFINE_integer("repeats", 15, "Timed calls of each program; the fastest counts.")
 GROUPS = ["dense", "floor", "memory", "growth", "step", "torch"]
 CHOSEN = flags.DEFINE_list("groups", GROUPS, "What to print.")
 LOSSES = flags.DEFINE_multi_enum(

@@ -47,7 +47,7 @@ def test_grad_cache_needs_the_activations_of_one_micro_batch(peaks):
 
 def test_recompute_needs_the_activations_of_one_block(peaks):
     """The tower has four blocks and a pooling head."""
-    assert peaks["recompute"] < 0.6 * peaks["plain"]
+    assert peaks["recompute"] < 0.75 * peaks["plain"]  # 0.5; more where threads are kept waiting
 
 
 def _loss(kind: str) -> Callable:
