@@ -1,6 +1,6 @@
 """How fast and how small the selection is, against the listing and against arithmetic itself.
 
-    python -m jest_tf.bench.selection [--groups=dense,floor,memory,growth,step,torch] [--full]
+    python -m jest_tf.bench.selection [--groups=dense,floor,narrow,memory,…] [--full]
     python -m jest_tf.bench.selection --write_docs     # tables of docs/selection.md, from the lines
 
 Prints one JSON object per line, and keeps it in --results. Both sides of a ratio are timed in turns
@@ -8,6 +8,7 @@ in one run, on a machine that has nothing else to do. `--full` adds the paper's 
 (B = 163,840, b = 32,768, d = 768), which take minutes; `--groups= --full` is they alone.
 """
 
+import functools
 import importlib.util
 import itertools
 import json
@@ -27,7 +28,7 @@ from jest_tf.training.cost import joint_pairs, select_flops
 
 FULL = flags.DEFINE_bool("full", False, "Also the paper's sizes.")
 REPEATS = flags.DEFINE_integer("repeats", 15, "Timed calls of each program; the fastest counts.")
-GROUPS = ["dense", "floor", "memory", "growth", "step", "torch"]
+GROUPS = ["dense", "floor", "narrow", "memory", "growth", "step", "torch"]
 CHOSEN = flags.DEFINE_list("groups", GROUPS, "What to print.")
 LOSSES = flags.DEFINE_multi_enum(
     "loss", ["sigmoid", "softmax"], ["sigmoid", "softmax"], "Which losses; may be repeated."
@@ -180,6 +181,25 @@ def floor_figures() -> None:
                         "function_per_ns": 4096 * 1024 / alone[function] / 1e9,
                     },
                 )  # fmt: skip
+
+
+def narrow_figures() -> None:
+    """What a product with as few columns as a chunk has picks reaches of the large one's rate."""
+    B, d = SIZES["super_batch"], 512
+    candidates = tf.random.normal([B, d])
+    programs = {"matmul": rates()["matmul"]}
+    for columns in (16, 64, 128, 256):
+        picked = tf.random.normal([d, columns])
+        program = tf.function(lambda rows, picked=picked: rows @ picked, jit_compile=True)
+        programs[columns] = functools.partial(program, candidates)
+    seconds = fastest(programs, REPEATS.value)
+    large = 2 * 4096**3 / seconds.pop("matmul")
+    for columns, took in seconds.items():
+        emit(
+            "narrow_product_rate", 2 * B * d * columns / took / large, "-", "of the large one's",
+            numerator=2 * B * d * columns / took, denominator=large, repeats=REPEATS.value,
+            context={"super_batch": B, "d": d, "columns": columns},
+        )  # fmt: skip
 
 
 def memory_figures() -> None:
@@ -360,6 +380,7 @@ def main(_: list[str]) -> None:
     groups = {
         "dense": dense_figures,
         "floor": floor_figures,
+        "narrow": narrow_figures,
         "memory": memory_figures,
         "growth": growth_figures,
         "step": step_figures,

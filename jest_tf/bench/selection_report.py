@@ -12,7 +12,17 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs"
 RESULTS = str(DOCS / "selection_measured.jsonl")
 PAGE = DOCS / "selection.md"
 SECTION = "measured"
-CASE = ("super_batch", "sub_batch", "n_chunks", "d", "loss", "replicas", "model", "cases")
+CASE = (
+    "super_batch",
+    "sub_batch",
+    "n_chunks",
+    "d",
+    "loss",
+    "replicas",
+    "model",
+    "cases",
+    "columns",
+)
 
 
 def keep(path: str, line: dict) -> None:
@@ -66,6 +76,8 @@ def _described(context: dict) -> str:
     names = {"super_batch": "B", "sub_batch": "b", "n_chunks": "N", "d": "d"}
     parts = [f"{short} {context[key]:,}" for key, short in names.items() if key in context]
     parts += [str(context[key]) for key in ("loss", "model") if key in context]
+    if "columns" in context:
+        parts.append(f"{context['columns']} columns")
     if "cases" in context:
         ends = ["/".join(f"{size:,}" for size in context["cases"][i]) for i in (0, -1)]
         parts.append(f"B/b/N/d {ends[0]} to {ends[1]}")
