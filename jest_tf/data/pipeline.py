@@ -218,9 +218,7 @@ def _decoded_batches(
             name: tf.reshape(value, [batch_size, *value.shape[2:]]) for name, value in parts.items()
         }
 
-    chunks = chunks.map(
-        graph_only(read), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    chunks = chunks.map(graph_only(read), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = chunks.batch(batch_size // chunk, drop_remainder=True)
     return batches.map(graph_only(joined))
 

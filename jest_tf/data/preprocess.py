@@ -27,7 +27,8 @@ def decode(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
 
     Returns:
         (uint8 [S, S, 3], bool []): zeros and False where the header shows that it is no picture of
-        MIN_SIDE to MAX_SIDE and MAX_PIXELS. Raises InvalidArgumentError (in graph) where the data is corrupt.
+        MIN_SIDE to MAX_SIDE and MAX_PIXELS. Raises InvalidArgumentError (in graph) where the data
+        is corrupt.
     """
     images, ok = decode_batch(encoded[None], image_size)
     return images[0], ok[0]
@@ -123,9 +124,9 @@ def _decode_one(encoded: tf.Tensor, kind: tf.Tensor, size: int) -> tuple[tf.Tens
 def fit(images: tf.Tensor, size: int) -> tf.Tensor:
     """uint8 [n, h, w, 3] -> uint8 [n, S, S, 3], antialiased, rounded to the nearest (half up).
 
-    What `tf.image.resize(antialias=True)` gives, up to the order of its sums, but faster on a CPU: its
-    kernel sums along the height by whole rows, and along the width one pixel of 3 values after the
-    other. Here both sums go by whole rows, with a transposition between.
+    What `tf.image.resize(antialias=True)` gives, up to the order of its sums, but faster on a CPU:
+    its kernel sums along the height by whole rows, and along the width one pixel of 3 values after
+    the other. Here both sums go by whole rows, with a transposition between.
     """
 
     def along_height(images):  # [n, h, w, 3] -> float32 [n, S, w, 3]

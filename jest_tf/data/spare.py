@@ -1,7 +1,7 @@
 """How much more than b a step must load when some records cannot be used."""
 
-# Standard deviations of the number of bad records in a step that are kept in reserve: about one step
-# in 30,000 is still refused.
+# Standard deviations of the number of bad records in a step that are kept in reserve: about one
+# step in 30,000 is still refused.
 DEVIATIONS = 4
 
 

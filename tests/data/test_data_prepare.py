@@ -112,7 +112,7 @@ def test_members_of_a_tar_stay_in_it(tmp_path):
     assert prepare.main(["webdataset", str(path), f"--out={out}"]) == 0
     assert [texts for _, _, texts in rows_of(out)] == [[b"out"]] * 3
     assert {p.name for p in tmp_path.iterdir()} == {"in", "out"}
-    assert not [p for p in tmp_path.rglob("*escaped*")]
+    assert not list(tmp_path.rglob("*escaped*"))
     assert not os.path.exists("/tmp/escaped-by-jest-tf.jpg")
 
 

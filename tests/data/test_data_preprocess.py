@@ -79,7 +79,19 @@ def png_header(h: int, w: int) -> bytes:
         b"GIF89a" + struct.pack("<HH", 60_000, 60_000),
         b"BM" + bytes(16) + struct.pack("<II", 40_000, 40_000),
     ],
-    ids=["empty", "html", "two bytes", "1x1", "1x64", "bomb", "2^31", "2^32", "long", "gif bomb", "bmp bomb"],
+    ids=[
+        "empty",
+        "html",
+        "two bytes",
+        "1x1",
+        "1x64",
+        "bomb",
+        "2^31",
+        "2^32",
+        "long",
+        "gif bomb",
+        "bmp bomb",
+    ],
 )
 def test_what_is_no_picture_is_refused_by_its_header(content):
     image, ok = preprocess.decode(tf.constant(content), 8)
