@@ -70,9 +70,9 @@ def transient(
     if spec.policy != "uniform":
         models = [(parts.learner, plan.score)] if spec.criterion != "easy_reference" else []
         models += [(parts.reference, plan.reference)] if parts.reference else []
+        at_once = min(rows, micro_batch or rows)
         for model, at in models:
             name = f"scoring at {at.resolution}"
-            at_once = min(rows, micro_batch or rows)
             phases[name] = max(phases.get(name, 0), at_once * forward_bytes(model, at, width))
         phases["selection"] = selection_bytes(parts, rows, n_replicas)
     gradients = FLOAT * parameters(parts.learner)

@@ -167,7 +167,8 @@ def fit_table() -> Iterator[str]:
     yield "|" + "---|" * (len(TPUS) + 1)
     for variant, recompute in itertools.product(("S", "B", "L"), (False, True)):
         cells = [f"{largest(variant, recompute, device):,}" for device in TPUS.values()]
-        yield f"| {variant}/16{', recompute' * recompute} | " + " | ".join(cells) + " |"
+        name = f"{variant}/16, recompute" if recompute else f"{variant}/16"
+        yield f"| {name} | " + " | ".join(cells) + " |"
 
 
 def largest(variant: str, recompute: bool, device: Device) -> int:

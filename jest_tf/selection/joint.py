@@ -150,6 +150,8 @@ def _set_score(loss, models, state, members, positions, rows, start):
     if n <= b:
         return score(models, state, members)
     k = _largest_divisor(b, MAX_MEMBERS)
+    if k < MIN_TILE:
+        k = b  # As in `tile_rows`: rather all than ever so few.
     index, owned = local_index(positions, start, n)
     index = tf.reshape(tf.minimum(index, n - 1), [-1, k])
     owned = tf.reshape(owned, [-1, k])

@@ -21,7 +21,8 @@ class Encoder(Protocol):
 
     Attributes:
         decode_size: side in pixels of the images that `encode_image` expects.
-        description: {model, checkpoint, step, cost, fingerprint, preprocessing}, kept with results.
+        description: {model, checkpoint, step, fingerprint, preprocessing} and, of a run, its cost;
+            kept with every result.
     """
 
     decode_size: int

@@ -360,8 +360,7 @@ class Trainer:
                 continue
             result = read_result(self.workdir.evaluations, name, self.step)
             if result is None:
-                spent = {"step": self.step, "cost": self.ledger.to_dict()}
-                self.encoder.description.update(spent)
+                self.encoder.description.update(step=self.step, cost=self.ledger.to_dict())
                 result = run_evaluation(
                     name, spec.to_dict(), self.encoder, self.config.data.data_dir
                 )
