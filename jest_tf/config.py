@@ -17,7 +17,7 @@ LOSSES = ("sigmoid", "softmax")
 SCOPES = ("global", "replica")
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 PRECISIONS = ("float32", "bfloat16")
-VARIANTS = ("mu", "Ti", "S", "B", "L")
+VARIANTS = ("nano", "mu", "Ti", "S", "B", "L")
 AUGMENTATIONS = ("flip", "colour", "cutout")
 
 
@@ -61,7 +61,7 @@ def _data() -> ml_collections.ConfigDict:
 
 def _model() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
-    c.variant = "mu"  # mu | Ti | S | B | L [P: B]
+    c.variant = "mu"  # nano | mu | Ti | S | B | L [P: B]
     c.image_size = 48  # pixels, full resolution: where evaluation and export happen
     c.patch_size = 8  # pixels [P: 16 at 256 px]
     c.init_scale = 10.0  # SigLIP [P]

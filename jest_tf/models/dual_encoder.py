@@ -115,8 +115,14 @@ def _siglip(width: int, depth: int, heads: int) -> DualEncoderConfig:
     )  # fmt: skip
 
 
-# Ti, S, B, L: the sizes of the ViT literature. mu: trains in minutes on a laptop's processor.
+# Ti, S, B, L: the sizes of the ViT literature. mu: trains in minutes on a laptop's processor. nano:
+# for experiments of many runs.
 VARIANTS: dict[str, DualEncoderConfig] = {
+    "nano": DualEncoderConfig(
+        image_size=48, patch_size=12, n_tokens=16, vocab_size=4_096, embed_dim=64,
+        image=TowerConfig(width=64, depth=3, heads=2, mlp_dim=256),
+        text=TowerConfig(width=64, depth=2, heads=2, mlp_dim=256),
+    ),
     "mu": DualEncoderConfig(
         image_size=48, patch_size=8, n_tokens=16, vocab_size=4_096, embed_dim=128,
         image=TowerConfig(width=128, depth=4, heads=4, mlp_dim=512),

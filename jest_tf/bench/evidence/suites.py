@@ -1,6 +1,6 @@
 """The declared experiments. `--suite` names one of SUITES; `main` and `ablations` share cells.
 
-Sizes are chosen so that a cell takes at most 15 minutes on 2 CPU cores. A selecting run loads as
+Sizes are chosen so that a cell takes at most 15 minutes on a CPU core. A selecting run loads as
 many examples as the uniform baseline trains on: STEPS * 640 = LONG_STEPS * 128.
 """
 
@@ -8,13 +8,18 @@ import dataclasses
 
 from jest_tf.bench.evidence.grid import ABLATION, CLEAN_POOL, HEADLINE, RATE, TRIAL, Row
 
-STEPS, LONG_STEPS, REFERENCE_STEPS = 700, 3500, 2400
-QUICK_STEPS, QUICK_LONG_STEPS, QUICK_REFERENCE_STEPS = 180, 900, 500
+STEPS, LONG_STEPS, REFERENCE_STEPS = 500, 2500, 1600
+QUICK_STEPS, QUICK_LONG_STEPS, QUICK_REFERENCE_STEPS = 250, 1250, 800
+# Steps between looks at the validation part, of a selecting run and of the others.
+EVERY, LONG_EVERY = 25, 100
 MAIN_SEEDS = (0, 1, 2, 3, 4)
 ABLATION_SEEDS = (0, 1)
 # Apart from the reported seeds, so that choosing on a run does not also report it.
 TRIAL_SEED = 100
-TRIAL_RATES = (3e-4, 1e-3, 3e-3)
+TRIAL_RATES = (1e-3, 2e-3, 4e-3)
+# A quarter of the shipped model's cost, and on these drawings no worse: for many runs, not few.
+SMALL = {"model.variant": "nano", "model.patch_size": 12}
+LARGER = {"model.variant": "mu", "model.patch_size": 8}
 
 # Names that the analysis asks for.
 UNIFORM, SAME_STEPS, CURATED = "uniform", "uniform_same_steps", "curated"
@@ -37,7 +42,8 @@ class Suite:
 def _selecting(name: str, label: str, group: str, policy: str = "joint", **fields) -> Row:
     """A row that chooses among B examples; `sizes` and `criterion` may be given."""
     steps = fields.pop("steps", STEPS)
-    arguments = [f"policy={policy}", f"steps={steps}", f"validate_every={fields.pop('every', 20)}"]
+    every = fields.pop("every", EVERY)
+    arguments = [f"policy={policy}", f"steps={steps}", f"validate_every={every}"]
     if criterion := fields.pop("criterion", ""):
         arguments.append(f"criterion={criterion}")
     overrides = tuple(fields.pop("overrides", {}).items())
@@ -73,9 +79,9 @@ def _trials() -> list[Row]:
 
         label = f"learning rate {rate:g}"
         rows += [
-            _curated(name(CURATED), label, TRIAL, REFERENCE_STEPS, 100, **common),
-            _uniform(name(UNIFORM), label, TRIAL, LONG_STEPS, 100, **common),
-            _uniform(name(SAME_STEPS), label, TRIAL, STEPS, 20, **common),
+            _curated(name(CURATED), label, TRIAL, REFERENCE_STEPS, LONG_EVERY, **common),
+            _uniform(name(UNIFORM), label, TRIAL, LONG_STEPS, LONG_EVERY, **common),
+            _uniform(name(SAME_STEPS), label, TRIAL, STEPS, EVERY, **common),
             _selecting(name(TOP_K), label, TRIAL, TOP_K, **chosen_by),
             _selecting(name(JOINT), label, TRIAL, **chosen_by),
         ]
@@ -85,12 +91,12 @@ def _trials() -> list[Row]:
 def _headline() -> list[Row]:
     return [
         _curated(
-            CURATED, "curated only (the reference)", HEADLINE, REFERENCE_STEPS, 100,
+            CURATED, "curated only (the reference)", HEADLINE, REFERENCE_STEPS, LONG_EVERY,
             tuned_as=CURATED,
         ),
-        _uniform(UNIFORM, "uniform", HEADLINE, LONG_STEPS, 100, tuned_as=UNIFORM),
+        _uniform(UNIFORM, "uniform", HEADLINE, LONG_STEPS, LONG_EVERY, tuned_as=UNIFORM),
         _uniform(
-            SAME_STEPS, "uniform, same steps", HEADLINE, STEPS, 20, tuned_as=SAME_STEPS
+            SAME_STEPS, "uniform, same steps", HEADLINE, STEPS, EVERY, tuned_as=SAME_STEPS
         ),
         _selecting(TOP_K, "independent top-k", HEADLINE, TOP_K, tuned_as=TOP_K),
         _selecting(JOINT, "joint, learnability", HEADLINE),
@@ -98,14 +104,16 @@ def _headline() -> list[Row]:
     ]  # fmt: skip
 
 
-FLEXI_FIELDS = {"resolution.score.resolution": "48/16", "resolution.low_share": 0.5}
+# The paper's larger patches; then the text cheaper too, which is nearly half of a small model.
+FLEXI_PATCHES = {"resolution.score.resolution": "48/24", "resolution.low_share": 0.5}
+FLEXI_FIELDS = FLEXI_PATCHES | {"resolution.score.n_tokens": 8, "resolution.score.text_depth": 1}
 
 
 def _ablations() -> list[Row]:
     a = ABLATION
     return [
         _uniform(
-            "uniform_clean", "uniform on the true-clean part (bound)", a, STEPS, 20,
+            "uniform_clean", "uniform on the true-clean part (bound)", a, STEPS, EVERY,
             tuned_as=SAME_STEPS, overrides={"data.train": CLEAN_POOL},
         ),
         _selecting(
@@ -116,10 +124,10 @@ def _ablations() -> list[Row]:
         _selecting("hard", "joint, hard learner", a, criterion="hard_learner", reference=""),
         _selecting("f50", "joint, f = 0.5", a, overrides={"selection.super_batch": 256}),
         _selecting(
-            "f90", "joint, f = 0.9", a, steps=560, overrides={"selection.super_batch": 1280},
+            "f90", "joint, f = 0.9", a, steps=400, overrides={"selection.super_batch": 1280},
         ),
         _selecting(
-            "f95", "joint, f = 0.95", a, steps=300,
+            "f95", "joint, f = 0.95", a, steps=220, every=20,
             overrides={"selection.super_batch": 2560},
         ),
         _selecting("chunks4", "joint, 4 chunks", a, overrides={"selection.n_chunks": 4}),
@@ -136,22 +144,36 @@ def _ablations() -> list[Row]:
             "flexi_untrained", "Flexi scores without training at low resolution", a,
             overrides=FLEXI_FIELDS | {"resolution.low_share": 0.0},
         ),
-        _selecting(
-            "flexi_text", "Flexi-JEST, half the text tokens too", a,
-            overrides=FLEXI_FIELDS | {"resolution.score.n_tokens": 8},
-        ),
+        _selecting("flexi_patches", "Flexi-JEST, images only", a, overrides=FLEXI_PATCHES),
         _curated(
-            "curated_softmax", "curated only, softmax loss", a, REFERENCE_STEPS, 100,
+            "curated_softmax", "curated only, softmax loss", a, REFERENCE_STEPS, LONG_EVERY,
             tuned_as=CURATED, overrides={"loss": "softmax"},
         ),
         _uniform(
-            "uniform_softmax", "uniform, same steps, softmax loss", a, STEPS, 20,
+            "uniform_softmax", "uniform, same steps, softmax loss", a, STEPS, EVERY,
             tuned_as=SAME_STEPS, overrides={"loss": "softmax"},
         ),
         _selecting(
             "joint_softmax", "joint, softmax loss", a, reference="curated_softmax",
             overrides={"loss": "softmax"},
         ),
+        _curated(
+            "curated_large", "curated only, 8x the FLOPs a pair", a, REFERENCE_STEPS, LONG_EVERY,
+            overrides=LARGER,
+        ),
+        _selecting(
+            "larger_reference", "joint, larger reference", a, reference="curated_large",
+        ),
+        _selecting(
+            "joint_b256", "joint, b = 256", a, steps=STEPS // 2,
+            overrides={"selection.super_batch": 1280, "selection.sub_batch": 256},
+        ),
+        _selecting(
+            "top_k_b256", "independent top-k, b = 256", a, TOP_K, steps=STEPS // 2,
+            tuned_as=TOP_K,
+            overrides={"selection.super_batch": 1280, "selection.sub_batch": 256},
+        ),
+        _selecting("uncached", "joint, reference not cached", a, caches=False),
         _selecting("dirty_reference", "joint, reference trained on the pool", a, reference=UNIFORM),
     ]  # fmt: skip
 
@@ -160,9 +182,11 @@ def _quick() -> list[Row]:
     """Fixed learning rates (the config's), one seed, a quarter of the length."""
     short = {"seeds": (0,), "tuned_as": ""}
     return [
-        _curated(CURATED, "curated only (the reference)", HEADLINE, QUICK_REFERENCE_STEPS, 100,
-                 **short),
-        _uniform(UNIFORM, "uniform", HEADLINE, QUICK_LONG_STEPS, 60, **short),
+        _curated(
+            CURATED, "curated only (the reference)", HEADLINE, QUICK_REFERENCE_STEPS, LONG_EVERY,
+            **short,
+        ),
+        _uniform(UNIFORM, "uniform", HEADLINE, QUICK_LONG_STEPS, LONG_EVERY, **short),
         _selecting(TOP_K, "independent top-k", HEADLINE, TOP_K, steps=QUICK_STEPS, **short),
         _selecting(JOINT, "joint, learnability", HEADLINE, steps=QUICK_STEPS, **short),
     ]  # fmt: skip
@@ -219,7 +243,15 @@ def _names(rows: list[Row]) -> tuple[str, ...]:
     return tuple(row.name for row in rows)
 
 
-FULL_ROWS = (*_headline(), *_ablations(), *_trials())
+def _small(rows: list[Row]) -> list[Row]:
+    """The rows with the small model, where they name no other."""
+    return [
+        dataclasses.replace(row, overrides=tuple((SMALL | dict(row.overrides)).items()))
+        for row in rows
+    ]
+
+
+FULL_ROWS = tuple(_small([*_headline(), *_ablations(), *_trials()]))
 SUITES = {
     suite.name: suite
     for suite in (
@@ -231,6 +263,6 @@ SUITES = {
             tuple(_approximations()),
             _names(_approximations()),
         ),
-        Suite("quick", "quick", tuple(_quick()), _names(_quick())),
+        Suite("quick", "quick", tuple(_small(_quick())), _names(_quick())),
     )
 }
