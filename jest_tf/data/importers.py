@@ -190,7 +190,8 @@ def folder(path: str, records_per_unit: int, captions_file: str | None = None) -
 
     The caption file is .csv or .tsv (file name, caption; a header is skipped when its first cell
     names no file), or .jsonl ({"file_name": …, "text": …}, as the hub's imagefolder). Rows of one
-    file add up to several captions; each line of a KEY.txt is a caption.
+    file add up to several captions, so all are held in memory (about 0.4 GB a million); each line
+    of a KEY.txt is a caption.
     """
     if not tf.io.gfile.isdir(path):
         raise UserError(f"{path} is not a folder")
