@@ -10,6 +10,7 @@ from jest_tf.bench.evidence import analysis, claims, page, plots, suites
 from jest_tf.bench.evidence.analysis import RowResults
 from jest_tf.bench.evidence.curves import Mean
 from jest_tf.bench.evidence.grid import RATE, Row
+from jest_tf.bench.evidence.questions import QUESTIONS, answers
 
 POOL = {
     "n": 10, "shares": {"clean": 0.3, "shuffled": 0.4, "icon": 0.3}, "distinct": 10,
@@ -187,6 +188,26 @@ def test_more_chunks_must_not_help(rows):
 
     assert verdict((0.5, 0.6)) == "confirmed"
     assert verdict((0.7, 0.81)) == "refuted"
+
+
+def test_answers_compare_the_seeds_that_both_rows_have(rows):
+    rows["greedy"] = row_of("greedy", cell("greedy", 1, (0, 0, 0.8), broken=0.10))
+    rows["curated_softmax"] = row_of("curated_softmax", cell("curated_softmax", 0, (0, 0, 1)))
+    found = {answer.question: answer for answer in answers(rows, POOL)}
+    assert len(found) == 3, "greedy; joint against top-k; Flexi against joint"
+    greedy = next(a for a in found.values() if a.changed == "joint, greedy")
+    # Seed 1 alone is shared: .8 - .5 retrieval, .10 - .04 broken.
+    assert greedy.plain == "joint, learnability"
+    assert (greedy.retrieval.n, greedy.retrieval.error) == (1, None)
+    assert greedy.retrieval.mean == pytest.approx(0.3)
+    assert greedy.broken.mean == pytest.approx(0.06)
+    assert "| joint, greedy − joint, learnability | +30.0 | +30.0 | +6.0 | 1 |" in make_page(rows)
+
+
+def test_every_question_is_about_declared_rows():
+    names = {row.name for row in suites.FULL_ROWS}
+    for question, changed, plain in QUESTIONS:
+        assert {changed, plain} <= names, question
 
 
 def test_trials_and_rows_are_told_apart():

@@ -29,11 +29,12 @@ class Figure(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A claim of the paper, and the comparison that decides it."""
+    """A claim of the paper, and the comparisons that decide it, the least sure at `n_seeds`."""
 
     text: str
     verdict: str
     numbers: tuple[str, ...]
+    n_seeds: int
 
 
 def figures(rows: Rows, pool: Mapping[str, Any]) -> list[Figure]:
@@ -148,7 +149,8 @@ def _higher(rows: Rows, text: str, pairs: list[tuple[str, str]]) -> Claim | None
         verdict = REFUTED
     else:
         verdict = CONFIRMED if set(verdicts) == {CONFIRMED} else OPEN
-    return Claim(text, verdict, tuple(_sentence(rows, *m) for m in measured))
+    n_seeds = min(difference.n for _, _, difference in measured)
+    return Claim(text, verdict, tuple(_sentence(rows, *m) for m in measured), n_seeds)
 
 
 def _no_better(rows: Rows, text: str, more: str, enough: str) -> Claim | None:
@@ -159,7 +161,7 @@ def _no_better(rows: Rows, text: str, more: str, enough: str) -> Claim | None:
     verdict = REFUTED if _verdict(difference) == CONFIRMED else CONFIRMED
     if difference.error is None:
         verdict = OPEN
-    return Claim(text, verdict, (_sentence(rows, more, enough, difference),))
+    return Claim(text, verdict, (_sentence(rows, more, enough, difference),), difference.n)
 
 
 def _difference(rows: Rows, a: str, b: str) -> Mean | None:

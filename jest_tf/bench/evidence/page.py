@@ -18,6 +18,7 @@ from jest_tf.bench.evidence.analysis import (
 )
 from jest_tf.bench.evidence.claims import Claim, Figure
 from jest_tf.bench.evidence.curves import Mean
+from jest_tf.bench.evidence.questions import answers
 from jest_tf.monitoring.progress import duration, short_number
 
 Rows = Mapping[str, RowResults]
@@ -57,7 +58,8 @@ def page(
         parts += [_speedups(rows), _pictures(folder)]
     if suites.JOINT in rows:
         parts.append(_protocols(rows))
-    parts += [_final(rows), _claims(claims), _truth(rows, shown.pool, folder)]
+    parts += [_final(rows), _claims(claims), _answers(rows, shown.pool)]
+    parts.append(_truth(rows, shown.pool, folder))
     parts += [_learning_rates(rows, tried, folder), how(results), runs(results, folder)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -211,12 +213,33 @@ def _final(rows: Rows) -> str:
 def _claims(claims: Sequence[Claim]) -> str:
     if not claims:
         return ""
-    body = [[c.text, f"**{c.verdict}**", "; ".join(c.numbers)] for c in claims]
+    body = []
+    for c in claims:
+        few = f" ({c.n_seeds} seeds)" if 1 < c.n_seeds < 3 else ""
+        body.append([c.text, f"**{c.verdict}**{few}", "; ".join(c.numbers)])
     return (
         "## The paper's claims on this data\n\n"
         "Final test retrieval scores at equal steps, paired by seed. Confirmed or refuted means "
-        "beyond 2 standard errors of the paired difference.\n\n"
+        "beyond 2 standard errors of the paired difference; of two seeds that is a hint and no "
+        "proof: chance alone does it three times in ten.\n\n"
         + table(["claim", "verdict", "numbers"], body)
+    )
+
+
+def _answers(rows: Rows, pool: Mapping[str, Any]) -> str:
+    body = []
+    for a in answers(rows, pool):
+        what = f"{a.changed} − {a.plain}"
+        broken = "-" if a.broken is None else _points(a.broken)
+        seeds = str(a.retrieval.n)
+        body.append([a.question, what, _points(a.retrieval), _points(a.zero_shot), broken, seeds])
+    if not body:
+        return ""
+    heads = ["question", "difference", "retrieval", "zero-shot", "broken picked", "seeds"]
+    return (
+        "## Causes and remedies\n\n"
+        "Rows that differ in one thing, in points, paired by seed: final scores on the test part, "
+        "and broken rows among the picked after warm-up.\n\n" + table(heads, body)
     )
 
 

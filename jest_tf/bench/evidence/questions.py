@@ -1,0 +1,76 @@
+"""What the ablations ask: causes that may hold joint selection back, and what may help it.
+
+Each is one comparison of two rows that differ in one thing, paired by seed.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jest_tf.bench.evidence import suites
+from jest_tf.bench.evidence.analysis import RowResults, paired, truth_of
+from jest_tf.bench.evidence.curves import Mean
+
+J, K = suites.JOINT, suites.TOP_K
+# (question, the row that has the change, the row without it)
+QUESTIONS = (
+    ("Does the draw's noise hold joint selection back? The best instead", "greedy", J),
+    ("Is the draw too flat? A tenth of the temperature", "cold", J),
+    ("Do the pair terms vanish at small b? SigLIP's bias of -10 instead of -log b", "bias10", J),
+    ("Do more chunks see more of the pairs? 64 instead of 16", "chunks64", J),
+    ("Are few chunks enough? 4 instead of 16", "chunks4", J),
+    ("Do the pair terms matter at all? Joint against independent, both sampled", J,
+     "independent_sampled"),
+    ("The same against the best of independent selection", J, K),
+    ("Does joint selection win at a larger b? Both at b = 256", "joint_b256", "top_k_b256"),
+    ("Does a larger b help by itself, at the same number of trained examples?", "joint_b256", J),
+    ("Does a stronger, larger reference help?", "larger_reference", J),
+    ("Does a reference trained on the dirty pool do?", "dirty_reference", J),
+    ("Is a softer filter better? f = 0.5, equal steps", "f50", J),
+    ("Does selection help with the softmax loss too?", "joint_softmax", "uniform_softmax"),
+    ("Do cached embeddings of the reference change anything?", "uncached", J),
+    ("What do the cheap scores of Flexi-JEST cost?", suites.FLEXI, J),
+    ("What does cheap text cost on top of cheap images?", suites.FLEXI, "flexi_patches"),
+    ("How far is selection from knowing the truth? Joint against the true-clean part", J,
+     "uniform_clean"),
+)  # fmt: skip
+
+
+class Answer(NamedTuple):
+    """Row `changed` minus row `plain`, means over the seeds of both, in shares of 0..1.
+
+    broken: of the rows picked after warm-up; None where a row's data is not the pool.
+    """
+
+    question: str
+    changed: str
+    plain: str
+    retrieval: Mean
+    zero_shot: Mean
+    broken: Mean | None
+
+
+def answers(rows: Mapping[str, RowResults], pool: Mapping) -> list[Answer]:
+    """Those that can be given: both rows have results at a seed that they share."""
+    found = []
+    for question, changed, plain in QUESTIONS:
+        if changed not in rows or plain not in rows:
+            continue
+        a, b = rows[changed], rows[plain]
+        scores = [paired(a.test(s), b.test(s)) for s in ("retrieval", "zero_shot")]
+        if None in scores:
+            continue
+        labels = a.row.label, b.row.label
+        found.append(Answer(question, *labels, *scores, _broken(a, b, pool)))
+    return found
+
+
+def _broken(a: RowResults, b: RowResults, pool: Mapping) -> Mean | None:
+    shares = []
+    for row in (a, b):
+        by_seed = {}
+        for seed, cell in row.by_seed.items():
+            truth = truth_of(RowResults(row.row, {seed: cell}), pool)
+            if truth is not None:
+                by_seed[seed] = truth["broken"].mean
+        shares.append(by_seed)
+    return paired(*shares)
