@@ -80,6 +80,9 @@ def _selection() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.policy = "uniform"  # joint | independent_top_k | independent_sampled | uniform
     c.criterion = "learnability"  # learnability | hard_learner | easy_reference [P]
+    # Of the learner's loss in learnability [P: 1]. Below 1, what is learned outranks what is wrong:
+    # both score 0 at 1. For data that is seen more than once (docs/results.md).
+    c.learner_weight = 1.0
     c.super_batch = 128  # examples loaded (and scored) per step, B [P: 163,840]
     c.sub_batch = 128  # examples trained on per step, b [P: 32,768]
     c.n_chunks = 16  # draws of b / n_chunks examples each [P]
@@ -293,6 +296,7 @@ def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
             "or 0 for all at once."
         )
     positive = {
+        "selection.learner_weight": c.selection.learner_weight,
         "selection.temperature": c.selection.temperature,
         "optimizer.learning_rate": c.optimizer.learning_rate,
         "optimizer.clip_norm": c.optimizer.clip_norm,
@@ -309,6 +313,12 @@ def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
         yield (
             f"selection.sub_batch = {s.sub_batch} is larger than selection.super_batch = "
             f"{s.super_batch}: one cannot choose more than was loaded. Lower sub_batch."
+        )
+    if s.learner_weight != 1 and s.criterion != "learnability":
+        yield (
+            f"selection.learner_weight = {s.learner_weight} has no meaning with criterion "
+            f"{s.criterion!r}: only learnability weighs the learner against the reference. Leave "
+            "it at 1."
         )
     if s.policy == "joint" and s.n_chunks > 0 and s.sub_batch % s.n_chunks:
         yield (

@@ -6,6 +6,8 @@ A model is a dict {zimg, ztxt, scale, bias}. Everything here is O(B²) and easy 
 import numpy as np
 
 SIGNS = {"learnability": (1, -1), "hard_learner": (1, 0), "easy_reference": (0, -1)}
+# Learnability with another weight of the learner, as SelectionSpec(learner_weight=0.5).
+SIGNS["half_learnability"] = (0.5, -1)
 
 
 def similarities(model: dict) -> np.ndarray:

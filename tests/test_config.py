@@ -76,6 +76,7 @@ def test_shipped_config_is_sound(emoji):
         ("selection.policy", "jiont", "did you mean 'joint'"),
         ("selection.criterion", "learnabilty", "did you mean 'learnability'"),
         ("selection.temperature", 0.0, "positive"),
+        ("selection.learner_weight", -1.0, "positive"),
         ("selection.n_chunks", 0, "at least 1"),
         ("reference.workdir", "", "needs a reference"),
         ("data.train", "", "data.train is empty"),
@@ -94,6 +95,13 @@ def test_each_problem_names_field_value_and_fix(emoji, field, value, expected):
         node[last] = value
     found = config_lib.problems(emoji)
     assert any(field in line and expected in line for line in found), found
+
+
+def test_a_weight_that_nothing_uses_is_refused(emoji):
+    emoji.selection.learner_weight = 0.5
+    assert config_lib.problems(emoji) == []
+    emoji.selection.criterion = "easy_reference"
+    assert "selection.learner_weight = 0.5 has no meaning" in config_lib.problems(emoji)[0]
 
 
 def test_profiled_steps_are_read_from_text():

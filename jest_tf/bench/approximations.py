@@ -150,7 +150,7 @@ def _agreement_on(model, full, cheap, batch, seed):
 
 def _alone(spec, scored):
     """The criterion of each valid candidate alone, [n_valid]."""
-    models = terms(spec.criterion, scored.learner, scored.reference)
+    models = terms(spec, scored.learner, scored.reference)
     _, s_ii, _ = pool(spec.loss, models, scored.valid)
     return s_ii.numpy()[scored.valid.numpy()]
 

@@ -49,7 +49,7 @@ def diagnostics(
 
     top_k = picks("independent_top_k", seed)
     uniform = picks("uniform", seed + [_OTHER_DRAW, 0])
-    models = scores.terms(spec.criterion, learner, reference)
+    models = scores.terms(spec, learner, reference)
     _, s_ii, usable = pool(spec.loss, models, valid)
     entropy = _entropy(s_ii / spec.temperature, usable, collectives)
     own = collectives.rank * usable.shape[0]

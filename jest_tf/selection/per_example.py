@@ -74,7 +74,7 @@ def select_by_loss(
 def _score(spec, n, learner_loss, reference_loss):
     """S_i float32 [n]: the criterion of each row."""
     terms = {
-        "learnability": ((1.0, "learner_loss"), (-1.0, "reference_loss")),
+        "learnability": ((spec.learner_weight, "learner_loss"), (-1.0, "reference_loss")),
         "hard_learner": ((1.0, "learner_loss"),),
         "easy_reference": ((-1.0, "reference_loss"),),
     }[spec.criterion]

@@ -11,26 +11,29 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.compiler.xla import xla_data_pb2
 
-from jest_tf.selection.spec import Embeddings
+from jest_tf.selection.spec import Embeddings, SelectionSpec
 
 # Rows from which on the matmul of XLA's CPU backend sums each inner product in one fixed order.
 LARGE_TILE = 512
 
 
 class Term(NamedTuple):
-    """One model's part of S: +NLL (what the learner lacks) or -NLL (what the reference lacks)."""
+    """One model's part of S: +NLL (what the learner lacks) or -NLL (what the reference lacks).
+
+    The sign is a weight: the learner's may be another than +1.
+    """
 
     sign: float
     z: Embeddings
 
 
-def terms(criterion: str, learner: Embeddings, reference: Embeddings) -> list[Term]:
-    """S as signed NLLs: learner - reference, learner alone, or minus the reference alone."""
+def terms(spec: SelectionSpec, learner: Embeddings, reference: Embeddings) -> list[Term]:
+    """S as signed NLLs: w·learner - reference, learner alone, or minus the reference alone."""
     return {
-        "learnability": [Term(+1.0, learner), Term(-1.0, reference)],
+        "learnability": [Term(spec.learner_weight, learner), Term(-1.0, reference)],
         "hard_learner": [Term(+1.0, learner)],
         "easy_reference": [Term(-1.0, reference)],
-    }[criterion]
+    }[spec.criterion]
 
 
 def similarity(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:

@@ -70,7 +70,7 @@ def _program(spec):
 def _select(spec, learner, reference, valid, seed, gumbel, collectives):
     n = spec.super_batch // collectives.size
     start = collectives.rank * n
-    models = [] if spec.policy == "uniform" else scores.terms(spec.criterion, learner, reference)
+    models = [] if spec.policy == "uniform" else scores.terms(spec, learner, reference)
     state, s_ii, usable = pool(spec.loss, models, valid)
     sums = {}
     noise = Noise(seed, gumbel)

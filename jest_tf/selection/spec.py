@@ -44,8 +44,9 @@ class Selection(NamedTuple):
 class SelectionSpec:
     """How `sub_batch` of `super_batch` examples are chosen. All sizes are global.
 
-    temperature divides the logits before the draw; 1.0 is the paper. greedy takes the largest
-    logits without a draw. scope 'global' takes the best of all replicas; 'replica' takes
+    learner_weight multiplies the learner's loss in learnability; 1.0 is the paper. temperature
+    divides the logits before the draw; 1.0 is the paper. greedy takes the largest logits without a
+    draw. scope 'global' takes the best of all replicas; 'replica' takes
     chunk_size / R from each, by the same global scores.
 
     Raises:
@@ -56,6 +57,7 @@ class SelectionSpec:
     sub_batch: int
     policy: str = "joint"
     criterion: str = "learnability"
+    learner_weight: float = 1.0
     loss: str = "sigmoid"
     n_chunks: int = 16
     temperature: float = 1.0
@@ -88,6 +90,17 @@ class SelectionSpec:
             raise UserError(
                 f"selection.temperature is {self.temperature}; it must be above 0 "
                 "(set selection.greedy for the limit of 0)"
+            )
+
+        if not self.learner_weight > 0:
+            raise UserError(
+                f"selection.learner_weight is {self.learner_weight}; it must be above 0 "
+                "(criterion easy_reference is the limit of 0)"
+            )
+        if self.learner_weight != 1 and self.criterion != "learnability":
+            raise UserError(
+                f"selection.learner_weight is {self.learner_weight} with criterion "
+                f"{self.criterion}; only learnability weighs the learner against the reference"
             )
 
     @property

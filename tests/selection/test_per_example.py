@@ -17,6 +17,7 @@ VALID = np.ones([B], bool)
 VALID[[2, 7]] = False
 SCORES = {
     "learnability": LEARNER - REFERENCE,
+    "half_learnability": 0.5 * LEARNER - REFERENCE,
     "hard_learner": LEARNER,
     "easy_reference": -REFERENCE,
 }
@@ -34,7 +35,9 @@ def chosen(of_spec, learner=LEARNER, reference=REFERENCE, seed=(0, 1)):
 
 @pytest.mark.parametrize("criterion", SCORES)
 def test_top_k_is_a_sort_of_the_valid_rows(criterion):
-    selection = chosen(spec(policy="independent_top_k", criterion=criterion))
+    half = criterion == "half_learnability"
+    fields = {"learner_weight": 0.5} if half else {"criterion": criterion}
+    selection = chosen(spec(policy="independent_top_k", **fields))
     score = np.where(VALID, SCORES[criterion], -np.inf)
     assert selection.positions.numpy().tolist() == np.argsort(-score)[:SUB_BATCH].tolist()
     best = np.sort(score)[::-1][:SUB_BATCH]

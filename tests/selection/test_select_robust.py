@@ -199,6 +199,8 @@ def test_metrics_and_diagnostics_equal_the_oracle():
         ({"n_chunks": 5}, "divide sub_batch"),
         ({"n_chunks": 0}, "n_chunks is 0"),
         ({"temperature": 0.0}, "temperature"),
+        ({"learner_weight": 0.0}, "learner_weight is 0.0; it must be above 0"),
+        ({"learner_weight": 0.5, "criterion": "hard_learner"}, "only learnability weighs"),
     ],
 )
 def test_wrong_specs_are_refused_by_name(change, message):

@@ -15,6 +15,8 @@ J, K = suites.JOINT, suites.TOP_K
 QUESTIONS = (
     ("Does the draw's noise hold joint selection back? The best instead", "greedy", J),
     ("Is the draw too flat? A tenth of the temperature", "cold", J),
+    ("Do broken rows tie with what is learned? Half the weight of the learner's loss", "weight50", J),
+    ("The same without noise", "weight50_greedy", "greedy"),
     ("Do the pair terms vanish at small b? SigLIP's bias of -10 instead of -log b", "bias10", J),
     ("Do more chunks see more of the pairs? 64 instead of 16", "chunks64", J),
     ("Are few chunks enough? 4 instead of 16", "chunks4", J),
@@ -24,6 +26,7 @@ QUESTIONS = (
     ("Does joint selection win at a larger b? Both at b = 256", "joint_b256", "top_k_b256"),
     ("Does a larger b help by itself, at the same number of trained examples?", "joint_b256", J),
     ("Does a stronger, larger reference help?", "larger_reference", J),
+    ("Is the reference overfitted? Its training pictures augmented", "augmented_reference", J),
     ("Does a reference trained on the dirty pool do?", "dirty_reference", J),
     ("Is a softer filter better? f = 0.5, equal steps", "f50", J),
     ("Does selection help with the softmax loss too?", "joint_softmax", "uniform_softmax"),

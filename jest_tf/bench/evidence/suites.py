@@ -137,6 +137,14 @@ def _ablations() -> list[Row]:
             "cold", "joint, temperature 0.1", a, overrides={"selection.temperature": 0.1}
         ),
         _selecting(
+            "weight50", "joint, learner's weight 0.5", a,
+            overrides={"selection.learner_weight": 0.5},
+        ),
+        _selecting(
+            "weight50_greedy", "joint, greedy, learner's weight 0.5", a,
+            overrides={"selection.learner_weight": 0.5, "selection.greedy": True},
+        ),
+        _selecting(
             "bias10", "joint, learner's bias starts at -10", a,
             overrides={"model.init_bias": -10.0},
         ),
@@ -163,6 +171,13 @@ def _ablations() -> list[Row]:
         ),
         _selecting(
             "larger_reference", "joint, larger reference", a, reference="curated_large",
+        ),
+        _curated(
+            "curated_augmented", "curated only, augmented", a, REFERENCE_STEPS, LONG_EVERY,
+            tuned_as=CURATED, overrides={"data.augment": ("flip", "colour", "cutout")},
+        ),
+        _selecting(
+            "augmented_reference", "joint, augmented reference", a, reference="curated_augmented",
         ),
         _selecting(
             "joint_b256", "joint, b = 256", a, steps=STEPS // 2,
