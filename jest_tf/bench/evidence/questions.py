@@ -15,7 +15,7 @@ J, K = suites.JOINT, suites.TOP_K
 QUESTIONS = (
     ("Does the draw's noise hold joint selection back? The best instead", "greedy", J),
     ("Is the draw too flat? A tenth of the temperature", "cold", J),
-    ("Do broken rows tie with what is learned? Half the weight of the learner's loss", "weight50", J),
+    ("Do broken rows tie with learned ones? Half the learner's weight", "weight50", J),
     ("The same without noise", "weight50_greedy", "greedy"),
     ("Do the pair terms vanish at small b? SigLIP's bias of -10 instead of -log b", "bias10", J),
     ("Do more chunks see more of the pairs? 64 instead of 16", "chunks64", J),
