@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from jest_tf.data import preprocess
+from jest_tf.data.examples import parse_examples
 from jest_tf.data.manifest import Manifest, Source
 from jest_tf.data.reference_cache import ReferenceCache
 
@@ -139,7 +140,7 @@ class RecordReader:
             spec[source.key] = tf.io.FixedLenFeature([], tf.string, "")
         if source.label:
             spec[source.label] = tf.io.FixedLenFeature([], tf.int64, -1)
-        parsed = tf.io.parse_example(serialized, spec)
+        parsed = parse_examples(serialized, spec)
         record_id = self._id(source, parsed, shard, record)
         label = tf.fill(tf.shape(record), tf.constant(-1, tf.int64))
         label = parsed[source.label] if source.label else label
@@ -229,7 +230,10 @@ def shard_rows(manifest: Manifest, index: int) -> Iterator[tuple[int, bytes, lis
 
 
 def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
-    """Up to `limit` distinct captions of a manifest, in its order; images are not decoded."""
+    """Up to `limit` distinct captions of a manifest, in its order; images are not decoded.
+
+    Records that cannot be parsed are passed over: training counts and reports them.
+    """
     captions: dict[bytes, None] = {}
     for shard in manifest.shards:
         source = manifest.sources[shard.source]
@@ -238,8 +242,20 @@ def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
             continue
         spec = {source.captions: tf.io.RaggedFeature(tf.string)}
         file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
-        for batch in file.batch(1024).map(lambda s, spec=spec: tf.io.parse_example(s, spec)):
-            captions |= dict.fromkeys(batch[source.captions].flat_values.numpy().tolist())
+        parse = _traced_once(lambda s, spec=spec: parse_examples(s, spec), [tf.string])
+        for batch in file.batch(1024):
+            for parsed in _parsed(parse, batch):
+                captions |= dict.fromkeys(parsed[source.captions].flat_values.numpy().tolist())
         if len(captions) >= limit:
             break
     return list(captions)[:limit]
+
+
+def _parsed(parse, serialized: tf.Tensor) -> Iterator[dict]:
+    """`parse` of all at once, or, where one of them raises, of those that do not."""
+    try:
+        yield parse(serialized)
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
+        if len(serialized) > 1:
+            for half in (serialized[: len(serialized) // 2], serialized[len(serialized) // 2 :]):
+                yield from _parsed(parse, half)

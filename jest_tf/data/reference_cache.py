@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data.examples import parse_examples
 from jest_tf.data.manifest import Manifest
 from jest_tf.errors import UserError
 
@@ -113,7 +114,7 @@ class ReferenceCache:
             "zimg": tf.io.FixedLenFeature([], tf.string),
             "ztxt": tf.io.FixedLenFeature([], tf.string),
         }
-        parsed = tf.io.parse_example(serialized, spec)
+        parsed = parse_examples(serialized, spec)
         n_bytes = 2 * self.dim
         begin = tf.cast(caption_index, tf.int32) * n_bytes
         ztxt = tf.strings.substr(parsed["ztxt"], begin, tf.fill(tf.shape(begin), n_bytes))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data.examples import parse_examples
 from jest_tf.data.manifest import Manifest, Source, check_files
 from jest_tf.errors import UserError
 from jest_tf.serving.saved_model import decode_all
@@ -102,7 +103,7 @@ def _parse(source: Source, serialized: tf.Tensor, decode_size: int) -> dict:
         spec[source.captions] = tf.io.RaggedFeature(tf.string)
     if source.label:
         spec[source.label] = tf.io.FixedLenFeature([], tf.int64, -1)
-    fields = tf.io.parse_example(serialized, spec)
+    fields = parse_examples(serialized, spec)
     images, ok = decode_all(fields[source.image], decode_size)
     labels = tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
     return {
