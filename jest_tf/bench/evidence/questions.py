@@ -28,6 +28,7 @@ QUESTIONS = (
     ("Does a stronger, larger reference help?", "larger_reference", J),
     ("Is the reference overfitted? Its training pictures augmented", "augmented_reference", J),
     ("Does a reference trained on the dirty pool do?", "dirty_reference", J),
+    ("Does the learner pass its reference at equal steps?", "joint_long", suites.CURATED),
     ("Is a softer filter better? f = 0.5, equal steps", "f50", J),
     ("Does selection help with the softmax loss too?", "joint_softmax", "uniform_softmax"),
     ("Do cached embeddings of the reference change anything?", "uncached", J),

@@ -188,6 +188,10 @@ def _ablations() -> list[Row]:
             tuned_as=TOP_K,
             overrides={"selection.super_batch": 1280, "selection.sub_batch": 256},
         ),
+        _selecting(
+            "joint_long", "joint, as many steps as the reference", a, steps=REFERENCE_STEPS,
+            every=LONG_EVERY,
+        ),
         _selecting("uncached", "joint, reference not cached", a, caches=False),
         _selecting("dirty_reference", "joint, reference trained on the pool", a, reference=UNIFORM),
     ]  # fmt: skip
