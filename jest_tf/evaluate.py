@@ -9,7 +9,6 @@ What is evaluated stands in the run's config (`evals`) or in a JSON file (`--eva
 docs/evaluation.md.
 """
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from absl import flags
 
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.", flag_values=FLAGS)
@@ -208,7 +208,7 @@ def _given_specs() -> dict[str, Any]:
         return {}
     try:
         with open(_EVALS.value, encoding="utf-8") as file:
-            return dict(json.load(file))
+            return dict(parse_json(file.read()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"--evals={_EVALS.value}: expected a JSON file {{name: {{kind, data}}}}: {error}"

@@ -5,7 +5,6 @@
 Loading it needs tensorflow and tensorflow_text only; docs/export.md shows how.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from absl import flags
 
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=FLAGS)
@@ -64,7 +64,7 @@ def export_run(run, workdir: str, out: str) -> str:
 def _environment(path: Path) -> dict:
     """What the card tells of environment.json: versions and hardware, not hosts and arguments."""
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
     except (OSError, ValueError):
         return {}
     return {k: content.get(k) for k in ("jest_tf", "git", "packages", "python", "cpu", "n_cpus")}

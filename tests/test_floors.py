@@ -6,7 +6,7 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = [
-    {"errors", "config", "devices", "host_memory"},
+    {"errors", "config", "devices", "host_memory", "json_text"},
     {"selection", "data", "models"},
     {"evaluation", "serving", "monitoring"},
     {"training"},

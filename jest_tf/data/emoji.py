@@ -6,7 +6,6 @@ What the rows are, where they come from and under which licences: data/emoji/REA
 import dataclasses
 import hashlib
 import io
-import json
 import pathlib
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 SOURCE_DIR = pathlib.Path(__file__).resolve().parents[2] / "data" / "emoji"
 IMAGE_SIZE = 64
@@ -195,7 +195,7 @@ def noise_by_id(source_dir: str | None = None) -> dict[int, str]:
 def zero_shot_classes(source_dir: str | None = None) -> list[dict[str, str]]:
     """The 64 classes {name, prompt} in label order."""
     source = pathlib.Path(source_dir) if source_dir else SOURCE_DIR
-    return json.loads(_read_text(source / "zero_shot_classes.json"))
+    return parse_json(_read_text(source / "zero_shot_classes.json"))
 
 
 def read_rows(source_dir: pathlib.Path, file_name: str) -> list[dict]:
@@ -208,7 +208,7 @@ def read_rows(source_dir: pathlib.Path, file_name: str) -> list[dict]:
     rows = []
     for number, line in enumerate(_read_text(path).splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             row["id"], row["key"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

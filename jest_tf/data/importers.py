@@ -8,7 +8,6 @@ import dataclasses
 import glob
 import io
 import itertools
-import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 # Python's own limit, 128 kB, is below what web captions come to.
 csv.field_size_limit(1 << 26)
@@ -103,7 +103,7 @@ def _tar_record(key: str, parts: dict[str, bytes]) -> Pair | Rejected:
     captions = [parts["txt"]] if "txt" in parts else []
     if not captions and "json" in parts:
         try:
-            caption = json.loads(parts["json"]).get("caption")
+            caption = parse_json(parts["json"]).get("caption")
         except (ValueError, AttributeError):
             return Rejected(key, "its .json cannot be read")
         captions = [caption.encode()] if caption else []
@@ -220,7 +220,7 @@ def _caption_rows(captions_file: str, folder_path: str) -> Iterator[tuple[str, s
     if captions_file.endswith(".jsonl"):
         for number, line in enumerate(lines, 1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 yield row["file_name"], row.get("text") or row.get("caption") or ""
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(

@@ -17,6 +17,7 @@ from concurrent import futures
 import tensorflow as tf
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 VERSION = 1
 
@@ -146,7 +147,7 @@ class Manifest:
         """
         try:
             with tf.io.gfile.GFile(path) as file:
-                content = json.load(file)
+                content = parse_json(file.read())
             sources = tuple(
                 Source(**entry | {"labels": tuple(entry.get("labels", ()))})
                 for entry in content["sources"]

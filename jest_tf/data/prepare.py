@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from concurrent import futures
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,7 +128,7 @@ def claim(args: argparse.Namespace, unit_names: list[str]) -> None:
     path = f"{args.out}/source.json"
     if tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:
-            found = json.load(file)
+            found = parse_json(file.read())
         if found != wanted:
             raise UserError(
                 f"{args.out} was begun with other sources or settings: {found}, now {wanted}. "
@@ -228,7 +229,7 @@ def finish(args: argparse.Namespace, n_units: int) -> int:
             print(f"{done:,} of {n_units:,} units are done; the manifest follows the last one")
             return 0
         with tf.io.gfile.GFile(report_path(args.out, index)) as file:
-            reports.append(json.load(file))
+            reports.append(parse_json(file.read()))
     rejected = [[r["unit"], *entry] for r in reports for entry in r["rejected"]]
     with tf.io.gfile.GFile(f"{args.out}/rejected.jsonl", "w") as file:
         for unit, key, reason in rejected:

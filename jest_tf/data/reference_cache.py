@@ -15,6 +15,7 @@ import tensorflow as tf
 from jest_tf.data.examples import parse_examples
 from jest_tf.data.manifest import Manifest
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 VERSION = 1
 DTYPES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
@@ -58,7 +59,7 @@ class ReferenceCache:
         path = f"{folder}/cache.json"
         try:
             with tf.io.gfile.GFile(path) as file:
-                content = json.load(file)
+                content = parse_json(file.read())
             if content.pop("version") != VERSION:
                 raise UserError(f"{path} is of another version; compute the cache again.")
             content["records"] = tuple(content["records"])
@@ -201,7 +202,7 @@ class CacheWriter:
         path = f"{self.cache.folder}/incomplete.json"
         if tf.io.gfile.exists(path):
             with tf.io.gfile.GFile(path) as file:
-                found = json.load(file)
+                found = parse_json(file.read())
             wanted = json.loads(self._json())
             different = [k for k in wanted if wanted[k] != found.get(k)]
             if different:

@@ -1,6 +1,5 @@
 """Class names and prompt templates of a zero-shot evaluation."""
 
-import json
 import re
 
 import tensorflow as tf
@@ -8,6 +7,7 @@ import tensorflow as tf
 from jest_tf.errors import UserError
 from jest_tf.evaluation import imagenet
 from jest_tf.evaluation.zero_shot import expand_prompts
+from jest_tf.json_text import parse_json
 
 TEMPLATES = {
     "name": ("{}",),
@@ -67,7 +67,7 @@ def _names(classes: str, label_texts: tuple[str, ...]) -> list:
 def _read_list(path: str, what: str) -> list:
     try:
         with tf.io.gfile.GFile(path) as file:
-            content = json.load(file)
+            content = parse_json(file.read())
     except (tf.errors.OpError, ValueError) as error:
         raise UserError(
             f"{what} {path!r}: neither a known name nor a JSON file ({error})"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jest_tf.json_text import parse_json
+
 # Our metric -> the name that CLIP_benchmark gives the same number.
 _CLIP_BENCHMARK = {
     "top1": "acc1",
@@ -67,7 +69,7 @@ def read_result(folder: str | os.PathLike, name: str, step: int) -> dict[str, An
 
 
 def _read(path: Path) -> dict[str, Any]:
-    result = json.loads(path.read_text())
+    result = parse_json(path.read_text())
     theirs = set(_CLIP_BENCHMARK.values())
     result["metrics"] = {k: v for k, v in result["metrics"].items() if k not in theirs}
     return result

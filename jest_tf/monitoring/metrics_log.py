@@ -17,6 +17,7 @@ from typing import Any
 from absl import logging
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -132,7 +133,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        parsed = json.loads(line)
+        parsed = parse_json(line)
     except ValueError:
         return None
     return parsed if isinstance(parsed, dict) and isinstance(parsed.get("step"), int) else None

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 FORMAT = 1
 ID_DTYPE = np.dtype("<i8")
@@ -159,7 +160,7 @@ class Picks:
 def _read_header(folder: Path) -> dict:
     path = folder / "header.json"
     try:
-        header = json.loads(path.read_text())
+        header = parse_json(path.read_text())
         is_sound = header["format"] == FORMAT and header["sub_batch"] > 0 < header["every_steps"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not readable as the header of a picks log: {error}.") from error

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from jest_tf.data import emoji
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
 from jest_tf.monitoring.run_summary import summarise
@@ -142,6 +142,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path.parent} is not the workdir of a run: it has no {path.name}.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from error

@@ -4,12 +4,12 @@ Read from the workdir alone (config, metrics.jsonl, picks, evaluations), so it s
 running ones and copies of either.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from jest_tf.data import emoji
 from jest_tf.evaluation import results
+from jest_tf.json_text import parse_json
 from jest_tf.monitoring import truth
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
@@ -42,7 +42,7 @@ def summarise(workdir: str) -> dict:
     Keys are those of `COLUMNS` (and a few more); shares and accuracies in 0..1, flops absolute.
     """
     folder = Path(workdir)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     last = {}
     for line in read_metrics(folder / "metrics.jsonl"):
         last |= line

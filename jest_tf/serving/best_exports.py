@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 _LIST = "best.json"
 # Where less is better; in every other metric of this package more is.
@@ -79,7 +80,7 @@ class BestExports:
 
     def _kept(self) -> dict[int, float]:
         try:
-            content = json.loads((self.folder / _LIST).read_text())
+            content = parse_json((self.folder / _LIST).read_text())
         except FileNotFoundError:
             return {}
         if content["by"] != f"{self.name}:{self.metric}":

@@ -3,7 +3,6 @@
 The same interface over a model in memory and over an export, so that the same code measures both.
 """
 
-import json
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ import tensorflow_text  # noqa: F401 - registers the ops inside an export
 
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.serving import safe_load, saved_model
 
@@ -120,7 +120,7 @@ def read_info(path: str) -> dict[str, Any]:
     """
     try:
         with tf.io.gfile.GFile(f"{path}/{saved_model.INFO_FILE}") as file:
-            info = json.load(file)
+            info = parse_json(file.read())
     except (tf.errors.OpError, ValueError) as error:
         raise UserError(
             f"{path} holds no exported model ({saved_model.INFO_FILE} cannot be read: {error}). "

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 FORMAT = 1
 EMBEDDINGS, ITEMS, THUMBNAILS, META = (
@@ -78,10 +79,10 @@ class ImageIndex:
         """
         path = Path(path)
         try:
-            meta = json.loads((path / META).read_text())
+            meta = parse_json((path / META).read_text())
             with open(path / ITEMS, encoding="utf-8") as lines:
                 items = [
-                    Item(**json.loads(line))
+                    Item(**parse_json(line))
                     for _, line in zip(range(meta["n"]), lines, strict=False)
                 ]
             n_rows = (os.path.getsize(path / EMBEDDINGS) - _HEADER_BYTES) // (4 * meta["d"])

@@ -32,6 +32,7 @@ import tensorflow as tf
 from absl import logging
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 from jest_tf.training.storage import MANIFEST, BytesDigest, HashingWriter, digest, open_storage
 
 VARIABLES = "variables.npz"
@@ -239,7 +240,7 @@ class Checkpointer:
         """What is wrong with the finished checkpoint of `step` in `folder`, or None."""
         try:
             with self._storage.read(folder, MANIFEST) as file:
-                manifest = json.loads(file.read())
+                manifest = parse_json(file.read())
             if manifest["format"] != FORMAT:
                 return f"{MANIFEST} has format {manifest['format']}, this version reads {FORMAT}"
             if manifest["step"] != step or set(manifest["files"]) != {VARIABLES, STATE}:
@@ -270,7 +271,7 @@ class Checkpointer:
 
     def _content(self, step: int) -> dict[str, Any]:
         with self._storage.read(folder_name(step), STATE) as file, self._damage_is_told(step):
-            content = json.loads(file.read())
+            content = parse_json(file.read())
             content["state"].keys(), content["variables"].keys()
             return content
 

@@ -21,6 +21,7 @@ from typing import Any
 from absl import logging
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 
 BEAT_SECONDS = 15.0
 # Above the 60 s for which an NFS client may show old attributes.
@@ -112,7 +113,7 @@ class WorkdirLock:
 
     def _read(self) -> dict[str, Any]:
         try:
-            holder = json.loads(os.pread(self._file, 4096, 0) or b"{}")
+            holder = parse_json(os.pread(self._file, 4096, 0) or b"{}")
         except ValueError:
             return {}
         return holder if isinstance(holder, dict) else {}

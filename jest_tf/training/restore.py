@@ -14,6 +14,7 @@ from jest_tf.data.manifest import Manifest
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.training.assemble import build_model
 from jest_tf.training.checkpoint import Checkpointer
@@ -102,7 +103,7 @@ def load_reference(
     if not _runs_reference(config):
         return None
     workdir = config.reference.workdir
-    step = json.loads(record.read_text())["step"] if record.exists() else None
+    step = parse_json(record.read_text())["step"] if record.exists() else None
     run = load_workdir(workdir, step)
     if run.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(

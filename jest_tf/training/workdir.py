@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 from jest_tf.monitoring import environment
 from jest_tf.training.lock import WorkdirLock
 from jest_tf.training.storage import write_atomically
@@ -138,7 +139,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     if not file.exists():
         raise UserError(f"{path} is not the workdir of a run: it has no config.json.")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{file} cannot be read as JSON: {error}. Restore it from the run's log or a copy."
@@ -179,7 +180,7 @@ def _record_environment(file: Path) -> None:
     earlier = []
     if file.exists():
         try:
-            last = json.loads(file.read_text(encoding="utf-8"))
+            last = parse_json(file.read_text(encoding="utf-8"))
             earlier = last.pop("earlier", []) + [last]
         except (ValueError, AttributeError):
             earlier = []  # A record for people: a damaged one must not stop a run.
