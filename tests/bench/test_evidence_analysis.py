@@ -41,7 +41,10 @@ def cell(row: str, seed: int, scores, *, steps=(0, 50, 100), per_step=1.0, broke
         "config": {
             "selection": {"sub_batch": 128, "super_batch": 128 if is_uniform else 640},
             "total_steps": steps[-1], "optimizer": {"learning_rate": 1e-3},
+            "resolution": {"score": {"resolution": "48/24"}}, "data": {"image_size": 64},
         },
+        # Twice what 640 resizes from 64 to 48 px take in 100 steps: 2·3·48·64·(64 + 48) each.
+        "cost": {"flops/score_learner": 2 * 640 * 100 * 2_064_384},
         "made": {
             "wall_seconds": 100.0, "cpu": "some CPU", "n_cpus": 2, "jobs": 1, "load_average": 1.0,
             "started_utc": "2026-01-02T03:04:05+00:00", "packages": {"tensorflow": "2.20.0"},
@@ -201,7 +204,9 @@ def test_answers_compare_the_seeds_that_both_rows_have(rows):
     assert (greedy.retrieval.n, greedy.retrieval.error) == (1, None)
     assert greedy.retrieval.mean == pytest.approx(0.3)
     assert greedy.broken.mean == pytest.approx(0.06)
-    assert "| joint, greedy − joint, learnability | +30.0 | +30.0 | +6.0 | 1 |" in make_page(rows)
+    text = make_page(rows)
+    assert "| joint, greedy − joint, learnability | +30.0 | +30.0 | +6.0 | 1 |" in text
+    assert "Of Flexi-JEST's scores, 50% of the FLOPs resize 64 px pictures to 48 px" in text
 
 
 def test_every_question_is_about_declared_rows():

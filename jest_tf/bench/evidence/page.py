@@ -20,6 +20,7 @@ from jest_tf.bench.evidence.claims import Claim, Figure
 from jest_tf.bench.evidence.curves import Mean
 from jest_tf.bench.evidence.questions import answers
 from jest_tf.monitoring.progress import duration, short_number
+from jest_tf.training.cost import resize_flops
 
 Rows = Mapping[str, RowResults]
 
@@ -239,7 +240,35 @@ def _answers(rows: Rows, pool: Mapping[str, Any]) -> str:
     return (
         "## Causes and remedies\n\n"
         "Rows that differ in one thing, in points, paired by seed: final scores on the test part, "
-        "and broken rows among the picked after warm-up.\n\n" + table(heads, body)
+        "and broken rows among the picked after warm-up.\n\n" + table(heads, body) + "\n\n"
+        "How to read the goals that are missed, with the pictures below:\n\n"
+        "- *Broken rows.* Every policy starts near what the reference alone would pick (the row "
+        "*easy reference* of the truth check): it knows the curated pairs and guesses the rest. "
+        "From there the share rises as the learner learns. What is learned scores about 0, and so "
+        "does what neither model can match; this pool is read several times over, so the first "
+        "kind soon is common. A learner's weight below 1 ranks the second kind lower.\n"
+        "- *Joint against independent.* At this b they are equal within noise; the rows that "
+        "change the draw, the bias, the chunks and b tell whether one of these hides a gain.\n"
+        "- *Over the reference.* A selecting run trains on a third of the examples that its "
+        "reference trained on, and on other vendors' noisy pairs; the row that trains as long as "
+        "the reference shows how much of the gap is that.\n"
+        "- *FLOPs.* A sigmoid JEST step scores five pairs for each that it trains on. "
+        + _resize_note(rows)
+    )
+
+
+def _resize_note(rows: Rows) -> str:
+    """What resizing on the device takes of Flexi-JEST's scores: a small model makes it large."""
+    if suites.FLEXI not in rows:
+        return ""
+    cell = rows[suites.FLEXI].one
+    c = cell["config"]
+    size = int(c["resolution"]["score"]["resolution"].partition("/")[0])
+    resize = resize_flops(c["data"]["image_size"], size) * c["selection"]["super_batch"]
+    share = resize * c["total_steps"] / cell["cost"]["flops/score_learner"]
+    return (
+        f"Of Flexi-JEST's scores, {share:.0%} of the FLOPs resize {c['data']['image_size']} px "
+        f"pictures to {size} px on the device, a cost that does not shrink with the model."
     )
 
 
