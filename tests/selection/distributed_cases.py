@@ -18,7 +18,7 @@ BASE = SelectionSpec(super_batch=96, sub_batch=24, n_chunks=3)
 POLICIES = ("independent_top_k", "independent_sampled", "joint")
 CRITERIA = ("learnability", "hard_learner", "easy_reference")
 SPECS = {"uniform": SelectionSpec(96, 24, policy="uniform", n_chunks=3)} | {
-    f"{policy} {criterion} {loss}": SelectionSpec(96, 24, policy, criterion, loss, n_chunks=3)
+    f"{policy} {criterion} {loss}": SelectionSpec(96, 24, policy, criterion, loss=loss, n_chunks=3)
     for policy, criterion, loss in itertools.product(POLICIES, CRITERIA, ("sigmoid", "softmax"))
 }
 SHARED = "joint learnability sigmoid"
