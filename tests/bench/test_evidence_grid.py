@@ -3,7 +3,7 @@
 import pytest
 
 from jest_tf.bench.evidence import suites
-from jest_tf.bench.evidence.grid import RATE, Row, make_cells, rate_of
+from jest_tf.bench.evidence.grid import RATE, Row, make_cells, rate_of, tried_for
 from jest_tf.errors import UserError
 from jest_tf.training.assemble import model_size, resolution_schedule, selection_spec
 from jest_tf.training.cost import CostModel
@@ -61,12 +61,16 @@ def test_headline_has_five_seeds_and_the_rest_two():
 
 
 def test_every_headline_policy_gets_the_same_trials():
+    declared = {name: [] for name in ("curated", "uniform", "uniform_same_steps", *suites.CHOOSING)}
+    for row in suites.FULL_ROWS:
+        if row.group == "trial":
+            declared[tried_for(row)].append(dict(row.overrides)[RATE])
+    assert set(map(tuple, declared.values())) == {suites.TRIAL_RATES}
+
     cells = {cell.name: cell for cell in all_cells()}
-    for name in ("curated", "uniform", "uniform_same_steps", "independent_top_k", "joint"):
-        rates = [dict(t.row.overrides)[RATE] for t in cells[f"{name}-s0"].trials]
-        assert tuple(rates) == suites.TRIAL_RATES, name
-        assert {t.row.name.removeprefix("tune_").rpartition("_")[0]
-                for t in cells[f"{name}-s0"].trials} == {name}  # fmt: skip
+    for name in declared:
+        trials = {tried_for(trial.row) for trial in cells[f"{name}-s0"].trials}
+        assert trials == (set(suites.CHOOSING) if name == suites.JOINT else {name})
 
 
 def test_only_the_validation_part_is_evaluated_along_training():
@@ -108,7 +112,7 @@ def test_the_best_trial_on_the_validation_part_gives_the_rate():
         Row(f"tune_a_{rate:g}", "t", "trial", "policy=uniform,steps=20", ((RATE, rate),), (100,))
         for rate in (1e-3, 1e-2)
     )
-    row = Row("a", "a", "headline", "policy=uniform,steps=20", tuned_as="a")
+    row = Row("a", "a", "headline", "policy=uniform,steps=20", tuned_as=("a",))
     cell = make_cells((*trials, row), ["a"])[-1]
     assert [t.name for t in cell.trials] == ["tune_a_0.001-s100", "tune_a_0.01-s100"]
     results = {
@@ -118,11 +122,24 @@ def test_the_best_trial_on_the_validation_part_gives_the_rate():
     assert rate_of(cell, results) == 1e-2, "the final score decides"
 
 
+def test_trials_of_two_rows_decide_by_their_mean():
+    trials = tuple(
+        Row(f"tune_{name}_{rate:g}", "t", "trial", "policy=uniform", ((RATE, rate),), (100,))
+        for name in ("a", "b")
+        for rate in (1e-3, 1e-2)
+    )
+    row = Row("a", "a", "headline", "policy=uniform,steps=20", tuned_as=("a", "b"))
+    cell = make_cells((*trials, row), ["a"])[-1]
+    finals = {"tune_a_0.001": 0.3, "tune_a_0.01": 0.4, "tune_b_0.001": 0.4, "tune_b_0.01": 0.1}
+    results = {f"{name}-s100": {"curve": {"retrieval": [score]}} for name, score in finals.items()}
+    assert rate_of(cell, results) == 1e-3, "a alone would have taken 0.01"
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         (Row("a", "a", "ablation", "policy=joint", reference="refrence"), "'reference'"),
-        (Row("a", "a", "ablation", "policy=uniform", tuned_as="b"), "no trial rows"),
+        (Row("a", "a", "ablation", "policy=uniform", tuned_as=("b",)), "no trial rows"),
         (Row("a", "a", "ablation", "policy=uniform", (("model.imag_size", 3),)), "image_size"),
         (Row("a", "a", "ablation", "policy=uniform", (("total_steps", 0),)), "total_steps is 0"),
     ],

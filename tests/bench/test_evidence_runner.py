@@ -23,7 +23,7 @@ ROWS = (
     Row("tune_a_0.001", "t", "trial", "policy=uniform,steps=20,validate_every=10",
         ((RATE, 1e-3),), (100,)),
     Row("a", "a", "headline", "policy=joint,steps=20,validate_every=10", (), (0, 1),
-        reference="reference", reference_seed=0, tuned_as="a"),
+        reference="reference", reference_seed=0, tuned_as=("a",)),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ class Row:
     seeds: one cell each. reference: row whose cell is the frozen reference, of the same seed, or of
     `reference_seed`. caches: whether it reads the reference's embeddings instead of computing them
     at each step. agreement: whether cheap scores are compared with full ones at each of its
-    checkpoints. tuned_as: rows named `tune_{tuned_as}_*` are its learning rate's trials.
+    checkpoints. tuned_as: names; the rows `tune_{name}_*` are its learning rate's trials, and the
+    rate that is best on average over the names is taken.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Row:
     reference_seed: int | None = None
     caches: bool = True
     agreement: bool = False
-    tuned_as: str = ""
+    tuned_as: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +155,7 @@ def make_cells(
     def make(row: Row, seed: int) -> Cell:
         name = f"{row.name}-s{seed}"
         if name not in made:
-            trials = _trials_of(row, by_name.values())
+            trials = _trials_of(row, list(by_name.values()))
             trial_cells = tuple(make(trial, trial.seeds[0]) for trial in trials)
             reference = None
             if row.reference:
@@ -171,15 +173,23 @@ def make_cells(
 
 
 def rate_of(cell: Cell, results: Mapping[str, Mapping]) -> float:
-    """The cell's learning rate: its own, or that of its best trial on the validation part.
+    """The cell's learning rate: its own, or that of its best trials on the validation part.
 
     Args:
       results: cell name -> result (see `results`), at least those of the trials.
     """
     if not cell.trials:
         return cell.config.optimizer.learning_rate
-    best = max(cell.trials, key=lambda trial: results[trial.name]["curve"]["retrieval"][-1])
-    return best.config.optimizer.learning_rate
+    scores: dict[float, list[float]] = {}
+    for trial in cell.trials:
+        score = results[trial.name]["curve"]["retrieval"][-1]
+        scores.setdefault(trial.config.optimizer.learning_rate, []).append(score)
+    return best_rate(scores)
+
+
+def best_rate(scores: Mapping[float, Sequence[float]]) -> float:
+    """The rate with the highest mean of its trials' scores."""
+    return max(scores, key=lambda rate: statistics.fmean(scores[rate]))
 
 
 def tried_for(trial: Row) -> str:
@@ -187,12 +197,14 @@ def tried_for(trial: Row) -> str:
     return trial.name.removeprefix("tune_").rpartition("_")[0]
 
 
-def _trials_of(row: Row, rows: Iterable[Row]) -> list[Row]:
-    if not row.tuned_as:
-        return []
-    found = [r for r in rows if r.group == TRIAL and tried_for(r) == row.tuned_as]
-    if not found:
-        raise UserError(f"row {row.name} is tuned as {row.tuned_as!r}, which has no trial rows.")
+def _trials_of(row: Row, rows: Sequence[Row]) -> list[Row]:
+    trials = [row for row in rows if row.group == TRIAL]
+    found = []
+    for name in row.tuned_as:
+        of_name = [trial for trial in trials if tried_for(trial) == name]
+        if not of_name:
+            raise UserError(f"row {row.name} is tuned as {name!r}, which has no trial rows.")
+        found += of_name
     return found
 
 

@@ -13,6 +13,7 @@ from jest_tf.bench.evidence.curves import Mean
 J, K = suites.JOINT, suites.TOP_K
 # (question, the row that has the change, the row without it)
 QUESTIONS = (
+    ("Is the rate of joint selection's own best trial better?", "own_rate", J),
     ("Does the draw's noise hold joint selection back? The best instead", "greedy", J),
     ("Is the draw too flat? A tenth of the temperature", "cold", J),
     ("Do broken rows tie with learned ones? Half the learner's weight", "weight50", J),
