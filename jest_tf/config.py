@@ -73,6 +73,9 @@ def _reference() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.workdir = ""  # a finished run whose newest checkpoint is the frozen reference
     c.cache = ""  # folder of its embeddings (jest_tf.cache_reference): no forward pass per step
+    # Weight, beside the loss, of learning its softmax over the chosen batch; 0: none, as in the
+    # paper. ACED (arXiv 2411.18674) adds it. Costs nothing: the scores have its embeddings.
+    c.distillation = 0.0
     return c
 
 
@@ -290,6 +293,11 @@ def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
     for field, value in at_least_one.items():
         if value < 1:
             yield f"{field} is {value}; expected at least 1."
+    if c.reference.distillation < 0:
+        yield (
+            f"reference.distillation is {c.reference.distillation}; expected a weight above 0, or "
+            "0 for none."
+        )
     if c.strategy.micro_batch < 0:
         yield (
             f"strategy.micro_batch is {c.strategy.micro_batch}; expected the examples of one pass, "
@@ -336,10 +344,12 @@ def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
             f"{c.model.patch_size}."
         )
     if needs_reference(c) and not (c.reference.workdir or c.reference.cache):
+        why = f"selection.policy = {s.policy!r} with criterion {s.criterion!r} needs"
+        if c.reference.distillation > 0:
+            why = f"reference.distillation = {c.reference.distillation} needs"
         yield (
-            f"selection.policy = {s.policy!r} with criterion {s.criterion!r} needs a reference "
-            "model; set --config.reference.workdir to the run that trained it, or "
-            "--config.reference.cache to its embeddings."
+            f"{why} a reference model; set --config.reference.workdir to the run that trained "
+            "it, or --config.reference.cache to its embeddings."
         )
     if not c.data.train:
         yield "data.train is empty; give tfds:NAME[/CONFIG][:SPLIT] or the path of a manifest."
@@ -386,9 +396,10 @@ def replica_problems(config: ml_collections.ConfigDict, n_hosts: int, n_replicas
 
 
 def needs_reference(config: ml_collections.ConfigDict) -> bool:
-    """Whether the policy's scores depend on the reference model."""
+    """Whether the policy's scores depend on the reference model, or the learner learns from it."""
     s = config.selection
-    return s.policy != "uniform" and s.criterion != "hard_learner"
+    scores = s.policy != "uniform" and s.criterion != "hard_learner"
+    return scores or config.reference.distillation > 0
 
 
 def require_sound(found: list[str]) -> None:

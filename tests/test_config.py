@@ -104,6 +104,19 @@ def test_a_weight_that_nothing_uses_is_refused(emoji):
     assert "selection.learner_weight = 0.5 has no meaning" in config_lib.problems(emoji)[0]
 
 
+def test_distillation_needs_a_reference_under_any_policy(emoji):
+    emoji.selection.policy, emoji.reference.workdir = "uniform", ""
+    emoji.selection.super_batch = emoji.selection.sub_batch
+    assert config_lib.problems(emoji) == []
+    emoji.reference.distillation = 0.5
+    (found,) = config_lib.problems(emoji)
+    assert "reference.distillation = 0.5 needs a reference model" in found
+    assert "--config.reference.workdir" in found
+    emoji.reference.distillation = -1.0
+    (found,) = config_lib.problems(emoji)
+    assert "reference.distillation is -1.0" in found
+
+
 def test_profiled_steps_are_read_from_text():
     assert config_lib.profiled_steps("") is None
     assert config_lib.profiled_steps("10-15") == (10, 15)

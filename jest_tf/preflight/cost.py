@@ -42,6 +42,7 @@ def step_cost(
         n_replicas=n_replicas,
         micro_batch=config.strategy.micro_batch,
         recompute=config.strategy.recompute,
+        distils=parts.reference is not None and config.reference.distillation > 0,
     )
     return model.step(plan)
 

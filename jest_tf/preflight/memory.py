@@ -67,16 +67,17 @@ def transient(
     rows, share = spec.super_batch // n_replicas, spec.sub_batch // n_replicas
     micro_batch, recompute = config.strategy.micro_batch, config.strategy.recompute
     phases = {}
+    models = [(parts.learner, plan.score)] if spec.scores_learner else []
+    models += [(parts.reference, plan.reference)] if parts.reference else []
+    at_once = min(rows, micro_batch or rows)
+    for model, at in models:
+        name = f"scoring at {at.resolution}"
+        phases[name] = max(phases.get(name, 0), at_once * forward_bytes(model, at, width))
     if spec.policy != "uniform":
-        models = [(parts.learner, plan.score)] if spec.criterion != "easy_reference" else []
-        models += [(parts.reference, plan.reference)] if parts.reference else []
-        at_once = min(rows, micro_batch or rows)
-        for model, at in models:
-            name = f"scoring at {at.resolution}"
-            phases[name] = max(phases.get(name, 0), at_once * forward_bytes(model, at, width))
         phases["selection"] = selection_bytes(parts, rows, n_replicas)
     gradients = FLOAT * parameters(parts.learner)
-    loss = 4 * spec.sub_batch * parts.learner.embed_dim * FLOAT
+    teacher_dim = parts.reference.embed_dim if config.reference.distillation else 0
+    loss = 4 * spec.sub_batch * (parts.learner.embed_dim + teacher_dim) * FLOAT
     training = gradients + loss + share * _example_bytes(config)
     activations = [
         (part.n_examples // n_replicas, backward_bytes(parts.learner, part.at, width, recompute))
@@ -145,8 +146,8 @@ def backward_bytes(model: DualEncoderConfig, at: Fidelity, width: int, recompute
 def selection_bytes(parts: Parts, rows: int, n_replicas: int) -> int:
     """Embeddings of the candidates, of a chunk, and one block of similarities of each model."""
     spec = parts.spec
-    models = [parts.learner] if spec.criterion != "easy_reference" else []
-    models += [parts.reference] if parts.reference else []
+    models = [parts.learner] if spec.scores_learner else []
+    models += [parts.reference] if spec.scores_reference else []
     dims = sum(2 * model.embed_dim for model in models)
     if spec.policy != "joint":
         return FLOAT * rows * dims

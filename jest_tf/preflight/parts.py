@@ -12,7 +12,7 @@ from jest_tf.training.resolution import ResolutionSchedule
 
 
 class Parts(NamedTuple):
-    """What a step is made of. `reference` is None where the policy needs none."""
+    """What a step is made of. `reference` is None where nothing needs one."""
 
     learner: DualEncoderConfig
     reference: DualEncoderConfig | None

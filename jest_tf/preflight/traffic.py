@@ -43,13 +43,17 @@ def exchanges(
         width = 2 * sum(d for d in _embed_dims(parts))
         found.append(Exchange("picked embeddings", 4 * m * width, chunks))
     image, tokens = 3 * config.data.image_size**2, config.data.n_tokens
-    row = 4 * (math.ceil(image / 4) + tokens)
+    teacher_dim = parts.reference.embed_dim if config.reference.distillation else 0
+    row = 4 * (math.ceil(image / 4) + tokens + 2 * teacher_dim)
     for part in plan.train:
         buffer = -(-part.n_examples // 16)
         rounds = math.ceil(expected_travellers(part.n_examples, n_replicas) / buffer)
         rounds = 0 if spec.scope == "replica" else rounds
         found.append(Exchange("picked images", buffer * row, rounds))
     found.append(Exchange("embeddings for the loss", 4 * b * parts.learner.embed_dim, 2))
+    if teacher_dim:
+        found.append(Exchange("reference's embeddings of the chosen", 4 * b * teacher_dim, 2))
+        found.append(Exchange("normalisers of distillation", 4 * b, 4))
     found.append(Exchange("gradients", 4 * (parameters(parts.learner) + 1), 1))
     found.append(Exchange("picked ids", 8 * b, 1))
     return found
@@ -69,6 +73,6 @@ def link_bytes(found: list[Exchange], n_replicas: int) -> float:
 
 
 def _embed_dims(parts: Parts) -> list[int]:
-    models = [parts.learner] if parts.spec.criterion != "easy_reference" else []
-    models += [parts.reference] if parts.reference else []
+    models = [parts.learner] if parts.spec.scores_learner else []
+    models += [parts.reference] if parts.spec.scores_reference else []
     return [model.embed_dim for model in models]

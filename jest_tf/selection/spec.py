@@ -91,7 +91,6 @@ class SelectionSpec:
                 f"selection.temperature is {self.temperature}; it must be above 0 "
                 "(set selection.greedy for the limit of 0)"
             )
-
         if not self.learner_weight > 0:
             raise UserError(
                 f"selection.learner_weight is {self.learner_weight}; it must be above 0 "
@@ -102,6 +101,16 @@ class SelectionSpec:
                 f"selection.learner_weight is {self.learner_weight} with criterion "
                 f"{self.criterion}; only learnability weighs the learner against the reference"
             )
+
+    @property
+    def scores_learner(self) -> bool:
+        """Whether the policy looks at the learner's embeddings of the super-batch."""
+        return self.policy != "uniform" and self.criterion != "easy_reference"
+
+    @property
+    def scores_reference(self) -> bool:
+        """Whether the policy looks at the reference's."""
+        return self.policy != "uniform" and self.criterion != "hard_learner"
 
     @property
     def chunk_size(self) -> int:

@@ -65,6 +65,7 @@ def build_jest_model(
         cached_reference=cached_reference,
         augment=preprocess.augmentation(augment) if augment else None,
         micro_batch=config.strategy.micro_batch,
+        distillation=config.reference.distillation,
     )
     model.optimizer = optimizer.build(
         config.optimizer, config.total_steps, learner.trainable_variables

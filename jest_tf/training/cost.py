@@ -73,6 +73,15 @@ def loss_flops(batch: int, embed_dim: int, kind: str, n_replicas: int = 1) -> in
     return products * 2 * batch**2 * embed_dim
 
 
+def distillation_flops(batch: int, embed_dim: int, reference_dim: int, n_replicas: int = 1) -> int:
+    """The loss of `distillation` and its gradient over the whole batch, all replicas together."""
+    # The softmax loss on the learner's side; of the reference's logits no gradient is taken.
+    logits = 3 + (n_replicas > 1)
+    return (
+        loss_flops(batch, embed_dim, "softmax", n_replicas) + logits * 2 * batch**2 * reference_dim
+    )
+
+
 def select_flops(spec: SelectionSpec, embed_dims: list[int], n_replicas: int = 1) -> int:
     """Selection; `embed_dims` are those of the models that the criterion uses."""
     if spec.policy == "uniform":
@@ -131,6 +140,7 @@ class CostModel:
 
     learner: sizes. spec: the selection. reference: sizes, or None where there is none or its
     embeddings are cached. reference_dim: width of its embeddings where they are cached.
+    distils: whether the learner learns from the reference's embeddings of the chosen.
     stored_image_size: side of the images that the host delivers, in pixels. n_replicas: replicas.
     micro_batch, recompute: as in `config.strategy`, which save memory for more work.
     """
@@ -143,19 +153,20 @@ class CostModel:
     n_replicas: int = 1
     micro_batch: int = 0
     recompute: bool = False
+    distils: bool = False
 
     def step(self, plan: StepPlan) -> StepCost:
         """FLOPs and examples of one step at `plan`."""
         spec, flops = self.spec, {}
         scores = spec.policy != "uniform"
         dims = []
-        if scores and spec.criterion != "easy_reference":
+        if spec.scores_learner:
             flops[SCORE_LEARNER] = spec.super_batch * self._forward(self.learner, plan.score)
             dims.append(self.learner.embed_dim)
-        if scores and spec.criterion != "hard_learner":
-            if self.reference is not None:
-                one = self._forward(self.reference, plan.reference)
-                flops[SCORE_REFERENCE] = spec.super_batch * one
+        if self.reference is not None and (spec.scores_reference or self.distils):
+            one = self._forward(self.reference, plan.reference)
+            flops[SCORE_REFERENCE] = spec.super_batch * one
+        if spec.scores_reference:
             dims.append(self._reference_dim())
         if scores:
             flops[SELECT] = select_flops(spec, dims, self.n_replicas)
@@ -164,6 +175,9 @@ class CostModel:
             flops[key] = flops.get(key, 0) + part.n_examples * self._train(part.at)
         loss = loss_flops(spec.sub_batch, self.learner.embed_dim, spec.loss, self.n_replicas)
         flops[key] += loss
+        if self.distils:
+            dims = self.learner.embed_dim, self._reference_dim()
+            flops[key] += distillation_flops(spec.sub_batch, *dims, self.n_replicas)
         return StepCost(flops, spec.super_batch if scores else 0, spec.sub_batch)
 
     def _train(self, at: Fidelity) -> int:

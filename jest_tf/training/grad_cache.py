@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from jest_tf.selection.collectives import LOCAL, Collectives
 from jest_tf.training.contrastive import contrastive_loss, loss_and_gradients
+from jest_tf.training.distillation import Teacher
 
 # rows of a batch (nest of [k, ...]) -> zimg, ztxt float32 [k, d]
 Embed = Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
@@ -79,6 +80,7 @@ def gradients(
     kind: str = "sigmoid",
     collectives: Collectives = LOCAL,
     block: int | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """This replica's share of the loss and of its gradient; the sums over replicas are the whole.
 
@@ -87,7 +89,8 @@ def gradients(
       logits: () -> (scale, bias), from `variables`.
       variables: what to take the gradient of, in this order.
       micro_batch: rows whose activations exist at a time; 0: all, in one pass.
-      kind, collectives, block: see `contrastive.loss_and_gradients`.
+      kind, collectives, block, teacher: see `contrastive.loss_and_gradients`; the teacher's rows
+        are those of all parts, in their order.
 
     Returns:
       (loss [], gradients, dense, zero where a variable is not used).
@@ -95,7 +98,7 @@ def gradients(
     Raises:
       UserError: `kind` is unknown.
     """
-    options = {"kind": kind, "collectives": collectives, "block": block}
+    options = {"kind": kind, "collectives": collectives, "block": block, "teacher": teacher}
     if _fits(parts, micro_batch):
         return _in_one_pass(parts, logits, variables, options)
     embedded = [embed_in_micro_batches(*part, micro_batch) for part in parts]

@@ -25,15 +25,21 @@ from jest_tf.selection import (
 )
 from jest_tf.training import grad_cache
 from jest_tf.training.collectives import of_current_strategy
+from jest_tf.training.distillation import Teacher
 from jest_tf.training.optimizer import GuardedAdamW
 from jest_tf.training.resolution import Fidelity, StepPlan
 
 # What a chosen example takes along from the replica that loaded it to the one that trains on it.
 TRAINED_FEATURES = ("image", "tokens")
+# And with distillation, what the reference makes of it.
+TEACHER_FEATURES = ("teacher_zimg", "teacher_ztxt")
 
 
 class Scored(NamedTuple):
-    """A super-batch as both models see it; the arguments of `select` after the spec."""
+    """A super-batch as both models see it; the arguments of `select` after the spec.
+
+    A model that neither the policy nor distillation looks at is None.
+    """
 
     learner: Embeddings | None
     reference: Embeddings | None
@@ -68,7 +74,7 @@ class JestModel(keras.Model):
       learner: the dual encoder to train: a DualEncoder, or any built Keras model with the methods
         `encode_image(images)` and `encode_text(tokens)` -> float32 [n, d] of unit norm, and the
         scalars `scale` and `bias` (docs/library.md).
-      reference: the frozen one; None where the policy needs none or its embeddings are cached.
+      reference: the frozen one; None where nothing needs it or its embeddings are cached.
       spec: what to select and how.
       plan: at which fidelity steps score and train, unless `step` is given another; None runs the
         models as they are, on images and tokens as the batches hold them.
@@ -80,6 +86,11 @@ class JestModel(keras.Model):
       cached_reference: scale and bias of a reference whose embeddings come with the batches.
       augment: images [n, h, w, 3] in 0..255 -> the same, differently; for the chosen only.
       micro_batch: rows of a replica in one forward or backward pass; 0: all. See `grad_cache`.
+      distillation: weight of learning the reference's softmax over the chosen too; 0: none. See
+        `distillation`.
+
+    Raises:
+      UserError: distillation without a reference.
     """
 
     def __init__(
@@ -96,8 +107,14 @@ class JestModel(keras.Model):
         cached_reference: tuple[float, float] | None = None,
         augment: Callable | None = None,
         micro_batch: int = 0,
+        distillation: float = 0.0,
     ):
         super().__init__()
+        if distillation and reference is None and cached_reference is None:
+            raise UserError(
+                f"JestModel got distillation = {distillation} and no reference to distil from; "
+                "give `reference`, or `cached_reference` with batches that hold its embeddings."
+            )
         self.learner = learner
         self.reference = reference
         if reference is not None:
@@ -111,6 +128,7 @@ class JestModel(keras.Model):
         self.cached_reference = cached_reference
         self.augment = augment
         self.micro_batch = micro_batch
+        self.distillation = distillation
 
     def compile(self, optimizer: GuardedAdamW, jit_compile: bool = False, **options) -> None:
         """Keras's `compile`, for `fit`. The selection is compiled by XLA in any case.
@@ -154,11 +172,13 @@ class JestModel(keras.Model):
         scored = self.score(super_batch, plan, seed)
         selection = select(self.spec, *scored, collectives)
         examples = {name: super_batch[name] for name in TRAINED_FEATURES}
+        if self.distillation:
+            examples |= dict(zip(TEACHER_FEATURES, scored.reference[:2], strict=True))
         parts = [
             Part(at, gather_picked(examples, positions, collectives))
             for at, positions in plan.split(selection.positions, seed)
         ]
-        loss, gradients = self.loss_and_gradients(parts, collectives)
+        loss, gradients = self.loss_and_gradients(parts, collectives, scored.reference)
         metrics = self.update(loss, gradients, selection.n_candidates)
         metrics |= {f"selection/{name}": value for name, value in selection.metrics.items()}
         picked_ids = ids_at(selection.positions, super_batch["id"], collectives)
@@ -170,11 +190,10 @@ class JestModel(keras.Model):
 
     def score(self, batch: dict[str, tf.Tensor], plan: StepPlan, seed: tf.Tensor) -> "Scored":
         """Both models' view of this replica's rows, without gradient."""
-        criterion = None if self.spec.policy == "uniform" else self.spec.criterion
         learner = reference = None
-        if criterion in ("learnability", "hard_learner"):
+        if self.spec.scores_learner:
             learner = self.embed(self.learner, batch, plan.score)
-        if criterion in ("learnability", "easy_reference"):
+        if self.spec.scores_reference or self.distillation:
             reference = self.reference_view(batch, plan)
         return Scored(learner, reference, batch["valid"], seed)
 
@@ -195,9 +214,13 @@ class JestModel(keras.Model):
         return Embeddings(zimg, ztxt, model.scale, tf.convert_to_tensor(model.bias))
 
     def loss_and_gradients(
-        self, parts: list["Part"], collectives: Collectives
+        self, parts: list["Part"], collectives: Collectives, reference: Embeddings | None = None
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The mean loss over the whole sub-batch, and its gradient, both summed over replicas."""
+        """The mean loss over the whole sub-batch, and its gradient, both summed over replicas.
+
+        Args:
+          reference: with distillation, whose view of the examples stands in `parts`.
+        """
         learner = self.learner
         loss, gradients = grad_cache.gradients(
             [
@@ -211,15 +234,22 @@ class JestModel(keras.Model):
             micro_batch=self.micro_batch,
             kind=self.loss_kind,
             collectives=collectives,
+            teacher=self.teacher(parts, reference) if self.distillation else None,
         )
         loss, *gradients = collectives.all_reduce_sum([loss, *gradients])
         return loss, gradients
 
+    def teacher(self, parts: list["Part"], reference: Embeddings) -> Teacher:
+        """What the reference makes of this replica's chosen examples, in the order of `parts`."""
+        zimg, ztxt = (
+            tf.concat([part.examples[name] for part in parts], axis=0) for name in TEACHER_FEATURES
+        )
+        return Teacher(zimg, ztxt, reference.scale, self.distillation)
+
     def augmented(self, examples: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The chosen examples, their images changed if that was asked for."""
-        if self.augment is None:
-            return examples
-        return examples | {"image": self.augment(examples["image"])}
+        """What the learner reads of the chosen, their images changed if that was asked for."""
+        read = {name: examples[name] for name in TRAINED_FEATURES}
+        return read | ({"image": self.augment(read["image"])} if self.augment else {})
 
     def update(
         self, loss: tf.Tensor, gradients: list[tf.Tensor], n_candidates: tf.Tensor

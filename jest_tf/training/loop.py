@@ -163,6 +163,7 @@ class Trainer:
             n_replicas=n_replicas,
             micro_batch=config.strategy.micro_batch,
             recompute=config.strategy.recompute,
+            distils=config.reference.distillation > 0,
         )
         return assemble.build_jest_model(
             config,

@@ -20,7 +20,8 @@ from jest_tf.training.strategy import Runtime
 def part_seconds(
     model: JestModel, runtime: Runtime, plan: StepPlan, batch: dict, scored: Scored
 ) -> dict[str, float]:
-    """Seconds of each part of a step that chooses, run alone; nothing for the uniform policy.
+    """Seconds of each part of a step that chooses, run alone; nothing for the uniform policy
+    without distillation.
 
     Args:
       plan: of the step. batch: its super-batch, per replica. scored: its scores, per replica.
@@ -38,7 +39,7 @@ def part_seconds(
         parts[SCORE_REFERENCE] = (
             lambda batch: _sum(model.embed(model.reference, batch, plan.reference)[:2]), batch,
         )  # fmt: skip
-    if scored.learner is not None or scored.reference is not None:
+    if model.spec.policy != "uniform":
         parts[SELECT] = (
             lambda scored: _sum(select(model.spec, *scored, model.collectives())[:1]), scored,
         )  # fmt: skip

@@ -9,10 +9,12 @@ import tensorflow as tf
 from jest_tf.data import preprocess
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.models.text_transformer import shorten_tokens
-from jest_tf.selection import Embeddings, SelectionSpec, select
+from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, select
 from jest_tf.training import cost
 from jest_tf.training.contrastive import contrastive_loss, loss_and_gradients
+from jest_tf.training.distillation import Teacher, distillation
 from jest_tf.training.resolution import Approximation, Fidelity, Resolution
+from jest_tf.training.tiles import PairBatch
 
 N = 16  # examples; what is computed once per call must be small beside it
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
@@ -135,6 +137,18 @@ def test_loss_flops_are_within_5_percent_of_xla(kind):
 
     # XLA makes the first tile's logits once for both passes of the softmax.
     assert cost.loss_flops(80, 24, kind) == pytest.approx(dot_flops(loss, z, z), rel=0.05)
+
+
+def test_distillation_flops_are_within_5_percent_of_xla():
+    zs = tf.zeros([80, 24]), tf.zeros([80, 24]), tf.zeros([80, 40]), tf.zeros([80, 40])
+
+    def loss(zimg, ztxt, timg, ttxt):
+        batch = PairBatch.gather(zimg, ztxt, LOCAL)
+        teacher = Teacher(timg, ttxt, tf.constant(10.0), 1.0)
+        value, found = distillation(batch, tf.constant(10.0), teacher, LOCAL, block=10)
+        return value, *found
+
+    assert cost.distillation_flops(80, 24, 40) == pytest.approx(dot_flops(loss, *zs), rel=0.05)
 
 
 def test_resize_flops_equal_xla():

@@ -77,6 +77,17 @@ def test_uniform_pays_for_training_alone_and_scores_nothing():
     assert (priced.examples_scored, priced.examples_trained) == (0, 128)
 
 
+def test_distillation_pays_for_the_reference_that_the_policy_does_not_need():
+    spec = SelectionSpec(super_batch=128, sub_batch=128, policy="uniform")
+    plan = ResolutionSchedule(MODEL, sub_batch=128, total_steps=1, reference_model=MODEL).plan(0)
+    options = {"stored_image_size": 256, "reference": MODEL}
+    plain = CostModel(MODEL, spec, **options).step(plan).flops
+    distilled = CostModel(MODEL, spec, distils=True, **options).step(plan).flops
+    more = distilled["train@256/16"] - plain["train@256/16"]
+    assert more == cost.distillation_flops(128, 768, 768)
+    assert distilled["score_reference"] == 128 * cost.forward_flops(MODEL, FULL)
+
+
 @pytest.mark.parametrize(("micro_batch", "more"), [(0, 0), (16_384, 0), (4_096, 1)])
 def test_memory_is_saved_for_another_forward_which_is_priced(micro_batch, more):
     """16,384 of the sub-batch are on each of two replicas."""

@@ -106,7 +106,7 @@ def _figures(figures: Sequence[Figure]) -> str:
     for f in figures:
         if f.value is None:
             value = "not reached" if f.reached is False else "not measured yet"
-        elif f.name.endswith("speedup"):
+        elif "speedup" in f.name:
             value = f"{f.value:.1f}x" + ("" if f.error is None else f" ± {f.error:.1f}")
         elif f.name == "broken_share":
             value = percent(Mean(f.value, f.error, 0)) + " %"

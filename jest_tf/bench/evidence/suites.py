@@ -24,6 +24,7 @@ LARGER = {"model.variant": "mu", "model.patch_size": 8}
 # Names that the analysis asks for.
 UNIFORM, SAME_STEPS, CURATED = "uniform", "uniform_same_steps", "curated"
 TOP_K, JOINT, FLEXI = "independent_top_k", "joint", "flexi"
+DISTILLED, FLEXI_DISTILLED, DISTILLED_LONG = "distilled", "flexi_distilled", "distilled_long"
 # Whose trials give joint selection and its variants their learning rate: one trial differs by seed
 # as much as by rate. Top-k keeps its own best.
 CHOOSING = (TOP_K, JOINT)
@@ -104,6 +105,10 @@ def _headline() -> list[Row]:
         _selecting(TOP_K, "independent top-k", HEADLINE, TOP_K, tuned_as=(TOP_K,)),
         _selecting(JOINT, "joint, learnability", HEADLINE),
         _selecting(FLEXI, "Flexi-JEST", HEADLINE, overrides=FLEXI_FIELDS),
+        _selecting(DISTILLED, "joint, distilled", HEADLINE, overrides=DISTILS),
+        _selecting(
+            FLEXI_DISTILLED, "Flexi-JEST, distilled", HEADLINE, overrides=FLEXI_FIELDS | DISTILS
+        ),
     ]  # fmt: skip
 
 
@@ -111,9 +116,16 @@ def _headline() -> list[Row]:
 FLEXI_PATCHES = {"resolution.score.resolution": "48/24", "resolution.low_share": 0.5}
 FLEXI_FIELDS = FLEXI_PATCHES | {"resolution.score.n_tokens": 8, "resolution.score.text_depth": 1}
 
+# ACED's addition, as heavy as the loss itself: not tuned.
+DISTILS = {"reference.distillation": 1.0}
+
 
 def _ablations() -> list[Row]:
-    a = ABLATION
+    return [*_of_selection(ABLATION), *_of_models(ABLATION), *_of_distillation(ABLATION)]
+
+
+def _of_selection(a: str) -> list[Row]:
+    """Other policies, criteria, filter ratios, draws and scores."""
     return [
         _uniform(
             "uniform_clean", "uniform on the true-clean part (bound)", a, STEPS, EVERY,
@@ -157,6 +169,13 @@ def _ablations() -> list[Row]:
             overrides=FLEXI_FIELDS | {"resolution.low_share": 0.0},
         ),
         _selecting("flexi_patches", "Flexi-JEST, images only", a, overrides=FLEXI_PATCHES),
+        _selecting("uncached", "joint, reference not cached", a, caches=False),
+    ]  # fmt: skip
+
+
+def _of_models(a: str) -> list[Row]:
+    """Other losses, references, batches and lengths."""
+    return [
         _curated(
             "curated_softmax", "curated only, softmax loss", a, REFERENCE_STEPS, LONG_EVERY,
             tuned_as=(CURATED,), overrides={"loss": "softmax"},
@@ -196,8 +215,35 @@ def _ablations() -> list[Row]:
             "joint_long", "joint, as many steps as the reference", a, steps=REFERENCE_STEPS,
             every=LONG_EVERY,
         ),
-        _selecting("uncached", "joint, reference not cached", a, caches=False),
         _selecting("dirty_reference", "joint, reference trained on the pool", a, reference=UNIFORM),
+    ]  # fmt: skip
+
+
+def _of_distillation(a: str) -> list[Row]:
+    """What distillation is without selection, and where it goes further with it."""
+    return [
+        _uniform(
+            "uniform_distilled", "uniform, same steps, distilled", a, STEPS, EVERY,
+            tuned_as=(SAME_STEPS,), reference=CURATED, overrides=DISTILS,
+        ),
+        _selecting(
+            "top_k_distilled", "independent top-k, distilled", a, TOP_K, tuned_as=(TOP_K,),
+            overrides=DISTILS,
+        ),
+        _selecting(
+            "f90_distilled", "joint, f = 0.9, distilled, short", a, steps=300,
+            overrides=DISTILS | {"selection.super_batch": 1280},
+        ),
+        # Pictures as small as the model reads them: the largest part of Flexi's scores was their
+        # resize.
+        _selecting(
+            "flexi_short", "Flexi-JEST, distilled, short, 48 px stored", a, steps=300,
+            overrides=FLEXI_FIELDS | DISTILS | {"data.image_size": 48},
+        ),
+        _selecting(
+            DISTILLED_LONG, "joint, distilled, as many steps as the reference", a,
+            steps=REFERENCE_STEPS, every=LONG_EVERY, overrides=DISTILS,
+        ),
     ]  # fmt: skip
 
 

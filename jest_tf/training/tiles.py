@@ -1,0 +1,152 @@
+"""Sums over all pairs of a batch, a tile of similarities at a time: memory linear in the batch.
+
+A loss over the logits z_ij = scale·<zimg_i, ztxt_j> + bias of b images and b texts is known by its
+matrix G_ij = dL/dz_ij, of which only a few rows exist at any time:
+
+    dzimg_i = scale · Σ_j G_ij ztxt_j      dztxt_j = scale · Σ_i G_ij zimg_i
+    dscale = Σ_i <zimg_i, Σ_j G_ij ztxt_j>      dbias = Σ_ij G_ij
+
+A replica takes its images against all texts and its texts against all images, so it ends up with
+the whole gradient of its own rows, and no collective is needed on the way back.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from jest_tf.selection.collectives import Collectives
+
+# 16 MiB of float32: large enough for full matmul speed, small beside a tower's activations.
+TILE_ELEMENTS = 2**22
+
+
+class PairGradients(NamedTuple):
+    """This replica's share of the gradient: whole for its rows, partial sums for the scalars."""
+
+    zimg: tf.Tensor  # [n, d]
+    ztxt: tf.Tensor  # [n, d]
+    scale: tf.Tensor  # []
+    bias: tf.Tensor  # []
+
+
+class PairBatch(NamedTuple):
+    """Rows of this replica, rows of all replicas, and where the first begin in the second."""
+
+    zimg: tf.Tensor  # [n, d]
+    ztxt: tf.Tensor  # [n, d]
+    all_zimg: tf.Tensor  # [b, d]
+    all_ztxt: tf.Tensor  # [b, d]
+    first_row: tf.Tensor  # int32 []
+
+    @property
+    def rows(self) -> int:
+        return self.zimg.shape[0]
+
+    @property
+    def total(self) -> int:
+        return self.all_zimg.shape[0]
+
+    @property
+    def turned(self) -> "PairBatch":
+        """Images and texts exchanged: its rows are the columns of the logits."""
+        return PairBatch(self.ztxt, self.zimg, self.all_ztxt, self.all_zimg, self.first_row)
+
+    @classmethod
+    def gather(cls, zimg: tf.Tensor, ztxt: tf.Tensor, collectives: Collectives) -> "PairBatch":
+        """This replica's rows [n, d], n the same everywhere, and those of all replicas."""
+        local = collectives.size == 1
+        return cls(
+            zimg=zimg,
+            ztxt=ztxt,
+            all_zimg=zimg if local else collectives.all_gather(zimg),
+            all_ztxt=ztxt if local else collectives.all_gather(ztxt),
+            first_row=tf.cast(collectives.rank, tf.int32) * zimg.shape[0],
+        )
+
+    def block(self, wanted: int | None) -> int:
+        """Rows of similarities that exist at a time; by default as many as fill a tile."""
+        return min(wanted or max(TILE_ELEMENTS // self.total, 1), self.rows)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def log_sum_exps(batch: PairBatch, scale: tf.Tensor, *, block: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """log Σ_j exp z_ij of this replica's images and log Σ_i exp z_ij of its texts, [n] each."""
+
+    def of_rows(side: PairBatch) -> tf.Tensor:
+        def tile(_, z: tf.Tensor, rows: tf.Tensor) -> tuple[tuple, tf.Tensor]:
+            del rows
+            logits = scale * tf.matmul(z, side.all_ztxt, transpose_b=True)
+            return (), tf.reduce_logsumexp(logits, axis=1)
+
+        return _over_tiles(tile, side, (), block)[1]
+
+    return of_rows(batch), of_rows(batch.turned)
+
+
+def pair_gradients(
+    batch: PairBatch, scale: tf.Tensor, weights: tuple[Callable, Callable], block: int
+) -> tuple[tf.Tensor, PairGradients]:
+    """Loss and gradient from `weights`, one function for rows of images and one for rows of texts.
+
+    weights(similarity [k, b], rows [k]) -> (tile of G [k, b], its part of the loss, its sum).
+    """
+    alone = batch.rows == batch.total
+
+    def tile(weigh: Callable, side: PairBatch, turned_too: bool) -> Callable:
+        def of_rows(sums: tuple, z: tf.Tensor, rows: tf.Tensor) -> tuple[tuple, tf.Tensor]:
+            g, loss, g_sum = weigh(tf.matmul(z, side.all_ztxt, transpose_b=True), rows)
+            sums = [sums[0] + loss, sums[1] + g_sum, *sums[2:]]
+            if turned_too:
+                # With one replica the columns of this tile complete the texts' gradient as well.
+                sums[2] += tf.matmul(g, z, transpose_a=True)
+            return tuple(sums), tf.matmul(g, side.all_ztxt)
+
+        return of_rows
+
+    zeros = (tf.zeros([]), tf.zeros([]))
+    start = (*zeros, tf.zeros_like(batch.all_ztxt)) if alone else zeros
+    sums, dzimg = _over_tiles(tile(weights[0], batch, alone), batch, start, block)
+    if alone:
+        dztxt = sums[2]
+    else:
+        turned = batch.turned
+        dztxt = _over_tiles(tile(weights[1], turned, False), turned, zeros, block)[1]
+    dscale = tf.reduce_sum(batch.zimg * dzimg)
+    return sums[0], PairGradients(scale * dzimg, scale * dztxt, dscale, sums[1])
+
+
+def _over_tiles(
+    tile: Callable, batch: PairBatch, sums: tuple[tf.Tensor, ...], block: int
+) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+    """`tile(sums, z [k, d], global rows [k]) -> (sums, result [k, ...])` over all of batch.zimg.
+
+    Tiles of `block` rows in a loop, then the rest, so that any number of rows will do.
+    """
+    n_full, rest = divmod(batch.rows, block)
+
+    def at(start: tf.Tensor | int, size: int, sums: tuple) -> tuple[tuple, tf.Tensor]:
+        z = tf.slice(batch.zimg, [start, 0], [size, batch.zimg.shape[1]])
+        return tile(sums, z, batch.first_row + start + tf.range(size))
+
+    # The first tile and the rest stand outside the loop: the first tells the result's shape.
+    sums, first = at(0, block, sums)
+    results = [first]
+    if n_full > 1:
+
+        def body(k: tf.Tensor, array: tf.TensorArray, *sums: tf.Tensor) -> tuple:
+            sums, result = at(k * block, block, sums)
+            return k + 1, array.write(k - 1, result), *sums
+
+        array = tf.TensorArray(tf.float32, n_full - 1, element_shape=first.shape)
+        _, array, *sums = tf.while_loop(
+            lambda k, *_: k < n_full,
+            body,
+            (1, array, *sums),
+            parallel_iterations=1,
+        )
+        results.append(tf.reshape(array.stack(), [(n_full - 1) * block, *first.shape[1:]]))
+    if rest:
+        sums, last = at(n_full * block, rest, tuple(sums))
+        results.append(last)
+    return tuple(sums), tf.concat(results, axis=0)
