@@ -85,12 +85,19 @@ def _selection(selection: Mapping[str, Any], reference: str) -> dict[str, Any]:
     }
 
 
+def _distillation(reference: Mapping[str, Any]) -> str:
+    weight = reference.get("distillation", 0.0)  # runs of older versions have no such field
+    source = reference["workdir"] or reference["cache"]
+    return f"weight {weight:g}, from {source}" if weight else "none"
+
+
 def _training(config: Mapping[str, Any], step: int) -> dict[str, Any]:
     optimizer = config["optimizer"]
     return {
         "steps": f"{step:,} of {config['total_steps']:,}",
         "examples trained on": step * config["selection"]["sub_batch"],
         "loss": config["loss"],
+        "distillation": _distillation(config["reference"]),
         "precision": config["precision"],
         "learning rate": optimizer["learning_rate"],
         "weight decay": optimizer["weight_decay"],
