@@ -248,7 +248,9 @@ def _answers(rows: Rows, pool: Mapping[str, Any]) -> str:
         "*easy reference* of the truth check): it knows the curated pairs and guesses the rest. "
         "From there the share rises as the learner learns. What is learned scores about 0, and so "
         "does what neither model can match; this pool is read several times over, so the first "
-        "kind soon is common. A learner's weight below 1 ranks the second kind lower.\n"
+        "kind soon is common. A learner's weight below 1 ranks the second kind lower. "
+        + _unseen_note(rows, pool)
+        + "\n"
         "- *Joint against independent.* At this b they are equal within noise; the rows that "
         "change the draw, the bias, the chunks and b tell whether one of these hides a gain.\n"
         "- *Over the reference.* A selecting run trains on a third of the examples that its "
@@ -256,6 +258,20 @@ def _answers(rows: Rows, pool: Mapping[str, Any]) -> str:
         "the reference shows how much of the gap is that.\n"
         "- *FLOPs.* A sigmoid JEST step scores five pairs for each that it trains on. "
         + _resize_note(rows)
+    )
+
+
+def _unseen_note(rows: Rows, pool: Mapping[str, Any]) -> str:
+    """How well the reference judges pairs that it was not trained on."""
+    if suites.JOINT not in rows:
+        return ""
+    found = truth_of(rows[suites.JOINT], pool)
+    seen, of_rest = found["pair_seen"].mean, found["broken"].mean / (1 - found["pair_seen"].mean)
+    chance = picks.broken(pool) / (1 - pool["pair_seen"])
+    return (
+        f"Of joint selection's picks {seen:.0%} stand in the curated set, as image and caption; of "
+        f"the others {of_rest:.0%} are broken, where blind picks would have {chance:.0%}: of what "
+        "it was not trained on, this reference knows little."
     )
 
 
