@@ -61,7 +61,9 @@ def test_headline_has_five_seeds_and_the_rest_two():
 
 
 def test_every_headline_policy_gets_the_same_trials():
-    declared = {name: [] for name in ("curated", "uniform", "uniform_same_steps", *suites.CHOOSING)}
+    policies = ("curated", "uniform", "uniform_same_steps", *suites.CHOOSING)
+    policies += ("distilled", "uniform_distilled")
+    declared = {name: [] for name in policies}
     for row in suites.FULL_ROWS:
         if row.group == "trial":
             declared[tried_for(row)].append(dict(row.overrides)[RATE])

@@ -348,8 +348,8 @@ def _learning_rates(rows: Rows, tried: Sequence[Trials], folder: str) -> str:
         "elsewhere; final validation retrieval scores decide. Independent top-k takes its own "
         "best. Joint selection and its variants take what is best on average over both policies' "
         "trials: one trial differs by its seed as much as by its rate. A row of the ablations "
-        "shows what joint selection's own best trial alone would have given.\n\n"
-        + table(["row", *(f"{rate:g}" for rate in rates), "chosen"], body)
+        "shows what joint selection's own best trial alone would have given. What is distilled has "
+        "trials of its own.\n\n" + table(["row", *(f"{rate:g}" for rate in rates), "chosen"], body)
     )
 
 

@@ -19,12 +19,15 @@ TRIAL_SEED = 100
 TRIAL_RATES = (1e-3, 2e-3, 4e-3)
 # A quarter of the shipped model's cost, and on these drawings no worse: for many runs, not few.
 SMALL = {"model.variant": "nano", "model.patch_size": 12}
+# ACED's addition, as heavy as the loss itself: not tuned.
+DISTILS = {"reference.distillation": 1.0}
 LARGER = {"model.variant": "mu", "model.patch_size": 8}
 
 # Names that the analysis asks for.
 UNIFORM, SAME_STEPS, CURATED = "uniform", "uniform_same_steps", "curated"
 TOP_K, JOINT, FLEXI = "independent_top_k", "joint", "flexi"
 DISTILLED, FLEXI_DISTILLED, DISTILLED_LONG = "distilled", "flexi_distilled", "distilled_long"
+UNIFORM_DISTILLED = "uniform_distilled"
 # Whose trials give joint selection and its variants their learning rate: one trial differs by seed
 # as much as by rate. Top-k keeps its own best.
 CHOOSING = (TOP_K, JOINT)
@@ -57,6 +60,12 @@ def _selecting(name: str, label: str, group: str, policy: str = "joint", **field
     return Row(name, label, group, ",".join(arguments), overrides, **values)
 
 
+def _distilled(name: str, label: str, group: str, **fields) -> Row:
+    """A row that chooses and learns the reference's softmax too, with trials of its own."""
+    overrides = fields.pop("overrides", {}) | DISTILS
+    return _selecting(name, label, group, overrides=overrides, tuned_as=(DISTILLED,), **fields)
+
+
 def _uniform(name: str, label: str, group: str, steps: int, every: int, **fields) -> Row:
     overrides = tuple(fields.pop("overrides", {}).items())
     argument = f"policy=uniform,steps={steps},validate_every={every}"
@@ -77,17 +86,21 @@ def _trials() -> list[Row]:
     for rate in TRIAL_RATES:
         common = {"seeds": (TRIAL_SEED,), "overrides": {RATE: rate}}
         chosen_by = common | {"reference_seed": 0, "tuned_as": ()}
+        distilled = {"overrides": common["overrides"] | DISTILS}
 
         def name(row: str, rate=rate) -> str:
             return f"tune_{row}_{rate:g}"
 
         label = f"learning rate {rate:g}"
+        short = label, TRIAL, STEPS, EVERY
         rows += [
             _curated(name(CURATED), label, TRIAL, REFERENCE_STEPS, LONG_EVERY, **common),
             _uniform(name(UNIFORM), label, TRIAL, LONG_STEPS, LONG_EVERY, **common),
-            _uniform(name(SAME_STEPS), label, TRIAL, STEPS, EVERY, **common),
+            _uniform(name(SAME_STEPS), *short, **common),
             _selecting(name(TOP_K), label, TRIAL, TOP_K, **chosen_by),
             _selecting(name(JOINT), label, TRIAL, **chosen_by),
+            _selecting(name(DISTILLED), label, TRIAL, **chosen_by | distilled),
+            _uniform(name(UNIFORM_DISTILLED), *short, reference=CURATED, **chosen_by | distilled),
         ]
     return rows
 
@@ -105,19 +118,14 @@ def _headline() -> list[Row]:
         _selecting(TOP_K, "independent top-k", HEADLINE, TOP_K, tuned_as=(TOP_K,)),
         _selecting(JOINT, "joint, learnability", HEADLINE),
         _selecting(FLEXI, "Flexi-JEST", HEADLINE, overrides=FLEXI_FIELDS),
-        _selecting(DISTILLED, "joint, distilled", HEADLINE, overrides=DISTILS),
-        _selecting(
-            FLEXI_DISTILLED, "Flexi-JEST, distilled", HEADLINE, overrides=FLEXI_FIELDS | DISTILS
-        ),
+        _distilled(DISTILLED, "joint, distilled", HEADLINE),
+        _distilled(FLEXI_DISTILLED, "Flexi-JEST, distilled", HEADLINE, overrides=FLEXI_FIELDS),
     ]  # fmt: skip
 
 
 # The paper's larger patches; then the text cheaper too, which is nearly half of a small model.
 FLEXI_PATCHES = {"resolution.score.resolution": "48/24", "resolution.low_share": 0.5}
 FLEXI_FIELDS = FLEXI_PATCHES | {"resolution.score.n_tokens": 8, "resolution.score.text_depth": 1}
-
-# ACED's addition, as heavy as the loss itself: not tuned.
-DISTILS = {"reference.distillation": 1.0}
 
 
 def _ablations() -> list[Row]:
@@ -223,26 +231,23 @@ def _of_distillation(a: str) -> list[Row]:
     """What distillation is without selection, and where it goes further with it."""
     return [
         _uniform(
-            "uniform_distilled", "uniform, same steps, distilled", a, STEPS, EVERY,
-            tuned_as=(SAME_STEPS,), reference=CURATED, overrides=DISTILS,
+            UNIFORM_DISTILLED, "uniform, same steps, distilled", a, STEPS, EVERY,
+            tuned_as=(UNIFORM_DISTILLED,), reference=CURATED, overrides=DISTILS,
         ),
-        _selecting(
-            "top_k_distilled", "independent top-k, distilled", a, TOP_K, tuned_as=(TOP_K,),
-            overrides=DISTILS,
-        ),
-        _selecting(
+        _distilled("top_k_distilled", "independent top-k, distilled", a, policy=TOP_K),
+        _distilled(
             "f90_distilled", "joint, f = 0.9, distilled, short", a, steps=300,
-            overrides=DISTILS | {"selection.super_batch": 1280},
+            overrides={"selection.super_batch": 1280},
         ),
         # Pictures as small as the model reads them: the largest part of Flexi's scores was their
         # resize.
-        _selecting(
+        _distilled(
             "flexi_short", "Flexi-JEST, distilled, short, 48 px stored", a, steps=300,
-            overrides=FLEXI_FIELDS | DISTILS | {"data.image_size": 48},
+            overrides=FLEXI_FIELDS | {"data.image_size": 48},
         ),
-        _selecting(
+        _distilled(
             DISTILLED_LONG, "joint, distilled, as many steps as the reference", a,
-            steps=REFERENCE_STEPS, every=LONG_EVERY, overrides=DISTILS,
+            steps=REFERENCE_STEPS, every=LONG_EVERY,
         ),
     ]  # fmt: skip
 
