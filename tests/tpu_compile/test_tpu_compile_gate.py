@@ -28,7 +28,8 @@ V5E = parse_topology("v5e:2x4")
 def test_the_emoji_step_compiles_for_tpu(environment):
     done = subprocess.run(
         [sys.executable, "-m", "jest_tf.check", "--config=configs/emoji.py", "--nodata",
-         "--config.reference.workdir=anywhere", "--config.precision=bfloat16",
+         "--config.reference.workdir=anywhere", "--config.reference.distillation=1.0",
+         "--config.precision=bfloat16",
          "--compile_for=v5e:2x4", f"--tpu_compile_env={environment}"],
         cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
@@ -100,13 +101,14 @@ def test_collectives_in_loops_pick_what_one_replica_picks(environment, tmp_path,
 
 
 def test_the_whole_step_is_that_of_one_replica(environment, tmp_path, monkeypatch):
-    """The program that a TPU gets, Flexi-JEST included, run on four CPU devices, against one."""
+    """The program that a TPU gets, Flexi-JEST and distillation included, run on four CPU devices, against one."""
     n_replicas, big, side = 4, 80, 48
     monkeypatch.setitem(VARIANTS, "mu", two_blocks(VARIANTS["mu"]))  # more are only more of them
     c = base_config()
     c.data.image_size, c.selection.policy = side, "joint"
     c.selection.super_batch, c.selection.sub_batch, c.selection.n_chunks = big, 16, 4
     c.resolution.score.resolution, c.resolution.low_share = "48/16", 0.5
+    c.reference.distillation = 0.5
     rng = np.random.default_rng(0)
     batch = {
         "id": np.arange(big) * 10**10,
