@@ -43,6 +43,12 @@ def cell(row: str, seed: int, scores, *, steps=(0, 50, 100), per_step=1.0, broke
             "total_steps": steps[-1], "optimizer": {"learning_rate": 1e-3},
             "resolution": {"score": {"resolution": "48/24"}}, "data": {"image_size": 64},
         },
+        "selection": {
+            "selection/joint_score": [1.0, 2.0],
+            "selection/joint_score_independent_top_k": [1.5, 2.0],
+            "selection/joint_score_uniform": [-1.0, -2.0],
+            "selection/overlap_independent_top_k": [0.7, 0.9],
+        },
         # Twice what 640 resizes from 64 to 48 px take in 100 steps: 2·3·48·64·(64 + 48) each.
         "cost": {"flops/score_learner": 2 * 640 * 100 * 2_064_384},
         "made": {
@@ -260,6 +266,10 @@ def test_page_shows_the_numbers_and_where_they_come_from(rows):
     assert f"| joint, learnability | {trials}" in text
     assert "| mean of both that select | 30.0 | 25.0 | 0.001 |" in text
     assert "| *the pool* | 30.0 | 40.0 |" in text
+    assert (
+        "reach 1.50, the best one by one of the same scores 1.75 and blind ones -1.50, and" in text
+    )
+    assert "80% of the picks are the same" in text
     widths = {}
     for block in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
         widths[block[:40]] = {line.count("|") for line in block.splitlines()}

@@ -101,7 +101,7 @@ def test_collectives_in_loops_pick_what_one_replica_picks(environment, tmp_path,
 
 
 def test_the_whole_step_is_that_of_one_replica(environment, tmp_path, monkeypatch):
-    """The program that a TPU gets, Flexi-JEST and distillation included, run on four CPU devices, against one."""
+    """What a TPU gets, Flexi-JEST and distillation too, run on four CPU devices, against one."""
     n_replicas, big, side = 4, 80, 48
     monkeypatch.setitem(VARIANTS, "mu", two_blocks(VARIANTS["mu"]))  # more are only more of them
     c = base_config()

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from jest_tf.bench.evidence import suites
 from jest_tf.bench.evidence.analysis import RowResults, truth_of
 from jest_tf.bench.evidence.curves import Mean, mean_of
-from jest_tf.bench.evidence.page import Shown, how, percent, runs, table, unfinished_note
+from jest_tf.bench.evidence.markdown import percent, table
+from jest_tf.bench.evidence.page import Shown, how, runs, unfinished_note
 
 HEAD = """# Do cheaper scores still pick well?
 

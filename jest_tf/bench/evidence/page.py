@@ -1,7 +1,7 @@
 """The page: every table from the analysis, every number from a cell's file that it links."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jest_tf.bench.evidence import picks, suites
@@ -17,12 +17,12 @@ from jest_tf.bench.evidence.analysis import (
     target_of,
     truth_of,
 )
+from jest_tf.bench.evidence.causes_page import causes
 from jest_tf.bench.evidence.claims import Claim, Figure
 from jest_tf.bench.evidence.curves import Mean
 from jest_tf.bench.evidence.grid import best_rate
-from jest_tf.bench.evidence.questions import answers
+from jest_tf.bench.evidence.markdown import percent, points, ratio, table
 from jest_tf.monitoring.progress import duration, short_number
-from jest_tf.training.cost import resize_flops
 
 Rows = Mapping[str, RowResults]
 
@@ -61,7 +61,7 @@ def page(
         parts += [_speedups(rows), _pictures(folder)]
     if suites.JOINT in rows:
         parts.append(_protocols(rows))
-    parts += [_final(rows), _claims(claims), _answers(rows, shown.pool)]
+    parts += [_final(rows), _claims(claims), causes(rows, shown.pool)]
     parts.append(_truth(rows, shown.pool, folder))
     parts += [_learning_rates(rows, tried, folder), how(results), runs(results, folder)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -111,7 +111,7 @@ def _figures(figures: Sequence[Figure]) -> str:
         elif f.name == "broken_share":
             value = percent(Mean(f.value, f.error, 0)) + " %"
         else:
-            value = _points(Mean(f.value, f.error, 0)) + " points"
+            value = points(Mean(f.value, f.error, 0)) + " points"
         mark = {True: "reached", False: "missed", None: ""}[f.reached]
         body.append([f"`{f.name}`", f.goal, value, mark, f.detail])
     return "## Goals\n\n" + table(["figure", "goal", "value", "", "what it is"], body)
@@ -128,7 +128,7 @@ def _speedups(rows: Rows) -> str:
             steps = found["step"]
             count = f"{steps.n_reached}/{steps.n_seeds}"
             spent = "-" if steps.spent is None else f"{steps.spent.mean:,.0f}"
-            body.append([row.row.label, count, spent, *(_ratio(s.ratio) for s in found.values())])
+            body.append([row.row.label, count, spent, *(ratio(s.ratio) for s in found.values())])
         heads = [f"fewer {text}" for axis, text in AXES.items() if axis != "loaded"]
         texts.append(
             f"**{name}**, target {target:.1%}\n\n"
@@ -138,7 +138,7 @@ def _speedups(rows: Rows) -> str:
     text = (
         "## What each policy needs to reach uniform's final score\n\n"
         f"The baseline trains on {whole:,.0f} uniform batches (the last fifth of them added "
-        f"{_points(late_gain(baseline))} points); the target is its final validation score, mean "
+        f"{points(late_gain(baseline))} points); the target is its final validation score, mean "
         "over its seeds. A run has reached it from the point on after which its curve never falls "
         "below it again (linear between evaluations; step 0 is chance). Ratios are the baseline's "
         "whole spending over the run's; means are over the seeds that got there. *Reference "
@@ -226,67 +226,6 @@ def _claims(claims: Sequence[Claim]) -> str:
         "beyond 2 standard errors of the paired difference; of two seeds that is a hint and no "
         "proof: chance alone does it three times in ten.\n\n"
         + table(["claim", "verdict", "numbers"], body)
-    )
-
-
-def _answers(rows: Rows, pool: Mapping[str, Any]) -> str:
-    body = []
-    for a in answers(rows, pool):
-        what = f"{a.changed} − {a.plain}"
-        broken = "-" if a.broken is None else _points(a.broken)
-        seeds = str(a.retrieval.n)
-        body.append([a.question, what, _points(a.retrieval), _points(a.zero_shot), broken, seeds])
-    if not body:
-        return ""
-    heads = ["question", "difference", "retrieval", "zero-shot", "broken picked", "seeds"]
-    return (
-        "## Causes and remedies\n\n"
-        "Rows that differ in one thing, in points, paired by seed: final scores on the test part, "
-        "and broken rows among the picked after warm-up.\n\n" + table(heads, body) + "\n\n"
-        "How to read the goals that are missed, with the pictures below:\n\n"
-        "- *Broken rows.* Every policy starts near what the reference alone would pick (the row "
-        "*easy reference* of the truth check): it knows the curated pairs and guesses the rest. "
-        "From there the share rises as the learner learns. What is learned scores about 0, and so "
-        "does what neither model can match; this pool is read several times over, so the first "
-        "kind soon is common. A learner's weight below 1 ranks the second kind lower. "
-        + _unseen_note(rows, pool)
-        + "\n"
-        "- *Joint against independent.* At this b they are equal within noise; the rows that "
-        "change the draw, the bias, the chunks and b tell whether one of these hides a gain.\n"
-        "- *Over the reference.* A selecting run trains on a third of the examples that its "
-        "reference trained on, and on other vendors' noisy pairs; the row that trains as long as "
-        "the reference shows how much of the gap is that.\n"
-        "- *FLOPs.* A sigmoid JEST step scores five pairs for each that it trains on. "
-        + _resize_note(rows)
-    )
-
-
-def _unseen_note(rows: Rows, pool: Mapping[str, Any]) -> str:
-    """How well the reference judges pairs that it was not trained on."""
-    if suites.JOINT not in rows:
-        return ""
-    found = truth_of(rows[suites.JOINT], pool)
-    seen, of_rest = found["pair_seen"].mean, found["broken"].mean / (1 - found["pair_seen"].mean)
-    chance = picks.broken(pool) / (1 - pool["pair_seen"])
-    return (
-        f"Of joint selection's picks {seen:.0%} stand in the curated set, as image and caption; of "
-        f"the others {of_rest:.0%} are broken, where blind picks would have {chance:.0%}: of what "
-        "it was not trained on, this reference knows little."
-    )
-
-
-def _resize_note(rows: Rows) -> str:
-    """What resizing on the device takes of Flexi-JEST's scores: a small model makes it large."""
-    if suites.FLEXI not in rows:
-        return ""
-    cell = rows[suites.FLEXI].one
-    c = cell["config"]
-    size = int(c["resolution"]["score"]["resolution"].partition("/")[0])
-    resize = resize_flops(c["data"]["image_size"], size) * c["selection"]["super_batch"]
-    share = resize * c["total_steps"] / cell["cost"]["flops/score_learner"]
-    return (
-        f"Of Flexi-JEST's scores, {share:.0%} of the FLOPs resize {c['data']['image_size']} px "
-        f"pictures to {size} px on the device, a cost that does not shrink with the model."
     )
 
 
@@ -397,25 +336,3 @@ def runs(results: Sequence[Mapping[str, Any]], folder: str) -> str:
         )
     heads = ["run", "revision", "started (UTC)", "took", "load", "learning rate"]
     return "## The runs\n\nThe command of each stands in its file.\n\n" + table(heads, body)
-
-
-def _ratio(mean: Mean | None) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean.mean:.1f}x" + ("" if mean.error is None else f" ± {mean.error:.1f}")
-
-
-def percent(mean: Mean) -> str:
-    """`12.3 ± 0.4` of a share in 0..1."""
-    return f"{100 * mean.mean:.1f}" + ("" if mean.error is None else f" ± {100 * mean.error:.1f}")
-
-
-def _points(mean: Mean) -> str:
-    return f"{100 * mean.mean:+.1f}" + ("" if mean.error is None else f" ± {100 * mean.error:.1f}")
-
-
-def table(heads: Iterable[str], body: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    heads = list(heads)
-    lines = [heads, ["---"] * len(heads), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
