@@ -29,7 +29,9 @@ def test_report_of_the_quick_suite(tmp_path, pool_truth):
         results.write(tmp_path / "out" / "cells" / f"{cell.name}.json", result)
 
     page = tmp_path / "docs" / "results.md"
-    write_report("quick", "COMMAND", tmp_path / "out", page, pool_truth)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- evidence: generated -->\nold\n<!-- /evidence -->\nafter\n")
+    write_report("quick", "COMMAND", tmp_path / "out", page, pool_truth, readme)
 
     text = page.read_text()
     assert "`COMMAND --report_only`" in text
@@ -41,6 +43,12 @@ def test_report_of_the_quick_suite(tmp_path, pool_truth):
     # Joint rises to .5 in 180 steps, so it is at .2 near step 72; uniform takes 900.
     assert steps["value"] == pytest.approx(900 / 72, rel=0.02)
     assert summary["rows"]["joint"]["test"]["retrieval"]["mean"] == pytest.approx(0.5)
+
+    short = readme.read_text()
+    assert short.startswith("before\n") and short.endswith("<!-- /evidence -->\nafter\n")
+    assert "| uniform | 1,250 | 1x | 1x | 20.0 |" in short
+    assert re.search(r"\| joint, learnability \| 250 \| 12\.\dx \(1/1\) \| .* \| 50.0 \|", short)
+    assert "old" not in short and "curated" not in short
 
 
 def test_report_of_the_approximations(tmp_path, pool_truth):

@@ -47,6 +47,9 @@ _OVERRIDE = flags.DEFINE_multi_string(
 _COMMIT = flags.DEFINE_bool("commit", False, "Commit each result to git as its cell finishes.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print cells, estimates and commands; run nothing.")
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Write the page from what is there.")
+_UPDATE_README = flags.DEFINE_bool(
+    "update_readme", False, "Write the headline rows into README.md too (suite main)."
+)
 
 # Family of suites -> where its results and, with .md, its page are kept.
 SHIPPED = {"full": "docs/results", "approximations": "docs/approximations"}
@@ -60,6 +63,8 @@ def main(argv: list[str]) -> int:
     from jest_tf.bench.evidence import suites
 
     suite = suites.SUITES[_SUITE.value]
+    if _UPDATE_README.value and suite.name != "main":
+        raise UserError(f"--update_readme shows the rows of --suite=main, not of {suite.name}.")
     if _OVERRIDE.value and not _OUT.value:
         raise UserError("--override changes what the results mean: give them an own --out.")
     out = Path(_OUT.value or SHIPPED.get(suite.family, f"{_WORKDIR.value}/quick_results"))
@@ -75,7 +80,8 @@ def main(argv: list[str]) -> int:
     if cells:
         code = _run(cells, _folders(out), truth)
     command = f"python -m jest_tf.bench.evidence --suite={suite.name}"
-    print(f"page: {write_report(suite.family, command, out, page, truth)}", flush=True)
+    readme = Path("README.md") if _UPDATE_README.value else None
+    print(f"page: {write_report(suite.family, command, out, page, truth, readme)}", flush=True)
     return code
 
 

@@ -20,7 +20,7 @@ from jest_tf.bench.evidence.analysis import (
 from jest_tf.bench.evidence.causes_page import causes
 from jest_tf.bench.evidence.claims import Claim, Figure
 from jest_tf.bench.evidence.curves import Mean
-from jest_tf.bench.evidence.grid import best_rate
+from jest_tf.bench.evidence.grid import HEADLINE, best_rate
 from jest_tf.bench.evidence.markdown import percent, points, ratio, table
 from jest_tf.monitoring.progress import duration, short_number
 
@@ -65,6 +65,41 @@ def page(
     parts.append(_truth(rows, shown.pool, folder))
     parts += [_learning_rates(rows, tried, folder), how(results), runs(results, folder)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def headline(rows: Rows, pool: Mapping[str, Any]) -> str:
+    """The headline rows in one small table, for the project's front page."""
+    baseline, body = rows[suites.UNIFORM], []
+    for row in rows.values():
+        if row.row.group != HEADLINE or row.row.name in (suites.CURATED, suites.SAME_STEPS):
+            continue
+        steps, flops = (
+            speedup(row, baseline, axis, "retrieval") for axis in ("step", "flops_cached")
+        )
+        is_baseline = row.row.name == suites.UNIFORM
+        truth = truth_of(row, pool)
+        body.append(
+            [
+                row.row.label,
+                f"{spent_by(row, 'step'):,.0f}",
+                "1x"
+                if is_baseline
+                else f"{ratio(steps.ratio)} ({steps.n_reached}/{steps.n_seeds})",
+                "1x" if is_baseline else ratio(flops.ratio),
+                percent(row.test_mean("retrieval")),
+                percent(row.test_mean("zero_shot")),
+                percent(truth["broken"]) if truth else "-",
+            ]
+        )
+    heads = [
+        "trained by", "steps", "fewer steps to uniform's final score (seeds there)",
+        "fewer FLOPs to it", "retrieval", "zero-shot", "broken among picks",
+    ]  # fmt: skip
+    seeds = len(baseline.cells)
+    return (
+        f"{table(heads, body)}\n\nMeans ± standard errors over {seeds} seeds, in %; FLOPs with the "
+        "reference's embeddings cached. Each policy has the same trials of learning rates."
+    )
 
 
 def _head(family: str, shown: Shown) -> str:
@@ -157,8 +192,8 @@ def _reference_cost(rows: Rows) -> str:
     spent = speedup(flexi, baseline, "flops_cached", "retrieval").spent
     text = f"Training the reference once costs {short_number(training)}FLOP"
     if spent:
-        ratio = spent_by(baseline, "flops") / (spent.mean + training)
-        text += f"; with it, {flexi.row.label} needs {ratio:.1f}x fewer FLOPs than uniform"
+        fewer = spent_by(baseline, "flops") / (spent.mean + training)
+        text += f"; with it, {flexi.row.label} needs {fewer:.1f}x fewer FLOPs than uniform"
     return text + "."
 
 

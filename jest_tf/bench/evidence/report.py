@@ -17,14 +17,26 @@ from jest_tf.bench.evidence import (
 )
 from jest_tf.bench.evidence.grid import HEADLINE, make_cells
 from jest_tf.bench.evidence.picks import PoolTruth
+from jest_tf.monitoring import generated
 
 
-def write_report(family: str, command: str, out: Path, page_path: Path, truth: PoolTruth) -> Path:
+def write_report(
+    family: str,
+    command: str,
+    out: Path,
+    page_path: Path,
+    truth: PoolTruth,
+    readme: Path | None = None,
+) -> Path:
     """Everything that is shown, from `out/cells/*.json` alone.
 
     Args:
       family: of suites. command: to print on the page. out: folder of cells and pictures.
       page_path: of the page.
+      readme: a page with a part named `evidence` for the headline rows.
+
+    Raises:
+      UserError: `readme` has no such part.
     """
     declared = suites.FULL_ROWS if family == "full" else suites.SUITES[family].rows
     cells = {f"{row.name}-s{seed}" for row in declared for seed in row.seeds}
@@ -47,6 +59,8 @@ def write_report(family: str, command: str, out: Path, page_path: Path, truth: P
     else:
         text = _evidence(family, shown, analysis.trials(declared, found), out)
     page_path.write_text(text, encoding="utf-8")
+    if readme is not None:
+        generated.fill(readme, "evidence", f"{page.headline(rows, pool)}\n")
     return page_path
 
 
