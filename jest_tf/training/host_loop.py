@@ -84,8 +84,8 @@ class HostLoop:
         )
 
     def diagnose(self, last: StepOutput) -> dict[str, np.ndarray]:
-        """What other policies would have got from the last step's scores."""
-        if last.scored.learner is None and last.scored.reference is None:
+        """What other policies would have got from the last step's scores; nothing where none are."""
+        if self._model.spec.policy == "uniform":  # Its reference may be there, for distillation.
             return {}
         values = self._diagnosis(last.scored, last.selection)
         return {name: self._first(value).numpy() for name, value in values.items()}

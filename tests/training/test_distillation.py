@@ -134,6 +134,8 @@ def test_a_step_adds_the_divergence_of_what_it_chose(n_replicas, options):
     model, host_loop, _ = tiny.trainer(n_replicas, batches=[batch], distillation=WEIGHT, **options)
     before, after = plain.run(schedule.plan(0), 1), host_loop.run(schedule.plan(0), 1)
     assert (before.picks == after.picks).all(), "what is chosen does not depend on it"
+    diagnosed = "joint_score" in host_loop.diagnose(after.last)
+    assert diagnosed == (model.spec.policy != "uniform")
     learner, reference = _chosen(model, batch, after.picks[0])
     scale = tiny.encoder(0).scale
     more = dense_divergence(*learner, scale, Teacher(*reference, model.reference.scale, WEIGHT))
