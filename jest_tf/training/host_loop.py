@@ -84,7 +84,7 @@ class HostLoop:
         )
 
     def diagnose(self, last: StepOutput) -> dict[str, np.ndarray]:
-        """What other policies would have got from the last step's scores; nothing where none are."""
+        """What other policies would have got from the last step's scores; {} without scores."""
         if self._model.spec.policy == "uniform":  # Its reference may be there, for distillation.
             return {}
         values = self._diagnosis(last.scored, last.selection)
