@@ -74,7 +74,8 @@ def _reference() -> ml_collections.ConfigDict:
     c.workdir = ""  # a finished run whose newest checkpoint is the frozen reference
     c.cache = ""  # folder of its embeddings (jest_tf.cache_reference): no forward pass per step
     # Weight, beside the loss, of learning its softmax over the chosen batch; 0: none, as in the
-    # paper. ACED (arXiv 2411.18674) adds it. Costs nothing: the scores have its embeddings.
+    # paper. ACED (arXiv 2411.18674) adds it. Where the policy scores by the reference or a cache is
+    # given, its embeddings are there already.
     c.distillation = 0.0
     return c
 

@@ -5,7 +5,7 @@ import dataclasses
 import ml_collections
 
 from jest_tf.devices import Device
-from jest_tf.preflight.parts import Parts
+from jest_tf.preflight.parts import Parts, teacher_dim
 from jest_tf.preflight.report import Section, decimal
 from jest_tf.training.cost import CostModel, StepCost
 from jest_tf.training.resolution import Fidelity, StepPlan, TrainPart
@@ -42,7 +42,7 @@ def step_cost(
         n_replicas=n_replicas,
         micro_batch=config.strategy.micro_batch,
         recompute=config.strategy.recompute,
-        distils=parts.reference is not None and config.reference.distillation > 0,
+        distils=teacher_dim(config, parts) > 0,
     )
     return model.step(plan)
 

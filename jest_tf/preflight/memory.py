@@ -9,7 +9,7 @@ import ml_collections
 
 from jest_tf.devices import Device
 from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
-from jest_tf.preflight.parts import Parts
+from jest_tf.preflight.parts import Parts, teacher_dim
 from jest_tf.preflight.report import Section, binary
 from jest_tf.selection.joint import tile_rows
 from jest_tf.training.resolution import Fidelity, StepPlan
@@ -76,8 +76,8 @@ def transient(
     if spec.policy != "uniform":
         phases["selection"] = selection_bytes(parts, rows, n_replicas)
     gradients = FLOAT * parameters(parts.learner)
-    teacher_dim = parts.reference.embed_dim if config.reference.distillation else 0
-    loss = 4 * spec.sub_batch * (parts.learner.embed_dim + teacher_dim) * FLOAT
+    width_of_pairs = parts.learner.embed_dim + teacher_dim(config, parts)
+    loss = 4 * spec.sub_batch * width_of_pairs * FLOAT
     training = gradients + loss + share * _example_bytes(config)
     activations = [
         (part.n_examples // n_replicas, backward_bytes(parts.learner, part.at, width, recompute))

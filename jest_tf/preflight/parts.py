@@ -20,6 +20,12 @@ class Parts(NamedTuple):
     schedule: ResolutionSchedule
 
 
+def teacher_dim(config: ml_collections.ConfigDict, parts: Parts) -> int:
+    """Width of the embeddings that the learner is distilled from; 0 where it is not."""
+    distils = parts.reference is not None and config.reference.distillation > 0
+    return parts.reference.embed_dim if distils else 0
+
+
 def parts_of(
     config: ml_collections.ConfigDict,
     n_replicas: int,

@@ -6,7 +6,7 @@ import math
 import ml_collections
 
 from jest_tf.preflight.memory import parameters
-from jest_tf.preflight.parts import Parts
+from jest_tf.preflight.parts import Parts, teacher_dim
 from jest_tf.training.resolution import StepPlan
 
 
@@ -43,16 +43,16 @@ def exchanges(
         width = 2 * sum(d for d in _embed_dims(parts))
         found.append(Exchange("picked embeddings", 4 * m * width, chunks))
     image, tokens = 3 * config.data.image_size**2, config.data.n_tokens
-    teacher_dim = parts.reference.embed_dim if config.reference.distillation else 0
-    row = 4 * (math.ceil(image / 4) + tokens + 2 * teacher_dim)
+    teacher = teacher_dim(config, parts)
+    row = 4 * (math.ceil(image / 4) + tokens + 2 * teacher)
     for part in plan.train:
         buffer = -(-part.n_examples // 16)
         rounds = math.ceil(expected_travellers(part.n_examples, n_replicas) / buffer)
         rounds = 0 if spec.scope == "replica" else rounds
         found.append(Exchange("picked images", buffer * row, rounds))
     found.append(Exchange("embeddings for the loss", 4 * b * parts.learner.embed_dim, 2))
-    if teacher_dim:
-        found.append(Exchange("reference's embeddings of the chosen", 4 * b * teacher_dim, 2))
+    if teacher:
+        found.append(Exchange("reference's embeddings of the chosen", 4 * b * teacher, 2))
         found.append(Exchange("normalisers of distillation", 4 * b, 4))
     found.append(Exchange("gradients", 4 * (parameters(parts.learner) + 1), 1))
     found.append(Exchange("picked ids", 8 * b, 1))

@@ -178,7 +178,8 @@ class JestModel(keras.Model):
             Part(at, gather_picked(examples, positions, collectives))
             for at, positions in plan.split(selection.positions, seed)
         ]
-        loss, gradients = self.loss_and_gradients(parts, collectives, scored.reference)
+        teacher = self.teacher(parts, scored.reference) if self.distillation else None
+        loss, gradients = self.loss_and_gradients(parts, collectives, teacher)
         metrics = self.update(loss, gradients, selection.n_candidates)
         metrics |= {f"selection/{name}": value for name, value in selection.metrics.items()}
         picked_ids = ids_at(selection.positions, super_batch["id"], collectives)
@@ -214,13 +215,9 @@ class JestModel(keras.Model):
         return Embeddings(zimg, ztxt, model.scale, tf.convert_to_tensor(model.bias))
 
     def loss_and_gradients(
-        self, parts: list["Part"], collectives: Collectives, reference: Embeddings | None = None
+        self, parts: list["Part"], collectives: Collectives, teacher: Teacher | None = None
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The mean loss over the whole sub-batch, and its gradient, both summed over replicas.
-
-        Args:
-          reference: with distillation, whose view of the examples stands in `parts`.
-        """
+        """The mean loss over the whole sub-batch, and its gradient, both summed over replicas."""
         learner = self.learner
         loss, gradients = grad_cache.gradients(
             [
@@ -234,7 +231,7 @@ class JestModel(keras.Model):
             micro_batch=self.micro_batch,
             kind=self.loss_kind,
             collectives=collectives,
-            teacher=self.teacher(parts, reference) if self.distillation else None,
+            teacher=teacher,
         )
         loss, *gradients = collectives.all_reduce_sum([loss, *gradients])
         return loss, gradients

@@ -20,8 +20,8 @@ from jest_tf.training.strategy import Runtime
 def part_seconds(
     model: JestModel, runtime: Runtime, plan: StepPlan, batch: dict, scored: Scored
 ) -> dict[str, float]:
-    """Seconds of each part of a step that chooses, run alone; nothing for the uniform policy
-    without distillation.
+    """Seconds of each part of a step that chooses, run alone; nothing where the
+    step neither scores nor distils.
 
     Args:
       plan: of the step. batch: its super-batch, per replica. scored: its scores, per replica.
