@@ -137,6 +137,8 @@ def test_truth_of_a_row(rows):
     # Pool 40% broken, a fifth is picked: 1 - .2 * .03 / .4 and (.4 - .2 * .03) / .8.
     assert found["broken_rejected"].mean == pytest.approx(0.985)
     assert found["rejected_precision"].mean == pytest.approx(0.4925)
+    assert found["shuffled_rejected"].mean == pytest.approx(0.985), "all that is broken here"
+    assert "truncated_rejected" not in found, "this pool has none"
     assert "broken_rejected" not in analysis.truth_of(rows["uniform"], POOL), "nothing is rejected"
     without = {s: c | {"picks": None} for s, c in rows["curated"].by_seed.items()}
     assert analysis.truth_of(rows["curated"]._replace(by_seed=without), POOL) is None
