@@ -53,7 +53,9 @@ def exchanges(
     found.append(Exchange("embeddings for the loss", 4 * b * parts.learner.embed_dim, 2))
     if teacher:
         found.append(Exchange("reference's embeddings of the chosen", 4 * b * teacher, 2))
-        found.append(Exchange("normalisers of distillation", 4 * b, 4))
+    softmaxes = (spec.loss == "softmax" or teacher > 0) + (teacher > 0)
+    if softmaxes:
+        found.append(Exchange("normalisers of the softmax", 4 * b, 2 * softmaxes))
     found.append(Exchange("gradients", 4 * (parameters(parts.learner) + 1), 1))
     found.append(Exchange("picked ids", 8 * b, 1))
     return found

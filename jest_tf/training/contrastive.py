@@ -16,7 +16,13 @@ import tensorflow as tf
 from jest_tf.errors import UserError
 from jest_tf.selection.collectives import LOCAL, Collectives
 from jest_tf.training.distillation import Teacher, distillation
-from jest_tf.training.tiles import PairBatch, PairGradients, log_sum_exps, pair_gradients
+from jest_tf.training.tiles import (
+    Normalisers,
+    PairBatch,
+    PairGradients,
+    normalisers,
+    pair_gradients,
+)
 
 KINDS = ("sigmoid", "softmax")
 
@@ -79,15 +85,15 @@ def loss_and_gradients(
     )
     batch = PairBatch.gather(zimg, ztxt, collectives)
     block = batch.block(block)
+    if kind == "softmax" or teacher is not None:
+        own = normalisers(batch, scale, collectives, block=block)
     if kind == "sigmoid":
         loss, gradients = _sigmoid(batch, scale, bias, block=block)
     else:
-        rows, columns = log_sum_exps(batch, scale, block=block)
-        everywhere = collectives.all_gather(rows), collectives.all_gather(columns)
-        loss, gradients = _softmax(batch, scale, rows, columns, *everywhere, block=block)
+        loss, gradients = _softmax(batch, scale, own, block=block)
     if teacher is None:
         return loss, gradients
-    distilled, more = distillation(batch, scale, teacher, collectives, block=block)
+    distilled, more = distillation(batch, scale, own, teacher, collectives, block=block)
     return loss + distilled, tf.nest.map_structure(tf.add, gradients, more)
 
 
@@ -109,26 +115,26 @@ def _sigmoid(
 def _softmax(
     batch: PairBatch,
     scale: tf.Tensor,
-    row_lse: tf.Tensor,
-    column_lse: tf.Tensor,
-    all_row_lse: tf.Tensor,
-    all_column_lse: tf.Tensor,
+    own: tuple[Normalisers, Normalisers],
     *,
     block: int,
 ) -> tuple[tf.Tensor, PairGradients]:
-    def weights_given(own: tf.Tensor, others: tf.Tensor) -> Callable:
+    images, texts = own
+
+    def weights_given(sums: Normalisers) -> Callable:
         def weights(similarity: tf.Tensor, rows: tf.Tensor) -> tuple:
             logits = scale * similarity
-            own_lse = tf.gather(own, rows - batch.first_row)[:, None]
+            of_rows = tf.gather(sums.rows, rows - batch.first_row)[:, None]
             matched = 2.0 * tf.one_hot(rows, batch.total)
-            g = tf.exp(logits - own_lse) + tf.exp(logits - others) - matched
+            g = tf.exp(logits - of_rows) + tf.exp(logits - sums.columns) - matched
             # A bias shifts every logit and its log-sum-exp alike: its gradient is zero.
             return g / (2 * batch.total), tf.zeros([]), tf.zeros([])
 
         return weights
 
-    both = weights_given(row_lse, all_column_lse), weights_given(column_lse, all_row_lse)
-    _, gradients = pair_gradients(batch, scale, both, block)
+    _, gradients = pair_gradients(
+        batch, scale, (weights_given(images), weights_given(texts)), block
+    )
     matched = scale * tf.reduce_sum(batch.zimg * batch.ztxt)
-    loss = 0.5 * (tf.reduce_sum(row_lse) + tf.reduce_sum(column_lse)) - matched
+    loss = 0.5 * (tf.reduce_sum(images.rows) + tf.reduce_sum(texts.rows)) - matched
     return loss / batch.total, gradients

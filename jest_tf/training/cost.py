@@ -69,17 +69,26 @@ def resize_flops(stored_size: int, image_size: int) -> int:
 def loss_flops(batch: int, embed_dim: int, kind: str, n_replicas: int = 1) -> int:
     """The contrastive loss and its gradient over the whole batch, all replicas together."""
     # Logits once and a product per gradient; several replicas make the logits of both directions.
-    products = {"sigmoid": 3, "softmax": 5}[kind] + (n_replicas > 1)
+    products = 3 + (n_replicas > 1) + _normaliser_products(kind)
     return products * 2 * batch**2 * embed_dim
 
 
-def distillation_flops(batch: int, embed_dim: int, reference_dim: int, n_replicas: int = 1) -> int:
-    """The loss of `distillation` and its gradient over the whole batch, all replicas together."""
-    # The softmax loss on the learner's side; of the reference's logits no gradient is taken.
-    logits = 3 + (n_replicas > 1)
-    return (
-        loss_flops(batch, embed_dim, "softmax", n_replicas) + logits * 2 * batch**2 * reference_dim
-    )
+def distillation_flops(
+    batch: int, embed_dim: int, reference_dim: int, kind: str, n_replicas: int = 1
+) -> int:
+    """What `distillation` adds to the loss of `kind`, over the whole batch, all replicas together.
+
+    A softmax loss has made the learner's normalisers already.
+    """
+    both = _normaliser_products("softmax")
+    own = loss_flops(batch, embed_dim, "sigmoid", n_replicas)
+    own += (both - _normaliser_products(kind)) * 2 * batch**2 * embed_dim
+    logits = 1 + (n_replicas > 1)  # of the reference's no gradient is taken
+    return own + (logits + both) * 2 * batch**2 * reference_dim
+
+
+def _normaliser_products(kind: str) -> int:
+    return {"sigmoid": 0, "softmax": 2}[kind]
 
 
 def select_flops(spec: SelectionSpec, embed_dims: list[int], n_replicas: int = 1) -> int:
@@ -177,7 +186,7 @@ class CostModel:
         flops[key] += loss
         if self.distils:
             dims = self.learner.embed_dim, self._reference_dim()
-            flops[key] += distillation_flops(spec.sub_batch, *dims, self.n_replicas)
+            flops[key] += distillation_flops(spec.sub_batch, *dims, spec.loss, self.n_replicas)
         return StepCost(flops, spec.super_batch if scores else 0, spec.sub_batch)
 
     def _train(self, at: Fidelity) -> int:

@@ -16,7 +16,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from jest_tf.selection.collectives import Collectives
-from jest_tf.training.tiles import PairBatch, PairGradients, log_sum_exps, pair_gradients
+from jest_tf.training.tiles import (
+    Normalisers,
+    PairBatch,
+    PairGradients,
+    normalisers,
+    pair_gradients,
+)
 
 
 class Teacher(NamedTuple):
@@ -32,32 +38,27 @@ class Teacher(NamedTuple):
     weight: float
 
 
-class _Normalisers(NamedTuple):
-    """Log-sum-exps of logits: of this replica's rows [n], and of all columns [b]."""
-
-    rows: tf.Tensor
-    columns: tf.Tensor
-
-
 def distillation(
-    batch: PairBatch, scale: tf.Tensor, teacher: Teacher, collectives: Collectives, *, block: int
+    batch: PairBatch,
+    scale: tf.Tensor,
+    own: tuple[Normalisers, Normalisers],
+    teacher: Teacher,
+    collectives: Collectives,
+    *,
+    block: int,
 ) -> tuple[tf.Tensor, PairGradients]:
     """This replica's share of `teacher.weight` times the loss, and of its gradient.
 
     Args:
-      batch, scale: of the learner, without gradient. block: rows of logits at a time.
+      batch, scale: of the learner, without gradient. own: the normalisers of its logits.
+      block: rows of logits at a time.
     """
     zimg, ztxt = (tf.stop_gradient(tf.cast(z, tf.float32)) for z in (teacher.zimg, teacher.ztxt))
     theirs = PairBatch.gather(zimg, ztxt, collectives)
     their_scale = tf.stop_gradient(tf.cast(teacher.scale, tf.float32))
-    normalisers = []
-    for side, factor in ((batch, scale), (theirs, their_scale)):
-        rows, columns = log_sum_exps(side, factor, block=block)
-        images = _Normalisers(rows, collectives.all_gather(columns))
-        texts = _Normalisers(columns, collectives.all_gather(rows))
-        normalisers.append((images, texts))
+    their = normalisers(theirs, their_scale, collectives, block=block)
     weight = tf.constant(teacher.weight, tf.float32)
-    return _distillation(batch, theirs, scale, their_scale, *normalisers, weight, block=block)
+    return _distillation(batch, theirs, scale, their_scale, own, their, weight, block=block)
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -66,15 +67,15 @@ def _distillation(
     theirs: PairBatch,
     scale: tf.Tensor,
     their_scale: tf.Tensor,
-    own_normalisers: tuple[_Normalisers, _Normalisers],
-    their_normalisers: tuple[_Normalisers, _Normalisers],
+    own_normalisers: tuple[Normalisers, Normalisers],
+    their_normalisers: tuple[Normalisers, Normalisers],
     weight: tf.Tensor,
     *,
     block: int,
 ) -> tuple[tf.Tensor, PairGradients]:
     factor = weight / (2 * batch.total)
 
-    def weights_of(theirs: PairBatch, own: _Normalisers, their: _Normalisers) -> Callable:
+    def weights_of(theirs: PairBatch, own: Normalisers, their: Normalisers) -> Callable:
         def weights(similarity: tf.Tensor, rows: tf.Tensor) -> tuple:
             local = rows - batch.first_row
             z = tf.gather(theirs.zimg, local)

@@ -69,8 +69,26 @@ class PairBatch(NamedTuple):
         return min(wanted or max(TILE_ELEMENTS // self.total, 1), self.rows)
 
 
+class Normalisers(NamedTuple):
+    """Log-sum-exps of logits: of this replica's rows [n], and of all columns [b]."""
+
+    rows: tf.Tensor
+    columns: tf.Tensor
+
+
+def normalisers(
+    batch: PairBatch, scale: tf.Tensor, collectives: Collectives, *, block: int
+) -> tuple[Normalisers, Normalisers]:
+    """What both softmaxes of the logits divide by: with images as rows, and with texts as rows."""
+    images, texts = _log_sum_exps(batch, scale, block=block)
+    return (
+        Normalisers(images, collectives.all_gather(texts)),
+        Normalisers(texts, collectives.all_gather(images)),
+    )
+
+
 @tf.function(jit_compile=True, autograph=False)
-def log_sum_exps(batch: PairBatch, scale: tf.Tensor, *, block: int) -> tuple[tf.Tensor, tf.Tensor]:
+def _log_sum_exps(batch: PairBatch, scale: tf.Tensor, *, block: int) -> tuple[tf.Tensor, tf.Tensor]:
     """log Σ_j exp z_ij of this replica's images and log Σ_i exp z_ij of its texts, [n] each."""
 
     def of_rows(side: PairBatch) -> tf.Tensor:

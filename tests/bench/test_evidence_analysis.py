@@ -137,6 +137,8 @@ def test_truth_of_a_row(rows):
     # Pool 40% broken, a fifth is picked: 1 - .2 * .03 / .4 and (.4 - .2 * .03) / .8.
     assert found["broken_rejected"].mean == pytest.approx(0.985)
     assert found["rejected_precision"].mean == pytest.approx(0.4925)
+    assert found["shuffled_rejected"].mean == pytest.approx(0.985), "all that is broken here"
+    assert "truncated_rejected" not in found, "this pool has none"
     assert "broken_rejected" not in analysis.truth_of(rows["uniform"], POOL), "nothing is rejected"
     without = {s: c | {"picks": None} for s, c in rows["curated"].by_seed.items()}
     assert analysis.truth_of(rows["curated"]._replace(by_seed=without), POOL) is None
@@ -202,11 +204,16 @@ def test_more_chunks_must_not_help(rows):
 def test_answers_compare_the_seeds_that_both_rows_have(rows):
     rows["greedy"] = row_of("greedy", cell("greedy", 1, (0, 0, 0.8), broken=0.10))
     rows["curated_softmax"] = row_of("curated_softmax", cell("curated_softmax", 0, (0, 0, 1)))
-    found = {answer.question: answer for answer in answers(rows, POOL)}
-    assert len(found) == 3, "greedy; joint against top-k; Flexi against joint"
-    greedy = next(a for a in found.values() if a.changed == "joint, greedy")
+    found = answers(rows, POOL)
+    pairs = [(answer.changed, answer.plain) for answer in found]
+    assert pairs == [
+        ("joint, greedy", "joint, learnability"),
+        ("joint, learnability", "independent top-k"),
+        ("joint, greedy", "independent top-k"),
+        ("Flexi-JEST", "joint, learnability"),
+    ]
+    greedy = found[0]
     # Seed 1 alone is shared: .8 - .5 retrieval, .10 - .04 broken.
-    assert greedy.plain == "joint, learnability"
     assert (greedy.retrieval.n, greedy.retrieval.error) == (1, None)
     assert greedy.retrieval.mean == pytest.approx(0.3)
     assert greedy.broken.mean == pytest.approx(0.06)

@@ -71,9 +71,9 @@ def test_windows_and_what_comes_after_warmup(truth, tmp_path, monkeypatch):
 def test_rejection_by_hand():
     # Of 100 loaded, 40 are broken; 20 are picked, 2 of them broken: 38 of 40 broken are rejected,
     # and 38 of the 80 rejected are broken.
-    assert picks.broken_rejected(0.1, 0.4, 0.8) == pytest.approx(38 / 40)
+    assert picks.rejected(0.1, 0.4, 0.8) == pytest.approx(38 / 40)
     assert picks.rejected_precision(0.1, 0.4, 0.8) == pytest.approx(38 / 80)
-    assert picks.broken_rejected(0.4, 0.4, 0.8) == pytest.approx(0.8), "blind: the filter ratio"
+    assert picks.rejected(0.4, 0.4, 0.8) == pytest.approx(0.8), "blind: the filter ratio"
     assert picks.rejected_precision(0.4, 0.4, 0.8) == pytest.approx(0.4), "blind: the pool's share"
 
 

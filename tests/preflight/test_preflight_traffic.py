@@ -41,11 +41,18 @@ def config():
 
 
 @pytest.mark.parametrize(
-    ("policy", "distillation"),
-    [("joint", 0.0), ("independent_top_k", 0.0), ("joint", 0.5), ("uniform", 0.5)],
+    ("policy", "loss", "distillation"),
+    [
+        ("joint", "sigmoid", 0.0),
+        ("joint", "softmax", 0.0),
+        ("joint", "sigmoid", 0.5),
+        ("independent_top_k", "softmax", 0.5),
+        ("uniform", "sigmoid", 0.5),
+    ],
 )
-def test_payloads_are_those_of_the_step(config, policy, distillation, monkeypatch):
-    config.selection.policy, config.reference.distillation = policy, distillation
+def test_payloads_are_those_of_the_step(config, policy, loss, distillation, monkeypatch):
+    config.selection.policy, config.loss = policy, loss
+    config.reference.distillation = distillation
     recorder = Recorder()
     monkeypatch.setattr(lower, "CompiledCollectives", lambda _: recorder)
     traced = types.SimpleNamespace()

@@ -1,5 +1,6 @@
 """The formulas against XLA: the dot operations of the optimised program, counted one by one."""
 
+import functools
 import math
 import re
 
@@ -9,12 +10,11 @@ import tensorflow as tf
 from jest_tf.data import preprocess
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.models.text_transformer import shorten_tokens
-from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, select
+from jest_tf.selection import Embeddings, SelectionSpec, select
 from jest_tf.training import cost
 from jest_tf.training.contrastive import contrastive_loss, loss_and_gradients
-from jest_tf.training.distillation import Teacher, distillation
+from jest_tf.training.distillation import Teacher
 from jest_tf.training.resolution import Approximation, Fidelity, Resolution
-from jest_tf.training.tiles import PairBatch
 
 N = 16  # examples; what is computed once per call must be small beside it
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
@@ -139,16 +139,21 @@ def test_loss_flops_are_within_5_percent_of_xla(kind):
     assert cost.loss_flops(80, 24, kind) == pytest.approx(dot_flops(loss, z, z), rel=0.05)
 
 
-def test_distillation_flops_are_within_5_percent_of_xla():
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_distillation_flops_are_within_5_percent_of_xla(kind):
     zs = tf.zeros([80, 24]), tf.zeros([80, 24]), tf.zeros([80, 40]), tf.zeros([80, 40])
 
-    def loss(zimg, ztxt, timg, ttxt):
-        batch = PairBatch.gather(zimg, ztxt, LOCAL)
-        teacher = Teacher(timg, ttxt, tf.constant(10.0), 1.0)
-        value, found = distillation(batch, tf.constant(10.0), teacher, LOCAL, block=10)
-        return value, *found
+    def loss(distilled, zimg, ztxt, timg, ttxt):
+        teacher = Teacher(timg, ttxt, tf.constant(10.0), 1.0) if distilled else None
+        value, gradients = loss_and_gradients(
+            zimg, ztxt, tf.constant(10.0), tf.constant(-10.0),
+            kind=kind, block=10, teacher=teacher,
+        )  # fmt: skip
+        return value, *gradients
 
-    assert cost.distillation_flops(80, 24, 40) == pytest.approx(dot_flops(loss, *zs), rel=0.05)
+    plain, distilled = (dot_flops(functools.partial(loss, with_), *zs) for with_ in (False, True))
+    expected = cost.distillation_flops(80, 24, 40, kind)
+    assert expected == pytest.approx(distilled - plain, rel=0.05)
 
 
 def test_resize_flops_equal_xla():

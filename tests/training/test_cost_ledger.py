@@ -84,7 +84,7 @@ def test_distillation_pays_for_the_reference_that_the_policy_does_not_need():
     plain = CostModel(MODEL, spec, **options).step(plan).flops
     distilled = CostModel(MODEL, spec, distils=True, **options).step(plan).flops
     more = distilled["train@256/16"] - plain["train@256/16"]
-    assert more == cost.distillation_flops(128, 768, 768)
+    assert more == cost.distillation_flops(128, 768, 768, "sigmoid")
     assert distilled["score_reference"] == 128 * cost.forward_flops(MODEL, FULL)
 
 

@@ -2,7 +2,7 @@
 
     python -m jest_tf.bench.evidence --suite=quick           # one seed, short, in runs/evidence
     python -m jest_tf.bench.evidence --suite=main            # headline rows, 5 seeds, hours
-    python -m jest_tf.bench.evidence --suite=ablations       # the other rows, 2 seeds
+    python -m jest_tf.bench.evidence --suite=ablations       # the other rows, 2 or 5 seeds
     python -m jest_tf.bench.evidence --suite=approximations  # cheaper scores, 2 seeds
     python -m jest_tf.bench.evidence --suite=main --report_only
     python -m jest_tf.bench.evidence --suite=main --only='joint*,uniform*' --hours=3

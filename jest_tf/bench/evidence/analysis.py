@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jest_tf.bench.evidence import picks
 from jest_tf.bench.evidence.curves import Mean, Reading, mean_of, reached_at, value_at
 from jest_tf.bench.evidence.grid import RATE, TRIAL, Row, tried_for
+from jest_tf.monitoring.truth import BROKEN
 
 # Column of a curve -> what it is called. The order is that of tables and plots.
 AXES = {
@@ -104,21 +105,21 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Mean | None:
 def truth_of(row: RowResults, pool: Mapping[str, Any]) -> dict[str, Mean] | None:
     """What the row picked after warm-up, mean over seeds; None where the data is not the pool.
 
-    Shares of every kind of noise, `clean`, `broken`, `pair_seen`, `image_seen`; `broken_rejected`
-    and `rejected_precision` where something is rejected; over the whole run `distinct` rows and
-    `concepts`.
+    Shares of every kind of noise, `clean`, `broken`, `pair_seen`, `image_seen`; where something is
+    rejected `filter_ratio`, `rejected_precision`, `broken_rejected` and as much of each kind that
+    is broken; over the whole run `distinct` rows and `concepts`.
     """
     cells = [cell for cell in row.cells if cell["picks"] is not None]
     if not cells:
         return None
     columns: dict[str, list[float]] = {}
     for cell in cells:
-        for name, value in _truth_of_cell(cell, picks.broken(pool)).items():
+        for name, value in _truth_of_cell(cell, pool).items():
             columns.setdefault(name, []).append(value)
     return {name: mean_of(values) for name, values in columns.items()}
 
 
-def _truth_of_cell(cell: Mapping[str, Any], pool_broken: float) -> dict[str, float]:
+def _truth_of_cell(cell: Mapping[str, Any], pool: Mapping[str, Any]) -> dict[str, float]:
     after, of_all = cell["picks"]["after_warmup"], cell["picks"]["all"]
     selection = cell["config"]["selection"]
     ratio = 1 - selection["sub_batch"] / selection["super_batch"]
@@ -132,8 +133,13 @@ def _truth_of_cell(cell: Mapping[str, Any], pool_broken: float) -> dict[str, flo
         "concepts": of_all["concepts"],
     }
     if ratio > 0:
-        values["broken_rejected"] = picks.broken_rejected(is_broken, pool_broken, ratio)
+        pool_broken = picks.broken(pool)
+        values["filter_ratio"] = ratio
         values["rejected_precision"] = picks.rejected_precision(is_broken, pool_broken, ratio)
+        values["broken_rejected"] = picks.rejected(is_broken, pool_broken, ratio)
+        for kind in BROKEN & set(pool["shares"]):
+            picked = after["shares"].get(kind, 0.0)
+            values[f"{kind}_rejected"] = picks.rejected(picked, pool["shares"][kind], ratio)
     return values
 
 

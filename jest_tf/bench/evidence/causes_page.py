@@ -56,11 +56,19 @@ def _unseen_note(rows: Rows, pool: Mapping[str, Any]) -> str:
     found = truth_of(rows[suites.JOINT], pool)
     seen, of_rest = found["pair_seen"].mean, found["broken"].mean / (1 - found["pair_seen"].mean)
     chance = picks.broken(pool) / (1 - pool["pair_seen"])
-    return (
+    said = (
         f"Of joint selection's picks {seen:.0%} stand in the curated set, as image and caption; of "
         f"the others {of_rest:.0%} are broken, where blind picks would have {chance:.0%}: of what "
         "it was not trained on, this reference knows little."
     )
+    if "truncated" in found:
+        said += (
+            f" {found['truncated'].mean / found['broken'].mean:.0%} of the broken picks are "
+            "truncated captions, which hardly anything rejects: a word or the first letters of "
+            "the right caption, true of the picture, and keywords of one word stand in the curated "
+            "set too."
+        )
+    return said
 
 
 def _pair_note(rows: Rows) -> str:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jest_tf.bench.evidence import picks, suites
+from jest_tf.bench.evidence import suites
 from jest_tf.bench.evidence.analysis import (
     AXES,
     SCORES,
@@ -22,6 +22,7 @@ from jest_tf.bench.evidence.claims import Claim, Figure
 from jest_tf.bench.evidence.curves import Mean
 from jest_tf.bench.evidence.grid import HEADLINE, best_rate
 from jest_tf.bench.evidence.markdown import percent, points, ratio, table
+from jest_tf.bench.evidence.truth_page import truth_check
 from jest_tf.monitoring.progress import duration, short_number
 
 Rows = Mapping[str, RowResults]
@@ -62,7 +63,7 @@ def page(
     if suites.JOINT in rows:
         parts.append(_protocols(rows))
     parts += [_final(rows), _claims(claims), causes(rows, shown.pool)]
-    parts.append(_truth(rows, shown.pool, folder))
+    parts.append(truth_check(rows, shown.pool, folder))
     parts += [_learning_rates(rows, tried, folder), how(results), runs(results, folder)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -261,44 +262,6 @@ def _claims(claims: Sequence[Claim]) -> str:
         "beyond 2 standard errors of the paired difference; of two seeds that is a hint and no "
         "proof: chance alone does it three times in ten.\n\n"
         + table(["claim", "verdict", "numbers"], body)
-    )
-
-
-def _truth(rows: Rows, pool: Mapping[str, Any], folder: str) -> str:
-    columns = {
-        "clean": "clean",
-        "broken": "broken",
-        "icon": "icon",
-        "duplicate": "duplicate",
-        "foreign": "foreign",
-        "broken_rejected": "broken rows rejected",
-        "rejected_precision": "broken among the rejected",
-        "pair_seen": "picks seen",
-        "image_seen": "images seen",
-    }
-    body = []
-    for row in rows.values():
-        found = truth_of(row, pool)
-        if found is None:
-            continue
-        cells = [percent(found[key]) if key in found else "-" for key in columns]
-        counts = [f"{found[key].mean:,.0f}" for key in ("distinct", "concepts")]
-        body.append([row.row.label, *cells, *counts])
-    if not body:
-        return ""
-    blind = {**pool["shares"], "clean": picks.clean(pool), "broken": picks.broken(pool)}
-    blind |= {key: pool[key] for key in ("pair_seen", "image_seen")}
-    cells = [f"{100 * blind[key]:.1f}" if key in blind else "-" for key in columns]
-    body.insert(0, ["*the pool*", *cells, f"{pool['distinct']:,}", f"{pool['concepts']:,}"])
-    return (
-        "## What was picked: the truth check\n\n"
-        "After warm-up, repeats included. *Broken*: shuffled, boilerplate, truncated or spoilt "
-        "image. *Rejected*: loaded and not picked; of the broken rows, chance is the filter ratio. "
-        "*Picks seen*: image and caption both stand in the curated set. Last two columns: distinct "
-        "rows, and distinct concepts (an image whoever drew it, in any skin tone), whole run.\n\n"
-        + table(["row", *columns.values(), "rows", "concepts"], body)
-        + f"\n\n![kinds of rows among the picks]({folder}/picked.png)"
-        + f"\n\n![distinct rows, concepts and picks seen]({folder}/distinct.png)"
     )
 
 

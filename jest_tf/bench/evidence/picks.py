@@ -112,9 +112,13 @@ def broken(described: Mapping[str, Any]) -> float:
     return broken_share(described["shares"])
 
 
-def broken_rejected(picked_broken: float, pool_broken: float, filter_ratio: float) -> float:
-    """Share of the broken rows that were loaded and not picked; chance is the filter ratio."""
-    return 1 - (1 - filter_ratio) * picked_broken / pool_broken
+def rejected(picked: float, pool: float, filter_ratio: float) -> float:
+    """Of the loaded rows of a kind, the share not picked; chance is the filter ratio.
+
+    Args:
+      picked, pool: share of the kind among the picked, and in the pool.
+    """
+    return 1 - (1 - filter_ratio) * picked / pool
 
 
 def rejected_precision(picked_broken: float, pool_broken: float, filter_ratio: float) -> float:

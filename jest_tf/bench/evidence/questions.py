@@ -24,6 +24,7 @@ QUESTIONS = (
     ("Do the pair terms matter at all? Joint against independent, both sampled", J,
      "independent_sampled"),
     ("The same against the best of independent selection", J, K),
+    ("And without noise", "greedy", K),
     ("Does joint selection win at a larger b? Both at b = 256", "joint_b256", "top_k_b256"),
     ("Does a larger b help by itself, at the same number of trained examples?", "joint_b256", J),
     ("Does a stronger, larger reference help?", "larger_reference", J),

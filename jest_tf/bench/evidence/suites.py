@@ -156,12 +156,15 @@ def _of_selection(a: str) -> list[Row]:
         ),
         _selecting("chunks4", "joint, 4 chunks", a, overrides={"selection.n_chunks": 4}),
         _selecting("chunks64", "joint, 64 chunks", a, overrides={"selection.n_chunks": 64}),
-        _selecting("greedy", "joint, greedy", a, overrides={"selection.greedy": True}),
+        # All seeds where a remedy is to be told from noise.
+        _selecting(
+            "greedy", "joint, greedy", a, seeds=MAIN_SEEDS, overrides={"selection.greedy": True}
+        ),
         _selecting(
             "cold", "joint, temperature 0.1", a, overrides={"selection.temperature": 0.1}
         ),
         _selecting(
-            "weight50", "joint, learner's weight 0.5", a,
+            "weight50", "joint, learner's weight 0.5", a, seeds=MAIN_SEEDS,
             overrides={"selection.learner_weight": 0.5},
         ),
         _selecting(
