@@ -202,7 +202,7 @@ def test_more_chunks_must_not_help(rows):
 
 
 def test_answers_compare_the_seeds_that_both_rows_have(rows):
-    rows["greedy"] = row_of("greedy", cell("greedy", 1, (0, 0, 0.8), broken=0.10))
+    rows["greedy"] = row_of("greedy", cell("greedy", 1, (0, 0, 0.8), broken=0.10, test=0.7))
     rows["curated_softmax"] = row_of("curated_softmax", cell("curated_softmax", 0, (0, 0, 1)))
     found = answers(rows, POOL)
     pairs = [(answer.changed, answer.plain) for answer in found]
@@ -213,12 +213,13 @@ def test_answers_compare_the_seeds_that_both_rows_have(rows):
         ("Flexi-JEST", "joint, learnability"),
     ]
     greedy = found[0]
-    # Seed 1 alone is shared: .8 - .5 retrieval, .10 - .04 broken.
+    # Seed 1 alone is shared: .7 - .5 on the test part, .8 - .5 on the other, .10 - .04 broken.
     assert (greedy.retrieval.n, greedy.retrieval.error) == (1, None)
-    assert greedy.retrieval.mean == pytest.approx(0.3)
+    assert greedy.retrieval.mean == pytest.approx(0.2)
+    assert greedy.validation.mean == pytest.approx(0.3)
     assert greedy.broken.mean == pytest.approx(0.06)
     text = make_page(rows)
-    assert "| joint, greedy − joint, learnability | +30.0 | +30.0 | +6.0 | 1 |" in text
+    assert "| joint, greedy − joint, learnability | +20.0 | +30.0 | +30.0 | +6.0 | 1 |" in text
     assert "Of Flexi-JEST's scores, 50% of the FLOPs resize 64 px pictures to 48 px" in text
 
 

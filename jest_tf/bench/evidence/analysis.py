@@ -41,6 +41,10 @@ class RowResults(NamedTuple):
         """Seed -> final score on the test part."""
         return {seed: cell["test"][score] for seed, cell in self.by_seed.items()}
 
+    def validation(self, score: str = "retrieval") -> dict[int, float]:
+        """Seed -> final score on the validation part."""
+        return {seed: cell["curve"][score][-1] for seed, cell in self.by_seed.items()}
+
     def test_mean(self, score: str = "retrieval") -> Mean:
         return mean_of(list(self.test(score).values()))
 
@@ -71,7 +75,7 @@ class Speedup(NamedTuple):
 
 def target_of(baseline: RowResults, score: str) -> float:
     """The score to reach: the baseline's at its end, mean over seeds, on the validation part."""
-    return mean_of([cell["curve"][score][-1] for cell in baseline.cells]).mean
+    return mean_of(list(baseline.validation(score).values())).mean
 
 
 def spent_by(row: RowResults, axis: str) -> float:

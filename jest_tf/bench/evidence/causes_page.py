@@ -19,15 +19,20 @@ def causes(rows: Rows, pool: Mapping[str, Any]) -> str:
     for a in answers(rows, pool):
         what = f"{a.changed} − {a.plain}"
         broken = "-" if a.broken is None else points(a.broken)
-        seeds = str(a.retrieval.n)
-        body.append([a.question, what, points(a.retrieval), points(a.zero_shot), broken, seeds])
+        scores = (points(score) for score in (a.retrieval, a.validation, a.zero_shot))
+        body.append([a.question, what, *scores, broken, str(a.retrieval.n)])
     if not body:
         return ""
-    heads = ["question", "difference", "retrieval", "zero-shot", "broken picked", "seeds"]
+    heads = [
+        "question", "difference", "retrieval", "on validation", "zero-shot", "broken picked",
+        "seeds",
+    ]  # fmt: skip
     return (
         "## Causes and remedies\n\n"
         "Rows that differ in one thing, in points, paired by seed: final scores on the test part, "
-        "and broken rows among the picked after warm-up.\n\n" + table(heads, body) + "\n\n"
+        "beside them retrieval on the validation part, whose pictures are other ones, and broken "
+        "rows among the picked after warm-up. The error is of seeds: a small difference that the "
+        "two parts do not share may be one of their pictures.\n\n" + table(heads, body) + "\n\n"
         "How to read the goals that are missed, with the pictures below:\n\n"
         "- *Broken rows.* Every policy starts near what the reference alone would pick (the row "
         "*easy reference* of the truth check): it knows the curated pairs and guesses the rest. "

@@ -18,6 +18,7 @@ QUESTIONS = (
     ("Is the draw too flat? A tenth of the temperature", "cold", J),
     ("Do broken rows tie with learned ones? Half the learner's weight", "weight50", J),
     ("The same without noise", "weight50_greedy", "greedy"),
+    ("The same on top of distillation", "weight50_distilled", suites.DISTILLED),
     ("Do the pair terms vanish at small b? SigLIP's bias of -10 instead of -log b", "bias10", J),
     ("Do more chunks see more of the pairs? 64 instead of 16", "chunks64", J),
     ("Are few chunks enough? 4 instead of 16", "chunks4", J),
@@ -51,6 +52,7 @@ QUESTIONS = (
 class Answer(NamedTuple):
     """Row `changed` minus row `plain`, means over the seeds of both, in shares of 0..1.
 
+    retrieval, zero_shot: of the test part. validation: retrieval on the other.
     broken: of the rows picked after warm-up; None where a row's data is not the pool.
     """
 
@@ -58,6 +60,7 @@ class Answer(NamedTuple):
     changed: str
     plain: str
     retrieval: Mean
+    validation: Mean
     zero_shot: Mean
     broken: Mean | None
 
@@ -69,9 +72,13 @@ def answers(rows: Mapping[str, RowResults], pool: Mapping) -> list[Answer]:
         if changed not in rows or plain not in rows:
             continue
         a, b = rows[changed], rows[plain]
-        scores = [paired(a.test(s), b.test(s)) for s in ("retrieval", "zero_shot")]
-        if None in scores:
+        if not set(a.by_seed) & set(b.by_seed):
             continue
+        scores = (
+            paired(a.test(), b.test()),
+            paired(a.validation(), b.validation()),
+            paired(a.test("zero_shot"), b.test("zero_shot")),
+        )
         labels = a.row.label, b.row.label
         found.append(Answer(question, *labels, *scores, _broken(a, b, pool)))
     return found

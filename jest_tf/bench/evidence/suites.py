@@ -237,6 +237,10 @@ def _of_distillation(a: str) -> list[Row]:
             UNIFORM_DISTILLED, "uniform, same steps, distilled", a, STEPS, EVERY,
             tuned_as=(UNIFORM_DISTILLED,), reference=CURATED, overrides=DISTILS,
         ),
+        _distilled(
+            "weight50_distilled", "joint, distilled, learner's weight 0.5", a, seeds=MAIN_SEEDS,
+            overrides={"selection.learner_weight": 0.5},
+        ),
         _distilled("top_k_distilled", "independent top-k, distilled", a, policy=TOP_K),
         _distilled(
             "f90_distilled", "joint, f = 0.9, distilled, short", a, steps=300,
