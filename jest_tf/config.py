@@ -91,7 +91,9 @@ def _selection() -> ml_collections.ConfigDict:
     c.sub_batch = 128  # examples trained on per step, b [P: 32,768]
     c.n_chunks = 16  # draws of b / n_chunks examples each [P]
     c.temperature = 1.0  # divides the logits before the draw; 1.0 is the paper
-    c.greedy = False  # True: take the best instead of sampling
+    # True: take the best instead of sampling. At a small b the draw's noise takes more joint score
+    # than the pair terms add (docs/results.md).
+    c.greedy = False
     c.scope = "global"  # global: any replica may give any number | replica: each gives its share
     return c
 

@@ -156,7 +156,9 @@ def test_figures(rows):
     over_top_k = found["score_gain against independent top-k"]  # .2 and .1: .15 ± .05
     assert (over_top_k.value, over_top_k.error) == (pytest.approx(0.15), pytest.approx(0.05))
     assert over_top_k.reached
+    assert found["score_gain against independent top-k, greedy"].value is None
     assert found["broken_share"].reached
+    assert found["broken_share, learner's weight 0.5"].reached is None, "the row has not run"
     assert found["over_reference"].value == pytest.approx(0.175)
 
 

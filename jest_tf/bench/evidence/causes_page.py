@@ -44,8 +44,9 @@ def causes(rows: Rows, pool: Mapping[str, Any]) -> str:
         "- *Joint against independent.* "
         + _pair_note(rows)
         + "Where the best one by one reach more than the draw, its noise takes more joint score "
-        "away than the pair terms, small beside an example's own at this b, can add. The rows that "
-        "change the draw, the bias, the chunks and b tell whether one of these hides a gain.\n"
+        "away than the pair terms, small beside an example's own at this b, can add; where picks "
+        "without noise reach more, the pair terms add. The rows that change the draw, the bias, "
+        "the chunks and b tell what of that becomes retrieval.\n"
         "- *Over the reference.* A selecting run trains on a third of the examples that its "
         "reference trained on, and on other vendors' noisy pairs; the row that trains as long as "
         "the reference shows how much of the gap is that.\n"

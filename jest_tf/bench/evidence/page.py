@@ -144,7 +144,7 @@ def _figures(figures: Sequence[Figure]) -> str:
             value = "not reached" if f.reached is False else "not measured yet"
         elif "speedup" in f.name:
             value = f"{f.value:.1f}x" + ("" if f.error is None else f" ± {f.error:.1f}")
-        elif f.name == "broken_share":
+        elif f.name.startswith("broken_share"):
             value = percent(Mean(f.value, f.error, 0)) + " %"
         else:
             value = points(Mean(f.value, f.error, 0)) + " points"
