@@ -50,12 +50,20 @@ def figures(rows: Rows, pool: Mapping[str, Any]) -> list[Figure]:
             "the same with the reference's softmax learned too (ACED), which the paper does not do",
         ),
         _speedup_figure(
+            "steps_speedup, remedies", rows, suites.REMEDIES, "step", 13,
+            "the same, the learner's loss counted half, and the learning rate down by step 240",
+        ),
+        _speedup_figure(
             "flops_speedup", rows, suites.FLEXI, "flops_cached", 10,
             "FLOPs to the same point, Flexi-JEST with the reference's embeddings cached",
         ),
         _speedup_figure(
             "flops_speedup, distilled", rows, suites.FLEXI_DISTILLED, "flops_cached", 10,
             "the same with the reference's softmax learned too",
+        ),
+        _speedup_figure(
+            "flops_speedup, remedies", rows, suites.FLEXI_REMEDIES, "flops_cached", 10,
+            "the same, the learner's loss counted half, pictures stored as small as scores read",
         ),
         _gain_over_uniform(rows),
         _gain_over_top_k(

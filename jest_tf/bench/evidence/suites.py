@@ -28,6 +28,7 @@ UNIFORM, SAME_STEPS, CURATED = "uniform", "uniform_same_steps", "curated"
 TOP_K, JOINT, FLEXI = "independent_top_k", "joint", "flexi"
 DISTILLED, FLEXI_DISTILLED, DISTILLED_LONG = "distilled", "flexi_distilled", "distilled_long"
 UNIFORM_DISTILLED = "uniform_distilled"
+REMEDIES, FLEXI_REMEDIES = "remedies", "flexi_remedies"
 # Whose trials give joint selection and its variants their learning rate: one trial differs by seed
 # as much as by rate. Top-k keeps its own best.
 CHOOSING = (TOP_K, JOINT)
@@ -241,6 +242,11 @@ def _of_distillation(a: str) -> list[Row]:
             "weight50_distilled", "joint, distilled, learner's weight 0.5", a, seeds=MAIN_SEEDS,
             overrides={"selection.learner_weight": 0.5},
         ),
+        # A run that is read in the middle of its learning-rate schedule has not annealed.
+        _distilled(
+            REMEDIES, "joint, distilled, learner's weight 0.5, short", a, seeds=MAIN_SEEDS,
+            steps=240, every=20, overrides={"selection.learner_weight": 0.5},
+        ),
         _distilled("top_k_distilled", "independent top-k, distilled", a, policy=TOP_K),
         _distilled(
             "f90_distilled", "joint, f = 0.9, distilled, short", a, steps=300,
@@ -251,6 +257,11 @@ def _of_distillation(a: str) -> list[Row]:
         _distilled(
             "flexi_short", "Flexi-JEST, distilled, short, 48 px stored", a, steps=300,
             overrides=FLEXI_FIELDS | {"data.image_size": 48},
+        ),
+        _distilled(
+            FLEXI_REMEDIES, "Flexi-JEST, distilled, learner's weight 0.5, 48 px stored", a,
+            steps=400, overrides=FLEXI_FIELDS
+            | {"data.image_size": 48, "selection.learner_weight": 0.5},
         ),
         _distilled(
             DISTILLED_LONG, "joint, distilled, as many steps as the reference", a,
