@@ -52,10 +52,13 @@ def test_approximations_are_compared_at_equal_flops():
         assert total == pytest.approx(suites.SAME_FLOPS, rel=0.01), cell.name
 
 
+REMEDIES = ("greedy", "weight50", "weight50_distilled", "remedies", "flexi_remedies")
+
+
 def test_headline_and_remedies_have_five_seeds_and_the_rest_two():
     for row in suites.FULL_ROWS:
         expected = {"headline": 5, "ablation": 2, "trial": 1}[row.group]
-        if row.name in ("greedy", "weight50", "weight50_distilled", "remedies"):
+        if row.name in REMEDIES:
             expected = 5
         assert len(row.seeds) == expected, row.name
     reported = {seed for row in suites.FULL_ROWS if row.group != "trial" for seed in row.seeds}

@@ -50,8 +50,8 @@ def figures(rows: Rows, pool: Mapping[str, Any]) -> list[Figure]:
             "the same with the reference's softmax learned too (ACED), which the paper does not do",
         ),
         _speedup_figure(
-            "steps_speedup, remedies", rows, suites.REMEDIES, "step", 13,
-            "the same, the learner's loss counted half, and the learning rate down by step 240",
+            "steps_speedup, remedies", rows, suites.HALF_WEIGHT, "step", 13,
+            "the same, the learner's loss counted half in the score",
         ),
         _speedup_figure(
             "flops_speedup", rows, suites.FLEXI, "flops_cached", 10,
@@ -62,7 +62,7 @@ def figures(rows: Rows, pool: Mapping[str, Any]) -> list[Figure]:
             "the same with the reference's softmax learned too",
         ),
         _speedup_figure(
-            "flops_speedup, remedies", rows, suites.FLEXI_REMEDIES, "flops_cached", 10,
+            "flops_speedup, remedies", rows, suites.FLEXI_HALF_WEIGHT, "flops_cached", 10,
             "the same, the learner's loss counted half, pictures stored as small as scores read",
         ),
         _gain_over_uniform(rows),

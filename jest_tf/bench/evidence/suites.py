@@ -28,7 +28,7 @@ UNIFORM, SAME_STEPS, CURATED = "uniform", "uniform_same_steps", "curated"
 TOP_K, JOINT, FLEXI = "independent_top_k", "joint", "flexi"
 DISTILLED, FLEXI_DISTILLED, DISTILLED_LONG = "distilled", "flexi_distilled", "distilled_long"
 UNIFORM_DISTILLED = "uniform_distilled"
-REMEDIES, FLEXI_REMEDIES = "remedies", "flexi_remedies"
+HALF_WEIGHT, FLEXI_HALF_WEIGHT = "weight50_distilled", "flexi_remedies"
 # Whose trials give joint selection and its variants their learning rate: one trial differs by seed
 # as much as by rate. Top-k keeps its own best.
 CHOOSING = (TOP_K, JOINT)
@@ -239,12 +239,12 @@ def _of_distillation(a: str) -> list[Row]:
             tuned_as=(UNIFORM_DISTILLED,), reference=CURATED, overrides=DISTILS,
         ),
         _distilled(
-            "weight50_distilled", "joint, distilled, learner's weight 0.5", a, seeds=MAIN_SEEDS,
+            HALF_WEIGHT, "joint, distilled, learner's weight 0.5", a, seeds=MAIN_SEEDS,
             overrides={"selection.learner_weight": 0.5},
         ),
         # A run that is read in the middle of its learning-rate schedule has not annealed.
         _distilled(
-            REMEDIES, "joint, distilled, learner's weight 0.5, short", a, seeds=MAIN_SEEDS,
+            "remedies", "joint, distilled, learner's weight 0.5, short", a, seeds=MAIN_SEEDS,
             steps=240, every=20, overrides={"selection.learner_weight": 0.5},
         ),
         _distilled("top_k_distilled", "independent top-k, distilled", a, policy=TOP_K),
@@ -259,9 +259,9 @@ def _of_distillation(a: str) -> list[Row]:
             overrides=FLEXI_FIELDS | {"data.image_size": 48},
         ),
         _distilled(
-            FLEXI_REMEDIES, "Flexi-JEST, distilled, learner's weight 0.5, 48 px stored", a,
-            steps=400, overrides=FLEXI_FIELDS
-            | {"data.image_size": 48, "selection.learner_weight": 0.5},
+            FLEXI_HALF_WEIGHT, "Flexi-JEST, distilled, learner's weight 0.5, 48 px stored", a,
+            seeds=MAIN_SEEDS,
+            overrides=FLEXI_FIELDS | {"data.image_size": 48, "selection.learner_weight": 0.5},
         ),
         _distilled(
             DISTILLED_LONG, "joint, distilled, as many steps as the reference", a,
