@@ -29,63 +29,71 @@ def scores(
     A dotted line marks `target`, the baseline's final score.
     """
     plt = _pyplot()
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(11, 9), sharey=True, layout="constrained")
     for panel, (axis, (label, unit)) in zip(axes.flat, PANELS.items(), strict=True):
-        for row in rows:
-            _line(panel, row, _column("curve", axis), _column("curve", score), unit)
+        for row, colour in _coloured(rows):
+            _line(panel, row, colour, _column("curve", axis), _column("curve", score), unit)
         if target is not None:
             panel.axhline(100 * target, color="grey", linestyle=":", linewidth=1)
         panel.set_xlabel(label)
         panel.set_ylabel(f"{title}, %")
         panel.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
-    _save(plt, figure, path)
+    _save(plt, figure, axes[0, 0], path)
 
 
 def picked(rows: Sequence[RowResults], path: Path, pool: Mapping[str, Any]) -> None:
-    """Shares of kinds of rows among the picks along training; a dotted line is the pool's."""
+    """Shares of kinds of rows among the picks along training; a dotted line is the pool's.
+
+    As far as the shortest run goes.
+    """
     plt = _pyplot()
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(11, 9), layout="constrained")
     for panel, (kind, label) in zip(axes.flat, KINDS_SHOWN.items(), strict=True):
-        for row in _with_picks(rows):
-            _line(panel, row, _window_steps, _of_windows(functools.partial(_share, kind=kind)))
+        _along_training(panel, rows, functools.partial(_share, kind=kind))
         panel.axhline(100 * _share(pool, kind), color="grey", linestyle=":", linewidth=1)
-        panel.set_xlabel("steps")
         panel.set_ylabel(f"{label} rows among the picks, %")
-        panel.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
-    _save(plt, figure, path)
+    _save(plt, figure, axes[0, 0], path)
 
 
 def distinct(rows: Sequence[RowResults], path: Path) -> None:
     """Distinct rows so far, concepts among 1,000 picks, and picks that the curated set holds."""
     plt = _pyplot()
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(15, 5.5), layout="constrained")
     panels: list[tuple[str, Callable]] = [
         ("distinct rows picked so far", lambda w: w["distinct_so_far"] / 100),
         ("distinct concepts among 1,000 picks", lambda w: w["recent_concepts"] / 100),
         ("picks whose pair is in the curated set, %", lambda w: w["pair_seen"]),
     ]
     for panel, (label, value) in zip(axes.flat, panels, strict=True):
-        for row in _with_picks(rows):
-            _line(panel, row, _window_steps, _of_windows(value))
-        panel.set_xlabel("steps")
+        _along_training(panel, rows, value)
         panel.set_ylabel(label)
-        panel.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    _save(plt, figure, path)
+    _save(plt, figure, axes[0], path)
 
 
-def _line(panel, row: RowResults, x_of: Callable, y_of: Callable, unit: float = 1.0) -> None:
+def _along_training(panel, rows: Sequence[RowResults], value: Callable) -> None:
+    with_picks = [(row, colour) for row, colour in _coloured(rows) if row.one["picks"] is not None]
+    for row, colour in with_picks:
+        _line(panel, row, colour, _window_steps, _of_windows(value))
+    panel.set_xlim(0, min(max(_window_steps(row.one)) for row, _ in with_picks))
+    panel.set_xlabel("steps")
+    panel.grid(alpha=0.3)
+
+
+def _coloured(rows: Sequence[RowResults]) -> list[tuple[RowResults, str]]:
+    """A row has the same colour in every picture."""
+    return [(row, f"C{i % 10}") for i, row in enumerate(rows)]
+
+
+def _line(
+    panel, row: RowResults, colour: str, x_of: Callable, y_of: Callable, unit: float = 1.0
+) -> None:
     """Mean over seeds of 100 · y, with a band of one standard error. Seeds share their steps."""
     x = np.mean([x_of(cell) for cell in row.cells], axis=0) / unit
     y = 100 * np.array([y_of(cell) for cell in row.cells])
-    (line,) = panel.plot(x, y.mean(0), label=row.row.label, linewidth=1.4)
+    panel.plot(x, y.mean(0), label=row.row.label, linewidth=1.4, color=colour)
     if len(y) > 1:
         error = y.std(0, ddof=1) / np.sqrt(len(y))
-        panel.fill_between(
-            x, y.mean(0) - error, y.mean(0) + error, alpha=0.2, color=line.get_color()
-        )
+        panel.fill_between(x, y.mean(0) - error, y.mean(0) + error, alpha=0.2, color=colour)
 
 
 def _column(table: str, name: str) -> Callable:
@@ -98,10 +106,6 @@ def _of_windows(value: Callable) -> Callable:
 
 def _window_steps(cell: Mapping) -> list[int]:
     return [window["step"] for window in cell["picks"]["windows"]]
-
-
-def _with_picks(rows: Sequence[RowResults]) -> list[RowResults]:
-    return [row for row in rows if row.one["picks"] is not None]
 
 
 def _share(described: Mapping, kind: str) -> float:
@@ -121,7 +125,10 @@ def _pyplot():
     return plt
 
 
-def _save(plt, figure, path: Path) -> None:
+def _save(plt, figure, labelled, path: Path) -> None:
+    """Writes the picture, the legend of the panel `labelled` below all panels."""
+    handles, labels = labelled.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the date and version that matplotlib writes, an unchanged picture is the same file.
     figure.savefig(path, dpi=DPI, metadata={"Software": None})

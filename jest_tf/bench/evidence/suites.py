@@ -121,6 +121,16 @@ def _headline() -> list[Row]:
         _selecting(FLEXI, "Flexi-JEST", HEADLINE, overrides=FLEXI_FIELDS),
         _distilled(DISTILLED, "joint, distilled", HEADLINE),
         _distilled(FLEXI_DISTILLED, "Flexi-JEST, distilled", HEADLINE, overrides=FLEXI_FIELDS),
+        _distilled(
+            HALF_WEIGHT, "joint, distilled, learner's weight 0.5", HEADLINE,
+            overrides={"selection.learner_weight": 0.5},
+        ),
+        # Pictures as small as scores read them: their resize was half of what Flexi's scores cost.
+        _distilled(
+            FLEXI_HALF_WEIGHT, "Flexi-JEST, distilled, learner's weight 0.5, 48 px stored",
+            HEADLINE,
+            overrides=FLEXI_FIELDS | {"data.image_size": 48, "selection.learner_weight": 0.5},
+        ),
     ]  # fmt: skip
 
 
@@ -238,10 +248,6 @@ def _of_distillation(a: str) -> list[Row]:
             UNIFORM_DISTILLED, "uniform, same steps, distilled", a, STEPS, EVERY,
             tuned_as=(UNIFORM_DISTILLED,), reference=CURATED, overrides=DISTILS,
         ),
-        _distilled(
-            HALF_WEIGHT, "joint, distilled, learner's weight 0.5", a, seeds=MAIN_SEEDS,
-            overrides={"selection.learner_weight": 0.5},
-        ),
         # A run that is read in the middle of its learning-rate schedule has not annealed.
         _distilled(
             "remedies", "joint, distilled, learner's weight 0.5, short", a, seeds=MAIN_SEEDS,
@@ -252,16 +258,9 @@ def _of_distillation(a: str) -> list[Row]:
             "f90_distilled", "joint, f = 0.9, distilled, short", a, steps=300,
             overrides={"selection.super_batch": 1280},
         ),
-        # Pictures as small as the model reads them: the largest part of Flexi's scores was their
-        # resize.
         _distilled(
             "flexi_short", "Flexi-JEST, distilled, short, 48 px stored", a, steps=300,
             overrides=FLEXI_FIELDS | {"data.image_size": 48},
-        ),
-        _distilled(
-            FLEXI_HALF_WEIGHT, "Flexi-JEST, distilled, learner's weight 0.5, 48 px stored", a,
-            seeds=MAIN_SEEDS,
-            overrides=FLEXI_FIELDS | {"data.image_size": 48, "selection.learner_weight": 0.5},
         ),
         _distilled(
             DISTILLED_LONG, "joint, distilled, as many steps as the reference", a,
