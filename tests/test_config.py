@@ -141,7 +141,7 @@ def test_replicas_must_divide_the_batches(emoji):
 
 def test_choices_are_those_of_the_code_that_takes_them():
     """The config names them apart, because it must not import TensorFlow."""
-    from jest_tf.data import preprocess
+    from jest_tf.data.augmentation import augmentation
     from jest_tf.models.dual_encoder import VARIANTS
     from jest_tf.selection import spec
     from jest_tf.training import contrastive
@@ -151,4 +151,4 @@ def test_choices_are_those_of_the_code_that_takes_them():
     assert set(config_lib.SCOPES) == set(spec.SCOPES)
     assert set(config_lib.LOSSES) == set(spec.LOSSES) == set(contrastive.KINDS)
     assert set(config_lib.VARIANTS) == set(VARIANTS)
-    assert callable(preprocess.augmentation(config_lib.AUGMENTATIONS))
+    assert callable(augmentation(config_lib.AUGMENTATIONS))

@@ -1,11 +1,7 @@
-"""Pixels: decode on the host, resize and augment on the device."""
-
-from collections.abc import Callable
+"""Pixels: decode on the host, resize on the device."""
 
 import numpy as np
 import tensorflow as tf
-
-from jest_tf.errors import UserError
 
 # A picture of more pixels is refused by its header, before any memory is taken (64 MP: 200 MB).
 MAX_PIXELS = 2**26
@@ -184,45 +180,3 @@ def resize_matrix(size_in: int, size_out: int) -> np.ndarray:
 def to_model_range(images: tf.Tensor) -> tf.Tensor:
     """0..255 of any dtype -> float32 in [-1, 1]."""
     return tf.cast(images, tf.float32) / 127.5 - 1.0
-
-
-def augmentation(names: tuple[str, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function of images (0..255, [n, h, w, 3]) that applies keras-cv layers, for the device.
-
-    Args:
-        names: any of `flip` (horizontal), `colour` (brightness, contrast, saturation, hue),
-            `cutout` (one grey rectangle); () changes nothing. All of them compile under XLA;
-            keras-cv's crops and RandAugment do not.
-
-    Returns:
-        images float32 [n, h, w, 3] -> the same shape, range 0..255.
-    """
-    if not names:
-        return lambda images: tf.cast(images, tf.float32)
-    import keras_cv  # takes seconds to import, and most runs do not augment
-
-    make = {
-        "flip": lambda: keras_cv.layers.RandomFlip("horizontal"),
-        "colour": lambda: keras_cv.layers.RandomColorJitter(
-            value_range=(0, 255),
-            brightness_factor=0.2,
-            contrast_factor=0.2,
-            saturation_factor=(0.4, 0.6),
-            hue_factor=0.05,
-        ),
-        "cutout": lambda: keras_cv.layers.RandomCutout(
-            height_factor=0.3, width_factor=0.3, fill_mode="constant", fill_value=127.5
-        ),
-    }
-    unknown = set(names) - set(make)
-    if unknown:
-        raise UserError(f"unknown augmentation {sorted(unknown)}; known: {sorted(make)}")
-    layers = [make[name]() for name in names]
-
-    def augment(images: tf.Tensor) -> tf.Tensor:
-        images = tf.cast(images, tf.float32)
-        for layer in layers:
-            images = layer(images, training=True)
-        return tf.clip_by_value(images, 0.0, 255.0)
-
-    return augment

@@ -5,6 +5,7 @@ import math
 
 import ml_collections
 
+from jest_tf.data.augmentation import N_DRAWS
 from jest_tf.preflight.memory import parameters
 from jest_tf.preflight.parts import Parts, teacher_dim
 from jest_tf.training.resolution import StepPlan
@@ -44,7 +45,8 @@ def exchanges(
         found.append(Exchange("picked embeddings", 4 * m * width, chunks))
     image, tokens = 3 * config.data.image_size**2, config.data.n_tokens
     teacher = teacher_dim(config, parts)
-    row = 4 * (math.ceil(image / 4) + tokens + 2 * teacher)
+    draws = N_DRAWS if config.data.augment else 0
+    row = 4 * (math.ceil(image / 4) + tokens + 2 * teacher + draws)
     for part in plan.train:
         buffer = -(-part.n_examples // 16)
         rounds = math.ceil(expected_travellers(part.n_examples, n_replicas) / buffer)

@@ -1,4 +1,4 @@
-"""Stateless Gumbel draws: a function of (seed, chunk, global position) and of nothing else.
+"""Stateless draws: a function of (seed, chunk, global position) and of nothing else.
 
 Adding a standard Gumbel variable to each logit and keeping the m largest is exactly drawing m
 without replacement, one after another, with probability proportional to exp(logit).
@@ -22,19 +22,25 @@ def gumbel(seed: tf.Tensor, chunk: tf.Tensor | int, start: tf.Tensor | int, n: i
     Returns:
       float32 [n]. Row i depends on (seed, chunk, start + i) alone, not on how rows are shared.
     """
+    # Small u are fine-grained: these are the large Gumbels, the ones that decide.
+    return -tf.math.log(-tf.math.log1p(-uniform(seed, chunk, start, n)))
+
+
+def uniform(seed: tf.Tensor, stream: tf.Tensor | int, start: tf.Tensor | int, n: int) -> tf.Tensor:
+    """Uniform numbers inside (0, 1), float32 [n]; arguments as in `gumbel`, whose chunks are the
+    streams from 0 on.
+    """
     start = tf.cast(start, tf.int64)
-    bits = _uint32_bits(seed, chunk, start // _PHILOX_LANES, n + _PHILOX_LANES)
+    bits = _uint32_bits(seed, stream, start // _PHILOX_LANES, n + _PHILOX_LANES)
     bits = tf.slice(bits, [start % _PHILOX_LANES], [n])
-    # 32-bit integers to float keep 24 leading bits, so small u are fine-grained: these are the
-    # large Gumbels, the ones that decide. u stays inside (0, 1), so every draw is finite.
-    u = tf.minimum((tf.cast(bits, tf.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)
-    return -tf.math.log(-tf.math.log1p(-u))
+    # 32-bit integers to float keep 24 leading bits. Never 0 or 1, so every logarithm is finite.
+    return tf.minimum((tf.cast(bits, tf.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)
 
 
-def _uint32_bits(seed, chunk, counter_offset, n):
+def _uint32_bits(seed, stream, counter_offset, n):
     # Raw bits, because float draws for one seed differ between XLA and plain kernels.
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
-    offset = tf.stack([tf.cast(counter_offset, tf.uint64), tf.cast(chunk, tf.uint64)])
+    offset = tf.stack([tf.cast(counter_offset, tf.uint64), tf.cast(stream, tf.uint64)])
     return tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=[n], key=key, counter=counter + offset, alg=_PHILOX, dtype=tf.uint32
     )

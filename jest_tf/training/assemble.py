@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import ml_collections
 
-from jest_tf.data import preprocess
+from jest_tf.data.augmentation import augmentation
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.selection import Collectives, SelectionSpec
 from jest_tf.training import optimizer
@@ -63,7 +63,7 @@ def build_jest_model(
         seed=config.seed,
         collectives=collectives,
         cached_reference=cached_reference,
-        augment=preprocess.augmentation(augment) if augment else None,
+        augment=augmentation(augment) if augment else None,
         micro_batch=config.strategy.micro_batch,
         distillation=config.reference.distillation,
     )

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from jest_tf.data import preprocess
+from jest_tf.data.augmentation import N_DRAWS, Augment
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.models.text_transformer import shorten_tokens
@@ -23,6 +24,7 @@ from jest_tf.selection import (
     gather_picked,
     select,
 )
+from jest_tf.selection.sampling import uniform
 from jest_tf.training import grad_cache
 from jest_tf.training.collectives import of_current_strategy
 from jest_tf.training.distillation import Teacher
@@ -33,6 +35,10 @@ from jest_tf.training.resolution import Fidelity, StepPlan
 TRAINED_FEATURES = ("image", "tokens")
 # And with distillation, what the reference makes of it.
 TEACHER_FEATURES = ("teacher_zimg", "teacher_ztxt")
+# And with augmentation, the numbers that decide how its picture is changed.
+DRAWS = "augmentation_draws"
+# The first stream of those numbers: apart from those of the selection, one a chunk.
+_DRAWS_STREAM = 2**30
 
 
 class Scored(NamedTuple):
@@ -84,7 +90,9 @@ class JestModel(keras.Model):
       collectives: called in the step, returns the replica's collectives; by default those of the
         strategy that runs the step.
       cached_reference: scale and bias of a reference whose embeddings come with the batches.
-      augment: images [n, h, w, 3] in 0..255 -> the same, differently; for the chosen only.
+      augment: (images [n, h, w, 3] in 0..255, draws) -> the same, differently; for the chosen only.
+        See `jest_tf.data.augmentation`. A picture's draws depend on the seed, the step and its
+        place in the super-batch alone.
       micro_batch: rows of a replica in one forward or backward pass; 0: all. See `grad_cache`.
       distillation: weight of learning the reference's softmax over the chosen too; 0: none. See
         `distillation`.
@@ -105,7 +113,7 @@ class JestModel(keras.Model):
         seed: int = 0,
         collectives: Callable[[], Collectives] = of_current_strategy,
         cached_reference: tuple[float, float] | None = None,
-        augment: Callable | None = None,
+        augment: Augment | None = None,
         micro_batch: int = 0,
         distillation: float = 0.0,
     ):
@@ -174,6 +182,8 @@ class JestModel(keras.Model):
         examples = {name: super_batch[name] for name in TRAINED_FEATURES}
         if self.distillation:
             examples |= dict(zip(TEACHER_FEATURES, scored.reference[:2], strict=True))
+        if self.augment:
+            examples[DRAWS] = draws_of_rows(seed, super_batch["id"].shape[0], collectives)
         parts = [
             Part(at, gather_picked(examples, positions, collectives))
             for at, positions in plan.split(selection.positions, seed)
@@ -246,7 +256,9 @@ class JestModel(keras.Model):
     def augmented(self, examples: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """What the learner reads of the chosen, their images changed if that was asked for."""
         read = {name: examples[name] for name in TRAINED_FEATURES}
-        return read | ({"image": self.augment(read["image"])} if self.augment else {})
+        if self.augment:
+            read["image"] = self.augment(read["image"], examples[DRAWS])
+        return read
 
     def update(
         self, loss: tf.Tensor, gradients: list[tf.Tensor], n_candidates: tf.Tensor
@@ -270,6 +282,12 @@ class JestModel(keras.Model):
             accepted, [g * clip for g in gradients], self.learner.trainable_variables
         )
         return metrics
+
+
+def draws_of_rows(seed: tf.Tensor, n: int, collectives: Collectives) -> tf.Tensor:
+    """Uniform numbers of this replica's n candidates, float32 [n, N_DRAWS]; seed: see `gumbel`."""
+    first = collectives.rank * n
+    return tf.stack([uniform(seed, _DRAWS_STREAM + i, first, n) for i in range(N_DRAWS)], axis=1)
 
 
 def encode(

@@ -1,4 +1,4 @@
-"""Decoding within bounds, resizing on the device, augmentation that compiles."""
+"""Decoding within bounds, resizing on the device."""
 
 import io
 import struct
@@ -10,7 +10,6 @@ import tensorflow as tf
 from PIL import Image
 
 from jest_tf.data import preprocess
-from jest_tf.errors import UserError
 
 rng = np.random.default_rng(0)
 
@@ -141,18 +140,3 @@ def test_resize_equals_the_antialiased_resize_and_compiles(size_in, size_out):
 def test_to_model_range():
     pixels = tf.constant([0, 127, 255], tf.uint8)
     np.testing.assert_allclose(preprocess.to_model_range(pixels), [-1, -0.00392157, 1], atol=1e-6)
-
-
-def test_augmentation_compiles_and_is_off_by_default():
-    images = tf.constant(rng.integers(0, 256, (4, 16, 16, 3)), tf.float32)
-    np.testing.assert_array_equal(preprocess.augmentation(())(images), images)
-    for name in ("flip", "colour", "cutout"):
-        augment = tf.function(preprocess.augmentation((name,)), jit_compile=True)
-        out = np.stack([augment(images) for _ in range(4)])
-        assert out.shape == (4, 4, 16, 16, 3) and out.min() >= 0 and out.max() <= 255
-        assert (out != images.numpy()).any() and (out[0] != out[1]).any()
-    flipped = tf.function(preprocess.augmentation(("flip",)), jit_compile=True)(images).numpy()
-    for before, after in zip(images.numpy(), flipped, strict=True):
-        assert (after == before).all() or (after == before[:, ::-1]).all()
-    with pytest.raises(UserError, match="sparkle"):
-        preprocess.augmentation(("sparkle",))

@@ -41,16 +41,17 @@ def config():
 
 
 @pytest.mark.parametrize(
-    ("policy", "loss", "distillation"),
+    ("policy", "loss", "distillation", "augment"),
     [
-        ("joint", "sigmoid", 0.0),
-        ("joint", "softmax", 0.0),
-        ("joint", "sigmoid", 0.5),
-        ("independent_top_k", "softmax", 0.5),
-        ("uniform", "sigmoid", 0.5),
+        ("joint", "sigmoid", 0.0, ()),
+        ("joint", "softmax", 0.0, ()),
+        ("joint", "sigmoid", 0.5, ("flip",)),
+        ("independent_top_k", "softmax", 0.5, ()),
+        ("uniform", "sigmoid", 0.5, ()),
     ],
 )
-def test_payloads_are_those_of_the_step(config, policy, loss, distillation, monkeypatch):
+def test_payloads_are_those_of_the_step(config, policy, loss, distillation, augment, monkeypatch):
+    config.data.augment = augment
     config.selection.policy, config.loss = policy, loss
     config.reference.distillation = distillation
     recorder = Recorder()

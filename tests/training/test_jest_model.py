@@ -1,13 +1,16 @@
 """The train step: against one written out here, and when it is refused."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
 
-from jest_tf.data import preprocess
+from jest_tf.data.augmentation import augmentation
 from jest_tf.selection import Embeddings, select
+from jest_tf.training import jest_model
 from jest_tf.training.resolution import Approximation, Resolution
 
 
@@ -196,12 +199,37 @@ def test_one_program_per_resolution_and_none_after_its_first_use():
     assert len(traces) == len(set(traces)) == len(used)
 
 
-def test_augmentation_changes_the_loss_but_not_the_picks():
-    _, plain, schedule = tiny.trainer()
-    _, augmented, _ = tiny.trainer(augment=preprocess.augmentation(("flip",)))
-    first, second = plain.run(schedule.plan(0), 1), augmented.run(schedule.plan(0), 1)
-    assert (first.picks == second.picks).all()
-    assert first.metrics["train/loss"] != second.metrics["train/loss"]
+def test_augmentation_changes_the_loss_but_not_the_first_picks_and_can_be_made_again():
+    flips = augmentation(("flip",))
+    runs = []
+    for options in (
+        {},
+        {"augment": flips},
+        {"augment": flips},
+        {"augment": flips, "n_replicas": 2},
+    ):
+        _, host_loop, schedule = tiny.trainer(**options)
+        runs.append([host_loop.run(schedule.plan(step), 1) for step in range(2)])
+    plain, augmented, again, on_two = runs
+    assert (plain[0].picks == augmented[0].picks).all()
+    assert plain[0].metrics["train/loss"] != augmented[0].metrics["train/loss"]
+    for a, b, c in zip(augmented, again, on_two, strict=True):
+        assert (a.picks == b.picks).all() and (a.picks == c.picks).all()
+        assert a.metrics["train/loss"] == b.metrics["train/loss"]
+        assert a.metrics["train/loss"] == pytest.approx(c.metrics["train/loss"], rel=1e-5)
+
+
+def test_augmentation_draws_differ_by_row_draw_and_step():
+    def draws(step, rank=0, size=1):
+        collectives = types.SimpleNamespace(rank=rank, size=size)
+        seed = tf.constant([3, step], tf.int32)
+        return jest_model.draws_of_rows(seed, 12 // size, collectives).numpy()
+
+    first, second = draws(0), draws(1)
+    assert len(np.unique(np.concatenate([first, second]))) == first.size + second.size
+    assert first.min() > 0 and first.max() < 1
+    halves = np.concatenate([draws(0, rank, 2) for rank in range(2)])
+    np.testing.assert_array_equal(first, halves)
 
 
 def test_keras_fit_runs_the_same_step():
