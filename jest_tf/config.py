@@ -55,7 +55,8 @@ def _data() -> ml_collections.ConfigDict:
     c.n_lanes = 8  # readers whose order does not know hosts; a multiple of the number of hosts
     c.shuffle = True  # off only to look at data in file order
     c.max_bad_share = 0.05  # of records that cannot be used, above which the run stops, saved
-    c.augment = ()  # layers on the chosen examples: flip, colour, cutout; none, as in SigLIP
+    # Changes to the pictures of the chosen, drawn by seed, step and row: flip, colour, cutout.
+    c.augment = ()  # none, as in SigLIP
     return c
 
 
