@@ -12,6 +12,8 @@ from jest_tf.errors import UserError
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.2 * 255, 0.2, 0.2, 0.05
 CUTOUT_SIDE, GREY = 0.3, 127.5
+# keras-cv asks for the ranges of draws that it is never asked to make.
+_UNUSED = 0.0
 # Uniform numbers in [0, 1) that a picture takes: the flip, the colours, the cutout, in this order.
 _DRAWS = {"flip": 1, "colour": 4, "cutout": 4}
 N_DRAWS = sum(_DRAWS.values())
@@ -68,10 +70,10 @@ def _colour() -> Augment:
     import keras_cv
 
     values = (0, 255)
-    brightness = keras_cv.layers.RandomBrightness(BRIGHTNESS / 255, values)
-    contrast = keras_cv.layers.RandomContrast(values, CONTRAST)
-    saturation = keras_cv.layers.RandomSaturation((0.5 - SATURATION / 2, 0.5 + SATURATION / 2))
-    hue = keras_cv.layers.RandomHue(HUE, values)
+    brightness = keras_cv.layers.RandomBrightness(_UNUSED, values)
+    contrast = keras_cv.layers.RandomContrast(values, _UNUSED)
+    saturation = keras_cv.layers.RandomSaturation(_UNUSED)
+    hue = keras_cv.layers.RandomHue(_UNUSED, values)
 
     def change(images: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         either_way = 2 * u - 1
@@ -89,7 +91,7 @@ def _cutout() -> Augment:
     import keras_cv
 
     layer = keras_cv.layers.RandomCutout(
-        height_factor=CUTOUT_SIDE, width_factor=CUTOUT_SIDE, fill_mode="constant", fill_value=GREY
+        height_factor=_UNUSED, width_factor=_UNUSED, fill_mode="constant", fill_value=GREY
     )
 
     def change(images: tf.Tensor, u: tf.Tensor) -> tf.Tensor:

@@ -37,7 +37,7 @@ TRAINED_FEATURES = ("image", "tokens")
 TEACHER_FEATURES = ("teacher_zimg", "teacher_ztxt")
 # And with augmentation, the numbers that decide how its picture is changed.
 DRAWS = "augmentation_draws"
-# The first stream of those numbers: apart from those of the selection, one a chunk.
+# The stream of those numbers: apart from the selection's, one a chunk.
 _DRAWS_STREAM = 2**30
 
 
@@ -286,8 +286,8 @@ class JestModel(keras.Model):
 
 def draws_of_rows(seed: tf.Tensor, n: int, collectives: Collectives) -> tf.Tensor:
     """Uniform numbers of this replica's n candidates, float32 [n, N_DRAWS]; seed: see `gumbel`."""
-    first = collectives.rank * n
-    return tf.stack([uniform(seed, _DRAWS_STREAM + i, first, n) for i in range(N_DRAWS)], axis=1)
+    first = collectives.rank * n * N_DRAWS
+    return tf.reshape(uniform(seed, _DRAWS_STREAM, first, n * N_DRAWS), [n, N_DRAWS])
 
 
 def encode(

@@ -141,7 +141,7 @@ def _truth_of_cell(cell: Mapping[str, Any], pool: Mapping[str, Any]) -> dict[str
         values["filter_ratio"] = ratio
         values["rejected_precision"] = picks.rejected_precision(is_broken, pool_broken, ratio)
         values["broken_rejected"] = picks.rejected(is_broken, pool_broken, ratio)
-        for kind in BROKEN & set(pool["shares"]):
+        for kind in sorted(BROKEN & set(pool["shares"])):
             picked = after["shares"].get(kind, 0.0)
             values[f"{kind}_rejected"] = picks.rejected(picked, pool["shares"][kind], ratio)
     return values

@@ -15,11 +15,15 @@ from jest_tf.bench.evidence.curves import Mean
 from jest_tf.bench.evidence.markdown import points
 
 Rows = Mapping[str, RowResults]
+TIMES, PERCENT, POINTS = "x", "%", "points"
 CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "not decided"
 
 
 class Figure(NamedTuple):
-    """One promised figure. `value` None: not measured yet. `missed` tells by how much."""
+    """One promised figure. `value` None: not measured yet.
+
+    unit: TIMES (value is a ratio), PERCENT or POINTS (value is a share of 0..1, or a difference).
+    """
 
     name: str
     goal: str
@@ -27,6 +31,7 @@ class Figure(NamedTuple):
     error: float | None
     reached: bool | None
     detail: str
+    unit: str = ""
 
 
 class Claim(NamedTuple):
@@ -101,7 +106,7 @@ def _speedup_figure(name: str, rows: Rows, row: str, axis: str, goal: float, tex
     if found.ratio is None:
         return Figure(name, f"≥ {goal}x", None, None, False, detail)
     reached = found.ratio.mean >= goal and found.n_reached == found.n_seeds
-    return Figure(name, f"≥ {goal}x", found.ratio.mean, found.ratio.error, reached, detail)
+    return Figure(name, f"≥ {goal}x", found.ratio.mean, found.ratio.error, reached, detail, TIMES)
 
 
 def _gain_over_uniform(rows: Rows) -> Figure:
@@ -115,7 +120,7 @@ def _gain_over_uniform(rows: Rows) -> Figure:
         return _unmeasured(name, goal, text)
     worse = not_higher(joint, uniform)
     detail = f"{text}; not higher at {len(worse)} of {gain.n} seeds"
-    return Figure(name, goal, gain.mean, gain.error, not worse, detail)
+    return Figure(name, goal, gain.mean, gain.error, not worse, detail, POINTS)
 
 
 def _gain_over_top_k(name: str, rows: Rows, row: str, text: str) -> Figure:
@@ -124,7 +129,8 @@ def _gain_over_top_k(name: str, rows: Rows, row: str, text: str) -> Figure:
         return _unmeasured(name, goal, text)
     other = paired(rows[row].validation(), rows[suites.TOP_K].validation())
     detail = f"{text}; on the validation part {points(other)}"
-    return Figure(name, goal, gain.mean, gain.error, gain.mean > 0 and gain.beyond_noise, detail)
+    reached = gain.mean > 0 and gain.beyond_noise
+    return Figure(name, goal, gain.mean, gain.error, reached, detail, POINTS)
 
 
 def _broken_share(name: str, rows: Rows, row: str, pool: Mapping, text: str) -> Figure:
@@ -132,14 +138,14 @@ def _broken_share(name: str, rows: Rows, row: str, pool: Mapping, text: str) -> 
     if row not in rows:
         return _unmeasured(name, goal, text)
     share = truth_of(rows[row], pool)["broken"]
-    return Figure(name, goal, share.mean, share.error, share.mean <= 0.04, text)
+    return Figure(name, goal, share.mean, share.error, share.mean <= 0.04, text, PERCENT)
 
 
 def _over_reference(name: str, rows: Rows, row: str, text: str) -> Figure:
     goal, gain = "higher", _difference(rows, row, suites.CURATED)
     if gain is None:
         return _unmeasured(name, goal, text)
-    return Figure(name, goal, gain.mean, gain.error, gain.mean > 0, text)
+    return Figure(name, goal, gain.mean, gain.error, gain.mean > 0, text, POINTS)
 
 
 def _unmeasured(name: str, goal: str, text: str) -> Figure:

@@ -18,7 +18,7 @@ from jest_tf.bench.evidence.analysis import (
     truth_of,
 )
 from jest_tf.bench.evidence.causes_page import causes
-from jest_tf.bench.evidence.claims import Claim, Figure
+from jest_tf.bench.evidence.claims import PERCENT, POINTS, TIMES, Claim, Figure
 from jest_tf.bench.evidence.curves import Mean
 from jest_tf.bench.evidence.grid import HEADLINE, best_rate
 from jest_tf.bench.evidence.markdown import percent, points, ratio, table
@@ -137,17 +137,17 @@ def unfinished_note(shown: Shown) -> list[str]:
     return [f"**{len(names)} declared runs are not finished**: {listed}."]
 
 
+_WRITERS = {TIMES: (ratio, ""), PERCENT: (percent, " %"), POINTS: (points, " points")}
+
+
 def _figures(figures: Sequence[Figure]) -> str:
     body = []
     for f in figures:
         if f.value is None:
             value = "not reached" if f.reached is False else "not measured yet"
-        elif "speedup" in f.name:
-            value = f"{f.value:.1f}x" + ("" if f.error is None else f" ± {f.error:.1f}")
-        elif f.name.startswith("broken_share"):
-            value = percent(Mean(f.value, f.error, 0)) + " %"
         else:
-            value = points(Mean(f.value, f.error, 0)) + " points"
+            write, unit = _WRITERS[f.unit]
+            value = write(Mean(f.value, f.error, 0)) + unit
         mark = {True: "reached", False: "missed", None: ""}[f.reached]
         body.append([f"`{f.name}`", f.goal, value, mark, f.detail])
     return "## Goals\n\n" + table(["figure", "goal", "value", "", "what it is"], body)

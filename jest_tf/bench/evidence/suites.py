@@ -21,6 +21,7 @@ TRIAL_RATES = (1e-3, 2e-3, 4e-3)
 SMALL = {"model.variant": "nano", "model.patch_size": 12}
 # ACED's addition, as heavy as the loss itself: not tuned.
 DISTILS = {"reference.distillation": 1.0}
+HALVES = {"selection.learner_weight": 0.5}
 LARGER = {"model.variant": "mu", "model.patch_size": 8}
 
 # Names that the analysis asks for.
@@ -123,13 +124,13 @@ def _headline() -> list[Row]:
         _distilled(FLEXI_DISTILLED, "Flexi-JEST, distilled", HEADLINE, overrides=FLEXI_FIELDS),
         _distilled(
             HALF_WEIGHT, "joint, distilled, learner's weight 0.5", HEADLINE,
-            overrides={"selection.learner_weight": 0.5},
+            overrides=HALVES,
         ),
         # Pictures as small as scores read them: their resize was half of what Flexi's scores cost.
         _distilled(
             FLEXI_HALF_WEIGHT, "Flexi-JEST, distilled, learner's weight 0.5, 48 px stored",
             HEADLINE,
-            overrides=FLEXI_FIELDS | {"data.image_size": 48, "selection.learner_weight": 0.5},
+            overrides=FLEXI_FIELDS | {"data.image_size": 48} | HALVES,
         ),
     ]  # fmt: skip
 
@@ -176,11 +177,11 @@ def _of_selection(a: str) -> list[Row]:
         ),
         _selecting(
             "weight50", "joint, learner's weight 0.5", a, seeds=MAIN_SEEDS,
-            overrides={"selection.learner_weight": 0.5},
+            overrides=HALVES,
         ),
         _selecting(
             "weight50_greedy", "joint, greedy, learner's weight 0.5", a,
-            overrides={"selection.learner_weight": 0.5, "selection.greedy": True},
+            overrides=HALVES | {"selection.greedy": True},
         ),
         _selecting(
             "bias10", "joint, learner's bias starts at -10", a,
@@ -251,7 +252,7 @@ def _of_distillation(a: str) -> list[Row]:
         # A run that is read in the middle of its learning-rate schedule has not annealed.
         _distilled(
             "remedies", "joint, distilled, learner's weight 0.5, short", a, seeds=MAIN_SEEDS,
-            steps=240, every=20, overrides={"selection.learner_weight": 0.5},
+            steps=240, every=20, overrides=HALVES,
         ),
         _distilled("top_k_distilled", "independent top-k, distilled", a, policy=TOP_K),
         _distilled(
