@@ -30,6 +30,7 @@ TOP_K, JOINT, FLEXI = "independent_top_k", "joint", "flexi"
 DISTILLED, FLEXI_DISTILLED, DISTILLED_LONG = "distilled", "flexi_distilled", "distilled_long"
 UNIFORM_DISTILLED = "uniform_distilled"
 HALF_WEIGHT, FLEXI_HALF_WEIGHT = "weight50_distilled", "flexi_remedies"
+FLEXI_MOSTLY_LOW = "flexi_mostly_low"
 # Whose trials give joint selection and its variants their learning rate: one trial differs by seed
 # as much as by rate. Top-k keeps its own best.
 CHOOSING = (TOP_K, JOINT)
@@ -64,7 +65,9 @@ def _selecting(name: str, label: str, group: str, policy: str = "joint", **field
 
 def _distilled(name: str, label: str, group: str, **fields) -> Row:
     """A row that chooses and learns the reference's softmax too, with trials of its own."""
-    overrides = fields.pop("overrides", {}) | DISTILS
+    own = fields.pop("overrides", {})
+    # In this order, so that a row's own weight of the distillation wins.
+    overrides = own | DISTILS | own
     return _selecting(name, label, group, overrides=overrides, tuned_as=(DISTILLED,), **fields)
 
 
@@ -130,7 +133,7 @@ def _headline() -> list[Row]:
         _distilled(
             FLEXI_HALF_WEIGHT, "Flexi-JEST, distilled, learner's weight 0.5, 48 px stored",
             HEADLINE,
-            overrides=FLEXI_FIELDS | {"data.image_size": 48} | HALVES,
+            overrides=FLEXI_REMEDIES,
         ),
     ]  # fmt: skip
 
@@ -138,6 +141,7 @@ def _headline() -> list[Row]:
 # The paper's larger patches; then the text cheaper too, which is nearly half of a small model.
 FLEXI_PATCHES = {"resolution.score.resolution": "48/24", "resolution.low_share": 0.5}
 FLEXI_FIELDS = FLEXI_PATCHES | {"resolution.score.n_tokens": 8, "resolution.score.text_depth": 1}
+FLEXI_REMEDIES = FLEXI_FIELDS | {"data.image_size": 48} | HALVES
 
 
 def _ablations() -> list[Row]:
@@ -253,6 +257,15 @@ def _of_distillation(a: str) -> list[Row]:
         _distilled(
             "remedies", "joint, distilled, learner's weight 0.5, short", a, seeds=MAIN_SEEDS,
             steps=240, every=20, overrides=HALVES,
+        ),
+        _distilled(
+            "distilled_twice", "joint, distilled twice as strongly, learner's weight 0.5", a,
+            overrides=HALVES | {"reference.distillation": 2.0},
+        ),
+        # Training at full resolution is the dearest part of what is left of a Flexi step.
+        _distilled(
+            FLEXI_MOSTLY_LOW, "the same Flexi-JEST, three quarters trained at low resolution", a,
+            seeds=MAIN_SEEDS, overrides=FLEXI_REMEDIES | {"resolution.low_share": 0.75},
         ),
         _distilled("top_k_distilled", "independent top-k, distilled", a, policy=TOP_K),
         _distilled(
