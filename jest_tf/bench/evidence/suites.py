@@ -264,7 +264,7 @@ def _of_distillation(a: str) -> list[Row]:
         ),
         # Training at full resolution is the dearest part of what is left of a Flexi step.
         _distilled(
-            FLEXI_MOSTLY_LOW, "the same Flexi-JEST, three quarters trained at low resolution", a,
+            FLEXI_MOSTLY_LOW, "Flexi-JEST, distilled, weight 0.5, 48 px stored, ¾ trained low", a,
             seeds=MAIN_SEEDS, overrides=FLEXI_REMEDIES | {"resolution.low_share": 0.75},
         ),
         _distilled("top_k_distilled", "independent top-k, distilled", a, policy=TOP_K),
