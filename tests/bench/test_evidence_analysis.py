@@ -159,7 +159,18 @@ def test_figures(rows):
     assert found["score_gain against independent top-k, greedy"].value is None
     assert found["broken_share"].reached
     assert found["broken_share, learner's weight 0.5"].reached is None, "the row has not run"
-    assert found["over_reference"].value == pytest.approx(0.175)
+    over_reference = found["over_reference"]
+    assert (over_reference.value, over_reference.reached) == (pytest.approx(0.175), True)
+    assert found["over_reference, as many steps"].value is None
+
+
+def test_a_mean_that_one_seed_contradicts_is_not_over_the_reference(rows):
+    for name, tests in (("curated", (0.3, 0.3)), ("joint", (0.29, 0.5))):
+        cells = [cell(name, seed, (0, 0, 1), test=test) for seed, test in enumerate(tests)]
+        rows[name] = row_of(name, *cells)
+    found = {figure.name: figure for figure in claims.figures(rows, POOL)}["over_reference"]
+    assert (found.value, found.reached) == (pytest.approx(0.095), False)
+    assert found.detail.endswith("not higher at 1 of 2 seeds")
 
 
 def test_figures_that_are_missed_or_not_measured(rows):
@@ -220,9 +231,13 @@ def test_answers_compare_the_seeds_that_both_rows_have(rows):
     assert greedy.retrieval.mean == pytest.approx(0.2)
     assert greedy.validation.mean == pytest.approx(0.3)
     assert greedy.broken.mean == pytest.approx(0.06)
-    text = make_page(rows)
+    small = cell("flexi_remedies", 0, (0, 0, 1))
+    small["config"] |= {"data": {"image_size": 48}, "model": {"patch_size": 12}}
+    small["cost"] = {"flops": 10.0, "flops/score_learner": 4.0, "flops/train@48/12": 3.0}
+    text = make_page(rows | {"flexi_remedies": row_of("flexi_remedies", small)})
     assert "| joint, greedy − joint, learnability | +20.0 | +30.0 | +30.0 | +6.0 | 1 |" in text
     assert "Of Flexi-JEST's scores, 50% of the FLOPs resize 64 px pictures to 48 px" in text
+    assert "40% of a step's FLOPs are scores and 30% train a half of b at full" in text
 
 
 def test_every_question_is_about_declared_rows():

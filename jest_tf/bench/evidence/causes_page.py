@@ -52,6 +52,7 @@ def causes(rows: Rows, pool: Mapping[str, Any]) -> str:
         "the reference shows how much of the gap is that.\n"
         "- *FLOPs.* A sigmoid JEST step scores five pairs for each that it trains on. "
         + _resize_note(rows)
+        + _remaining_note(rows)
     )
 
 
@@ -119,4 +120,18 @@ def _resize_note(rows: Rows) -> str:
     return (
         f"Of Flexi-JEST's scores, {share:.0%} of the FLOPs resize {c['data']['image_size']} px "
         f"pictures to {size} px on the device, a cost that does not shrink with the model."
+    )
+
+
+def _remaining_note(rows: Rows) -> str:
+    """What a Flexi-JEST step costs once nothing is resized."""
+    if suites.FLEXI_HALF_WEIGHT not in rows:
+        return ""
+    cell = rows[suites.FLEXI_HALF_WEIGHT].one
+    c, cost = cell["config"], cell["cost"]
+    full = cost[f"flops/train@{c['data']['image_size']}/{c['model']['patch_size']}"]
+    return (
+        f" Stored at that size, {cost['flops/score_learner'] / cost['flops']:.0%} of a step's "
+        f"FLOPs are scores and {full / cost['flops']:.0%} train a half of b at full resolution; "
+        "the row that trains a quarter so shows what less of it saves and costs."
     )

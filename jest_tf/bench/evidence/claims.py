@@ -92,6 +92,10 @@ def figures(rows: Rows, pool: Mapping[str, Any]) -> list[Figure]:
             "final test retrieval score, joint learner minus its own reference",
         ),
         _over_reference(
+            "over_reference, as many steps", rows, suites.JOINT_LONG,
+            "the same after as many steps as the reference",
+        ),
+        _over_reference(
             "over_reference, distilled", rows, suites.DISTILLED_LONG,
             "the same after as many steps as the reference, its softmax learned too",
         ),
@@ -145,7 +149,10 @@ def _over_reference(name: str, rows: Rows, row: str, text: str) -> Figure:
     goal, gain = "higher", _difference(rows, row, suites.CURATED)
     if gain is None:
         return _unmeasured(name, goal, text)
-    return Figure(name, goal, gain.mean, gain.error, gain.mean > 0, text, POINTS)
+    # A mean above 0 that some seeds contradict is no more than a hint.
+    worse = not_higher(rows[row].test(), rows[suites.CURATED].test())
+    detail = f"{text}; not higher at {len(worse)} of {gain.n} seeds"
+    return Figure(name, goal, gain.mean, gain.error, not worse, detail, POINTS)
 
 
 def _unmeasured(name: str, goal: str, text: str) -> Figure:
@@ -172,7 +179,9 @@ def claims(rows: Rows) -> list[Claim]:
             rows, "Training at low resolution makes cheap scores good.",
             [(suites.FLEXI, "flexi_untrained")],
         ),
-        _higher(rows, "The learner surpasses its reference.", [(suites.JOINT, suites.CURATED)]),
+        _higher(
+            rows, "The learner surpasses its reference.", [(suites.JOINT_LONG, suites.CURATED)]
+        ),
     ]  # fmt: skip
     return [claim for claim in found if claim is not None]
 

@@ -35,7 +35,7 @@ QUESTIONS = (
     ("Does a stronger, larger reference help?", "larger_reference", J),
     ("Is the reference overfitted? Its training pictures augmented", "augmented_reference", J),
     ("Does a reference trained on the dirty pool do?", "dirty_reference", J),
-    ("Does the learner pass its reference at equal steps?", "joint_long", suites.CURATED),
+    ("Does the learner pass its reference at equal steps?", suites.JOINT_LONG, suites.CURATED),
     ("Is a softer filter better? f = 0.5, equal steps", "f50", J),
     ("Does learning the reference's softmax too help?", suites.DISTILLED, J),
     ("Is that selection's merit? Distillation of uniform batches alone", suites.UNIFORM_DISTILLED,

@@ -28,7 +28,7 @@ LARGER = {"model.variant": "mu", "model.patch_size": 8}
 UNIFORM, SAME_STEPS, CURATED = "uniform", "uniform_same_steps", "curated"
 TOP_K, JOINT, FLEXI = "independent_top_k", "joint", "flexi"
 DISTILLED, FLEXI_DISTILLED, DISTILLED_LONG = "distilled", "flexi_distilled", "distilled_long"
-UNIFORM_DISTILLED = "uniform_distilled"
+UNIFORM_DISTILLED, JOINT_LONG = "uniform_distilled", "joint_long"
 HALF_WEIGHT, FLEXI_HALF_WEIGHT = "weight50_distilled", "flexi_remedies"
 FLEXI_MOSTLY_LOW = "flexi_mostly_low"
 # Whose trials give joint selection and its variants their learning rate: one trial differs by seed
@@ -239,7 +239,7 @@ def _of_models(a: str) -> list[Row]:
             overrides={"selection.super_batch": 1280, "selection.sub_batch": 256},
         ),
         _selecting(
-            "joint_long", "joint, as many steps as the reference", a, steps=REFERENCE_STEPS,
+            JOINT_LONG, "joint, as many steps as the reference", a, steps=REFERENCE_STEPS,
             every=LONG_EVERY,
         ),
         _selecting("dirty_reference", "joint, reference trained on the pool", a, reference=UNIFORM),
