@@ -52,7 +52,7 @@ def test_approximations_are_compared_at_equal_flops():
         assert total == pytest.approx(suites.SAME_FLOPS, rel=0.01), cell.name
 
 
-REMEDIES = ("greedy", "weight50", "remedies")
+REMEDIES = ("greedy", "weight50", "remedies", suites.FLEXI_MOSTLY_LOW)
 
 
 def test_headline_and_remedies_have_five_seeds_and_the_rest_two():
