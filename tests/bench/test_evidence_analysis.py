@@ -314,3 +314,11 @@ def test_pictures_are_drawn(rows, tmp_path):
     plots.distinct(shown, tmp_path / "c.png")
     for name in "abc":
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_are_drawn_before_anything_was_picked(rows, tmp_path):
+    unpicked = [row_of("curated", rows["curated"].by_seed[0] | {"picks": None})]
+    plots.picked(unpicked, tmp_path / "a.png", POOL)
+    plots.distinct(unpicked, tmp_path / "b.png")
+    for name in "ab":
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -74,7 +74,9 @@ def _along_training(panel, rows: Sequence[RowResults], value: Callable) -> None:
     with_picks = [(row, colour) for row, colour in _coloured(rows) if row.one["picks"] is not None]
     for row, colour in with_picks:
         _line(panel, row, colour, _window_steps, _of_windows(value))
-    panel.set_xlim(0, min(max(_window_steps(row.one)) for row, _ in with_picks))
+    ends = [_window_steps(row.one)[-1] for row, _ in with_picks]
+    # As long as the reference alone has run, nothing has been picked.
+    panel.set_xlim(0, min(ends, default=None))
     panel.set_xlabel("steps")
     panel.grid(alpha=0.3)
 
