@@ -75,7 +75,7 @@ def _import(manifest):
 
 def _embed(manifest, part: int, parts: int):
     from jest_tf.training.cache_fill import cache_of_run
-    from jest_tf.training.restore import load_workdir
+    from jest_tf.training.run.restore import load_workdir
 
     return cache_of_run(
         load_workdir(_REFERENCE.value),

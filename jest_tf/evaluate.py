@@ -89,7 +89,7 @@ def _evaluate_export(path: str) -> None:
 
 
 def _evaluate_step(workdir: str, step: int | None) -> None:
-    from jest_tf.training.restore import load_workdir
+    from jest_tf.training.run.restore import load_workdir
 
     given = _given_specs()
     run = load_workdir(workdir, step)
@@ -101,9 +101,9 @@ def _evaluate_step(workdir: str, step: int | None) -> None:
 def _follow(workdir: str) -> None:
     """Evaluates each checkpoint once, and offers each for the best exports; results are kept."""
     from jest_tf.serving.best_exports import BestExports
-    from jest_tf.training.checkpoint import Checkpointer, CheckpointNotFound
-    from jest_tf.training.restore import load_workdir
-    from jest_tf.training.workdir import read_config
+    from jest_tf.training.run.checkpoint import Checkpointer, CheckpointNotFound
+    from jest_tf.training.run.restore import load_workdir
+    from jest_tf.training.run.workdir import read_config
 
     _wait_for(os.path.join(workdir, "config.json"), 60.0 * _TIMEOUT_MINUTES.value)
     config = read_config(workdir)
@@ -131,7 +131,7 @@ def _follow(workdir: str) -> None:
 def _results_at(workdir: str, step: int, specs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The results of a checkpoint: those that are there, or all of them measured now."""
     from jest_tf.evaluation.results import read_result
-    from jest_tf.training.restore import load_workdir
+    from jest_tf.training.run.restore import load_workdir
 
     results = {name: read_result(_out(workdir), name, step) for name in specs}
     if all(results.values()):

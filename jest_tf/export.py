@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     if not _WORKDIR.value:
         raise UserError("--workdir is missing. Give the folder of the run to export.")
     out = _OUT.value or os.path.join(_WORKDIR.value, "export")
-    from jest_tf.training.restore import load_workdir  # TensorFlow: after the flags
+    from jest_tf.training.run.restore import load_workdir  # TensorFlow: after the flags
 
     run = load_workdir(_WORKDIR.value, _STEP.value)
     fingerprint = export_run(run, _WORKDIR.value, out)

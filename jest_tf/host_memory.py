@@ -11,7 +11,7 @@ def bound_arenas() -> None:
 
     By default there may be eight per core. A step's buffers are taken by ever other threads, and
     each arena keeps what it once needed: a run of small steps then grew by some 20 kB a step
-    (`jest_tf.bench.faults --part=soak`). Does nothing where the variable MALLOC_ARENA_MAX says how
+    (`benchmarks.faults --part=soak`). Does nothing where the variable MALLOC_ARENA_MAX says how
     many there may be, or where the C library is another.
     """
     if "MALLOC_ARENA_MAX" not in os.environ and hasattr(libc := ctypes.CDLL(None), "mallopt"):

@@ -7,7 +7,7 @@
 # --dry-run   print every command, run none
 # --venv DIR  use this environment (made when missing); default: the active one, else .venv
 #
-# Arguments go to `python -m jest_tf.quickstart`, which runs in the checkout: relative paths start
+# Arguments go to `python -m examples.emoji.quickstart`, which runs in the checkout: relative paths start
 # there.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -16,4 +16,4 @@ parse_common "$@"
 choose_venv
 cd "$ROOT"
 install_package ""
-run "$VENV/bin/python" -m jest_tf.quickstart "${REST[@]}"
+run "$VENV/bin/python" -m examples.emoji.quickstart "${REST[@]}"

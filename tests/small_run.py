@@ -12,8 +12,8 @@ from jest_tf.config import base_config, evaluation
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.training.assemble import build_model
-from jest_tf.training.checkpoint import Checkpointer
-from jest_tf.training.restore import learner_variables
+from jest_tf.training.run.checkpoint import Checkpointer
+from jest_tf.training.run.restore import learner_variables
 
 WORDS = ["[PAD]", "[UNK]", "[EOS]", "red", "green", "blue", "dark", "square"]
 TOTAL_STEPS = 30

@@ -142,9 +142,9 @@ def test_replicas_must_divide_the_batches(emoji):
 def test_choices_are_those_of_the_code_that_takes_them():
     """The config names them apart, because it must not import TensorFlow."""
     from jest_tf.data.augmentation import augmentation
+    from jest_tf.losses import contrastive
     from jest_tf.models.dual_encoder import VARIANTS
     from jest_tf.selection import spec
-    from jest_tf.training import contrastive
 
     assert set(config_lib.POLICIES) == set(spec.POLICIES)
     assert set(config_lib.CRITERIA) == set(spec.CRITERIA)

@@ -15,7 +15,7 @@ from jest_tf.evaluation.results import read_results
 from jest_tf.export import export_run
 from jest_tf.serving.best_exports import BestExports
 from jest_tf.serving.encoders import read_info
-from jest_tf.training.restore import load_workdir
+from jest_tf.training.run.restore import load_workdir
 
 
 @pytest.fixture(scope="module")

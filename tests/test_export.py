@@ -13,7 +13,7 @@ from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import run_evaluation
 from jest_tf.evaluation.results import write_result
 from jest_tf.serving.encoders import ExportEncoder, ModelEncoder
-from jest_tf.training.restore import load_workdir
+from jest_tf.training.run.restore import load_workdir
 
 ROOT = Path(__file__).resolve().parents[1]
 

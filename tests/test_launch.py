@@ -137,8 +137,8 @@ def test_quickstart_passes_its_arguments_on(checkout, venv, tmp_path):
         "x y",
         cwd=tmp_path,
     )
-    assert calls(tmp_path)[-1] == f"{checkout}: -m jest_tf.quickstart --steps=5 x y"
-    assert f"+ '{venv}/bin/python' -m jest_tf.quickstart --steps=5 'x y'" in out
+    assert calls(tmp_path)[-1] == f"{checkout}: -m examples.emoji.quickstart --steps=5 x y"
+    assert f"+ '{venv}/bin/python' -m examples.emoji.quickstart --steps=5 'x y'" in out
 
 
 def test_an_active_environment_is_used(checkout, venv):

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from configs import flexi_jest_b16, jest_b16, siglip_b16
 from jest_tf.config import problems, replica_problems
+from jest_tf.configs import flexi_jest_b16, jest_b16, siglip_b16
 from jest_tf.devices import TPUS, parse_topology
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import checked_options
@@ -66,7 +66,7 @@ def test_costs_against_plain_training():
 
 
 def test_check_tells_the_paper_config_on_one_page():
-    """Its time and memory are the figure `check_seconds` of jest_tf.bench.distributed."""
+    """Its time and memory are the figure `check_seconds` of benchmarks.distributed."""
     done = subprocess.run(
         [sys.executable, "-m", "jest_tf.check", "--config=configs/jest_b16.py", "--nodata",
          "--device=v5p", f"--replicas={STATED.n_chips}", f"--hosts={STATED.n_hosts}"],

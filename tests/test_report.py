@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sample_workdir import HOSTILE, make_run
 
-from jest_tf.data import emoji
+from examples.emoji import builder as emoji
 from jest_tf.errors import UserError
 from jest_tf.monitoring.run_history import config_differences, load_run, load_runs
 from jest_tf.monitoring.samples import GROUPS

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jest_tf.monitoring.labels import broken_share
 from jest_tf.monitoring.progress import duration, short_number
 from jest_tf.monitoring.report_style import STYLE
 from jest_tf.monitoring.run_history import RunHistory, config_differences
 from jest_tf.monitoring.run_summary import COLUMNS, TERA
 from jest_tf.monitoring.samples import GROUPS, Samples
 from jest_tf.monitoring.svg_chart import Line, chart
-from jest_tf.monitoring.truth import broken_share
 
 THUMBNAIL = 96  # pixels; larger images are made smaller so that the page stays below 10 MB
 STEPS, FLOPS = "steps", "FLOPs"

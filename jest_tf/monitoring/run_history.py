@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from jest_tf.data import emoji
+from examples.emoji import builder as emoji
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
+from jest_tf.monitoring.labels import Labels, Window, windows
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
 from jest_tf.monitoring.run_summary import summarise
 from jest_tf.monitoring.samples import Samples, read_samples, sample_steps
-from jest_tf.monitoring.truth import Labels, Window, windows
 
 N_WINDOWS = 40
 EMOJI_POOL = "emoji_captions/pool"

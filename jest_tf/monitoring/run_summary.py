@@ -7,10 +7,10 @@ running ones and copies of either.
 from collections.abc import Sequence
 from pathlib import Path
 
-from jest_tf.data import emoji
+from examples.emoji import builder as emoji
 from jest_tf.evaluation import results
 from jest_tf.json_text import parse_json
-from jest_tf.monitoring import truth
+from jest_tf.monitoring import labels as truth
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
 

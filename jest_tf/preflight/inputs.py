@@ -14,9 +14,9 @@ from jest_tf.data.sources import open_source
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section
-from jest_tf.training.checkpoint import Checkpointer
 from jest_tf.training.inputs import find_vocabulary, vocabulary_of
-from jest_tf.training.workdir import read_config
+from jest_tf.training.run.checkpoint import Checkpointer
+from jest_tf.training.run.workdir import read_config
 
 # A vocabulary of so few records is learned at once; of more, by the run itself.
 SMALL = 200_000

@@ -8,7 +8,7 @@ from jest_tf.data import reference_fill
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.reference_cache import CacheWriter
 from jest_tf.serving.saved_model import encode_pixels
-from jest_tf.training.restore import LoadedRun, reference_identity
+from jest_tf.training.run.restore import LoadedRun, reference_identity
 
 
 def cache_of_run(

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.runtime.strategy import Runtime
 from jest_tf.training.jest_model import JestModel, StepOutput
 from jest_tf.training.resolution import StepPlan
-from jest_tf.training.strategy import Runtime
 
 # Metrics that are kept of every step and not of the last alone: why a step was refused.
 EACH_STEP = ("accepted", "train/loss", "train/gradient_norm", "selection/n_candidates")

@@ -13,8 +13,11 @@ import tensorflow as tf
 from jest_tf.data import preprocess
 from jest_tf.data.augmentation import N_DRAWS, Augment
 from jest_tf.errors import UserError
+from jest_tf.losses import grad_cache
+from jest_tf.losses.distillation import Teacher
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.models.text_transformer import shorten_tokens
+from jest_tf.runtime.collectives import of_current_strategy
 from jest_tf.selection import (
     Collectives,
     Embeddings,
@@ -25,9 +28,6 @@ from jest_tf.selection import (
     select,
 )
 from jest_tf.selection.sampling import uniform
-from jest_tf.training import grad_cache
-from jest_tf.training.collectives import of_current_strategy
-from jest_tf.training.distillation import Teacher
 from jest_tf.training.optimizer import GuardedAdamW
 from jest_tf.training.resolution import Fidelity, StepPlan
 

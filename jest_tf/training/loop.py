@@ -23,9 +23,12 @@ from jest_tf.evaluation.evaluators import checked_options, run_evaluation
 from jest_tf.evaluation.results import read_result, write_result
 from jest_tf.monitoring.acceptance import Acceptance
 from jest_tf.monitoring.profiler import StepProfiler
+from jest_tf.runtime import strategy
+from jest_tf.runtime.interrupt import Interrupt
+from jest_tf.runtime.peers import WorkerLost
+from jest_tf.runtime.strategy import Runtime
 from jest_tf.serving.encoders import ModelEncoder
-from jest_tf.training import assemble, inputs, restore, strategy
-from jest_tf.training.checkpoint import Checkpointer
+from jest_tf.training import assemble, inputs
 from jest_tf.training.cost import (
     SCORE_LEARNER,
     SCORE_REFERENCE,
@@ -35,14 +38,13 @@ from jest_tf.training.cost import (
     split_seconds,
 )
 from jest_tf.training.host_loop import HostLoop, HostLoopResult
-from jest_tf.training.interrupt import Interrupt
 from jest_tf.training.jest_model import JestModel
-from jest_tf.training.outputs import Files, Silent
 from jest_tf.training.part_times import part_seconds
-from jest_tf.training.peers import WorkerLost
+from jest_tf.training.run import restore
+from jest_tf.training.run.checkpoint import Checkpointer
+from jest_tf.training.run.outputs import Files, Silent
+from jest_tf.training.run.workdir import Workdir, open_workdir
 from jest_tf.training.showcase import pool_accuracy, showcase, shows_examples
-from jest_tf.training.strategy import Runtime
-from jest_tf.training.workdir import Workdir, open_workdir
 
 EXIT_STOPPED = 3  # too many refused steps in a row; the last good state is saved
 EXIT_WORKER_LOST = 4  # another worker process or host is gone; the last checkpoint is kept

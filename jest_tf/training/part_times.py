@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from jest_tf.runtime.strategy import Runtime
 from jest_tf.selection import select
 from jest_tf.training.cost import SCORE_LEARNER, SCORE_REFERENCE, SELECT
 from jest_tf.training.jest_model import JestModel, Scored
 from jest_tf.training.resolution import StepPlan
-from jest_tf.training.strategy import Runtime
 
 
 def part_seconds(

@@ -11,9 +11,9 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import example, write_shard
 from PIL import Image
 
+from conftest import example, write_shard
 from jest_tf.data import importers, pipeline, prepare, preprocess, sources
 from jest_tf.data.records import shard_rows
 

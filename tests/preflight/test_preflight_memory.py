@@ -2,8 +2,8 @@
 
 import pytest
 
-from configs import jest_b16
 from jest_tf.config import base_config
+from jest_tf.configs import jest_b16
 from jest_tf.devices import TPUS, parse_device
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.preflight.memory import check_memory, parameters, persistent, transient

@@ -82,7 +82,7 @@ def expected(name):
 
 
 def main():
-    from jest_tf.training.collectives import ReplicaCollectives
+    from jest_tf.runtime.collectives import ReplicaCollectives
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     step = tf.function(

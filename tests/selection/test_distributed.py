@@ -13,12 +13,12 @@ import pytest
 import tensorflow as tf
 from distributed_cases import BASE, SHARED, SPECS, VALID, expected, replica_step, tensors
 
-from jest_tf.bench.selection_costs import traffic
+from benchmarks.selection_costs import traffic
+from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.selection import SelectionSpec, select
 from jest_tf.selection.collectives import CountingCollectives
 from jest_tf.selection.exchange import assign, gather_picked
 from jest_tf.selection.scores import LARGE_TILE, similarity
-from jest_tf.training.collectives import ReplicaCollectives
 
 HERE = pathlib.Path(__file__).parent
 

@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 from unprivileged import unprivileged
 
-from jest_tf.training.checkpoint import (
+from jest_tf.training.run.checkpoint import (
     CheckpointDamaged,
     Checkpointer,
     CheckpointMismatch,

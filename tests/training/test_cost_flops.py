@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 
 from jest_tf.data import preprocess
+from jest_tf.losses.contrastive import contrastive_loss, loss_and_gradients
+from jest_tf.losses.distillation import Teacher
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.models.text_transformer import shorten_tokens
 from jest_tf.selection import Embeddings, SelectionSpec, select
 from jest_tf.training import cost
-from jest_tf.training.contrastive import contrastive_loss, loss_and_gradients
-from jest_tf.training.distillation import Teacher
 from jest_tf.training.resolution import Approximation, Fidelity, Resolution
 
 N = 16  # examples; what is computed once per call must be small beside it

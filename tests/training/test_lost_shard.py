@@ -10,7 +10,7 @@ from jest_tf.data.manifest import Manifest, Shard
 from jest_tf.data.retry import resilient_steps
 from jest_tf.errors import UserError
 from jest_tf.training import loop
-from jest_tf.training.workdir import read_config
+from jest_tf.training.run.workdir import read_config
 
 
 def test_a_lost_shard_ends_the_run_with_its_name_and_its_steps(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tiny
 from scipy.stats import spearmanr
 
-from jest_tf.bench.approximations import agreement, rank_correlation
+from benchmarks.approximations import agreement, rank_correlation
 from jest_tf.selection import select
 from jest_tf.training.resolution import Approximation, Resolution
 

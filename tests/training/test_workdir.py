@@ -15,10 +15,10 @@ import pytest
 from unprivileged import unprivileged
 
 from jest_tf.errors import UserError
-from jest_tf.training import lock as lock_module
-from jest_tf.training import workdir as workdir_module
-from jest_tf.training.lock import WorkdirLock
-from jest_tf.training.workdir import MAY_DIFFER, differences, open_workdir, read_config
+from jest_tf.training.run import lock as lock_module
+from jest_tf.training.run import workdir as workdir_module
+from jest_tf.training.run.lock import WorkdirLock
+from jest_tf.training.run.workdir import MAY_DIFFER, differences, open_workdir, read_config
 
 CONFIG = {
     "name": "é run",
@@ -113,7 +113,7 @@ def test_second_run_on_one_workdir_is_refused(tmp_path):
 
 HOLD_LOCK = """
 import sys, time
-from jest_tf.training.lock import WorkdirLock
+from jest_tf.training.run.lock import WorkdirLock
 WorkdirLock(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)

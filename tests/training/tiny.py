@@ -5,8 +5,9 @@ import tensorflow as tf
 
 from jest_tf.config import base_config
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
+from jest_tf.runtime import strategy
 from jest_tf.selection import SelectionSpec
-from jest_tf.training import optimizer, strategy
+from jest_tf.training import optimizer
 from jest_tf.training.host_loop import HostLoop
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.resolution import ResolutionSchedule

@@ -1,0 +1,245 @@
+"""One small JSON file per finished cell: all that the analysis reads, and where it comes from.
+
+cell, row, seed, definition   which run of which experiment
+made                          command, git revision, date, hardware, versions, wall-clock time
+config                        of the run
+curve                         at every evaluation on the validation part: scores and cost
+test                          the test part, evaluated once at the end
+picks                         what was chosen, against the truth (see `picks`)
+selection                     the run's own diagnostics along training
+agreement                     of cheap with full scores at its checkpoints, where it was measured
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evidence.grid import Cell
+from benchmarks.evidence.picks import PoolTruth, describe_picks
+from jest_tf.errors import UserError
+from jest_tf.evaluation.results import read_results
+from jest_tf.monitoring.metrics_log import read_metrics
+from jest_tf.monitoring.picks_log import Picks
+from jest_tf.training.assemble import model_size
+from jest_tf.training.cost import forward_flops, resize_flops
+from jest_tf.training.resolution import Fidelity
+from jest_tf.training.run.storage import write_atomically
+
+FORMAT = 1
+AGREEMENT = "agreement.json"  # its name in a workdir
+DIGITS = 6  # significant; the rest is noise that makes files large
+RECALLS = tuple(f"{way}/recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5))
+DIAGNOSTICS = (
+    "train/loss",
+    "train/learner_scale",
+    "train/learner_bias",
+    "selection/gain",
+    "selection/chosen_score",
+    "selection/pool_score",
+    "selection/joint_score",
+    "selection/joint_score_independent_top_k",
+    "selection/joint_score_uniform",
+    "selection/overlap_independent_top_k",
+    "selection/effective_pool",
+)
+
+
+def retrieval_score(metrics: Mapping[str, float]) -> float:
+    """Mean of R@1 and R@5, image to text and text to image."""
+    return sum(metrics[name] for name in RECALLS) / len(RECALLS)
+
+
+def collect(cell: Cell, workdir: Path, truth: PoolTruth, made: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a finished run.
+
+    Args:
+      workdir: of the run.
+      truth: of the shipped pool.
+      made: `command`, `wall_seconds`, `jobs` and other facts of how it was run.
+
+    Raises:
+      UserError: an evaluation is missing.
+    """
+    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    log = list(read_metrics(workdir / "metrics.jsonl"))
+    evaluations = read_results(workdir / "evaluations")
+    result = {
+        "format": FORMAT,
+        "cell": cell.name,
+        "row": cell.row.name,
+        "seed": cell.seed,
+        "definition": cell.definition,
+        "reference": cell.reference.name if cell.reference else None,
+        "made": {**made, **_environment(workdir)},
+        "curve": curve(config, log, evaluations, reference_flops(cell)),
+        "test": _test_part(evaluations, config["total_steps"], workdir),
+        "cost": {k.removeprefix("cost/"): v for k, v in _last(log, "cost/").items()},
+        "picks": _picks(workdir, truth, config),
+        "selection": _diagnostics(log),
+        "agreement": _agreement(workdir),
+        "config": config,
+    }
+    return _rounded(result)
+
+
+def reference_flops(cell: Cell) -> float:
+    """FLOPs per step of the reference's forward passes; 0 where none is used.
+
+    They are a row's cost whether its reference is cached or not: see `curve`.
+    """
+    if cell.reference is None:
+        return 0.0
+    config = cell.reference.config
+    model = model_size(config, config.data.vocab_size)
+    image = resize_flops(config.data.image_size, model.image_size)
+    forward = forward_flops(model, Fidelity.full(model)) + image
+    return float(cell.config.selection.super_batch * forward)
+
+
+def curve(
+    config: Mapping, log: Sequence[Mapping], evaluations: Sequence[Mapping], reference_flops: float
+) -> dict[str, list[float]]:
+    """Scores on the validation part and what they had cost, from step 0 on.
+
+    Step 0 is what chance gives. Columns: `step`, `loaded`, `scored` and `trained` examples,
+    `flops_cached` (reference embeddings stored with the data, so without the reference's forward
+    passes), `flops` (with them: `reference_flops` a step more), `seconds` (of steps and input;
+    neither compiling nor evaluating), `retrieval` (see `retrieval_score`) and `zero_shot` (top-1
+    accuracy).
+    """
+    retrieval = _of_part(evaluations, "retrieval", "validation")
+    zero_shot = _of_part(evaluations, "zero_shot", "validation")
+    steps = sorted(set(retrieval) & set(zero_shot))
+    if not steps:
+        raise UserError(f"run {config['name']}: no evaluation on the validation part was found.")
+    texts = retrieval[steps[0]]["data"]["evaluated"]["n_texts"]
+    images = retrieval[steps[0]]["data"]["evaluated"]["n_examples"]
+    classes = zero_shot[steps[0]]["data"]["evaluated"]["n_classes"]
+    chance = sum((1 / n + 5 / n) / 4 for n in (texts, images))
+    costs = [line for line in log if "cost/steps" in line]
+    at = [0, *(line["step"] for line in costs)]
+
+    def cost(name: str, without: str = "") -> list[float]:
+        spent = [0.0]
+        spent += [line[name] - (line.get(without, 0.0) if without else 0.0) for line in costs]
+        return [0.0, *np.interp(steps, at, spent).tolist()]
+
+    flops_cached = cost("cost/flops", "cost/flops/score_reference")
+    return {
+        "step": [0, *steps],
+        "loaded": [step * config["selection"]["super_batch"] for step in (0, *steps)],
+        "scored": cost("cost/examples_scored"),
+        "trained": cost("cost/examples_trained"),
+        "flops": [
+            f + step * reference_flops for f, step in zip(flops_cached, (0, *steps), strict=True)
+        ],
+        "flops_cached": flops_cached,
+        "seconds": cost("cost/seconds", "cost/seconds/compile"),
+        "retrieval": [chance, *(retrieval_score(retrieval[s]["metrics"]) for s in steps)],
+        "zero_shot": [1 / classes, *(zero_shot[s]["metrics"]["top1"] for s in steps)],
+    }
+
+
+def write(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes a result; lists of numbers stand on one line each."""
+    text = json.dumps(result, indent=1)
+    text = re.sub(r"\[\s+([^\[\]{}\"]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (text + "\n").encode())
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A result, or None where there is none.
+
+    Raises:
+      UserError: the file is not one.
+    """
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        is_ours = result["format"] == FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not the result of a cell ({error}). Remove it.") from error
+    if not is_ours:
+        raise UserError(f"{path} has format {result['format']}, expected {FORMAT}. Remove it.")
+    return result
+
+
+def _of_part(evaluations: Sequence[Mapping], kind: str, part: str) -> dict[int, Mapping]:
+    """step -> evaluation of this kind on this part of the data."""
+    return {
+        e["step"]: e
+        for e in evaluations
+        if e["kind"] == kind and e["dataset"].rpartition(":")[2] == part
+    }
+
+
+def _test_part(evaluations: Sequence[Mapping], step: int, workdir: Path) -> dict[str, Any]:
+    found = {kind: _of_part(evaluations, kind, "test") for kind in ("retrieval", "zero_shot")}
+    for kind, by_step in found.items():
+        if list(by_step) != [step]:
+            raise UserError(
+                f"{workdir}: expected one {kind} evaluation of the test part, at step {step}; "
+                f"found steps {sorted(by_step)}."
+            )
+    metrics = {kind: dict(by_step[step]["metrics"]) for kind, by_step in found.items()}
+    return {
+        "retrieval": retrieval_score(metrics["retrieval"]),
+        "zero_shot": metrics["zero_shot"]["top1"],
+        "metrics": metrics,
+    }
+
+
+def _environment(workdir: Path) -> dict[str, Any]:
+    of_run = json.loads((workdir / "environment.json").read_text(encoding="utf-8"))
+    kept = ("git", "cpu", "n_cpus", "memory_bytes", "python", "started_utc")
+    packages = of_run["packages"]
+    return {name: of_run[name] for name in kept} | {
+        "packages": {name: packages[name] for name in ("tensorflow", "keras", "numpy")},
+        "sittings": 1 + len(of_run.get("earlier", [])),
+    }
+
+
+def _last(log: Sequence[Mapping], prefix: str) -> dict[str, Any]:
+    last: dict[str, Any] = {}
+    for line in log:
+        last |= {k: v for k, v in line.items() if k.startswith(prefix)}
+    return last
+
+
+def _picks(workdir: Path, truth: PoolTruth, config: Mapping) -> dict[str, Any] | None:
+    """None for runs whose data is not the pool: its ids mean other rows."""
+    if "curated" in config["data"]["train"]:
+        return None
+    every = config["evals"]["retrieval_validation"]["every_steps"]
+    picks = Picks(workdir / "picks")
+    return describe_picks(picks, truth, every, config["optimizer"]["warmup_steps"])
+
+
+def _diagnostics(log: Sequence[Mapping]) -> dict[str, list]:
+    lines = [line for line in log if "train/loss" in line]
+    names = [name for name in DIAGNOSTICS if lines and name in lines[-1]]
+    columns = {name: [line.get(name) for line in lines] for name in names}
+    return {"step": [line["step"] for line in lines]} | columns
+
+
+def _agreement(workdir: Path) -> dict[str, list[float]] | None:
+    path = workdir / AGREEMENT
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        if not np.isfinite(value):
+            return str(value)
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(v) for v in value]
+    return value

@@ -1,0 +1,81 @@
+"""Figures kept beside the docs, and shown in a table of one of their pages."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+
+from benchmarks import figures, generated
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+SECTION = "figures"
+DETAILS = {  # field -> how a table shows it
+    "recipe": "{}",
+    "model": "{}",
+    "replicas": "{} devices",
+    "source_px": "{} px JPEGs",
+    "bare_resize": "bare pipeline by {}",
+    "prepared_px": "prepared to {} px",
+    "super_batch": "B = {:,}",
+    "sub_batch": "b = {:,}",
+    "image_size": "{} px",
+    "n_tokens": "{} tokens",
+    "reference": "reference {}",
+    "score": "scored at {}",
+    "shards": "{:,} shards",
+    "processes": "{} processes",
+    "read_share": "{:.1%} of the bytes read",
+    "cpu_seconds": "{:.2f} s of CPU time",
+    "peak_gib": "{:.2g} GiB",
+    "time_ratio": "time {:.3g} x plain",
+    "flops_ratio": "FLOPs {:.3g} x plain",
+    "steps": "{} steps",
+    "criterion": "joint, {}",
+    "dtype": "{}",
+    "picks_shared": "{:.1%} of the picks the same",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FigurePage:
+    """The lines of one benchmark, in `lines`, and the section of `page` that shows them.
+
+    case: fields that with the figure's name say which kept line a new one replaces.
+    """
+
+    lines: pathlib.Path
+    page: pathlib.Path
+    case: tuple[str, ...] = ()
+
+    def keep(self, lines: Iterable[dict]) -> None:
+        """Replaces the kept lines of the same figures and cases, and renews the page."""
+        kept = {self._key(line): line for line in self.load()}
+        kept |= {self._key(line): line | figures.made_here() for line in lines}
+        figures.write(self.lines, kept.values())
+        generated.fill(self.page, SECTION, self.table())
+
+    def load(self) -> list[dict]:
+        """The lines that were kept, in the order in which their figures first came."""
+        return figures.read(self.lines)
+
+    def table(self) -> str:
+        """Markdown: one row per kept line."""
+        rows = ["| figure | goal | measured | with | made |", "|---|---|---|---|---|"]
+        for line in self.load():
+            shown = [text.format(line[name]) for name, text in DETAILS.items() if name in line]
+            rows.append(
+                f"| `{line['figure']}` | {line['goal']} | {line['value']:.3g} {line['unit']} "
+                f"| {', '.join(shown)} | {line['date']}, {line['hardware']} |"
+            )
+        return "\n".join(rows) + "\n"
+
+    def _key(self, line: dict) -> tuple:
+        return line["figure"], *(line.get(field) for field in self.case)
+
+
+INPUT = FigurePage(
+    DOCS / "input_figures.jsonl",
+    DOCS / "data.md",
+    ("source_px", "bare_resize", "criterion", "dtype"),
+)
+COST = FigurePage(DOCS / "cost_figures.jsonl", DOCS / "cost.md", ("recipe",))
+DISTRIBUTED = FigurePage(DOCS / "distributed_figures.jsonl", DOCS / "scaling.md")

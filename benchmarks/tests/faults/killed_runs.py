@@ -1,0 +1,117 @@
+"""Runs of the shipped command, killed where it hurts; prints what came of them as JSON.
+
+    python killed_runs.py FOLDER
+
+A process of its own, because it must import TensorFlow without using it: each run is forked from it
+and so costs no import.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+
+from benchmarks.faults import tiny_run
+from benchmarks.faults.state import differing_parts, state_of
+from jest_tf.training import host_loop, loop
+from jest_tf.training.run import checkpoint
+
+STEPS = 14  # saved after every 4, evaluated after every 6
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_step_6() -> None:
+    """After the update of the weights, before anything of the step is written down."""
+    result, n_steps = host_loop.HostLoop._result, [0]
+
+    def result_or_death(*args):
+        n_steps[0] += 1
+        if n_steps[0] == 6:
+            die()
+        return result(*args)
+
+    host_loop.HostLoop._result = result_or_death
+
+
+def in_save_of_step_8() -> None:
+    """Half of the files of the checkpoint are written."""
+    write = checkpoint.write_variables
+
+    def write_and_die(file, variables):
+        described = write(file, variables)
+        if int(variables["optimizer/adamw/iteration"].numpy()) == 8:
+            file.flush()
+            die()
+        return described
+
+    checkpoint.write_variables = write_and_die
+
+
+def in_evaluation_of_step_12() -> None:
+    """The result is on the disk, its scalars are not; the checkpoint of the step is saved."""
+    write = loop.write_result
+
+    def write_and_die(folder, result):
+        write(folder, result)
+        if result["step"] == 12:
+            die()
+
+    loop.write_result = write_and_die
+
+
+def clock_going_backwards() -> None:
+    """Every look at the clock gives an earlier day."""
+    began, looks = time.time(), [0]
+
+    def earlier() -> float:
+        looks[0] += 1
+        return began - 86400 * looks[0]
+
+    time.time = earlier
+
+
+def main(folder: pathlib.Path) -> None:
+    log = folder / "log.txt"
+
+    def run(name: str, plant=lambda: None) -> int:
+        command = tiny_run.arguments(
+            folder / "data", folder / name, kind="criterion=hard_learner", steps=STEPS
+        )
+        return ended(tiny_run.fork_train(command, log, plant))
+
+    def ended(pid: int) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    # Writing records uses TensorFlow, so that not even this may happen here.
+    assert ended(tiny_run.fork(lambda: tiny_run.write_data(folder / "data"), log)) == 0
+    codes = [run("undisturbed")]
+    left = []
+    for plant in (in_step_6, in_save_of_step_8, in_evaluation_of_step_12):
+        codes.append(run("killed", plant))
+        left.append(sorted(p.name for p in (folder / "killed" / "checkpoints").iterdir()))
+    codes.append(run("killed", clock_going_backwards))
+    found, expected = state_of(folder / "killed"), state_of(folder / "undisturbed")
+    print(
+        json.dumps(
+            {
+                "codes": codes,
+                "left": left,
+                "differing": differing_parts(found, expected),
+                "parts": sorted(expected),
+                "step": found["step"],
+                "n_metrics": len(found["metrics"]),
+                "n_picks": len(found["picks"]) // 64,
+                "evaluations": sorted(found["evaluations"]),
+                "log": log.read_text(encoding="utf-8", errors="replace")[-3000:],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

@@ -1,0 +1,140 @@
+"""Contrastive losses over the whole batch, all replicas' negatives, in memory linear in the batch.
+
+With z_ij = scale·<zimg_i, ztxt_j> + bias and b examples over all replicas:
+
+    sigmoid  L = 1/b · Σ_ij softplus(∓z_ij)          (- on the diagonal: SigLIP)
+    softmax  L = 1/2b · Σ_i [LSE_j z_ij + LSE_j z_ji - 2·z_ii]        (CLIP; bias drops out)
+
+The gradient is made in the same pass as the loss, while a tile of logits is at hand (see `tiles`):
+[n, d] is kept, never [n, b]. A teacher adds the loss of `distillation`.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from jest_tf.errors import UserError
+from jest_tf.losses.distillation import Teacher, distillation
+from jest_tf.losses.tiles import (
+    Normalisers,
+    PairBatch,
+    PairGradients,
+    normalisers,
+    pair_gradients,
+)
+from jest_tf.selection.collectives import LOCAL, Collectives
+
+KINDS = ("sigmoid", "softmax")
+
+
+def contrastive_loss(
+    zimg: tf.Tensor,
+    ztxt: tf.Tensor,
+    scale: tf.Tensor,
+    bias: tf.Tensor,
+    *,
+    kind: str = "sigmoid",
+    collectives: Collectives = LOCAL,
+    block: int | None = None,
+    teacher: Teacher | None = None,
+) -> tf.Tensor:
+    """This replica's share of the mean loss: the sum over replicas is the loss, float32 [].
+
+    The sum over replicas of the gradients of the shares is the gradient of the loss, as if all
+    embeddings lay in one place. See `loss_and_gradients` for the arguments and errors.
+    """
+    options = {"kind": kind, "collectives": collectives, "block": block, "teacher": teacher}
+    loss, gradients = loss_and_gradients(zimg, ztxt, scale, bias, **options)
+
+    @tf.custom_gradient
+    def with_gradient(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        del inputs
+        return tf.identity(loss), lambda upstream: tuple(upstream * g for g in gradients)
+
+    return with_gradient(zimg, ztxt, tf.convert_to_tensor(scale), tf.convert_to_tensor(bias))
+
+
+def loss_and_gradients(
+    zimg: tf.Tensor,
+    ztxt: tf.Tensor,
+    scale: tf.Tensor,
+    bias: tf.Tensor,
+    *,
+    kind: str = "sigmoid",
+    collectives: Collectives = LOCAL,
+    block: int | None = None,
+    teacher: Teacher | None = None,
+) -> tuple[tf.Tensor, PairGradients]:
+    """The share of the loss and of its gradient, both without a tape.
+
+    Args:
+      zimg, ztxt: this replica's rows, unit-norm float32 [n, d]; n static, the same everywhere.
+      scale, bias: float32 [], the same everywhere.
+      kind: sigmoid | softmax.
+      collectives: how the embeddings of the other replicas are had.
+      block: rows of logits that exist at a time; default: as many as fill 16 MiB.
+      teacher: whose softmax over the batch is learned too, see `distillation`.
+
+    Raises:
+      UserError: `kind` is unknown.
+    """
+    if kind not in KINDS:
+        raise UserError(f"loss = {kind!r}: expected one of {', '.join(KINDS)}")
+    zimg, ztxt, scale, bias = (
+        tf.stop_gradient(tf.cast(x, tf.float32)) for x in (zimg, ztxt, scale, bias)
+    )
+    batch = PairBatch.gather(zimg, ztxt, collectives)
+    block = batch.block(block)
+    if kind == "softmax" or teacher is not None:
+        own = normalisers(batch, scale, collectives, block=block)
+    if kind == "sigmoid":
+        loss, gradients = _sigmoid(batch, scale, bias, block=block)
+    else:
+        loss, gradients = _softmax(batch, scale, own, block=block)
+    if teacher is None:
+        return loss, gradients
+    distilled, more = distillation(batch, scale, own, teacher, collectives, block=block)
+    return loss + distilled, tf.nest.map_structure(tf.add, gradients, more)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _sigmoid(
+    batch: PairBatch, scale: tf.Tensor, bias: tf.Tensor, *, block: int
+) -> tuple[tf.Tensor, PairGradients]:
+    def weights(similarity: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        # A sign instead of a difference keeps the tiny loss of a well-matched pair exact.
+        sign = 1.0 - 2.0 * tf.one_hot(rows, batch.total)
+        logits = sign * (scale * similarity + bias)
+        g = sign * tf.sigmoid(logits) / batch.total
+        return g, tf.reduce_sum(tf.nn.softplus(logits)) / batch.total, tf.reduce_sum(g)
+
+    return pair_gradients(batch, scale, (weights, weights), block)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _softmax(
+    batch: PairBatch,
+    scale: tf.Tensor,
+    own: tuple[Normalisers, Normalisers],
+    *,
+    block: int,
+) -> tuple[tf.Tensor, PairGradients]:
+    images, texts = own
+
+    def weights_given(sums: Normalisers) -> Callable:
+        def weights(similarity: tf.Tensor, rows: tf.Tensor) -> tuple:
+            logits = scale * similarity
+            of_rows = tf.gather(sums.rows, rows - batch.first_row)[:, None]
+            matched = 2.0 * tf.one_hot(rows, batch.total)
+            g = tf.exp(logits - of_rows) + tf.exp(logits - sums.columns) - matched
+            # A bias shifts every logit and its log-sum-exp alike: its gradient is zero.
+            return g / (2 * batch.total), tf.zeros([]), tf.zeros([])
+
+        return weights
+
+    _, gradients = pair_gradients(
+        batch, scale, (weights_given(images), weights_given(texts)), block
+    )
+    matched = scale * tf.reduce_sum(batch.zimg * batch.ztxt)
+    loss = 0.5 * (tf.reduce_sum(images.rows) + tf.reduce_sum(texts.rows)) - matched
+    return loss / batch.total, gradients

@@ -1,0 +1,179 @@
+"""The gradient of a batch too large for its activations: GradCache (arXiv 2101.06983).
+
+    1. embed all micro-batches, keeping the embeddings alone
+    2. loss over the whole batch, and its gradient with respect to the embeddings
+    3. embed each micro-batch again, and carry its rows of that gradient back to the weights
+
+The result is the plain gradient of the whole batch, for one forward pass more, with the activations
+of one micro-batch. So b = 32,768 with all its negatives fits on few devices. `gradients` takes this
+way only where the batch is larger than a micro-batch; elsewhere one pass is cheaper and enough.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from jest_tf.losses.contrastive import contrastive_loss, loss_and_gradients
+from jest_tf.losses.distillation import Teacher
+from jest_tf.selection.collectives import LOCAL, Collectives
+
+# rows of a batch (nest of [k, ...]) -> zimg, ztxt float32 [k, d]
+Embed = Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
+
+
+class EmbeddedPart(NamedTuple):
+    """A part of the batch with the function that embeds it, such as one resolution of Flexi-JEST.
+
+    embed: called twice for each row, so it must not draw: augment before. batch: nest of [k, ...].
+    """
+
+    embed: Embed
+    batch: Any
+
+    @property
+    def rows(self) -> int:
+        return tf.nest.flatten(self.batch)[0].shape[0]
+
+
+def embed_in_micro_batches(
+    embed: Embed, batch: Any, micro_batch: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """zimg, ztxt float32 [n, d] without gradient, `micro_batch` rows at a time; 0: all.
+
+    The activations of one micro-batch exist at a time. n need not be a multiple of `micro_batch`.
+    """
+    part = EmbeddedPart(embed, batch)
+    if _fits([part], micro_batch):
+        return _stopped(*embed(batch))
+    n_full, rest = divmod(part.rows, micro_batch)
+    # The first stands outside the loop: it tells the width of the embeddings.
+    first = _stopped(*embed(_rows(batch, 0, micro_batch)))
+    sides = [[z] for z in first]
+
+    def body(k: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
+        embeddings = _stopped(*embed(_rows(batch, k * micro_batch, micro_batch)))
+        return k + 1, *(a.write(k - 1, z) for a, z in zip(arrays, embeddings, strict=True))
+
+    if n_full > 1:
+        arrays = [tf.TensorArray(tf.float32, n_full - 1, element_shape=z.shape) for z in first]
+        for side, array in zip(sides, _loop(1, n_full, body, arrays), strict=True):
+            side.append(tf.reshape(array.stack(), [-1, side[0].shape[1]]))
+    if rest:
+        last = _stopped(*embed(_rows(batch, n_full * micro_batch, rest)))
+        for side, z in zip(sides, last, strict=True):
+            side.append(z)
+    zimg, ztxt = (tf.concat(side, axis=0) for side in sides)
+    return zimg, ztxt
+
+
+def _stopped(zimg: tf.Tensor, ztxt: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.stop_gradient(zimg), tf.stop_gradient(ztxt)
+
+
+def gradients(
+    parts: Sequence[EmbeddedPart],
+    logits: Callable[[], tuple[tf.Tensor, tf.Tensor]],
+    variables: Sequence[tf.Variable],
+    *,
+    micro_batch: int,
+    kind: str = "sigmoid",
+    collectives: Collectives = LOCAL,
+    block: int | None = None,
+    teacher: Teacher | None = None,
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """This replica's share of the loss and of its gradient; the sums over replicas are the whole.
+
+    Args:
+      parts: this replica's rows; one loss over their union.
+      logits: () -> (scale, bias), from `variables`.
+      variables: what to take the gradient of, in this order.
+      micro_batch: rows whose activations exist at a time; 0: all, in one pass.
+      kind, collectives, block, teacher: see `contrastive.loss_and_gradients`; the teacher's rows
+        are those of all parts, in their order.
+
+    Returns:
+      (loss [], gradients, dense, zero where a variable is not used).
+
+    Raises:
+      UserError: `kind` is unknown.
+    """
+    options = {"kind": kind, "collectives": collectives, "block": block, "teacher": teacher}
+    if _fits(parts, micro_batch):
+        return _in_one_pass(parts, logits, variables, options)
+    embedded = [embed_in_micro_batches(*part, micro_batch) for part in parts]
+    zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
+    with tf.GradientTape() as tape:
+        scale, bias = logits()
+    loss, dz = loss_and_gradients(zimg, ztxt, scale, bias, **options)
+    found = _gradients(tape, (scale, bias), (dz.scale, dz.bias), variables)
+    start = 0
+    for part in parts:
+        ends = (dz.zimg[start : start + part.rows], dz.ztxt[start : start + part.rows])
+        found = _add_part(found, part, ends, variables, micro_batch)
+        start += part.rows
+    return loss, found
+
+
+def _fits(parts: Sequence[EmbeddedPart], micro_batch: int) -> bool:
+    """Whether all rows are one micro-batch."""
+    return not micro_batch or sum(part.rows for part in parts) <= micro_batch
+
+
+def _in_one_pass(parts, logits, variables, options) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    with tf.GradientTape() as tape:
+        embedded = [part.embed(part.batch) for part in parts]
+        zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
+        loss = contrastive_loss(zimg, ztxt, *logits(), **options)
+    return loss, _gradients(tape, loss, None, variables)
+
+
+def _add_part(
+    gradients: list[tf.Tensor],
+    part: EmbeddedPart,
+    dz: tuple[tf.Tensor, tf.Tensor],
+    variables: Sequence[tf.Variable],
+    micro_batch: int,
+) -> list[tf.Tensor]:
+    """`gradients` plus what the rows of one part contribute."""
+
+    def add(gradients: Sequence[tf.Tensor], start: tf.Tensor | int, size: int) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            embeddings = part.embed(_rows(part.batch, start, size))
+        found = _gradients(tape, embeddings, _rows(dz, start, size), variables)
+        return [a + b for a, b in zip(gradients, found, strict=True)]
+
+    def body(k: tf.Tensor, *gradients: tf.Tensor) -> tuple:
+        return k + 1, *add(gradients, k * micro_batch, micro_batch)
+
+    n_full, rest = divmod(part.rows, micro_batch)
+    if n_full:
+        gradients = _loop(0, n_full, body, gradients)
+    return add(gradients, n_full * micro_batch, rest) if rest else gradients
+
+
+def _gradients(tape: tf.GradientTape, targets, upstream, variables) -> list[tf.Tensor]:
+    found = tape.gradient(
+        targets,
+        variables,
+        output_gradients=upstream,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    # The token embedding's gradient comes as slices; sums over micro-batches need it dense.
+    return [tf.convert_to_tensor(gradient) for gradient in found]
+
+
+def _loop(start: int, end: int, body: Callable, state: Sequence) -> list:
+    # One micro-batch after the other: the default runs up to ten at once, with ten's memory.
+    _, *state = tf.while_loop(lambda k, *_: k < end, body, (start, *state), parallel_iterations=1)
+    return state
+
+
+def _rows(batch: Any, start: tf.Tensor | int, size: int) -> Any:
+    """Rows start … start + size - 1 of every [n, ...] in a nest; `size` is static."""
+
+    def cut(x: tf.Tensor) -> tf.Tensor:
+        begin = [start] + [0] * (x.shape.rank - 1)
+        return tf.slice(x, begin, [size, *x.shape[1:]])
+
+    return tf.nest.map_structure(cut, batch)

@@ -1,0 +1,169 @@
+"""Builds the tf.distribute strategy of a run. All that is particular to TPUs is here."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+
+import ml_collections
+import tensorflow as tf
+
+from jest_tf.errors import UserError
+from jest_tf.runtime.collectives import ReplicaCollectives
+from jest_tf.runtime.peers import Peers
+from jest_tf.selection.collectives import LOCAL, Collectives
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """A strategy and what the rest of the program has to know about it."""
+
+    strategy: tf.distribute.Strategy
+    kind: str  # default | mirrored | multi_worker | tpu
+    n_replicas: int
+    n_hosts: int
+    # One XLA program for the whole step. Among several devices other than TPUs XLA cannot hold the
+    # collectives, and on CPUs the compiled towers are slower and take long to compile: there only
+    # the selection and small kernels are compiled, by themselves.
+    compile_whole_step: bool
+    # Several steps in one program. tf.distribute's exchanges cannot be looped over off TPU.
+    steps_in_graph: bool = False
+    deterministic: bool = False
+
+    def collectives(self) -> Collectives:
+        """The collectives of the current replica; call inside `strategy.run`."""
+        return LOCAL if self.n_replicas == 1 else ReplicaCollectives()
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes checkpoints and logs."""
+        resolver = self.strategy.cluster_resolver
+        if self.kind != "multi_worker" or resolver is None:
+            return True
+        return resolver.task_type in (None, "chief") or (
+            resolver.task_type == "worker" and resolver.task_id == 0
+        )
+
+    def compiled(self, step: Callable) -> Callable:
+        """The step as one XLA program where that is possible; for `strategy.run`."""
+        if self.compile_whole_step and self.kind != "tpu":  # TPUStrategy compiles by itself
+            return tf.function(step, jit_compile=True, autograph=False)
+        return step
+
+    @functools.cached_property
+    def peers(self) -> Peers:
+        """The worker processes of the run."""
+        n_workers = self.n_hosts if self.kind == "multi_worker" else 1
+        return Peers(self.strategy, n_workers, self.is_chief, self.n_hosts)
+
+    def distribute(self, per_host: Callable[[int, int, int], tf.data.Dataset]) -> object:
+        """An iterable of per-replica batches.
+
+        Args:
+          per_host: (host index, number of hosts, replicas on the host) -> dataset whose consecutive
+            elements belong to the host's consecutive replicas.
+        """
+        if self.n_replicas == 1:
+            return per_host(0, 1, 1)
+
+        def build(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            n_hosts = context.num_input_pipelines
+            replicas = context.num_replicas_in_sync // n_hosts
+            batches = per_host(context.input_pipeline_id, n_hosts, replicas)
+            # Batches that may end make every worker ask the others, in each step, whether theirs
+            # have: an exchange in which a read error could not be survived.
+            return batches.apply(
+                tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            )
+
+        return self.strategy.distribute_datasets_from_function(build)
+
+
+def build(config: ml_collections.ConfigDict) -> Runtime:
+    """The strategy that `config.strategy` names.
+
+    Must be called before any other TensorFlow operation: logical devices and collectives are
+    fixed when TensorFlow first touches its devices.
+
+    Raises:
+      UserError: no TPU is there, or the devices asked for are missing.
+    """
+    kind = config.strategy.kind
+    strategy = {
+        "default": lambda _: tf.distribute.get_strategy(),
+        "mirrored": _mirrored,
+        "multi_worker": lambda _: _multi_worker(),
+        "tpu": _tpu,
+    }[kind](config.strategy)
+    n_replicas = strategy.num_replicas_in_sync
+    return Runtime(
+        strategy=strategy,
+        kind=kind,
+        n_replicas=n_replicas,
+        n_hosts=_n_hosts(kind, strategy),
+        compile_whole_step=kind == "tpu"
+        or (config.strategy.jit_compile and n_replicas == 1 and _has_gpu()),
+        steps_in_graph=config.strategy.steps_per_loop > 1 and (kind == "tpu" or n_replicas == 1),
+        deterministic=config.strategy.deterministic,
+    )
+
+
+def _mirrored(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
+    if _has_gpu():
+        gpus = tf.config.list_logical_devices("GPU")
+        return tf.distribute.MirroredStrategy([d.name for d in gpus[: config.n_devices]])
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    known = tf.config.get_logical_device_configuration(cpu)
+    if not known or len(known) < config.n_devices:
+        try:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * config.n_devices
+            )
+        except RuntimeError:
+            raise UserError(
+                f"strategy.n_devices = {config.n_devices}, but TensorFlow already runs with "
+                f"{len(known or [1])} logical CPU device(s). Build the strategy first."
+            ) from None
+    # TensorFlow's collectives among CPUs keep the group size that a process first used; summing on
+    # one device has no such state, and logical CPUs share their memory anyway.
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(config.n_devices)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
+def _multi_worker() -> tf.distribute.Strategy:
+    if "TF_CONFIG" not in os.environ:
+        raise UserError(
+            "strategy.kind = 'multi_worker' reads the cluster from the variable TF_CONFIG, which "
+            "is not set. Start the processes with launch/multi_worker.sh."
+        )
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tpu(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=config.tpu)
+        if config.tpu != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    # The three forms in which TensorFlow says that there is no TPU (traps: seen on 2.20).
+    except (tf.errors.NotFoundError, IndexError, ValueError) as error:
+        raise UserError(
+            f"strategy.kind = 'tpu', strategy.tpu = {config.tpu!r}: no TPU was found ({error}). "
+            "Use 'local' on a TPU VM or the name of a pod slice; elsewhere use "
+            "--config.strategy.kind=default."
+        ) from error
+
+
+def _has_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _n_hosts(kind: str, strategy: tf.distribute.Strategy) -> int:
+    if kind == "multi_worker":
+        return len(strategy.cluster_resolver.cluster_spec().as_dict().get("worker", [])) or 1
+    if kind == "tpu":
+        return strategy.extended.num_hosts
+    return 1

@@ -1,0 +1,413 @@
+"""Checkpoints: everything a run needs to continue, as one folder that is whole or not there.
+
+    checkpoints/step-00000100/
+        variables.npz   one .npy member per variable, in name order; plain numpy, never pickled
+        state.json      the caller's JSON state, and the dtype and shape of every variable
+        manifest.json   step, and the SHA-256 and length of the two files above; written last
+
+Why .npz and not tf.train.Checkpoint: names, shapes and dtypes are ours to compare, so a variable
+that is missing, left over or of another dtype is an error with its name; every byte is covered by a
+checksum that is verified BEFORE the first variable is assigned; one variable at a time passes
+through memory, both ways; the same values give the same bytes; and it opens with numpy alone.
+Bits are kept exactly: a dtype that numpy lacks (bfloat16) is stored as unsigned integers of its
+width.
+
+Distributed variables: a save reads the primary copy, a restore assigns to all copies. With several
+worker processes only the chief saves; all restore.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import re
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+from jest_tf.training.run.storage import MANIFEST, BytesDigest, HashingWriter, digest, open_storage
+
+VARIABLES = "variables.npz"
+STATE = "state.json"
+FORMAT = 1
+FOLDER_NAME = re.compile(r"step-(\d{8,})")
+AUTOMATIC_NUMBER = re.compile(r"(_\d+)+(?=[/_:]|$)|:\d+$")
+# Fixed, so that equal values give equal bytes; it is the earliest date that a zip can hold.
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+N_DIFFERENCES_SHOWN = 8
+NPY_VERSION = (1, 0)
+WRITE_ERRORS = (OSError, tf.errors.OpError)
+# What numpy, zipfile, json and our own reading raise for content that is not what we write.
+NOT_AS_WRITTEN = (
+    ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, RuntimeError,
+    NotImplementedError, OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+Variable = Any  # tf.Variable, a distributed tf.Variable, or keras.Variable
+
+
+class CheckpointNotSaved(UserError):
+    """A save failed (disk full, read-only, …). Earlier checkpoints are untouched."""
+
+
+class CheckpointNotFound(UserError):
+    """The step asked for has no finished checkpoint (never saved, or dropped by `keep`)."""
+
+
+class CheckpointDamaged(UserError):
+    """A checkpoint's files do not match its manifest."""
+
+
+class CheckpointMismatch(UserError):
+    """A sound checkpoint holds other variables than the model that is to be restored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """A finished checkpoint that was passed over, and why."""
+
+    step: int
+    reason: str
+
+
+class Checkpointer:
+    """Saves and restores the checkpoints of one run.
+
+    Args:
+      directory: a local folder or a `gs://` path; made when the first checkpoint is saved.
+      keep: how many of the newest checkpoints stay. The one just saved always does.
+    """
+
+    def __init__(self, directory: str, keep: int = 3):
+        if keep < 1:
+            raise UserError(f"checkpoint keep = {keep}: expected at least 1.")
+        self._storage = open_storage(directory)
+        self._keep = keep
+        self.damaged: list[Damage] = []
+
+    def save(self, step: int, variables: Mapping[str, Variable], state: Mapping[str, Any]) -> None:
+        """Save one checkpoint, read it back to check it, then drop what `keep` does not cover.
+
+        A step that is already saved and sound is left as it is.
+
+        Args:
+          step: number of finished steps; names the checkpoint.
+          variables: unique name → variable of a numeric or bool dtype.
+          state: JSON-serialisable; floats come back exactly.
+        Raises:
+          CheckpointNotSaved: the disk refused. What was saved before is intact.
+        """
+        if step in self.steps() and not self._damage(step, folder_name(step)):
+            logging.info("Checkpoint of step %d is already saved.", step)
+            self._drop_old(step)
+            return
+        try:
+            self._storage.sweep()
+            staged = self._write(step, variables, state)
+            damage = self._damage(step, staged)
+            if not damage:
+                self._storage.publish(staged, folder_name(step))
+        except WRITE_ERRORS as error:
+            damage = str(error)
+        if damage:
+            self._sweep_quietly()
+            raise CheckpointNotSaved(
+                f"Checkpoint of step {step} was not saved in {self._storage.root}: {damage}\n"
+                f"Steps that are saved: {self.steps() or 'none'}. Free disk space or fix the "
+                "permissions, then rerun the same command; it continues from the newest of them."
+            )
+        self._drop_old(step)
+
+    def restore(
+        self, variables: Mapping[str, Variable], step: int | None = None, only: str = ""
+    ) -> dict[str, Any] | None:
+        """Assign a checkpoint's values to `variables`, bit for bit, and return its state.
+
+        Nothing is assigned unless the checksums hold and the variables match.
+
+        Args:
+          variables: name → variable; each must be in the checkpoint with its shape and dtype, and
+            the checkpoint must hold no other.
+          step: which one; None takes the newest sound one. Damaged ones are logged and listed in
+            `self.damaged`.
+          only: compare and restore only the names that begin with this, e.g. "learner/", to
+            evaluate or export without building the optimizer.
+        Returns:
+          The saved state, or None when nothing was ever saved.
+        Raises:
+          CheckpointNotFound, CheckpointDamaged, CheckpointMismatch (all UserError).
+        """
+        if step is None:
+            step = self.newest_sound_step()
+            if step is None:
+                return None
+        else:
+            self._check_sound(step)
+        content = self._content(step)
+        stored = {n: v for n, v in content["variables"].items() if n.startswith(only)}
+        self._check_matches(step, variables, stored)
+        self._assign(step, variables, stored)
+        return content["state"]
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint (sound or not), in ascending order."""
+        matches = (FOLDER_NAME.fullmatch(name) for name in self._storage.folders())
+        steps = sorted(int(match[1]) for match in matches if match)
+        return [step for step in steps if self._storage.has(folder_name(step), MANIFEST)]
+
+    def newest_sound_step(self) -> int | None:
+        """The newest step whose files match their checksums; None when nothing was ever saved.
+
+        Raises:
+          CheckpointDamaged: there are checkpoints, and every one is damaged.
+        """
+        steps = self.steps()
+        self.damaged = []
+        for step in reversed(steps):
+            reason = self._damage(step, folder_name(step))
+            if not reason:
+                return step
+            self.damaged.append(Damage(step, reason))
+            logging.error("Checkpoint of step %d is damaged and passed over: %s", step, reason)
+        if not steps:
+            return None
+        listed = "\n".join(f"  step {d.step}: {d.reason}" for d in self.damaged)
+        raise CheckpointDamaged(
+            f"Every checkpoint in {self._storage.root} is damaged:\n{listed}\n"
+            "Restore the folder from a copy, or start again in another workdir."
+        )
+
+    def read_state(self, step: int) -> dict[str, Any]:
+        """The JSON state of one checkpoint, without touching any variable."""
+        self._check_sound(step)
+        return self._content(step)["state"]
+
+    def follow(
+        self,
+        after: int = -1,
+        poll_seconds: float = 5.0,
+        timeout_seconds: float = float("inf"),
+        finished: Callable[[], bool] = lambda: False,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Iterator[int]:
+        """Yield each newly finished step after `after`, in order, for a process that follows a run.
+
+        A step may be dropped by the writer while the caller is busy: `restore` then raises
+        CheckpointNotFound, and the caller goes on with the next one. Ends when `finished()` and
+        nothing is left to yield, or after `timeout_seconds` without a new checkpoint.
+        """
+        waited = 0.0
+        while True:
+            # Asked first: a checkpoint that came before the end must still be seen.
+            is_last_look = finished()
+            new = [step for step in self.steps() if step > after]
+            if new:
+                after, waited = new[0], 0.0
+                yield after
+            elif is_last_look or waited >= timeout_seconds:
+                return
+            else:
+                sleep(poll_seconds)
+                waited += poll_seconds
+
+    def _write(self, step: int, variables: Mapping[str, Variable], state: Mapping[str, Any]) -> str:
+        staged = self._storage.stage(folder_name(step))
+        with self._storage.write(staged, VARIABLES) as file:
+            described = write_variables(file, variables)
+            files = {VARIABLES: file.digest()}
+        content = {"state": dict(state), "variables": described}
+        with self._storage.write(staged, STATE) as file:
+            file.write(json.dumps(content, ensure_ascii=False, indent=1).encode())
+            files[STATE] = file.digest()
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "files": {name: dataclasses.asdict(value) for name, value in files.items()},
+        }
+        with self._storage.write(staged, MANIFEST) as file:
+            file.write(json.dumps(manifest, indent=1).encode())
+        return staged
+
+    def _damage(self, step: int, folder: str) -> str | None:
+        """What is wrong with the finished checkpoint of `step` in `folder`, or None."""
+        try:
+            with self._storage.read(folder, MANIFEST) as file:
+                manifest = parse_json(file.read())
+            if manifest["format"] != FORMAT:
+                return f"{MANIFEST} has format {manifest['format']}, this version reads {FORMAT}"
+            if manifest["step"] != step or set(manifest["files"]) != {VARIABLES, STATE}:
+                return f"{MANIFEST} does not describe this step"
+            for name, recorded in manifest["files"].items():
+                with self._storage.read(folder, name) as file:
+                    found = digest(file)
+                if found != BytesDigest(**recorded):
+                    return (
+                        f"{folder}/{name} has {found.n_bytes} bytes, SHA-256 {found.sha256[:12]}…; "
+                        f"the manifest says {recorded['n_bytes']} bytes, {recorded['sha256'][:12]}…"
+                    )
+        except (*WRITE_ERRORS, ValueError, KeyError, TypeError, RecursionError) as error:
+            return f"{folder} cannot be read: {type(error).__name__}: {error}"
+        return None
+
+    def _check_sound(self, step: int) -> None:
+        if step not in self.steps():
+            raise CheckpointNotFound(
+                f"{self._storage.root} has no checkpoint of step {step}; "
+                f"it has {self.steps() or 'none'}."
+            )
+        if reason := self._damage(step, folder_name(step)):
+            raise CheckpointDamaged(
+                f"Checkpoint of step {step} in {self._storage.root} is damaged: {reason}. "
+                "Take another step, or none, to restore the newest sound one."
+            )
+
+    def _content(self, step: int) -> dict[str, Any]:
+        with self._storage.read(folder_name(step), STATE) as file, self._damage_is_told(step):
+            content = parse_json(file.read())
+            content["state"].keys(), content["variables"].keys()
+            return content
+
+    @contextlib.contextmanager
+    def _damage_is_told(self, step: int) -> Iterator[None]:
+        """What fails inside although the checksums hold was written by something else."""
+        try:
+            yield
+        except NOT_AS_WRITTEN as error:
+            raise CheckpointDamaged(
+                f"Checkpoint of step {step} in {self._storage.root} fits its manifest but was not "
+                f"written by this program: {type(error).__name__}: {error}. Take another one."
+            ) from error
+
+    def _check_matches(self, step: int, variables: Mapping[str, Variable], stored: dict) -> None:
+        expected = {name: describe(variable) for name, variable in variables.items()}
+        differences = [
+            f"{name}: expected {_text(expected.get(name))}, found {_text(stored.get(name))}"
+            for name in sorted(expected | stored)
+            if expected.get(name) != stored.get(name)
+        ]
+        if not differences:
+            return
+        shown = "\n".join(f"  {line}" for line in differences[:N_DIFFERENCES_SHOWN])
+        more = len(differences) - N_DIFFERENCES_SHOWN
+        raise CheckpointMismatch(
+            f"Checkpoint of step {step} in {self._storage.root} is of another model: "
+            f"{len(differences)} of its variables differ.\n{shown}\n"
+            + (f"  … and {more} more\n" if more > 0 else "")
+            + "Use the config that this checkpoint was saved with."
+        )
+
+    def _assign(self, step: int, variables: Mapping[str, Variable], stored: dict) -> None:
+        with (
+            self._storage.read(folder_name(step), VARIABLES) as file,
+            self._damage_is_told(step),
+            zipfile.ZipFile(file) as archive,
+        ):
+            for name in sorted(variables):
+                with archive.open(f"{name}.npy") as member:
+                    value = _read_array(member, **stored[name])
+                _tf_variable(variables[name]).assign(value)
+
+    def _drop_old(self, just_saved: int) -> None:
+        for step in self.steps()[: -self._keep]:
+            if step == just_saved:
+                continue
+            try:
+                self._storage.remove(folder_name(step))
+            except WRITE_ERRORS as error:
+                logging.warning("Old checkpoint of step %d was not removed: %s", step, error)
+
+    def _sweep_quietly(self) -> None:
+        try:
+            self._storage.sweep()
+        except WRITE_ERRORS as error:
+            logging.warning("Could not clean up after a failed save: %s", error)
+
+
+def named(group: str, variables: Iterable[Variable]) -> dict[str, Variable]:
+    """Names for `save`: "group/0007/vit/block/mlp/kernel", by place and path.
+
+    Keras numbers its automatic names by what else was built in the process ("dense_1"), so the
+    numbers are dropped and the place in `variables` tells equal paths apart.
+    """
+    return {
+        f"{group}/{i:04d}/{AUTOMATIC_NUMBER.sub('', getattr(variable, 'path', variable.name))}": (
+            variable
+        )
+        for i, variable in enumerate(variables)
+    }
+
+
+def folder_name(step: int) -> str:
+    """Folder of a step; sorts by name up to 99,999,999 steps."""
+    return f"step-{step:08d}"
+
+
+def describe(variable: Variable) -> dict[str, Any]:
+    """Shape and dtype of a variable, as JSON."""
+    variable = _tf_variable(variable)
+    return {"shape": list(variable.shape), "dtype": variable.dtype.name}
+
+
+def write_variables(file: IO[bytes] | HashingWriter, variables: Mapping[str, Variable]) -> dict:
+    """Write an uncompressed .npz, one variable at a time; returns name → description."""
+    described = {}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(variables):
+            described[name] = describe(variables[name])
+            value = _storable(name, variables[name])
+            entry = zipfile.ZipInfo(f"{name}.npy", ZIP_DATE)
+            with archive.open(entry, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, value, NPY_VERSION, allow_pickle=False)
+    return described
+
+
+def _read_array(member: IO[bytes], shape: list[int], dtype: str) -> np.ndarray:
+    """The array of a .npy stream, which must have this shape and items as wide as this dtype.
+
+    Compared before anything is read: the header of a hostile file can ask for any memory.
+    """
+    version = np.lib.format.read_magic(member)
+    if version != NPY_VERSION:
+        raise ValueError(f".npy of version {version}")
+    found_shape, is_fortran, stored_as = np.lib.format.read_array_header_1_0(member)
+    dtype = np.dtype(tf.as_dtype(dtype).as_numpy_dtype)
+    if list(found_shape) != shape or is_fortran or stored_as.itemsize != dtype.itemsize:
+        raise ValueError(f"array of {stored_as} {found_shape}, expected {dtype} {shape}")
+    n_bytes = math.prod(shape) * dtype.itemsize
+    data = member.read(n_bytes)
+    if stored_as.hasobject or len(data) != n_bytes:
+        raise ValueError(f"{len(data)} bytes, expected {n_bytes}")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _storable(name: str, variable: Variable) -> np.ndarray:
+    variable = _tf_variable(variable)
+    # Its copies differ by design, and a single number cannot bring them back.
+    if getattr(variable, "synchronization", None) == tf.VariableSynchronization.ON_READ:
+        raise UserError(
+            f"Variable {name} has a different value on each replica (synchronization=ON_READ) and "
+            "cannot be saved. Keep such sums out of the checkpoint."
+        )
+    value = np.asarray(variable.numpy(), order="C")
+    if value.dtype.kind in "biufc":
+        return value
+    if value.dtype.kind == "V":
+        return value.view(f"uint{8 * value.dtype.itemsize}")
+    raise UserError(f"Variable {name} has dtype {value.dtype}; only numbers and bools are saved.")
+
+
+def _tf_variable(variable: Variable) -> tf.Variable:
+    # A keras.Variable holds its tf.Variable in `.value`; on a tf.Variable that is a method.
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+def _text(description: dict | None) -> str:
+    return "no such variable" if description is None else f"{description}"

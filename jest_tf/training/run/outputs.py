@@ -1,0 +1,168 @@
+"""What a run writes besides checkpoints: scalars, picks, refused steps, the progress line.
+
+One name per number everywhere: TensorBoard's tag is the key in metrics.jsonl, its group numbered.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import ml_collections
+import numpy as np
+
+from jest_tf.config import flat_keys
+from jest_tf.evaluation.results import cut_results
+from jest_tf.monitoring.evaluation_curves import EvaluationCurves
+from jest_tf.monitoring.metrics_log import MetricsLog
+from jest_tf.monitoring.picks_log import PicksLog
+from jest_tf.monitoring.picks_sheet import group_sheet
+from jest_tf.monitoring.progress import Progress
+from jest_tf.monitoring.samples import GROUPS, Samples, cut_samples, write_samples
+from jest_tf.monitoring.tensorboard import TensorBoard
+from jest_tf.training.run.workdir import Workdir
+
+# Kind of evaluation → the metrics that its tables begin with.
+HEADLINES = {
+    "retrieval": ("image_to_text/recall@1", "text_to_image/recall@1"),
+    "zero_shot": ("top1",),
+    "few_shot": ("10shot/accuracy",),
+}
+
+
+class RunOutputs(Protocol):
+    """What the loop tells about a run. Steps count finished steps, as in checkpoint names."""
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None: ...
+    def evaluation(self, step: int, values: Mapping, totals: Mapping[str, float]) -> None: ...
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None: ...
+    def samples(self, step: int, samples: Samples) -> None: ...
+    def picks(self, step: int, ids: np.ndarray) -> None: ...
+    def refused(self, step: int, reason: str, ids: np.ndarray) -> None: ...
+    def progress(self, step: int, totals: Mapping[str, float], values: Mapping) -> None: ...
+    def note(self, text: str) -> None: ...
+    def sync(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Silent:
+    """The outputs of the worker processes that are not the chief."""
+
+    def __getattr__(self, _name: str):
+        return lambda *_args, **_kwargs: None
+
+
+class Files:
+    """The outputs in a workdir. Opening cuts what lies beyond `start_step`, so nothing is doubled.
+
+    Args:
+      config: of the run.
+      workdir: where to write.
+      start_step: finished steps of the restored checkpoint; 0 for a new run.
+      totals: examples_scored, examples_trained and flops until then.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: Workdir,
+        start_step: int,
+        totals: Mapping[str, float],
+    ):
+        self._metrics = MetricsLog(workdir.metrics, start_step)
+        self._refused = MetricsLog(workdir.path / "refused_steps.jsonl", start_step)
+        self._tensorboard = TensorBoard(workdir.tensorboard, start_step)
+        self._curves = EvaluationCurves(workdir.tensorboard, totals)
+        self._progress = Progress(config.total_steps)
+        self._samples = workdir.samples
+        cut_samples(self._samples, start_step)
+        cut_results(workdir.evaluations, start_step)
+        self._picks = None
+        if config.log.picks_every_steps:
+            self._picks = PicksLog(
+                workdir.picks,
+                config.selection.sub_batch,
+                config.log.picks_every_steps,
+                start_step,
+            )
+        if start_step == 0:
+            self._tensorboard.config(config.to_dict())
+            self._tensorboard.cockpit()
+            self._tensorboard.hparams(_flat(config), list(_headlines(config)))
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line in metrics.jsonl and one point per value in TensorBoard."""
+        self._tensorboard.scalars(step, values)
+        self._metrics.write(step, values)
+
+    def evaluation(self, step: int, values: Mapping, totals: Mapping[str, float]) -> None:
+        """`eval/NAME/METRIC` → number over steps, and over what was spent (`totals`) until here.
+
+        Once: what metrics.jsonl has was written before a kill at this very step.
+        """
+        if not self._metrics.has(step, values):
+            self._curves.write(values, totals)
+            self.scalars(step, values)
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        self._tensorboard.histogram(step, name, values)
+
+    def samples(self, step: int, samples: Samples) -> None:
+        """Examples to look at: pictures in TensorBoard, arrays for the report."""
+        write_samples(self._samples, step, samples)
+        for group in GROUPS:
+            if group in samples.group:
+                picture = group_sheet(samples, group)
+                self._tensorboard.picture(step, f"examples/{group}", picture)
+
+    def picks(self, step: int, ids: np.ndarray) -> None:
+        """The ids int64 [b] that a step trained on, if this step's are wanted."""
+        if self._picks is not None and self._picks.wants(step):
+            self._picks.write(step, ids)
+
+    def refused(self, step: int, reason: str, ids: np.ndarray) -> None:
+        """A step that changed nothing, why, and the ids [b] of its batch."""
+        self._refused.write(step, {"reason": reason, "ids": " ".join(map(str, ids.tolist()))})
+        self.note(f"step {step} refused: {reason}; ids in refused_steps.jsonl")
+
+    def progress(self, step: int, totals: Mapping[str, float], values: Mapping) -> None:
+        """`totals`: examples_scored, examples_trained and flops so far; `values` to show."""
+        self._progress.update(step, **totals, values=values)
+
+    def note(self, text: str) -> None:
+        """A line of its own on the terminal."""
+        self._progress.note(text)
+
+    def sync(self) -> None:
+        """Brings everything to the disk; before a checkpoint is saved, which it must precede."""
+        self._metrics.sync()
+        self._refused.sync()
+        self._tensorboard.flush()
+        self._curves.flush()
+        if self._picks is not None:
+            self._picks.sync()
+
+    def close(self) -> None:
+        self._progress.close()
+        self._metrics.close()
+        self._refused.close()
+        self._tensorboard.close()
+        self._curves.close()
+        if self._picks is not None:
+            self._picks.close()
+
+
+def _headlines(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """Names of the numbers by which runs are compared first."""
+    yield "train/loss"
+    for name, spec in config.evals.items():
+        for metric in HEADLINES[spec.kind]:
+            yield f"eval/{name}/{metric}"
+
+
+def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    values = {}
+    for key in flat_keys(config):
+        node = config
+        for part in key.split("."):
+            node = node[part]
+        values[key] = node
+    return values

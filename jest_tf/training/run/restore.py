@@ -1,0 +1,145 @@
+"""Models that a run has saved: to go on training, to evaluate, to export, to be a reference."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+
+import keras
+import ml_collections
+
+from jest_tf.config import needs_reference
+from jest_tf.data.manifest import Manifest
+from jest_tf.data.reference_cache import ReferenceCache
+from jest_tf.data.tokenizer import Tokenizer
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+from jest_tf.models.dual_encoder import DualEncoder
+from jest_tf.training.assemble import build_model
+from jest_tf.training.inputs import vocabulary_of
+from jest_tf.training.run.checkpoint import Checkpointer
+from jest_tf.training.run.storage import write_atomically
+from jest_tf.training.run.workdir import read_config
+
+LEARNER = "learner/"  # prefix of the learner's variables in a checkpoint
+OPTIMIZER = "optimizer/"
+REFERENCE_RECORD = "reference.json"  # its name in a workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A model with the tokenizer and config that it was trained with."""
+
+    config: ml_collections.ConfigDict
+    model: DualEncoder
+    tokenizer: Tokenizer
+    step: int
+    state: dict
+
+
+def learner_variables(model: DualEncoder) -> dict[str, keras.Variable]:
+    """Checkpoint name -> variable of a model."""
+    return {LEARNER + v.path: v for v in model.variables}
+
+
+def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
+    """The model that a run has saved: at `step`, or its newest sound checkpoint.
+
+    Raises:
+      UserError: no run there, no checkpoint, or a checkpoint that the config does not fit.
+    """
+    config = ml_collections.ConfigDict(read_config(workdir))
+    tokenizer = Tokenizer(vocabulary_of(workdir), config.data.n_tokens)
+    model = build_model(config, tokenizer.vocab_size)
+    checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"), config.checkpoint.keep)
+    state = checkpoints.restore(learner_variables(model), step, only=LEARNER)
+    if state is None:
+        raise UserError(
+            f"{workdir} holds no checkpoint. Train it first: "
+            f"python -m jest_tf.train --config=… --workdir={workdir}"
+        )
+    return LoadedRun(config, model, tokenizer, state["step"], state)
+
+
+def choose_reference(config: ml_collections.ConfigDict, record: pathlib.Path) -> None:
+    """Writes which checkpoint of the reference a new run takes: its newest sound one.
+
+    A resumed run, and every worker process, takes the same one, also when the reference has been
+    trained further. Nothing is written where no reference is run or none was saved.
+
+    Args:
+      record: the file; one that exists is left as it is.
+
+    Raises:
+      UserError: no run there, or all of its checkpoints are damaged.
+    """
+    if not _runs_reference(config) or record.exists():
+        return
+    workdir = config.reference.workdir
+    keep = read_config(workdir)["checkpoint"]["keep"]
+    step = Checkpointer(os.path.join(workdir, "checkpoints"), keep).newest_sound_step()
+    if step is not None:
+        kept = {"workdir": os.path.abspath(workdir), "step": step}
+        write_atomically(record, json.dumps(kept).encode())
+
+
+def _runs_reference(config: ml_collections.ConfigDict) -> bool:
+    return needs_reference(config) and not config.reference.cache
+
+
+def load_reference(
+    config: ml_collections.ConfigDict, tokenizer: Tokenizer, record: pathlib.Path
+) -> DualEncoder | None:
+    """The frozen reference that the steps run, or None: none is needed, or it is cached.
+
+    Args:
+      tokenizer: of the learner; one super-batch serves both models.
+      record: which checkpoint to take, see `choose_reference`; the newest where there is none.
+
+    Raises:
+      UserError: no such run, or its text preprocessing is not the learner's.
+    """
+    if not _runs_reference(config):
+        return None
+    workdir = config.reference.workdir
+    step = parse_json(record.read_text())["step"] if record.exists() else None
+    run = load_workdir(workdir, step)
+    if run.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"the reference in {workdir} reads text as {run.tokenizer.fingerprint} (vocabulary and "
+            f"length), this run as {tokenizer.fingerprint}. Set --config.data.vocab="
+            f"{vocabulary_of(workdir)} and --config.data.n_tokens={run.config.data.n_tokens}."
+        )
+    run.model.trainable = False
+    return run.model
+
+
+def open_cache(config: ml_collections.ConfigDict, manifest: Manifest) -> ReferenceCache | None:
+    """The reference's embeddings that `config.reference.cache` names, checked; None without.
+
+    Raises:
+      UserError: of other data, or not made by the run in `config.reference.workdir` (if named).
+    """
+    if not (needs_reference(config) and config.reference.cache):
+        return None
+    cache = ReferenceCache.load(config.reference.cache)
+    cache.check_manifest(manifest)
+    if config.reference.workdir:
+        cache.check_identity(reference_identity(load_workdir(config.reference.workdir)))
+    return cache
+
+
+def reference_identity(run: LoadedRun) -> dict[str, str | int]:
+    """What a run's embeddings depend on; kept in a cache and compared before it is used."""
+    digest = hashlib.sha256()
+    for variable in run.model.variables:
+        digest.update(variable.path.encode())
+        digest.update(variable.numpy().tobytes())
+    return {
+        "weights": digest.hexdigest()[:16],
+        "step": int(run.step),
+        "tokenizer": run.tokenizer.fingerprint,
+        "decoded_size": int(run.config.data.image_size),
+        "image_size": int(run.model.config.image_size),
+    }

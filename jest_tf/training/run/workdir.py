@@ -1,0 +1,223 @@
+"""The folder of one run: opened once at a time, and never by another experiment.
+
+    config.json       the run's config; environment.json  versions, code revision, machine
+    run.lock          who is writing here
+    metrics.jsonl  tensorboard/  checkpoints/  picks/  samples/  evaluations/  projector/  export/
+
+Checkpoints may lie elsewhere (`gs://…`); the workdir itself is a local or mounted folder, because
+locking and appending need a file system.
+"""
+
+import dataclasses
+import fnmatch
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+from jest_tf.monitoring import environment
+from jest_tf.training.run.lock import WorkdirLock
+from jest_tf.training.run.storage import write_atomically
+
+# Fields in which a continued run may differ from its start, each with the reason why the learned
+# weights and the record of the run stay meaningful. `*` matches any text.
+MAY_DIFFER: dict[str, str] = {
+    "name": "a label",
+    "data.data_dir": "where the same prepared data lie on this machine",
+    "strategy.*": "how the same computation is laid out over devices and hosts",
+    "checkpoint.*": "how often and how many, not what",
+    "log.every_steps": "cadence of scalars; each line carries its step",
+    "log.samples_*": "examples to look at do not feed back",
+    "log.max_refused_steps": "when to give up, not what is computed",
+    "profile.*": "traces measure time and change nothing",
+    "evals.*": "evaluations read the model and never change it",
+}
+N_DIFFERENCES_SHOWN = 20
+ABSENT = "(absent)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Paths inside a workdir. Use as a context manager, or call `close`, to release the lock."""
+
+    path: Path
+    is_new: bool
+    _lock: WorkdirLock | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def picks(self) -> Path:
+        return self.path / "picks"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    def close(self) -> None:
+        if self._lock:
+            self._lock.release()
+
+    def __enter__(self) -> "Workdir":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def open_workdir(
+    path: str | os.PathLike,
+    config: Mapping[str, Any],
+    *,
+    is_writer: bool = True,
+    may_differ: Mapping[str, str] = MAY_DIFFER,
+) -> Workdir:
+    """Create the workdir of a run, or reopen it for the same config.
+
+    Args:
+      path: local or mounted folder.
+      config: nested, JSON-serialisable dict (`ConfigDict.to_dict()`).
+      is_writer: True for the one process that writes here: takes the lock, writes `config.json` and
+        `environment.json`. The other worker processes of a run pass False and only compare.
+      may_differ: field patterns that a continued run may change, with the reason.
+    Raises:
+      UserError: not a folder, no permission, another run is writing here, another config.
+    """
+    path = Path(_local_path(path))
+    config = _as_json(config)
+    lock = None
+    try:
+        if is_writer:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = WorkdirLock(path / "run.lock")
+        is_new = not (path / "config.json").exists()
+        if not is_new:
+            _refuse_other_config(path, read_config(path), config, may_differ)
+        if is_writer:
+            write_atomically(path / "config.json", _json_bytes(config))
+            _record_environment(path / "environment.json")
+    except OSError as error:
+        _release(lock)
+        raise UserError(
+            f"workdir {path} cannot be written: {error.strerror or error}. Give a folder that this "
+            "user may create and write files in."
+        ) from error
+    except UserError:
+        _release(lock)
+        raise
+    return Workdir(path, is_new, lock)
+
+
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+    """The config of the run in a workdir, as a nested dict.
+
+    Raises:
+      UserError: no run there, or its `config.json` is not readable.
+    """
+    file = Path(path) / "config.json"
+    if not file.exists():
+        raise UserError(f"{path} is not the workdir of a run: it has no config.json.")
+    try:
+        return parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read as JSON: {error}. Restore it from the run's log or a copy."
+        ) from error
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted field → (before, now) of every field that differs between two nested configs."""
+    flat_before, flat_now = _flat(before), _flat(now)
+    return {
+        field: (flat_before.get(field, ABSENT), flat_now.get(field, ABSENT))
+        for field in sorted(flat_before | flat_now)
+        if flat_before.get(field, ABSENT) != flat_now.get(field, ABSENT)
+    }
+
+
+def _refuse_other_config(path: Path, before: dict, now: dict, may_differ: Mapping[str, str]):
+    refused = {
+        field: values
+        for field, values in differences(before, now).items()
+        if not any(fnmatch.fnmatchcase(field, pattern) for pattern in may_differ)
+    }
+    if not refused:
+        return
+    lines = [f"  {field}: {old!r} there, {new!r} now" for field, (old, new) in refused.items()]
+    if len(lines) > N_DIFFERENCES_SHOWN:
+        lines[N_DIFFERENCES_SHOWN:] = [f"  … and {len(lines) - N_DIFFERENCES_SHOWN} more"]
+    raise UserError(
+        f"workdir {path} belongs to a run of another config; {len(refused)} field(s) differ:\n"
+        + "\n".join(lines)
+        + "\nTake another --workdir, or the config of that run to continue it."
+    )
+
+
+def _record_environment(file: Path) -> None:
+    """Write the environment of this start; those of earlier starts stay under `earlier`."""
+    now = environment.collect()
+    earlier = []
+    if file.exists():
+        try:
+            last = parse_json(file.read_text(encoding="utf-8"))
+            earlier = last.pop("earlier", []) + [last]
+        except (ValueError, AttributeError):
+            earlier = []  # A record for people: a damaged one must not stop a run.
+    write_atomically(file, _json_bytes(now | {"earlier": earlier}))
+
+
+def _local_path(path: str | os.PathLike) -> str:
+    text = os.fspath(path)
+    if not text:
+        raise UserError("--workdir is empty. Give the folder to write this run in.")
+    if "://" in text:
+        raise UserError(
+            f"--workdir={text}: a workdir is a local or mounted folder (a lock and appended files "
+            "need one). Mount the bucket, for example with gcsfuse, and give the mounted path."
+        )
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    # Through JSON and back, so that a tuple now equals the list that was read from the file.
+    return json.loads(json.dumps(config))
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _release(lock: WorkdirLock | None) -> None:
+    if lock:
+        lock.release()
