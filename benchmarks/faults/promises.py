@@ -13,6 +13,7 @@ class Promise(NamedTuple):
 
 _KILLS = "reliability/test_reliability_kills.py::"
 _FUZZ = "reliability/test_reliability_fuzz.py::"
+_SAFE_LOAD = "serving/test_serving_safe_load.py::"
 _HOSTILE = "reliability/test_reliability_hostile.py::"
 _CHECKPOINT = "training/test_checkpoint.py::"
 _WORKDIR = "training/test_workdir.py::"
@@ -121,9 +122,16 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
             (_HOSTILE + "test_no_file_of_the_package_can_run_data",),
         ),
         Promise(
-            "Others' exported models load only if their graphs reach no file, no Python and no "
-            "network.",
-            ("serving/test_serving_safe_load.py::test_a_model_that_acts_is_not_loaded",),
+            "A SavedModel from somebody else loads only if it has one meta graph with an object "
+            "graph, no initialiser, and only operations on a list of those that compute. The check "
+            "covers every node and every function, called or not. A fault inside one of "
+            "TensorFlow's own kernels is not covered.",
+            (_SAFE_LOAD + "test_a_model_that_acts_is_not_loaded",
+             _SAFE_LOAD + "test_a_main_op_is_not_run",
+             _SAFE_LOAD + "test_a_second_meta_graph_is_not_run",
+             _SAFE_LOAD + "test_a_function_behind_a_gradient_is_seen",
+             _SAFE_LOAD + "test_a_data_service_is_not_reached",
+             _SAFE_LOAD + "test_a_descriptor_file_is_not_read"),
         ),
         Promise(
             "Names inside tars are keys and never paths.",

@@ -1,11 +1,13 @@
 """Loading a SavedModel that somebody else made: it may compute, and do nothing else.
 
-A graph is a program. Some of TensorFlow's operations read and write files, call Python or the
-network; a model of images and texts needs none of them. What can run when a SavedModel is loaded or
-called are the functions that its objects name, and what those call.
+A graph is a program, and some of TensorFlow's operations write files, call Python or use the
+network. So a model is loaded only if every operation in it is on a list of those that compute: the
+operations of our own exports, their like for other towers and tokenizers, and nothing else.
+
+TensorFlow runs the initialiser of a SavedModel while it loads, unless the file holds exactly one
+meta graph with an object graph. Any other file is refused.
 """
 
-import re
 from collections.abc import Iterable
 
 import tensorflow as tf
@@ -15,65 +17,132 @@ from tensorflow.core.protobuf import saved_model_pb2
 from jest_tf.errors import UserError
 
 GRAPH_FILE = "saved_model.pb"
-# By parts of names, so that the versions of an operation (SaveV2, TFRecordDatasetV2) count as one.
-ACTS = re.compile(
-    r"File|PyFunc|Reader|Record|TextLine|CSV|Sql|LMDB|BigQuery|Snapshot|DataService|Rpc|Socket"
-    r"|^(Save|Restore|Load|MergeV2|Print|Dump|Debug)|(Load|Save|Cache)Dataset|Summary"
-)
+_INITIALISERS = ("saved_model_main_op", "legacy_init_op")
+# Arithmetic, shapes, control flow and variables.
+_COMPUTE = """
+Abs Add AddN AddV2 All Any ArgMax ArgMin Assert AssignVariableOp AvgPool BatchMatMulV2 BiasAdd
+Bitcast BroadcastTo Case Cast Ceil ClipByValue ConcatV2 Const Conv2D Cumsum DepthwiseConv2dNative
+DivNoNan Einsum Elu EnsureShape Equal Erf Erfc Exp ExpandDims Fill Floor FloorDiv FloorMod
+FusedBatchNormV3 GatherNd GatherV2 Greater GreaterEqual Identity IdentityN If InvertPermutation
+IsFinite LeakyRelu Less LessEqual LinSpace Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr
+MatMul MatrixBandPart Max MaxPool Maximum Mean Min Minimum MirrorPad Mul Neg NoOp NotEqual OneHot
+OnesLike Pack Pad PadV2 PartitionedCall Placeholder PlaceholderWithDefault Pow Prod Range Rank
+ReadVariableOp RealDiv Reciprocal Relu Relu6 Reshape ReverseV2 Rint Roll Round Rsqrt ScatterNd
+Select SelectV2 Selu Shape ShapeN Sigmoid Sign Size Slice Softmax Softplus Split SplitV Sqrt Square
+SquaredDifference Squeeze StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile
+StopGradient StridedSlice Sub Sum Tanh TensorListFromTensor TensorListGetItem TensorListLength
+TensorListReserve TensorListSetItem TensorListStack TensorScatterUpdate Tile TopKV2 Transpose
+TruncateDiv Unpack VarHandleOp VarIsInitializedOp Where While ZerosLike
+"""
+# Texts: cleaning and tokenizing. Vocabularies lie in the graph; tables from files are not here.
+_TEXT = """
+AsString CaseFoldUTF8 FastBertNormalize FastWordpieceTokenizeWithOffsets NormalizeUTF8 RaggedGather
+RaggedRange RaggedTensorToSparse RaggedTensorToTensor ReduceJoin RegexFullMatch RegexReplace
+SentencepieceOp SentencepieceTokenizeOp StaticRegexFullMatch StaticRegexReplace StringJoin
+StringLength StringLower StringSplitV2 StringStrip StringUpper Substr UnicodeDecode
+UnicodeDecodeWithOffsets UnicodeEncode UnicodeTranscode UnsortedSegmentJoin
+"""
+# Pictures: decoding bytes that are given, resizing, and tf.data as a `try` for each picture.
+_IMAGES = """
+AdjustContrastv2 BatchDatasetV2 ConcatenateDataset CropAndResize DatasetToSingleElement
+DecodeAndCropJpeg DecodeBmp DecodeGif DecodeImage DecodeJpeg DecodePaddedRaw DecodePng DecodeRaw
+DecodeWebP ExtractJpegShape FilterDataset FlatMapDataset IgnoreErrorsDataset MapDataset
+OptionsDataset ParallelInterleaveDatasetV4 ParallelMapDatasetV2 PrefetchDataset RangeDataset
+ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor ScaleAndTranslate TakeDataset
+TensorDataset TensorSliceDataset
+"""
+ALLOWED = frozenset(f"{_COMPUTE} {_TEXT} {_IMAGES}".split())
+# TensorFlow writes two functions for saving and restoring in a TensorFlow 1 session into every
+# SavedModel. Nothing in TensorFlow 2 calls them: they may hold these, if nothing else calls them.
+_SAVER = {"DisableCopyOnRead", "MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"}
 
 
 def load(path: str):
     """`tf.saved_model.load`, after a look at what the model would do.
 
     Raises:
-      UserError: no SavedModel, one that does not load, or one with operations that act.
+      UserError: no SavedModel, one that does not load, or one that could do more than compute.
     """
     try:
-        found = acting_ops(path)
-        if found:
+        if found := objections(path):
             raise UserError(
-                f"the SavedModel in {path} is not loaded: besides computing it would use "
-                f"{', '.join(sorted(found))}, which reach files, Python or the network."
+                f"the SavedModel in {path} is not loaded: {'; '.join(found)}. A model may hold "
+                "only operations that compute; export the run again with `jest export`."
             )
         return tf.saved_model.load(path)
+    except UserError:
+        raise
     except (OSError, DecodeError, tf.errors.OpError) as error:
         raise UserError(f"the SavedModel in {path} does not load: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"the SavedModel in {path} does not load: {error}") from error
 
 
-def acting_ops(path: str) -> set[str]:
-    """Names of the operations in reach that do more than compute."""
-    saved = saved_model_pb2.SavedModel()
+def objections(path: str) -> list[str]:
+    """Why the SavedModel in a folder must not be loaded; empty if it only computes."""
     with tf.io.gfile.GFile(f"{path}/{GRAPH_FILE}", "rb") as file:
-        saved.ParseFromString(file.read())
-    return {
-        op
-        for meta_graph in saved.meta_graphs
-        for op in _ops_in_reach(meta_graph)
-        if ACTS.search(op)
+        saved = saved_model_pb2.SavedModel.FromString(file.read())
+    if len(saved.meta_graphs) != 1:
+        return [f"it has {len(saved.meta_graphs)} meta graphs, expected one"]
+    meta_graph = saved.meta_graphs[0]
+    if not meta_graph.HasField("object_graph_def") or not meta_graph.object_graph_def.nodes:
+        return ["it has no object graph (TensorFlow 1 style), so loading would run its initialiser"]
+    found = []
+    if not all(node.op == "NoOp" for node in _initialisers(meta_graph)):
+        found.append("it has an initialiser")
+    if ops := operations(meta_graph) - ALLOWED:
+        found.append(f"besides computing it would use {', '.join(sorted(ops))}")
+    return found
+
+
+def operations(meta_graph) -> set[str]:
+    """All operations of the graph and of every function in its library, called or not.
+
+    Left out are operations for saving, in functions that nothing but TensorFlow 1's saver calls.
+    """
+    library = meta_graph.graph_def.library
+    # TensorFlow's own functions start so, and no operation does: none can hide behind a name.
+    functions = {
+        f.signature.name for f in library.function if f.signature.name.startswith("__")
+    }  # fmt: skip
+    called = set(meta_graph.object_graph_def.concrete_functions)
+    called |= {
+        name for pair in library.gradient for name in (pair.function_name, pair.gradient_func)
     }
+    called |= {pair.gradient_func for pair in library.registered_gradients}
+    called |= _called(_before(_initialisers(meta_graph), meta_graph))
+    for function in library.function:
+        called |= _called(function.node_def)
+    ops = {node.op for node in meta_graph.graph_def.node}
+    for function in library.function:
+        of_function = {node.op for node in function.node_def}
+        ops |= of_function - (set() if function.signature.name in called else _SAVER)
+    return ops - functions
 
 
-def _ops_in_reach(meta_graph) -> set[str]:
-    functions = {f.signature.name: f for f in meta_graph.graph_def.library.function}
-    todo = list(meta_graph.object_graph_def.concrete_functions)
-    seen: set[str] = set()
-    ops: set[str] = set()
+def _called(nodes: Iterable) -> set[str]:
+    """Functions that operations name: as themselves, or as branches, loop bodies, maps."""
+    values = [value for node in nodes for value in node.attr.values()]
+    one = {value.func.name for value in values if value.HasField("func")}
+    several = {func.name for value in values for func in value.list.func}
+    return {node.op for node in nodes} | one | several
+
+
+def _initialisers(meta_graph) -> list:
+    """The nodes that a TensorFlow 1 session runs when it has loaded the graph."""
+    collections = [meta_graph.collection_def[name] for name in _INITIALISERS]
+    names = {name for found in collections for name in found.node_list.value}
+    return [node for node in meta_graph.graph_def.node if node.name in names]
+
+
+def _before(nodes: list, meta_graph) -> list:
+    """These nodes and all that they wait for."""
+    by_name = {node.name: node for node in meta_graph.graph_def.node}
+    todo, found = list(nodes), {}
     while todo:
-        name = todo.pop()
-        if name in seen or name not in functions:
-            continue
-        seen.add(name)
-        for node in functions[name].node_def:
-            ops.add(node.op)
-            todo += [node.op, *_called(node.attr.values())]
-    return ops - functions.keys()
-
-
-def _called(attributes: Iterable) -> list[str]:
-    """Functions that attributes of an operation name: branches, loop bodies, maps of datasets."""
-    one = [value.func.name for value in attributes if value.HasField("func")]
-    return one + [func.name for value in attributes for func in value.list.func]
+        node = todo.pop()
+        if node.name not in found:
+            found[node.name] = node
+            names = (name.removeprefix("^").partition(":")[0] for name in node.input)
+            todo += [by_name[name] for name in names]
+    return list(found.values())
