@@ -17,7 +17,8 @@ LOSSES = ("sigmoid", "softmax")
 SCOPES = ("global", "replica")
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 PRECISIONS = ("float32", "bfloat16")
-VARIANTS = ("nano", "mu", "Ti", "S", "B", "L")
+VARIANTS = ("nano", "mu", "Ti", "S", "B", "L", "custom")
+RESIZES = ("bilinear", "bicubic", "bilinear_plain")
 AUGMENTATIONS = ("flip", "colour", "cutout")
 
 
@@ -49,9 +50,14 @@ def _data() -> ml_collections.ConfigDict:
     c.data_dir = "data/prepared"  # where TFDS sets and vocabularies are prepared once
     c.image_size = 64  # pixels; what the host hands to the device, at least the largest resolution
     c.n_tokens = 16  # text length [R: 64 in the paper]; emoji captions have 4 words on average
-    c.vocab = ""  # .txt (wordpiece) or .model (SentencePiece); empty: trained from captions
+    # .txt (wordpiece), .model (SentencePiece), or a workdir whose tokenizer is taken with all its
+    # rules (padding, case, punctuation). Empty: trained from captions.
+    c.vocab = ""
     c.vocab_from = ""  # whose captions, as `train`; empty: those of `train`
     c.vocab_size = 4096  # of a trained vocabulary [R: 32,000 in the paper]
+    # How pictures are resized: bilinear | bicubic, antialiased, or bilinear_plain without (as
+    # big_vision does). A reference that runs beside the learner must agree.
+    c.resize = "bilinear"
     c.n_lanes = 8  # readers whose order does not know hosts; a multiple of the number of hosts
     c.shuffle = True  # off only to look at data in file order
     c.max_bad_share = 0.05  # of records that cannot be used, above which the run stops, saved
@@ -62,7 +68,8 @@ def _data() -> ml_collections.ConfigDict:
 
 def _model() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
-    c.variant = "mu"  # nano | mu | Ti | S | B | L [P: B]
+    c.variant = "mu"  # nano | mu | Ti | S | B | L [P: B] | custom: all is in `sizes`
+    c.sizes = ml_collections.ConfigDict()  # custom: image, text, embed_dim, vocab_size
     c.image_size = 48  # pixels, full resolution: where evaluation and export happen
     c.patch_size = 8  # pixels [P: 16 at 256 px]
     c.init_scale = 10.0  # SigLIP [P]
@@ -265,6 +272,7 @@ def _wrong_choices(c: ml_collections.ConfigDict) -> Iterator[str]:
         "loss": (c.loss, LOSSES),
         "precision": (c.precision, PRECISIONS),
         "model.variant": (c.model.variant, VARIANTS),
+        "data.resize": (c.data.resize, RESIZES),
         "selection.policy": (c.selection.policy, POLICIES),
         "selection.criterion": (c.selection.criterion, CRITERIA),
         "selection.scope": (c.selection.scope, SCOPES),

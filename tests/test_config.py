@@ -143,12 +143,12 @@ def test_choices_are_those_of_the_code_that_takes_them():
     """The config names them apart, because it must not import TensorFlow."""
     from jest_tf.data.augmentation import augmentation
     from jest_tf.losses import contrastive
-    from jest_tf.models.dual_encoder import VARIANTS
+    from jest_tf.models.dual_encoder import CUSTOM, VARIANTS
     from jest_tf.selection import spec
 
     assert set(config_lib.POLICIES) == set(spec.POLICIES)
     assert set(config_lib.CRITERIA) == set(spec.CRITERIA)
     assert set(config_lib.SCOPES) == set(spec.SCOPES)
     assert set(config_lib.LOSSES) == set(spec.LOSSES) == set(contrastive.KINDS)
-    assert set(config_lib.VARIANTS) == set(VARIANTS)
+    assert set(config_lib.VARIANTS) == {*VARIANTS, CUSTOM}
     assert callable(augmentation(config_lib.AUGMENTATIONS))

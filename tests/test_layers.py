@@ -6,7 +6,7 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = [
-    {"errors", "config", "devices", "host_memory", "json_text"},
+    {"errors", "config", "devices", "host_memory", "json_text", "model_record"},
     {"selection", "data", "models"},
     {"evaluation", "serving", "monitoring", "losses", "runtime"},
     {"training"},

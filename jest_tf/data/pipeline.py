@@ -18,6 +18,7 @@ from jest_tf.data.records import RecordReader
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
+from jest_tf.model_record import PixelRule
 
 # Lanes where a config names none: enough for 8 hosts.
 DEFAULT_LANES = 8
@@ -56,6 +57,7 @@ def super_batches(
     replicas_per_pipeline: int = 1,
     shuffle: bool = True,
     reference_cache: ReferenceCache | None = None,
+    pixels: PixelRule = PixelRule(),
 ) -> tf.data.Dataset:
     """Endless super-batches, one element per replica, from `start_step` on.
 
@@ -72,6 +74,7 @@ def super_batches(
         replicas_per_pipeline: replicas that this host feeds; consecutive elements are consecutive
             replicas of one step.
         reference_cache: embeddings of this manifest's records, read along with them.
+        pixels: how pictures are resized.
         shuffle: False keeps each lane's records in manifest order.
 
     Returns:
@@ -96,7 +99,9 @@ def super_batches(
         shuffle=shuffle,
         reference_cache=reference_cache,
     )
-    reader = RecordReader(manifest, image_size, seed, reference_cache=reference_cache)
+    reader = RecordReader(
+        manifest, image_size, seed, reference_cache=reference_cache, pixels=pixels
+    )
     batch_size = super_batch // num_input_pipelines // replicas_per_pipeline
     batches = _decoded_batches(chunks, chunk, reader, tokenizer, batch_size)
     batches = batches.map(graph_only(lambda batch: {k: batch[k] for k in batch if k != "label"}))
@@ -152,7 +157,11 @@ def record_chunks(
 
 
 def evaluation_batches(
-    manifest: Manifest, tokenizer: Tokenizer, batch_size: int, image_size: int
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    batch_size: int,
+    image_size: int,
+    pixels: PixelRule = PixelRule(),
 ) -> tf.data.Dataset:
     """Every record once, in manifest order, with its first caption; the last batch is padded.
 
@@ -170,7 +179,7 @@ def evaluation_batches(
     chunk = chunk_size(batch_size)
     chunks = records.concatenate(padded).batch(chunk, drop_remainder=True)
     chunks = chunks.map(graph_only(lambda *parts: (tf.zeros_like(parts[0]), *parts)))
-    reader = RecordReader(manifest, image_size, draw_caption=False)
+    reader = RecordReader(manifest, image_size, draw_caption=False, pixels=pixels)
     batches = _decoded_batches(chunks, chunk, reader, tokenizer, batch_size)
     return batches.with_options(_options())
 

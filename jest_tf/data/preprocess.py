@@ -3,6 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.model_record import PixelRule
+
+OWN_RULE = PixelRule()  # antialiased bilinear
+KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 # A picture of more pixels is refused by its header, before any memory is taken (64 MP: 200 MB).
 MAX_PIXELS = 2**26
 # So is a long one: a resize makes a picture of this width and the target's height, in float32.
@@ -15,10 +19,12 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _BAD, _JPEG, _WEBP, _OTHER = range(4)
 
 
-def decode(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def decode(
+    encoded: tf.Tensor, image_size: int, rule: PixelRule = OWN_RULE
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes one JPEG, PNG, GIF (first frame), BMP or WebP (string []).
 
-    The picture is resized to a square, antialiased, without keeping its aspect (as SigLIP does).
+    The picture is resized to a square by `rule`, without keeping its aspect (as SigLIP does).
     JPEGs of at least twice the size are decoded at 1/2, 1/4 or 1/8, which is cheaper.
 
     Returns:
@@ -26,18 +32,20 @@ def decode(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
         MIN_SIDE to MAX_SIDE and MAX_PIXELS. Raises InvalidArgumentError (in graph) where the data
         is corrupt.
     """
-    images, ok = decode_batch(encoded[None], image_size)
+    images, ok = decode_batch(encoded[None], image_size, rule)
     return images[0], ok[0]
 
 
-def decode_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def decode_batch(
+    encoded: tf.Tensor, image_size: int, rule: PixelRule = OWN_RULE
+) -> tuple[tf.Tensor, tf.Tensor]:
     """`decode` for string [c]: (uint8 [c, S, S, 3], bool [c])."""
     kinds, is_png, h, w = _inspect(tf.io.decode_raw(encoded, tf.uint8, fixed_length=32))
     one_image = tf.TensorSpec([image_size, image_size, 3], tf.uint8)
 
     def any_kind():
         return tf.map_fn(
-            lambda item: _decode_one(*item, image_size),
+            lambda item: _decode_one(*item, image_size, rule),
             (encoded, kinds),
             fn_output_signature=(one_image, tf.TensorSpec([], tf.bool)),
         )
@@ -46,7 +54,7 @@ def decode_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Ten
         # No branch and no resize per record: they cost more than decoding a picture of 64 x 64.
         spec = tf.TensorSpec([None, None, 3], tf.uint8)
         images = tf.map_fn(lambda e: tf.io.decode_png(e, 3), encoded, fn_output_signature=spec)
-        return fit(images, image_size), tf.ones_like(kinds, tf.bool)
+        return fit(images, image_size, rule), tf.ones_like(kinds, tf.bool)
 
     are_small = h[0] * w[0] <= SMALL_PIXELS
     are_equal = tf.reduce_all(is_png & (kinds != _BAD) & (h == h[0]) & (w == w[0]))
@@ -90,14 +98,18 @@ def _sane(h: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     return (shorter >= MIN_SIDE) & (longer <= MAX_SIDE) & (h * w <= MAX_PIXELS)
 
 
-def _decode_one(encoded: tf.Tensor, kind: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def _decode_one(
+    encoded: tf.Tensor, kind: tf.Tensor, size: int, rule: PixelRule
+) -> tuple[tf.Tensor, tf.Tensor]:
     """(uint8 [S, S, 3], bool []) of one picture. One resize serves all formats: fewer graphs."""
     black = tf.zeros([size, size, 3], tf.uint8)
 
     def jpeg():
         h, w = tf.unstack(tf.io.extract_jpeg_shape(encoded)[:2])
-        # Reduced decoding must leave at least the target size, or it would blur.
-        reduction = tf.minimum(h, w) // size
+        # Reduced decoding must leave at least the target size, or it would blur. It averages
+        # pixels: twice that size for other filters, and none where the rule must not average.
+        least = size + rule.margin if rule == OWN_RULE else 2 * (size + rule.margin)
+        reduction = tf.minimum(h, w) // least if rule.antialias else 1
         branch = tf.cast(reduction >= 2, tf.int32)
         branch += tf.cast(reduction >= 4, tf.int32) + tf.cast(reduction >= 8, tf.int32)
         branch = tf.where(_sane(tf.cast(h, tf.int64), tf.cast(w, tf.int64)), branch, 4)
@@ -114,44 +126,63 @@ def _decode_one(encoded: tf.Tensor, kind: tf.Tensor, size: int) -> tuple[tf.Tens
         return tf.io.decode_image(encoded, 3, expand_animations=False), True
 
     image, ok = tf.switch_case(kind, [lambda: (black, False), jpeg, webp, other])
-    return fit(tf.ensure_shape(image, [None, None, 3])[None], size)[0], ok
+    return fit(tf.ensure_shape(image, [None, None, 3])[None], size, rule)[0], ok
 
 
-def fit(images: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8 [n, h, w, 3] -> uint8 [n, S, S, 3], antialiased, rounded to the nearest (half up).
+def fit(images: tf.Tensor, size: int, rule: PixelRule = OWN_RULE) -> tf.Tensor:
+    """uint8 [n, h, w, 3] -> uint8 [n, S, S, 3] by `rule`, rounded to the nearest (half up).
 
-    What `tf.image.resize(antialias=True)` gives, up to the order of its sums, but faster on a CPU:
-    its kernel sums along the height by whole rows, and along the width one pixel of 3 values after
-    the other. Here both sums go by whole rows, with a transposition between.
+    By default what `tf.image.resize(antialias=True)` gives, up to the order of its sums, but faster
+    on a CPU: its kernel sums along the height by whole rows, and along the width one pixel of 3
+    values after the other. Here both sums go by whole rows, with a transposition between.
     """
+    side = size + rule.margin
 
-    def along_height(images):  # [n, h, w, 3] -> float32 [n, S, w, 3]
+    def along_height(images):  # [n, h, w, 3] -> float32 [n, side, w, 3]
         n, h, w, _ = tf.unstack(tf.shape(images))
         rows = tf.raw_ops.ScaleAndTranslate(
             images=tf.reshape(images, [n, h, 1, w * 3]),
-            size=[size, 1],
-            scale=tf.stack([size / tf.cast(h, tf.float32), 1.0]),
+            size=[side, 1],
+            scale=tf.stack([side / tf.cast(h, tf.float32), 1.0]),
             translation=[0.0, 0.0],
-            kernel_type="triangle",
-            antialias=True,
+            kernel_type=KERNELS[rule.resize],
+            antialias=rule.antialias,
         )
-        return tf.reshape(rows, [n, size, w, 3])
+        return tf.reshape(rows, [n, side, w, 3])
 
     def resized():
         sides_swapped = along_height(tf.transpose(along_height(images), [0, 2, 1, 3]))
-        # The weights are positive and add up to 1: nothing can leave 0..255.
+        if rule.resize == "bicubic":  # its weights are partly negative
+            sides_swapped = tf.clip_by_value(sides_swapped, 0.0, 255.0)
         return tf.transpose(tf.cast(sides_swapped + 0.5, tf.uint8), [0, 2, 1, 3])
 
     shape = tf.shape(images)
-    same = (shape[1] == size) & (shape[2] == size)
-    fitted = tf.cond(same, lambda: images, resized)
+    same = (shape[1] == side) & (shape[2] == side)
+    fitted = tf.cond(same, lambda: images, resized)[:, :size, :size]
     return tf.ensure_shape(fitted, [images.shape[0], size, size, 3])
 
 
-def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Antialiased bilinear resize that compiles under XLA: two matmuls with constant matrices.
+def fit_decoded(images: tf.Tensor, size: int, rule: PixelRule = OWN_RULE) -> tf.Tensor:
+    """uint8 [n, h, w, 3] of any size -> float32 [n, S, S, 3] in 0..255, not rounded.
 
-    Equal to `tf.image.resize(images, [image_size] * 2, antialias=True)`, which XLA lacks.
+    Pictures of `size` x `size` are taken as they are: `decode` made them, and has cut the margin.
+    """
+    side, method = size + rule.margin, rule.resize
+    shape = tf.shape(images)
+    is_done = (shape[1] == size) & (shape[2] == size)
+
+    def resized():
+        return tf.image.resize(images, [side, side], method, antialias=rule.antialias)
+
+    done = tf.cond(is_done, lambda: tf.cast(images, tf.float32), resized)[:, :size, :size]
+    return tf.ensure_shape(tf.clip_by_value(done, 0.0, 255.0), [images.shape[0], size, size, 3])
+
+
+def resize(images: tf.Tensor, image_size: int, rule: PixelRule = OWN_RULE) -> tf.Tensor:
+    """Resize that compiles under XLA: two matmuls with constant matrices.
+
+    By default equal to `tf.image.resize(images, [image_size] * 2, antialias=True)`, which XLA
+    lacks. The margin of `rule` plays no part: `decode` has cut it.
 
     Args:
         images: [n, h, w, c], any real dtype, static h and w.
@@ -162,18 +193,23 @@ def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
     images = tf.cast(images, tf.float32)
     h, w = images.shape[1:3]
     if h != image_size:
-        images = tf.einsum("oh,nhwc->nowc", resize_matrix(h, image_size), images)
+        images = tf.einsum("oh,nhwc->nowc", resize_matrix(h, image_size, rule), images)
     if w != image_size:
-        images = tf.einsum("ow,nhwc->nhoc", resize_matrix(w, image_size), images)
+        images = tf.einsum("ow,nhwc->nhoc", resize_matrix(w, image_size, rule), images)
     return images
 
 
-def resize_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """float32 [size_out, size_in]: rows of the triangle filter, widened when shrinking."""
+def resize_matrix(size_in: int, size_out: int, rule: PixelRule = OWN_RULE) -> np.ndarray:
+    """float32 [size_out, size_in]: rows of the rule's filter, widened when shrinking."""
     scale = size_in / size_out
     centers = (np.arange(size_out) + 0.5) * scale
     distance = np.abs(np.arange(size_in) + 0.5 - centers[:, None])
-    weights = np.maximum(0.0, 1.0 - distance / max(scale, 1.0))
+    distance /= max(scale, 1.0) if rule.antialias else 1.0
+    weights = np.maximum(0.0, 1.0 - distance)
+    if rule.resize == "bicubic":  # Keys' kernel with a = -0.5, as Pillow's
+        near = (1.5 * distance - 2.5) * distance**2 + 1.0
+        far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+        weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 

@@ -10,6 +10,7 @@ from jest_tf.data import preprocess
 from jest_tf.data.examples import parse_examples
 from jest_tf.data.manifest import Manifest, Source
 from jest_tf.data.reference_cache import ReferenceCache
+from jest_tf.model_record import PixelRule
 
 # A caption counts as empty when its first bytes, as UTF-8, hold nothing but white space.
 MAX_JUDGED_BYTES = 4096
@@ -24,6 +25,7 @@ class RecordReader:
         seed: of the draw of one caption where a record has several.
         draw_caption: draw a caption per visit (training), or take the first (evaluation).
         reference_cache: whose records come along with the data's.
+        pixels: how pictures are resized.
     """
 
     def __init__(
@@ -33,9 +35,10 @@ class RecordReader:
         seed: int = 0,
         draw_caption: bool = True,
         reference_cache: ReferenceCache | None = None,
+        pixels: PixelRule = PixelRule(),
     ):
         self.sources = manifest.sources
-        self.image_size = image_size
+        self.image_size, self.pixels = image_size, pixels
         self.seed = seed
         self.draw_caption = draw_caption
         self.reference_cache = reference_cache
@@ -73,7 +76,8 @@ class RecordReader:
             the pipeline turns into an invalid record.
         """
         fields = self._parse_all(epoch, record, serialized)
-        image, decoded = preprocess.decode_batch(fields.pop("encoded"), self.image_size)
+        encoded = fields.pop("encoded")
+        image, decoded = preprocess.decode_batch(encoded, self.image_size, self.pixels)
         text = tf.strings.unicode_transcode(
             tf.strings.substr(fields["caption"], 0, MAX_JUDGED_BYTES), "UTF-8", "UTF-8", "ignore"
         )

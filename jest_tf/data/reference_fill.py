@@ -13,6 +13,7 @@ from jest_tf.data.records import shard_rows
 from jest_tf.data.reference_cache import CacheWriter
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
+from jest_tf.model_record import PixelRule
 
 
 def embed(
@@ -22,6 +23,7 @@ def embed(
     encode_text: Callable[[tf.Tensor], tf.Tensor],
     *,
     image_size: int,
+    pixels: PixelRule = PixelRule(),
     batch_size: int = 256,
     part: int = 0,
     parts: int = 1,
@@ -41,7 +43,9 @@ def embed(
     manifest = _subset(writer.manifest, missing)
     images = _rows(
         (encode_image(batch["image"]).numpy(), batch["id"].numpy())
-        for batch in pipeline.evaluation_batches(manifest, tokenizer, batch_size, image_size)
+        for batch in pipeline.evaluation_batches(
+            manifest, tokenizer, batch_size, image_size, pixels
+        )
     )
     start, done = time.time(), 0
     for shard, index in enumerate(missing):

@@ -8,31 +8,42 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from jest_tf.errors import UserError
+from jest_tf.model_record import TokenizerRule
 
 PAD, UNKNOWN, END = "[PAD]", "[UNK]", "[EOS]"
-# Longer captions are cut before they are tokenized: more could not fit into the tokens anyway.
-MAX_BYTES_PER_TOKEN = 32
+# Longer captions are cut before they are tokenized. A WordPiece token has few bytes; one
+# SentencePiece token can stand for a whole run of spaces or of unknown characters.
+MAX_BYTES_PER_TOKEN = {"wordpiece": 32, "sentencepiece": 1024}
+# What Python's string.punctuation and its \\s hold, for RE2.
+PUNCTUATION = r"[!-/:-@\[-`{-~]"
+WHITE_SPACE = r"[\s\p{Z}\x{0b}\x{1c}-\x{1f}\x{85}]+"
 
 
 class Tokenizer(tf.Module):
-    """strings [k] -> int32 [k, n_tokens], padded with 0; the last token kept is always the end.
+    """strings [k] -> int32 [k, n_tokens], padded; the last token kept is always the end.
 
     Args:
         vocab_path: `.model` for SentencePiece, anything else for a WordPiece vocabulary (one token
             a line, the first [PAD]; [EOS] or [SEP] marks the end). WordPiece lowers case and strips
             accents.
         n_tokens: length of the result.
+        rule: padding, case, punctuation, and the rows of a trimmed token table.
+
+    Attributes:
+        vocab_size: rows that a token table must have.
+        fingerprint: text that changes with the file, the length or the rule.
 
     Raises:
         UserError: missing file, or a vocabulary without the special tokens.
     """
 
-    def __init__(self, vocab_path: str, n_tokens: int):
+    def __init__(self, vocab_path: str, n_tokens: int, rule: TokenizerRule = TokenizerRule()):
         super().__init__(name="tokenizer")
         if n_tokens < 2:
             raise UserError(f"n_tokens is {n_tokens}; expected at least 2 (a token and the end)")
         self.vocab_path = vocab_path
         self.n_tokens = n_tokens
+        self.rule = rule
         try:
             with tf.io.gfile.GFile(vocab_path, "rb") as file:
                 content = file.read()
@@ -42,8 +53,10 @@ class Tokenizer(tf.Module):
                 "`python -m jest_tf.data.train_tokenizer`."
             ) from error
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16] + f"-{n_tokens}"
+        self.fingerprint += f"-{rule}" if str(rule) else ""
         try:
             self._build(content)
+            self._trim()
         except (RuntimeError, ValueError, tf.errors.OpError) as error:
             if isinstance(error, UserError):
                 raise
@@ -60,31 +73,70 @@ class Tokenizer(tf.Module):
                     f"SentencePiece model {self.vocab_path} has no end-of-sentence token"
                 )
             self._end = int(end[-1])
+            self._unknown = int(self._tokenizer.string_to_id("").numpy())
             self._vocab = None
         else:
             vocab = _read_vocab(content, self.vocab_path)
             self.vocab_size = len(vocab)
             self._end = vocab.index(END if END in vocab else "[SEP]")
+            self._unknown = vocab.index(UNKNOWN)
             self._vocab = vocab
             self._tokenizer = tf_text.FastBertTokenizer(
                 vocab, token_out_type=tf.int32, lower_case_nfd_strip_accents=True
             )
 
+    @property
+    def end_id(self) -> int:
+        """Of the end token, in the vocabulary file."""
+        return self._end
+
+    def _trim(self) -> None:
+        """With `kept_ids`: row of every id of the file; ids without a row become the unknown."""
+        kept = self.rule.kept_ids
+        wrong = [i for i in (*kept, self.rule.pad_id) if not 0 <= i < self.vocab_size]
+        missing = {self._end, self.rule.pad_id, self._unknown} - set(kept) if kept else set()
+        if wrong or missing:
+            raise UserError(
+                f"vocabulary {self.vocab_path} has {self.vocab_size:,} tokens and does not fit the "
+                f"model's tokenizer rule: ids {(wrong or sorted(missing))[:5]} are "
+                f"{'beyond it' if wrong else 'not kept'}. Give the file of this model."
+            )
+        self._rows = None
+        if kept:
+            rows = np.zeros(self.vocab_size, np.int32)
+            rows[list(kept)] = np.arange(len(kept))
+            rows[np.setdiff1d(np.arange(self.vocab_size), kept)] = kept.index(self._unknown)
+            self._rows, self.vocab_size = rows, len(kept)
+
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
         """string [k] -> int32 [k, n_tokens]. Bytes that are not UTF-8 are left out."""
-        texts = tf.strings.substr(texts, 0, self.n_tokens * MAX_BYTES_PER_TOKEN)
+        kind = "wordpiece" if self._vocab else "sentencepiece"
+        texts = tf.strings.substr(texts, 0, self.n_tokens * MAX_BYTES_PER_TOKEN[kind])
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
-        tokens = self._tokenizer.tokenize(texts)
+        tokens = self._tokenizer.tokenize(self._normalised(texts))
         if tokens.ragged_rank == 2:  # WordPiece: [k, words, pieces]
             tokens = tokens.merge_dims(1, 2)
         tokens = tokens[:, : self.n_tokens - 1]
         ends = tf.fill([tokens.nrows(), 1], self._end)
         tokens = tf.concat([tokens, tf.cast(ends, tf.int32)], axis=1)
-        return tokens.to_tensor(0, shape=[None, self.n_tokens])
+        ids = tokens.to_tensor(self.rule.pad_id, shape=[None, self.n_tokens])
+        return ids if self._rows is None else tf.gather(self._rows, ids)
+
+    def _normalised(self, texts: tf.Tensor) -> tf.Tensor:
+        if self.rule.lower and not self._vocab:
+            if not self.rule.canonicalize:  # SigLIP 2 lowers each character for itself
+                texts = tf.strings.regex_replace(texts, "Σ", "σ")
+            texts = tf.strings.lower(texts, encoding="utf-8")
+        if self.rule.canonicalize:
+            texts = tf.strings.regex_replace(texts, PUNCTUATION, "")
+            texts = tf.strings.strip(tf.strings.regex_replace(texts, WHITE_SPACE, " "))
+        return texts
 
     def to_text(self, tokens: np.ndarray) -> list[str]:
         """int [k, n_tokens] -> k texts, as far as the tokens tell them; for people to read."""
-        kept = tf.ragged.boolean_mask(tokens, (tokens != 0) & (tokens != self._end))
+        if self._rows is not None:
+            tokens = np.asarray(self.rule.kept_ids, np.int32)[tokens]
+        kept = tf.ragged.boolean_mask(tokens, (tokens != self.rule.pad_id) & (tokens != self._end))
         if self._vocab is None:
             return [text.decode() for text in self._tokenizer.detokenize(kept).numpy()]
         words = [" ".join(self._vocab[token] for token in row) for row in kept.to_list()]

@@ -10,6 +10,7 @@ import tensorflow as tf
 from jest_tf.data.examples import parse_examples
 from jest_tf.data.manifest import Manifest, Source, check_files
 from jest_tf.errors import UserError
+from jest_tf.model_record import PixelRule
 from jest_tf.serving.saved_model import decode_all
 
 
@@ -31,16 +32,16 @@ class EvaluationData:
 
     Args:
         manifest: what to read.
-        decode_size: side in pixels of the images.
+        decode_size, pixels: side in pixels of the images, and how they are resized to it.
 
     Attributes:
         n_skipped: records passed over in the last pass: pictures that cannot be decoded.
     """
 
-    def __init__(self, manifest: Manifest, decode_size: int):
+    def __init__(self, manifest: Manifest, decode_size: int, pixels: PixelRule = PixelRule()):
         check_files(manifest)
         self.manifest = manifest
-        self.decode_size = decode_size
+        self.decode_size, self.pixels = decode_size, pixels
         self.n_skipped = 0
 
     @property
@@ -59,7 +60,9 @@ class EvaluationData:
             try:
                 # Iterated anew each time; built once, because a run evaluates thousands of times
                 # and each graph takes a second to build and memory that is slow to come back.
-                for fields in _parsed(self.manifest, number, batch_size, self.decode_size):
+                for fields in _parsed(
+                    self.manifest, number, batch_size, self.decode_size, self.pixels
+                ):
                     yield self._readable(source, fields)
             except tf.errors.OpError as error:
                 raise UserError(
@@ -79,7 +82,9 @@ class EvaluationData:
 
 
 @functools.lru_cache(maxsize=16)
-def _parsed(manifest: Manifest, number: int, batch_size: int, decode_size: int) -> tf.data.Dataset:
+def _parsed(
+    manifest: Manifest, number: int, batch_size: int, decode_size: int, pixels: PixelRule
+) -> tf.data.Dataset:
     """The records of one source of a manifest, in batches of fields."""
     source = manifest.sources[number]
     shards = [shard for shard in manifest.shards if shard.source == number]
@@ -93,18 +98,18 @@ def _parsed(manifest: Manifest, number: int, batch_size: int, decode_size: int) 
     records = files.flat_map(
         lambda path, start, n: tf.data.TFRecordDataset(path).skip(start).take(n)
     )
-    parsed = records.batch(batch_size).map(lambda batch: _parse(source, batch, decode_size))
+    parsed = records.batch(batch_size).map(lambda batch: _parse(source, batch, decode_size, pixels))
     return parsed.prefetch(1)
 
 
-def _parse(source: Source, serialized: tf.Tensor, decode_size: int) -> dict:
+def _parse(source: Source, serialized: tf.Tensor, decode_size: int, pixels: PixelRule) -> dict:
     spec = {source.image: tf.io.FixedLenFeature([], tf.string, "")}
     if source.captions:
         spec[source.captions] = tf.io.RaggedFeature(tf.string)
     if source.label:
         spec[source.label] = tf.io.FixedLenFeature([], tf.int64, -1)
     fields = parse_examples(serialized, spec)
-    images, ok = decode_all(fields[source.image], decode_size)
+    images, ok = decode_all(fields[source.image], decode_size, pixels)
     labels = tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
     return {
         "encoded": fields[source.image],

@@ -111,7 +111,9 @@ class _Reader:
 
     def embed(self, source: str, role: str = "evaluated"):
         """(zimg float32 [n, d], captions of each, labels int64 [n], label texts) of a data set."""
-        data = EvaluationData(open_source(source, self.data_dir), self.encoder.decode_size)
+        data = EvaluationData(
+            open_source(source, self.data_dir), self.encoder.decode_size, self.encoder.pixels
+        )
         zimg, captions, labels = [], [], []
         for batch in data.batches(self.batch_size):
             zimg.append(_in_full_batches(self.encoder.encode_image, batch.images, self.batch_size))

@@ -34,7 +34,7 @@ def project(
     Raises:
         UserError: data that cannot be read, or not one picture in them.
     """
-    data = EvaluationData(open_source(source, data_dir), encoder.decode_size)
+    data = EvaluationData(open_source(source, data_dir), encoder.decode_size, encoder.pixels)
     zimg, images, captions, labels = [], [], [], []
     for batch in data.batches(batch_size):
         zimg.append(encoder.encode_image(batch.images))

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from jest_tf.errors import UserError
+from jest_tf.model_record import PixelRule
 from jest_tf.models.text_transformer import TextTransformer
 from jest_tf.models.vit import VisionTransformer
 
@@ -67,6 +68,8 @@ class DualEncoderConfig:
 
         `image` and `text` may be given as dicts with only the fields that change.
         """
+        if variant == CUSTOM:
+            return cls.from_dict(overrides)
         if variant not in VARIANTS:
             raise UserError(f"model variant {variant!r}: expected one of {', '.join(VARIANTS)}")
         return cls.from_dict({**dataclasses.asdict(VARIANTS[variant]), **overrides}, variant)
@@ -80,6 +83,12 @@ class DualEncoderConfig:
             raise UserError(
                 f"unknown model setting {', '.join(sorted(unknown))}: expected some of "
                 f"{', '.join(sorted(known))}"
+            )
+        missing = {"image", "text", "embed_dim", "vocab_size"} - set(values)
+        if missing:
+            raise UserError(
+                f"model.variant = custom needs all sizes; model.sizes lacks {sorted(missing)}. It "
+                "is what jest_tf.import_weights writes: start from such a workdir instead."
             )
         towers = {}
         for name in ("image", "text"):
@@ -115,6 +124,7 @@ def _siglip(width: int, depth: int, heads: int) -> DualEncoderConfig:
     )  # fmt: skip
 
 
+CUSTOM = "custom"  # all sizes are given, as for an imported model
 # Ti, S, B, L: the sizes of the ViT literature. mu: trains in minutes on a laptop's processor. nano:
 # for experiments of many runs.
 VARIANTS: dict[str, DualEncoderConfig] = {
@@ -144,6 +154,7 @@ class DualEncoder(keras.Model):
       dtype: Keras dtype policy of the towers; embeddings and their norms are float32 always.
       recompute: of a transformer block keep only its input and run it again in the backward pass:
         the same gradient with far less memory, for a third more time.
+      pixels: how pictures are resized for these weights. Whoever makes the images follows it.
 
     Attributes:
       log_scale, bias: float32 scalar weights; the logits are exp(log_scale)·<zimg, ztxt> + bias.
@@ -156,9 +167,10 @@ class DualEncoder(keras.Model):
         dtype: str | keras.DTypePolicy | None = None,
         name: str = "dual_encoder",
         recompute: bool = False,
+        pixels: PixelRule = PixelRule(),
     ) -> None:
         super().__init__(dtype=dtype, name=name)
-        self.config = config
+        self.config, self.pixels = config, pixels
         with keras.name_scope(self.name):
             self.image_tower = VisionTransformer(
                 image_size=config.image_size, patch_size=config.patch_size,

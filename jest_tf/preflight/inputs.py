@@ -14,7 +14,7 @@ from jest_tf.data.sources import open_source
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section
-from jest_tf.training.inputs import find_vocabulary, vocabulary_of
+from jest_tf.training.inputs import find_vocabulary, pixel_rule, tokenizer_rule, workdir_rules
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.workdir import read_config
 
@@ -49,7 +49,7 @@ def check_reference(config: ml_collections.ConfigDict) -> Section:
     section = Section(f"Reference: {workdir}")
     try:
         run = reference_config(config)
-        vocabulary = Tokenizer(vocabulary_of(workdir), run.data.n_tokens)
+        vocabulary, pixels, _ = workdir_rules(workdir, run)
         steps = Checkpointer(os.path.join(workdir, "checkpoints"), run.checkpoint.keep).steps()
     except UserError as error:
         section.problems.append(str(error))
@@ -67,18 +67,26 @@ def check_reference(config: ml_collections.ConfigDict) -> Section:
             f"--config.data.n_tokens={run.data.n_tokens}."
         )
     if config.data.vocab:
-        own = Tokenizer(config.data.vocab, config.data.n_tokens).fingerprint
+        own = _tokenizer(config).fingerprint
         if own != vocabulary.fingerprint:
             section.problems.append(
                 f"it reads text with the vocabulary {vocabulary.fingerprint}, this run with {own}. "
-                f"Set --config.data.vocab={vocabulary_of(workdir)}."
+                f"Set --config.data.vocab={workdir}, or use a cache of it."
             )
     elif (run.data.vocab_from or run.data.train) != (config.data.vocab_from or config.data.train):
         section.problems.append(
-            "its vocabulary was learned from other captions. Set "
-            f"--config.data.vocab={vocabulary_of(workdir)}."
+            f"its vocabulary was learned from other captions. Set --config.data.vocab={workdir}."
+        )
+    if pixels != pixel_rule(config):
+        section.problems.append(
+            f"it takes pictures resized by {pixels}, this run by {pixel_rule(config)}. Set "
+            "--config.data.resize, or use a cache of it."
         )
     return section
+
+
+def _tokenizer(config: ml_collections.ConfigDict) -> Tokenizer:
+    return Tokenizer(find_vocabulary(config), config.data.n_tokens, tokenizer_rule(config))
 
 
 def reference_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict | None:
@@ -90,8 +98,8 @@ def reference_config(config: ml_collections.ConfigDict) -> ml_collections.Config
     if not needs_reference(config):
         return None
     run = ml_collections.ConfigDict(read_config(config.reference.workdir))
-    path = vocabulary_of(config.reference.workdir)
-    run.data.vocab_size = Tokenizer(path, run.data.n_tokens).vocab_size
+    tokenizer, _, _ = workdir_rules(config.reference.workdir, run)
+    run.data.vocab_size = tokenizer.vocab_size
     return run
 
 
@@ -161,7 +169,7 @@ def _tokens(section: Section, config: ml_collections.ConfigDict, caption: str) -
         if source.n_records > SMALL:
             section.add("its tokens", f"the run learns a vocabulary from {source.name} first")
             return
-    tokenizer = Tokenizer(find_vocabulary(config), config.data.n_tokens)
+    tokenizer = _tokenizer(config)
     tokens = tokenizer(tf.constant([caption])).numpy()[0].tolist()
     used = len(tokens) - next((i for i, t in enumerate(reversed(tokens)) if t), 0)
     section.add(

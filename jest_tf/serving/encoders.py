@@ -12,6 +12,7 @@ import tensorflow_text  # noqa: F401 - registers the ops inside an export
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
+from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.serving import safe_load, saved_model
 
@@ -20,12 +21,14 @@ class Encoder(Protocol):
     """A model to evaluate.
 
     Attributes:
-        decode_size: side in pixels of the images that `encode_image` expects.
+        decode_size, pixels: side in pixels of the images that `encode_image` expects, and how
+            pictures are resized to it.
         description: {model, checkpoint, step, fingerprint, preprocessing} and, of a run, its cost;
             kept with every result.
     """
 
     decode_size: int
+    pixels: PixelRule
     description: dict[str, Any]
 
     def encode_image(self, images: np.ndarray) -> np.ndarray:
@@ -53,9 +56,11 @@ class ModelEncoder:
         decode_size: int,
         description: dict[str, Any],
     ):
-        self.decode_size = decode_size
+        self.decode_size, self.pixels = decode_size, model.pixels
         self.description = description | {
-            "preprocessing": saved_model.preprocessing(image_size, decode_size, tokenizer)
+            "preprocessing": saved_model.preprocessing(
+                image_size, decode_size, tokenizer, model.pixels
+            )
         }
         # Not jit: XLA lacks the antialiased resize, and tokenizing strings stays on the host.
         self._encode_image = tf.function(
@@ -89,6 +94,7 @@ class ExportEncoder:
         self.info = read_info(self.path)
         self._model = safe_load.load(self.path)
         self.decode_size = self.info["decode_size"]
+        self.pixels = PixelRule(**self.info.get("pixels", {}))  # older exports name none
         self.fingerprint = self.info["fingerprint"]
         metadata = self.info["metadata"]
         self.description = {

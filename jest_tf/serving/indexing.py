@@ -84,7 +84,7 @@ def add_images(
     keep_thumbnails = images.startswith("tfds:")
     # The source is looked at first: a mistyped one must not leave an empty index behind.
     if keep_thumbnails:
-        data = EvaluationData(open_source(images, data_dir), encoder.decode_size)
+        data = EvaluationData(open_source(images, data_dir), encoder.decode_size, encoder.pixels)
         index = _open_or_create(Path(path), encoder)
         found = _of_data_set(data, images, index, batch_size, report)
     else:

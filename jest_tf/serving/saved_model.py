@@ -22,6 +22,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from jest_tf.data import preprocess
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
+from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.serving.model_card import model_card
 
@@ -73,9 +74,10 @@ def export_dual_encoder(
         "embed_dim": model.config.embed_dim,
         "image_size": image_size,
         "decode_size": decode_size,
+        "pixels": dataclasses.asdict(model.pixels),
         "scale": float(model.scale),
         "bias": float(tf.convert_to_tensor(model.bias)),
-        "preprocessing": preprocessing(image_size, decode_size, tokenizer),
+        "preprocessing": preprocessing(image_size, decode_size, tokenizer, model.pixels),
         "endpoints": ENDPOINTS,
         "architecture": dataclasses.asdict(model.config),
         "n_parameters": int(model.count_params()),
@@ -91,19 +93,24 @@ def export_dual_encoder(
     return info["fingerprint"]
 
 
-def preprocessing(image_size: int, decode_size: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def preprocessing(
+    image_size: int, decode_size: int, tokenizer: Tokenizer, pixels: PixelRule
+) -> dict[str, Any]:
     """What happens to an image and a text before the towers, in words and numbers."""
+    lower = "lower-cased" if tokenizer.rule.lower else "lower-cased if WordPiece"
+    canonical = ", without punctuation" if tokenizer.rule.canonicalize else ""
     return {
-        "image": f"decoded to RGB, resized to {decode_size} px square (antialiased bilinear, "
+        "image": f"decoded to RGB, resized to {decode_size} px square ({pixels}, "
         f"aspect not kept, rounded to uint8), then to {image_size} px, scaled to [-1, 1]",
-        "text": f"lower-cased if WordPiece, cut to {tokenizer.n_tokens} tokens with the end kept",
+        "text": f"{lower}{canonical}, cut to {tokenizer.n_tokens} tokens with the end kept",
         "tokenizer": tokenizer.fingerprint,
     }
 
 
 def fingerprint(model: DualEncoder, tokenizer: Tokenizer, image_size: int, decode_size: int) -> str:
-    """16 hex digits that change with any weight, the vocabulary or a size, and nothing else."""
+    """16 hex digits that change with any weight, the text or pixel rule or a size."""
     digest = hashlib.sha256(f"{tokenizer.fingerprint} {image_size} {decode_size}".encode())
+    digest.update(str(model.pixels).encode() if model.pixels != PixelRule() else b"")
     for variable in sorted(model.weights, key=lambda v: v.path):
         value = keras.ops.convert_to_numpy(variable)
         if not tf.reduce_all(tf.math.is_finite(value)):
@@ -113,13 +120,22 @@ def fingerprint(model: DualEncoder, tokenizer: Tokenizer, image_size: int, decod
     return digest.hexdigest()[:16]
 
 
-def encode_pixels(model: DualEncoder, images: tf.Tensor, image_size: int) -> tf.Tensor:
-    """uint8 [n, h, w, 3] of any size -> zimg float32 [n, d]."""
-    images = tf.image.resize(images, [image_size, image_size], antialias=True)
+def encode_pixels(
+    model: DualEncoder, images: tf.Tensor, image_size: int, is_decoded: bool = True
+) -> tf.Tensor:
+    """uint8 [n, h, w, 3] -> zimg float32 [n, d].
+
+    `is_decoded`: `preprocess.decode` has made them, and has cut the margin of the pixel rule. Else
+    they are pictures of any size.
+    """
+    rule = dataclasses.replace(model.pixels, margin=0) if is_decoded else model.pixels
+    images = preprocess.fit_decoded(images, image_size, rule)
     return model.encode_image(preprocess.to_model_range(images))
 
 
-def decode_all(encoded: tf.Tensor, decode_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def decode_all(
+    encoded: tf.Tensor, decode_size: int, pixels: PixelRule = PixelRule()
+) -> tuple[tf.Tensor, tf.Tensor]:
     """string [n] -> (uint8 [n, S, S, 3], bool [n]); what cannot be decoded is black and False.
 
     A graph has no `try`, and one corrupt file must not fail the call for all: tf.data can pass over
@@ -129,7 +145,7 @@ def decode_all(encoded: tf.Tensor, decode_size: int) -> tuple[tf.Tensor, tf.Tens
 
     def first_that_works(file: tf.Tensor) -> tf.data.Dataset:
         files = tf.data.Dataset.from_tensors(file)
-        decoded = files.map(lambda f: preprocess.decode(f, decode_size)).ignore_errors()
+        decoded = files.map(lambda f: preprocess.decode(f, decode_size, pixels)).ignore_errors()
         return decoded.concatenate(tf.data.Dataset.from_tensors(black)).take(1)
 
     n = tf.size(encoded, tf.int64)
@@ -151,7 +167,7 @@ def _in_float32(model: DualEncoder) -> DualEncoder:
     """
     if model.compute_dtype == "float32":
         return model
-    copy = DualEncoder(model.config, dtype="float32")
+    copy = DualEncoder(model.config, dtype="float32", pixels=model.pixels)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -160,10 +176,10 @@ def _write_saved_model(
     model: DualEncoder, tokenizer: Tokenizer, image_size: int, decode_size: int, path: str
 ) -> None:
     def encode_image(images):
-        return encode_pixels(model, images, image_size)
+        return encode_pixels(model, images, image_size, is_decoded=False)
 
     def encode_image_bytes(encoded):
-        images, ok = decode_all(encoded, decode_size)
+        images, ok = decode_all(encoded, decode_size, model.pixels)
         return encode_pixels(model, images, image_size) * tf.cast(ok, tf.float32)[:, None]
 
     def encode_text(texts):
@@ -209,7 +225,9 @@ def _without_xla(graph_file: str) -> None:
 
 
 def _require_replaceable(path: str) -> None:
-    if not tf.io.gfile.exists(path) or tf.io.gfile.exists(f"{path}/{INFO_FILE}"):
+    # A workdir has a model.json too, and must never be taken for an older export.
+    has_info, is_workdir = (tf.io.gfile.exists(f"{path}/{n}") for n in (INFO_FILE, "config.json"))
+    if not tf.io.gfile.exists(path) or (has_info and not is_workdir):
         return
     if not tf.io.gfile.isdir(path) or tf.io.gfile.listdir(path):
         raise UserError(f"{path} is there and is no export of this program: give another --out")

@@ -6,6 +6,7 @@ import keras
 import ml_collections
 
 from jest_tf.data.augmentation import augmentation
+from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.selection import Collectives, SelectionSpec
 from jest_tf.training import optimizer
@@ -19,19 +20,25 @@ from jest_tf.training.resolution import (
 
 
 def model_size(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncoderConfig:
-    """The sizes that `config.model` names."""
-    return DualEncoderConfig.from_variant(
-        config.model.variant,
-        image_size=config.model.image_size,
-        patch_size=config.model.patch_size,
-        n_tokens=config.data.n_tokens,
-        vocab_size=vocab_size,
-        init_scale=config.model.init_scale,
-        init_bias=config.model.init_bias,
-    )
+    """The sizes that `config.model` names; its `sizes` come before those of the variant.
+
+    vocab_size: of the tokenizer. An imported token table may have more rows.
+    """
+    given = {
+        "image_size": config.model.image_size,
+        "patch_size": config.model.patch_size,
+        "n_tokens": config.data.n_tokens,
+        "vocab_size": vocab_size,
+        "init_scale": config.model.init_scale,
+        "init_bias": config.model.init_bias,
+    }
+    sizes = config.model.get("sizes", ml_collections.ConfigDict()).to_dict()
+    return DualEncoderConfig.from_variant(config.model.variant, **(given | sizes))
 
 
-def build_model(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncoder:
+def build_model(
+    config: ml_collections.ConfigDict, vocab_size: int, pixels: PixelRule = PixelRule()
+) -> DualEncoder:
     """The dual encoder of `config.model`, freshly initialised from `config.seed`."""
     policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
     size = model_size(config, vocab_size)
@@ -40,6 +47,7 @@ def build_model(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncod
         seed=config.seed,
         dtype=keras.DTypePolicy(policy),
         recompute=config.strategy.recompute,
+        pixels=pixels,
     )
 
 

@@ -42,6 +42,7 @@ def cache_of_run(
         tf.function(lambda images: encode_pixels(run.model, images, size)),
         tf.function(lambda tokens: run.model.encode_text(tokens)),
         image_size=run.config.data.image_size,
+        pixels=run.model.pixels,
         batch_size=batch_size,
         part=part,
         parts=parts,

@@ -13,6 +13,8 @@ from jest_tf.data.records import read_captions
 from jest_tf.data.sources import open_source
 from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
 from jest_tf.errors import UserError
+from jest_tf.model_record import ModelRecord, PixelRule, TokenizerRule
+from jest_tf.models.dual_encoder import DualEncoder
 
 KEPT_VOCABULARY = "vocab"  # its name in a workdir, with the suffix of its kind
 VOCABULARY_SUFFIXES = (".txt", ".model")
@@ -21,10 +23,11 @@ MAX_CAPTIONS = 1_000_000  # that a vocabulary is learned from; more change it li
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a run reads, and how it reads text."""
+    """What a run reads, and how it reads text and pictures."""
 
     manifest: Manifest
     tokenizer: Tokenizer
+    pixels: PixelRule
 
 
 def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_chief: bool = True) -> Inputs:
@@ -37,11 +40,62 @@ def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_chief: bool 
       UserError: the data or the vocabulary cannot be read.
     """
     manifest = open_source(config.data.train, config.data.data_dir)
+    if ModelRecord.load(workdir):  # the run goes on: by the rules that it began with
+        tokenizer, pixels, _ = workdir_rules(workdir, config)
+        return Inputs(manifest, tokenizer, pixels)
     source = find_vocabulary(config)
     kept = os.path.join(workdir, KEPT_VOCABULARY + _suffix(source))
     if is_chief and not os.path.exists(kept):
         shutil.copyfile(source, kept)
-    return Inputs(manifest, Tokenizer(source, config.data.n_tokens))
+    tokenizer = Tokenizer(source, config.data.n_tokens, tokenizer_rule(config))
+    return Inputs(manifest, tokenizer, pixel_rule(config))
+
+
+def pixel_rule(config: ml_collections.ConfigDict) -> PixelRule:
+    """How a new run resizes pictures, as `data.resize` says."""
+    kind = config.data.get("resize", "bilinear")  # older runs have no such field
+    return PixelRule(kind.removesuffix("_plain"), antialias=not kind.endswith("_plain"))
+
+
+def tokenizer_rule(config: ml_collections.ConfigDict) -> TokenizerRule:
+    """How a new run reads text: by the rule of the workdir that `data.vocab` names, or our own."""
+    record = ModelRecord.load(config.data.vocab) if os.path.isdir(config.data.vocab) else None
+    return record.tokenizer if record else TokenizerRule()
+
+
+def workdir_rules(
+    workdir: str, config: ml_collections.ConfigDict
+) -> tuple[Tokenizer, PixelRule, ModelRecord | None]:
+    """How the model of a workdir reads text and pictures.
+
+    Raises:
+      UserError: the vocabulary is missing, or is another one than `model.json` says.
+    """
+    record = ModelRecord.load(workdir)
+    if record is None:  # a run of an older version
+        return Tokenizer(vocabulary_of(workdir), config.data.n_tokens), PixelRule(), None
+    path = os.path.join(workdir, record.vocabulary)
+    tokenizer = Tokenizer(path, record.n_tokens, record.tokenizer)
+    if tokenizer.fingerprint != record.fingerprint:
+        raise UserError(
+            f"{path} is not the vocabulary of this model: its fingerprint is "
+            f"{tokenizer.fingerprint}, model.json says {record.fingerprint}. Restore the file."
+        )
+    return tokenizer, record.pixels, record
+
+
+def model_record(model: DualEncoder, tokenizer: Tokenizer, image_size: int) -> ModelRecord:
+    """What `model.json` says of a model; image_size: of decoded pictures (`data.image_size`)."""
+    return ModelRecord(
+        sizes=dataclasses.asdict(model.config),
+        vocabulary=KEPT_VOCABULARY + _suffix(tokenizer.vocab_path),
+        fingerprint=tokenizer.fingerprint,
+        end_id=tokenizer.end_id,
+        n_tokens=tokenizer.n_tokens,
+        image_size=image_size,
+        tokenizer=tokenizer.rule,
+        pixels=model.pixels,
+    )
 
 
 def find_vocabulary(config: ml_collections.ConfigDict) -> str:
@@ -50,11 +104,13 @@ def find_vocabulary(config: ml_collections.ConfigDict) -> str:
     A learned vocabulary is kept in the data folder under the fingerprint of the data, so that runs
     with the same data and size share it.
     """
+    if os.path.isdir(config.data.vocab):
+        return vocabulary_of(config.data.vocab)
     if config.data.vocab:
         if not os.path.exists(config.data.vocab):
             raise UserError(
                 f"data.vocab: no file {config.data.vocab!r}. Give a .txt (wordpiece) or .model "
-                "(SentencePiece) file, or leave it empty to learn one from the captions."
+                "(SentencePiece) file or a workdir, or leave it empty: the captions teach one."
             )
         return config.data.vocab
     manifest = open_source(config.data.vocab_from or config.data.train, config.data.data_dir)

@@ -297,7 +297,9 @@ def encode(
     images, tokens = rows["image"], rows["tokens"]
     if at is None:
         return model.encode_image(images), model.encode_text(tokens)
-    images = preprocess.to_model_range(preprocess.resize(images, at.resolution.image_size))
+    rule = getattr(model, "pixels", preprocess.OWN_RULE)  # any Keras model may be a learner
+    images = preprocess.resize(images, at.resolution.image_size, rule)
+    images = preprocess.to_model_range(images)
     zimg = model.encode_image(images, at.resolution.patch_size, at.image_depth)
     return zimg, model.encode_text(shorten_tokens(tokens, at.n_tokens), at.text_depth)
 

@@ -150,9 +150,13 @@ class Trainer:
 
     def _build_model(self) -> JestModel:
         config, n_replicas = self.config, self.runtime.n_replicas
-        learner = assemble.build_model(config, self.inputs.tokenizer.vocab_size)
+        tokenizer, pixels = self.inputs.tokenizer, self.inputs.pixels
+        learner = assemble.build_model(config, tokenizer.vocab_size, pixels)
+        if self.runtime.is_chief:
+            record = inputs.model_record(learner, tokenizer, config.data.image_size)
+            record.save(self.workdir.path)
         reference = restore.load_reference(
-            config, self.inputs.tokenizer, self.workdir.path / restore.REFERENCE_RECORD
+            config, tokenizer, self.workdir.path / restore.REFERENCE_RECORD, pixels
         )
         sizes = learner.config, reference.config if reference else None
         self.schedule = assemble.resolution_schedule(config, *sizes, n_replicas)
@@ -217,6 +221,7 @@ class Trainer:
                 replicas_per_pipeline=replicas,
                 shuffle=config.data.shuffle,
                 reference_cache=self.cache,
+                pixels=self.inputs.pixels,
             )
 
         return iter(self.runtime.distribute(per_host))

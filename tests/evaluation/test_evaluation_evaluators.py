@@ -14,6 +14,7 @@ from jest_tf.evaluation import imagenet, results
 from jest_tf.evaluation.classes import class_prompts
 from jest_tf.evaluation.datasets import EvaluationData
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
+from jest_tf.model_record import PixelRule
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -21,7 +22,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 class ColourEncoder:
     """An image's embedding is its mean colour, a text's the colour that it names."""
 
-    decode_size = 8
+    decode_size, pixels = 8, PixelRule()
     description = {"model": "colours", "checkpoint": "none", "preprocessing": {"image": "8 px"}}
 
     def __init__(self):

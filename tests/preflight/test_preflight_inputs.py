@@ -77,7 +77,7 @@ def test_another_text_length_is_a_problem(config, reference):
 def test_another_vocabulary_is_a_problem(config, reference):
     (reference / "vocab.txt").write_text("[PAD]\n[UNK]\n[EOS]\nblue\n")
     (problem,) = check_reference(config).problems
-    assert f"Set --config.data.vocab={reference}/vocab.txt" in problem
+    assert f"Set --config.data.vocab={reference}" in problem
 
 
 def test_a_reference_without_checkpoint_or_run_is_a_problem(config, reference):

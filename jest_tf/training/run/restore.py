@@ -15,15 +15,20 @@ from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
+from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.training.assemble import build_model
-from jest_tf.training.inputs import vocabulary_of
+from jest_tf.training.inputs import workdir_rules
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.storage import write_atomically
 from jest_tf.training.run.workdir import read_config
 
 LEARNER = "learner/"  # prefix of the learner's variables in a checkpoint
 OPTIMIZER = "optimizer/"
+CACHE_IT = (
+    "let the reference read the data its own way, once: python -m jest_tf.cache_reference "
+    "--reference=DIR --data=… --out=CACHE, then --config.reference.cache=CACHE"
+)
 REFERENCE_RECORD = "reference.json"  # its name in a workdir
 
 
@@ -50,8 +55,8 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
       UserError: no run there, no checkpoint, or a checkpoint that the config does not fit.
     """
     config = ml_collections.ConfigDict(read_config(workdir))
-    tokenizer = Tokenizer(vocabulary_of(workdir), config.data.n_tokens)
-    model = build_model(config, tokenizer.vocab_size)
+    tokenizer, pixels, _ = workdir_rules(workdir, config)
+    model = build_model(config, tokenizer.vocab_size, pixels)
     checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"), config.checkpoint.keep)
     state = checkpoints.restore(learner_variables(model), step, only=LEARNER)
     if state is None:
@@ -89,16 +94,19 @@ def _runs_reference(config: ml_collections.ConfigDict) -> bool:
 
 
 def load_reference(
-    config: ml_collections.ConfigDict, tokenizer: Tokenizer, record: pathlib.Path
+    config: ml_collections.ConfigDict,
+    tokenizer: Tokenizer,
+    record: pathlib.Path,
+    pixels: PixelRule = PixelRule(),
 ) -> DualEncoder | None:
     """The frozen reference that the steps run, or None: none is needed, or it is cached.
 
     Args:
-      tokenizer: of the learner; one super-batch serves both models.
+      tokenizer, pixels: of the learner; one super-batch serves both models.
       record: which checkpoint to take, see `choose_reference`; the newest where there is none.
 
     Raises:
-      UserError: no such run, or its text preprocessing is not the learner's.
+      UserError: no such run, or it does not read texts or pictures as the learner does.
     """
     if not _runs_reference(config):
         return None
@@ -107,9 +115,14 @@ def load_reference(
     run = load_workdir(workdir, step)
     if run.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(
-            f"the reference in {workdir} reads text as {run.tokenizer.fingerprint} (vocabulary and "
-            f"length), this run as {tokenizer.fingerprint}. Set --config.data.vocab="
-            f"{vocabulary_of(workdir)} and --config.data.n_tokens={run.config.data.n_tokens}."
+            f"the reference in {workdir} reads text as {run.tokenizer.fingerprint} (vocabulary, "
+            f"length and rule), this run as {tokenizer.fingerprint}. Set --config.data.vocab="
+            f"{workdir} and --config.data.n_tokens={run.config.data.n_tokens}, or {CACHE_IT}."
+        )
+    if run.model.pixels != pixels:
+        raise UserError(
+            f"the reference in {workdir} takes pictures resized by {run.model.pixels}, this run by "
+            f"{pixels}. Set --config.data.resize, or {CACHE_IT}."
         )
     run.model.trainable = False
     return run.model
@@ -136,10 +149,11 @@ def reference_identity(run: LoadedRun) -> dict[str, str | int]:
     for variable in run.model.variables:
         digest.update(variable.path.encode())
         digest.update(variable.numpy().tobytes())
+    rule = run.model.pixels
     return {
         "weights": digest.hexdigest()[:16],
         "step": int(run.step),
         "tokenizer": run.tokenizer.fingerprint,
         "decoded_size": int(run.config.data.image_size),
         "image_size": int(run.model.config.image_size),
-    }
+    } | ({"pixels": str(rule)} if rule != PixelRule() else {})
