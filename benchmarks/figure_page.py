@@ -1,12 +1,12 @@
-"""Figures kept beside the docs, and shown in a table of one of their pages."""
+"""Figures kept in benchmarks/measured, and shown in a table of one of their pages."""
 
 import dataclasses
 import pathlib
 from collections.abc import Iterable
 
 from benchmarks import figures, generated
+from benchmarks.figures import DOCS, MEASURED
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
 SECTION = "figures"
 DETAILS = {  # field -> how a table shows it
     "recipe": "{}",
@@ -73,9 +73,9 @@ class FigurePage:
 
 
 INPUT = FigurePage(
-    DOCS / "input_figures.jsonl",
+    MEASURED / "input.jsonl",
     DOCS / "data.md",
     ("source_px", "bare_resize", "criterion", "dtype"),
 )
-COST = FigurePage(DOCS / "cost_figures.jsonl", DOCS / "cost.md", ("recipe",))
-DISTRIBUTED = FigurePage(DOCS / "distributed_figures.jsonl", DOCS / "scaling.md")
+COST = FigurePage(MEASURED / "cost.jsonl", DOCS / "cost.md", ("recipe",))
+DISTRIBUTED = FigurePage(MEASURED / "distributed.jsonl", DOCS / "scaling.md")

@@ -11,6 +11,9 @@ from typing import Any
 
 from jest_tf.monitoring import environment
 
+MEASURED = pathlib.Path(__file__).parent / "measured"  # Files of kept lines.
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+
 
 def emit(figure: str, value: float | None, goal: str, unit: str, **details: Any) -> dict:
     """Prints one figure as a JSON line, and returns it.

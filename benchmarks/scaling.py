@@ -4,7 +4,7 @@
     python -m benchmarks.scaling --compile=jest_b16@v5p:4x4x8  # compiles, keeps the result
 
 Formulas give all of it but the column `compiled`, which holds what `--compile` has found so far
-(docs/scaling_compiled.json).
+(benchmarks/measured/scaling_compiled.json).
 """
 
 import importlib
@@ -19,6 +19,7 @@ import ml_collections
 from absl import flags
 
 from benchmarks import generated
+from benchmarks.figures import MEASURED
 from jest_tf import cli
 from jest_tf.devices import GIB, TPUS, Device, Topology, parse_topology
 from jest_tf.errors import UserError
@@ -59,7 +60,7 @@ class Row(NamedTuple):
 def main(argv: list[str]) -> None:
     """Compiles what is asked for, then writes the tables into the page."""
     del argv
-    path = os.path.join(os.path.dirname(_DOC.value), "scaling_compiled.json")
+    path = str(MEASURED / "scaling_compiled.json")
     for item in _COMPILE.value:
         keep(path, *compile_one(item, _ENV.value))
     compiled = read(path)

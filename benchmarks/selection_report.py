@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from benchmarks import figures, generated
 from jest_tf.errors import UserError
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
-RESULTS = str(DOCS / "selection_measured.jsonl")
-PAGE = DOCS / "selection.md"
+RESULTS = str(figures.MEASURED / "selection.jsonl")
+PAGE = figures.DOCS / "selection.md"
 SECTION = "measured"
 CASE = (
     "super_batch",

@@ -7,9 +7,10 @@
     python -m benchmarks.evidence --suite=main --report_only
     python -m benchmarks.evidence --suite=main --only='joint*,uniform*' --hours=3
 
-Every cell is one `python -m jest_tf.train`. A finished cell has its result in OUT/cells and is not
-run again; Ctrl-C saves all, and the same command continues. Exit codes: 0 everything is there;
-1 some cells failed or were not started; 2 wrong input; 130, 143 interrupted, saved.
+Every cell is one `python -m jest_tf.train`. A finished cell has its result in the file of the
+experiment, benchmarks/evidence/runs/NAME.jsonl.gz, and is not run again. Ctrl-C saves all, and the
+same command continues. Exit codes: 0 everything is there; 1 some cells failed or were not started;
+2 wrong input; 130, 143 interrupted, saved.
 """
 
 import ast
@@ -31,7 +32,10 @@ _SUITE = flags.DEFINE_enum(
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/evidence", "Folder of the runs' own folders.")
 _OUT = flags.DEFINE_string(
-    "out", "", "Results and pictures; default a folder in docs, for quick one in WORKDIR."
+    "out",
+    "",
+    "Folder of results, page and pictures; default: the shipped ones, for the quick suite "
+    "WORKDIR/quick_results.",
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data/prepared", "Where the data are prepared once.")
 _ONLY = flags.DEFINE_list(
@@ -51,8 +55,14 @@ _UPDATE_README = flags.DEFINE_bool(
     "update_readme", False, "Write the headline rows into README.md too (suite main)."
 )
 
-# Family of suites -> where its results and, with .md, its page are kept.
-SHIPPED = {"full": "docs/results", "approximations": "docs/approximations"}
+# Family of suites -> its results, and its page with, beside it, a folder of pictures and tables.
+SHIPPED = {
+    "full": (Path("benchmarks/evidence/runs/emoji.jsonl.gz"), Path("docs/results.md")),
+    "approximations": (
+        Path("benchmarks/evidence/runs/approximations.jsonl.gz"),
+        Path("docs/approximations.md"),
+    ),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -67,22 +77,29 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--update_readme shows the rows of --suite=main, not of {suite.name}.")
     if _OVERRIDE.value and not _OUT.value:
         raise UserError("--override changes what the results mean: give them an own --out.")
-    out = Path(_OUT.value or SHIPPED.get(suite.family, f"{_WORKDIR.value}/quick_results"))
-    page = out / "results.md" if _OUT.value or suite.family == "quick" else out.with_suffix(".md")
+    store, page = _places(suite.family)
     cells = [] if _REPORT_ONLY.value else _cells(suite)
     if _DRY_RUN.value:
-        return _show(cells, _folders(out))
+        return _show(cells, _folders(store))
 
     from benchmarks.evidence.picks import PoolTruth
     from benchmarks.evidence.report import write_report
 
     truth, code = PoolTruth(), 0
     if cells:
-        code = _run(cells, _folders(out), truth)
+        code = _run(cells, _folders(store), truth)
     command = f"python -m benchmarks.evidence --suite={suite.name}"
     readme = Path("README.md") if _UPDATE_README.value else None
-    print(f"page: {write_report(suite.family, command, out, page, truth, readme)}", flush=True)
+    print(f"page: {write_report(suite.family, command, store, page, truth, readme)}", flush=True)
     return code
+
+
+def _places(family: str) -> tuple[Path, Path]:
+    """The file of results, and the page."""
+    if family in SHIPPED and not _OUT.value:
+        return SHIPPED[family]
+    out = Path(_OUT.value or f"{_WORKDIR.value}/quick_results")
+    return out / "runs.jsonl.gz", out / "results.md"
 
 
 def _cells(suite) -> list:
@@ -119,11 +136,11 @@ def _parse_override(text: str) -> tuple[str, object]:
         return field, value
 
 
-def _folders(out: Path):
+def _folders(store: Path):
     from benchmarks.evidence.runner import Folders
 
     clean = Path(_DATA_DIR.value) / "emoji_pool_clean" / "manifest.json"
-    return Folders(Path(_WORKDIR.value), out, _DATA_DIR.value, str(clean))
+    return Folders(Path(_WORKDIR.value), store, _DATA_DIR.value, str(clean))
 
 
 def _run(cells: list, folders, truth) -> int:

@@ -150,12 +150,11 @@ def _truth_of_cell(cell: Mapping[str, Any], pool: Mapping[str, Any]) -> dict[str
 class Trials(NamedTuple):
     """The learning rates tried for a row.
 
-    scores: rate -> final validation retrieval score. cells: rate -> name of the run.
+    scores: rate -> final validation retrieval score.
     """
 
     name: str
     scores: dict[float, float]
-    cells: dict[float, str]
 
     @property
     def best(self) -> float:
@@ -168,10 +167,8 @@ def trials(rows: Iterable[Row], results: Mapping[str, Mapping]) -> list[Trials]:
     for row in rows:
         result = results.get(f"{row.name}-s{row.seeds[0]}")
         if row.group == TRIAL and result:
-            of_row = found.setdefault(tried_for(row), Trials(tried_for(row), {}, {}))
-            rate = dict(row.overrides)[RATE]
-            of_row.scores[rate] = result["curve"]["retrieval"][-1]
-            of_row.cells[rate] = result["cell"]
+            of_row = found.setdefault(tried_for(row), Trials(tried_for(row), {}))
+            of_row.scores[dict(row.overrides)[RATE]] = result["curve"]["retrieval"][-1]
     return list(found.values())
 
 

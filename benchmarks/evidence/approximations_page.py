@@ -35,7 +35,7 @@ def page(shown: Shown) -> str:
     head = HEAD.format(command=shown.command, n=len(shown.results), flops=suites.SAME_FLOPS)
     rows = [row for name, row in shown.rows.items() if name in suites.APPROXIMATIONS]
     parts = [head.rstrip(), *unfinished_note(shown), _scores(rows, shown.pool), _agreement(rows)]
-    parts += [how(shown.results), runs(shown.results, shown.folder)]
+    parts += [how(shown.results), runs(shown.results, shown.store)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

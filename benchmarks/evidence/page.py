@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.evidence import suites
@@ -31,14 +32,16 @@ Rows = Mapping[str, RowResults]
 class Shown(NamedTuple):
     """What every page is made from.
 
-    command: that makes the page again. rows: finished cells by row. folder: of pictures and cells,
-    relative to the page. results: of all finished cells, trials of learning rates too. unfinished:
-    names of declared cells without a result. pool: the pool, described (see `picks`).
+    command: that makes the page again. rows: finished cells by row. folder: of pictures, and store:
+    file of results, both relative to the page. results: of all finished cells, trials of learning
+    rates too. unfinished: names of declared cells without a result. pool: the pool, described (see
+    `picks`).
     """
 
     command: str
     rows: Rows
     folder: str
+    store: str
     results: Sequence[Mapping[str, Any]]
     unfinished: Sequence[str]
     pool: Mapping[str, Any]
@@ -64,7 +67,7 @@ def page(
         parts.append(_protocols(rows))
     parts += [_final(rows), _claims(claims), causes(rows, shown.pool)]
     parts.append(truth_check(rows, shown.pool, folder))
-    parts += [_learning_rates(rows, tried, folder), how(results), runs(results, folder)]
+    parts += [_learning_rates(rows, tried), how(results), runs(results, shown.store)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -265,14 +268,14 @@ def _claims(claims: Sequence[Claim]) -> str:
     )
 
 
-def _learning_rates(rows: Rows, tried: Sequence[Trials], folder: str) -> str:
+def _learning_rates(rows: Rows, tried: Sequence[Trials]) -> str:
     if not tried:
         return ""
     rates = sorted({rate for trials in tried for rate in trials.scores})
     both = [trials for trials in tried if trials.name in suites.CHOOSING]
     body = []
     for trials in tried:
-        cells = [_trial(trials, rate, folder) for rate in rates]
+        cells = [_trial(trials, rate) for rate in rates]
         label = rows[trials.name].row.label if trials.name in rows else trials.name
         chosen = "as below" if trials.name == suites.JOINT else f"{trials.best:g}"
         body.append([label, *cells, chosen])
@@ -290,10 +293,10 @@ def _learning_rates(rows: Rows, tried: Sequence[Trials], folder: str) -> str:
     )
 
 
-def _trial(trials: Trials, rate: float, folder: str) -> str:
+def _trial(trials: Trials, rate: float) -> str:
     if rate not in trials.scores:
         return "-"
-    return f"[{100 * trials.scores[rate]:.1f}]({folder}/cells/{trials.cells[rate]}.json)"
+    return f"{100 * trials.scores[rate]:.1f}"
 
 
 def how(results: Sequence[Mapping[str, Any]]) -> str:
@@ -316,15 +319,15 @@ def how(results: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
-def runs(results: Sequence[Mapping[str, Any]], folder: str) -> str:
-    """A line for each run, with a link to its file in `folder`."""
+def runs(results: Sequence[Mapping[str, Any]], store: str) -> str:
+    """A line for each run."""
     body = []
     for cell in results:
         made = cell["made"]
         git = made["git"] or {"revision": "unknown", "dirty": False}
         body.append(
             [
-                f"[{cell['cell']}]({folder}/cells/{cell['cell']}.json)",
+                cell["cell"],
                 git["revision"][:9] + (" + changes" if git["dirty"] else ""),
                 made["started_utc"][:16].replace("T", " "),
                 duration(made["wall_seconds"]),
@@ -333,4 +336,8 @@ def runs(results: Sequence[Mapping[str, Any]], folder: str) -> str:
             ]
         )
     heads = ["run", "revision", "started (UTC)", "took", "load", "learning rate"]
-    return "## The runs\n\nThe command of each stands in its file.\n\n" + table(heads, body)
+    where = f"[{Path(store).name}]({store})"
+    return (
+        f"## The runs\n\nResult, configuration and command of each are a line of {where} (gzipped "
+        "JSON lines).\n\n" + table(heads, body)
+    )

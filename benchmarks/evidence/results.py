@@ -1,4 +1,6 @@
-"""One small JSON file per finished cell: all that the analysis reads, and where it comes from.
+"""The results of finished runs: all that the analysis reads, and where each comes from.
+
+One experiment has one file, gzipped JSON lines, a line per run (see `Store`):
 
 cell, row, seed, definition   which run of which experiment
 made                          command, git revision, date, hardware, versions, wall-clock time
@@ -10,8 +12,9 @@ selection                     the run's own diagnostics along training
 agreement                     of cheap with full scores at its checkpoints, where it was measured
 """
 
+import gzip
 import json
-import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,30 +147,49 @@ def curve(
     }
 
 
-def write(path: Path, result: Mapping[str, Any]) -> None:
-    """Writes a result; lists of numbers stand on one line each."""
-    text = json.dumps(result, indent=1)
-    text = re.sub(r"\[\s+([^\[\]{}\"]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (text + "\n").encode())
+class Store:
+    """The results of one experiment, in one file of gzipped JSON lines.
 
+    Lines are in the order of the runs' names, so the same results give the same bytes. Read it with
+    `pandas.read_json(path, lines=True)`.
 
-def read(path: Path) -> dict[str, Any] | None:
-    """A result, or None where there is none.
-
-    Raises:
-      UserError: the file is not one.
+    Args:
+      path: of the file; it need not exist yet.
     """
-    if not path.exists():
-        return None
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        is_ours = result["format"] == FORMAT
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not the result of a cell ({error}). Remove it.") from error
-    if not is_ours:
-        raise UserError(f"{path} has format {result['format']}, expected {FORMAT}. Remove it.")
-    return result
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Name of the run -> its result; empty if there is no file.
+
+        Raises:
+          UserError: the file holds something else.
+        """
+        if not self.path.exists():
+            return {}
+        try:
+            with gzip.open(self.path, "rt", encoding="utf-8") as file:
+                found = [json.loads(line) for line in file]
+            formats = {result["format"] for result in found}
+            by_name = {result["cell"]: result for result in found}
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zlib.error) as error:
+            raise UserError(
+                f"{self.path} does not hold results of runs, one JSON object a line, gzipped "
+                f"({error}). Restore it from git, or remove it to run everything again."
+            ) from error
+        if formats - {FORMAT}:
+            raise UserError(
+                f"{self.path} has results of format {max(formats)}, expected {FORMAT}. Remove it."
+            )
+        return by_name
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Keeps a result in place of an earlier one of the same run."""
+        kept = self.read() | {result["cell"]: result}
+        lines = (json.dumps(kept[name], sort_keys=True) + "\n" for name in sorted(kept))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, gzip.compress("".join(lines).encode(), mtime=0))
 
 
 def _of_part(evaluations: Sequence[Mapping], kind: str, part: str) -> dict[int, Mapping]:

@@ -31,11 +31,11 @@ STOP_SECONDS = 120.0
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """workdir: of all cells. out: results and page. data_dir: prepared data. clean_pool: manifest
-    of the pool's true-clean rows."""
+    """workdir: of all cells. results: file of all results. data_dir: prepared data. clean_pool:
+    manifest of the pool's true-clean rows."""
 
     workdir: Path
-    out: Path
+    results: Path
     data_dir: str
     clean_pool: str
 
@@ -46,10 +46,6 @@ class Folders:
     def cache_of(self, cell: Cell) -> Path:
         """The embeddings of the pool by the cell's model, if others stand on it."""
         return self.of(cell) / "pool_embeddings"
-
-    def result(self, cell: Cell) -> Path:
-        """The cell's result."""
-        return self.out / "cells" / f"{cell.name}.json"
 
 
 @dataclasses.dataclass
@@ -74,7 +70,7 @@ class Runner:
       jobs: cells at a time; each gets its share of the processors.
       cell_minutes: a cell that takes longer in one go is stopped (it saves) and counts as failed.
       last_start: seconds after which no further cell is started.
-      on_result: called with the path of every new result.
+      on_result: called with the file of results and the cell, after every new result.
       commands: (cell, learning rate) -> the processes to run one after the other, in words.
       say: prints a line.
     """
@@ -206,8 +202,8 @@ class Runner:
         except (UserError, OSError, KeyError, ValueError) as error:
             self._fail(cell, f"no result: {type(error).__name__}: {error}")
             return
-        path = self.folders.result(cell)
-        results.write(path, result)
+        path = self.folders.results
+        results.Store(path).add(result)
         self.done[cell.name] = result
         self.estimate.add(result)
         score, zero_shot = result["curve"]["retrieval"][-1], result["curve"]["zero_shot"][-1]
@@ -304,12 +300,10 @@ def agreement_command(cell: Cell, folders: Folders) -> list[str]:
 
 def finished(cells: Sequence[Cell], folders: Folders) -> dict[str, dict[str, Any]]:
     """Cell name -> result, for the cells that have one of their present definition."""
-    found = {}
-    for cell in cells:
-        result = results.read(folders.result(cell))
-        if result and result["definition"] == cell.definition:
-            found[cell.name] = result
-    return found
+    known = results.Store(folders.results).read()
+    found = {cell.name: known[cell.name] for cell in cells if cell.name in known}
+    return {c.name: found[c.name] for c in cells
+            if c.name in found and found[c.name]["definition"] == c.definition}  # fmt: skip
 
 
 def to_run(cells: Sequence[Cell], done: Mapping[str, Any], folders: Folders) -> list[Cell]:

@@ -22,7 +22,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 from benchmarks.faults.results import Results  # noqa: E402
 
-RESULTS = "docs/guarantees.jsonl"
+RESULTS = "benchmarks/measured/faults.jsonl"
+PAGE = pathlib.Path("docs/guarantees.md")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +67,7 @@ def _run(args: argparse.Namespace, results: Results, folder: pathlib.Path) -> in
     if args.part == "page":
         from benchmarks.faults import page
 
-        page.write(args.results)
+        page.write(args.results, PAGE)
     return 0
 
 

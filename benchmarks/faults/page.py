@@ -27,11 +27,9 @@ TAIL = """## What is not promised
 """
 
 
-def write(results: pathlib.Path) -> pathlib.Path:
-    """Writes guarantees.md beside the results; returns its path."""
-    page = results.with_name("guarantees.md")
+def write(results: pathlib.Path, page: pathlib.Path) -> None:
+    """Writes the page."""
     page.write_text(text(results), encoding="utf-8")
-    return page
 
 
 def text(results: pathlib.Path) -> str:

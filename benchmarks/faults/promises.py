@@ -11,10 +11,10 @@ class Promise(NamedTuple):
     figures: tuple[str, ...] = ()
 
 
-_KILLS = "reliability/test_reliability_kills.py::"
-_FUZZ = "reliability/test_reliability_fuzz.py::"
+_KILLS = "benchmarks/tests/faults/test_reliability_kills.py::"
+_FUZZ = "benchmarks/tests/faults/test_reliability_fuzz.py::"
 _SAFE_LOAD = "serving/test_serving_safe_load.py::"
-_HOSTILE = "reliability/test_reliability_hostile.py::"
+_HOSTILE = "benchmarks/tests/faults/test_reliability_hostile.py::"
 _CHECKPOINT = "training/test_checkpoint.py::"
 _WORKDIR = "training/test_workdir.py::"
 _UNDISTURBED = _KILLS + "test_a_run_killed_at_the_worst_points_equals_an_undisturbed_one"
@@ -33,8 +33,8 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
         Promise(
             "SIGTERM and Ctrl-C save after the host loop of steps that is running, then exit with "
             "143 and 130; a second Ctrl-C does not wait.",
-            (_INTERRUPTED, "training/test_interrupt.py::test_a_process_stops_in_order",
-             "training/test_interrupt.py::test_second_ctrl_c_raises"),
+            (_INTERRUPTED, "runtime/test_interrupt.py::test_a_process_stops_in_order",
+             "runtime/test_interrupt.py::test_second_ctrl_c_raises"),
             ("soak_seconds_from_sigterm_to_exit",),
         ),
         Promise(
@@ -184,13 +184,13 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
         Promise(
             "Dependencies are bounded in setup.cfg, pinned with all of theirs in constraints.txt, "
             "which CI installs, and consistent (`pip check`).",
-            ("test_licences.py::test_every_dependency_of_a_dependency_is_pinned",
-             "test_licences.py::test_what_was_tested_lies_within_what_is_allowed",
-             "test_licences.py::test_the_environment_is_consistent"),
+            ("benchmarks/tests/test_licences.py::test_every_dependency_of_a_dependency_is_pinned",
+             "benchmarks/tests/test_licences.py::test_what_was_tested_lies_within_what_is_allowed",
+             "benchmarks/tests/test_licences.py::test_the_environment_is_consistent"),
         ),
         Promise(
             "Licences of dependencies and data are listed in [licences.md](licences.md).",
-            ("test_licences.py::test_the_page_lists_every_pinned_package_once_with_a_licence",),
+            ("benchmarks/tests/test_licences.py::test_the_page_lists_every_pinned_package_once_with_a_licence",),
         ),
     ),
 }  # fmt: skip

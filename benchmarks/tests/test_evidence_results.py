@@ -1,5 +1,6 @@
 """A cell's result from the files of a run whose numbers are known."""
 
+import gzip
 import json
 
 import pytest
@@ -69,11 +70,30 @@ def test_result_tells_where_it_comes_from_and_survives_the_disk(cell, run, pool_
     assert result["made"]["started_utc"].startswith("2026-01-02")
     assert (result["cell"], result["definition"]) == ("a-s0", cell.definition)
     assert result["test"]["retrieval"] == pytest.approx(0.4)
-    path = tmp_path / "cells" / "a.json"
-    results.write(path, result)
-    assert results.read(path) == json.loads(json.dumps(result))
-    assert path.stat().st_size < 20_000
-    assert results.read(tmp_path / "none.json") is None
+    store = results.Store(tmp_path / "runs" / "a.jsonl.gz")
+    assert store.read() == {}
+    store.add(result)
+    assert store.read() == {"a-s0": json.loads(json.dumps(result))}
+    assert store.path.stat().st_size < 10_000
+
+
+def test_a_store_keeps_one_result_of_a_run_and_the_same_bytes_whatever_the_order(tmp_path):
+    stores = [results.Store(tmp_path / f"{name}.jsonl.gz") for name in "ab"]
+    lines = [{"format": results.FORMAT, "cell": f"x-s{seed}", "score": seed} for seed in range(3)]
+    for store, order in zip(stores, ((0, 1, 2), (2, 0, 1)), strict=True):
+        for seed in order:
+            store.add(lines[seed])
+        store.add(lines[1] | {"score": 7})
+    assert stores[0].path.read_bytes() == stores[1].path.read_bytes()
+    assert [result["score"] for result in stores[0].read().values()] == [0, 7, 2]
+
+
+def test_a_store_with_a_torn_end_is_refused(tmp_path):
+    store = results.Store(tmp_path / "a.jsonl.gz")
+    store.add({"format": results.FORMAT, "cell": "x-s0"})
+    store.path.write_bytes(store.path.read_bytes()[:-9])
+    with pytest.raises(UserError, match="does not hold results of runs"):
+        store.read()
 
 
 def test_picks_are_described_by_window(cell, run, pool_truth):
@@ -97,10 +117,10 @@ def test_no_validation_no_curve(cell, run, pool_truth):
 
 
 def test_other_files_are_refused(tmp_path):
-    path = tmp_path / "x.json"
-    path.write_text("{")
-    with pytest.raises(UserError, match="not the result of a cell"):
-        results.read(path)
-    path.write_text('{"format": 99}')
+    store = results.Store(tmp_path / "x.jsonl.gz")
+    store.path.write_text("{")
+    with pytest.raises(UserError, match="does not hold results of runs"):
+        store.read()
+    store.path.write_bytes(gzip.compress(b'{"format": 99, "cell": "a"}'))
     with pytest.raises(UserError, match="format 99"):
-        results.read(path)
+        store.read()

@@ -41,7 +41,9 @@ def cells():
 
 @pytest.fixture
 def folders(tmp_path):
-    return Folders(tmp_path / "work", tmp_path / "out", "data/prepared", "clean.json")
+    return Folders(
+        tmp_path / "work", tmp_path / "out" / "runs.jsonl.gz", "data/prepared", "clean.json"
+    )
 
 
 @pytest.fixture
@@ -73,14 +75,25 @@ def make(cells, folders, pool_truth, started):
     return build
 
 
+def results_of(folders) -> dict:
+    return results.Store(folders.results).read()
+
+
+def forget(folders, name: str) -> None:
+    kept = results_of(folders)
+    folders.results.unlink()
+    for other in set(kept) - {name}:
+        results.Store(folders.results).add(kept[other])
+
+
 def test_runs_in_order_and_keeps_results(make, folders, started):
     kept = []
-    made = make(on_result=lambda path, cell: kept.append((path.name, cell.name)))
+    made = make(on_result=lambda path, cell: kept.append((path, cell.name)))
     assert made.run() == 0, made.said
     assert [name for name, _ in started] == ["tune_a_0.001-s100", "reference-s0", "a-s0", "a-s1"]
     assert dict(started)["a-s0"] == 1e-3
-    assert kept[-1] == ("a-s1.json", "a-s1")
-    result = results.read(folders.out / "cells" / "a-s0.json")
+    assert kept[-1] == (folders.results, "a-s1")
+    result = results_of(folders)["a-s0"]
     assert result["reference"] == "reference-s0"
     assert result["made"]["wall_seconds"] > 0
 
@@ -96,15 +109,14 @@ def test_a_finished_suite_runs_nothing(make, started):
 
 def test_a_changed_definition_runs_again(make, cells, folders, started):
     make().run()
-    path = folders.result(cells[-1])
-    result = json.loads(path.read_text())
-    path.write_text(json.dumps(result | {"definition": "other"}))
+    result = results_of(folders)["a-s1"]
+    results.Store(folders.results).add(result | {"definition": "other"})
     assert [cell.name for cell in to_run(cells, finished(cells, folders), folders)] == ["a-s1"]
 
 
 def test_a_reference_without_weights_is_trained_again(make, cells, folders):
     make().run()
-    folders.result(cells[-1]).unlink()
+    forget(folders, "a-s1")
     shutil.rmtree(folders.of(cells[1]))
     again = to_run(cells, finished(cells, folders), folders)
     assert [cell.name for cell in again] == ["reference-s0", "a-s1"]
@@ -112,7 +124,7 @@ def test_a_reference_without_weights_is_trained_again(make, cells, folders):
 
 def test_a_reference_without_its_embeddings_is_seen_to_again(make, cells, folders):
     make().run()
-    folders.result(cells[-1]).unlink()
+    forget(folders, "a-s1")
     assert (folders.cache_of(cells[1]) / "cache.json").exists()
     shutil.rmtree(folders.cache_of(cells[1]))
     again = to_run(cells, finished(cells, folders), folders)
@@ -133,8 +145,8 @@ def test_a_cell_that_takes_too_long_is_stopped(make, folders, cells):
     slow = make({"a-s0": "hang"}, cell_minutes=2 / 60)
     assert slow.run() == 1
     assert "took more than" in slow.failed["a-s0"]
-    assert not folders.result(cells[2]).exists()
-    assert folders.result(cells[3]).exists()
+    assert cells[2].name not in results_of(folders)
+    assert cells[3].name in results_of(folders)
 
 
 def test_two_at_a_time_get_their_own_slots(make, started):
@@ -166,7 +178,7 @@ def test_a_cell_that_ends_while_it_is_stopped_is_kept(make, folders, cells):
     stopped = make({"a-s0": "late"})
     interrupt_when_there(folders.of(cells[2]) / "hanging")
     assert stopped.run() == 130
-    assert folders.result(cells[2]).exists()
+    assert cells[2].name in results_of(folders)
     assert [cell.name for cell in stopped.waiting] == ["a-s1"]
 
 

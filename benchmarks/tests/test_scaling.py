@@ -1,20 +1,17 @@
 """The page of costs: made by its command, and current."""
 
-import pathlib
-
 import pytest
 
 from benchmarks import scaling
+from benchmarks.figures import DOCS, MEASURED
 from jest_tf.configs import jest_b16
 from jest_tf.devices import GIB, parse_topology
 from jest_tf.errors import UserError
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs"
-
 
 def test_the_page_is_current():
     page = (DOCS / "scaling.md").read_text()
-    compiled = scaling.read(str(DOCS / "scaling_compiled.json"))
+    compiled = scaling.read(str(MEASURED / "scaling_compiled.json"))
     mfu, cores = (scaling.FLAGS[name].default for name in ("mfu", "images_per_core"))
     for line in [*scaling.cost_tables(compiled, mfu, cores), *scaling.fit_table()]:
         assert line in page, "run `python -m benchmarks.scaling`"

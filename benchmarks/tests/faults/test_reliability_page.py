@@ -19,7 +19,7 @@ def test_every_named_test_exists():
     missing = []
     for name in named:
         file, _, function = name.partition("::")
-        path = ROOT / "tests" / file
+        path = ROOT / file if file.startswith("benchmarks/") else ROOT / "tests" / file
         tree = ast.parse(path.read_text(encoding="utf-8")) if path.exists() else ast.Module([], [])
         tests = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         if not (function in tests or (path.exists() and not function)):
