@@ -1,4 +1,8 @@
-"""The flag `--config`: loads a config file, takes overrides, and explains what is wrong."""
+"""The flag `--config`: loads a config file, takes overrides, and explains what is wrong.
+
+`--config=emoji` names a shipped config (`jest_tf/configs/emoji.py`), `--config=my/file.py` a file.
+`--config.evals.NAME=KIND[@STEPS]:DATA` adds an evaluation, e.g. `retrieval@500:data/coco`.
+"""
 
 import functools
 import importlib.util
@@ -10,10 +14,12 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from jest_tf.config import flat_keys, nearest
+from jest_tf.config import evaluation, flat_keys, nearest
 from jest_tf.errors import UserError
 
 NAME = "config"
+SHIPPED = pathlib.Path(__file__).parent / "configs"
+_EVALUATION = re.compile(rf"--{NAME}\.evals\.(\w+)=(\w+)(?:@(\d+))?:(.+)")
 
 
 def define() -> flags.FlagHolder:
@@ -21,7 +27,8 @@ def define() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file(
         NAME,
         None,
-        "Config file, e.g. configs/emoji.py:quick; override fields with --config.x.y=value.",
+        "A shipped config or a file, with its arguments: emoji:quick, my/config.py. Override fields "
+        "with --config.x.y=value; add evaluations with --config.evals.NAME=KIND[@STEPS]:DATA.",
         lock_config=True,
     )
 
@@ -33,14 +40,55 @@ def parse(argv: Sequence[str]) -> list[str]:
       UserError: an unknown flag or field (with the nearest valid one), a wrong value, or a config
         file that cannot be loaded.
     """
+    argv, added = _take_evaluations(_with_paths(argv))
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if added:
+            _add_evaluations(added)
+        return rest
     except flags.UnrecognizedFlagError as error:
         raise UserError(_explain_unknown(error.flagname)) from error
     except (AttributeError, KeyError) as error:  # ml_collections: a field that does not exist
         raise UserError(_explain_missing_field(argv, str(error))) from error
     except flags.Error as error:
         raise _first_user_error(error) or UserError(str(error)) from error
+
+
+def shipped() -> list[str]:
+    """Names of the configs that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.py") if path.stem != "__init__")
+
+
+def _with_paths(argv: Sequence[str]) -> list[str]:
+    """The arguments with the path of a shipped config for its name."""
+    argv = list(argv)
+    for i, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if flag not in (f"--{NAME}", f"-{NAME}"):
+            continue
+        place = i if equals else i + 1
+        if not equals:
+            value = argv[place] if place < len(argv) else ""
+        name, colon, argument = value.partition(":")
+        if name in shipped():
+            path = f"{SHIPPED / name}.py{colon}{argument}"
+            argv[place] = f"{flag}={path}" if equals else path
+    return argv
+
+
+def _take_evaluations(argv: Sequence[str]) -> tuple[list[str], list[re.Match]]:
+    """The arguments without those that add an evaluation, and these."""
+    found = [(word, _EVALUATION.fullmatch(word)) for word in argv]
+    return [word for word, match in found if not match], [match for _, match in found if match]
+
+
+def _add_evaluations(added: list[re.Match]) -> None:
+    config = flags.FLAGS[NAME].value if NAME in flags.FLAGS else None
+    if not isinstance(config, ml_collections.ConfigDict):
+        return  # `value_of` says what is wrong with it
+    with config.evals.unlocked():
+        for name, kind, every, data in (match.groups() for match in added):
+            config.evals[name] = evaluation(kind, data, int(every or 0))
 
 
 def value_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
@@ -50,7 +98,9 @@ def value_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
       UserError: the flag was not given, or its file failed to load.
     """
     if flag.value is None:
-        raise UserError("--config is missing. Give a config file, e.g. --config=configs/emoji.py.")
+        raise UserError(
+            f"--config is missing. Give a shipped config ({', '.join(shipped())}) or a file."
+        )
     if not isinstance(flag.value, ml_collections.ConfigDict):
         raise UserError(f"--config could not be loaded: {_load_error(flag.value)}")
     return flag.value

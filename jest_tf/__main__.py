@@ -1,0 +1,66 @@
+"""The command `jest`: `jest NAME …` is `python -m jest_tf.NAME …`.
+
+It imports no TensorFlow, so that `jest --help` answers at once.
+"""
+
+import difflib
+import runpy
+import sys
+
+# In the order of a project: command -> (module, what it does).
+COMMANDS = {
+    "prepare": ("prepare", "turn your image-text pairs into what training reads"),
+    "train_tokenizer": ("train_tokenizer", "learn a vocabulary from captions"),
+    "check": ("check", "check config, data, memory and cost before training"),
+    "import": ("import_weights", "turn public SigLIP weights into a run at step 0"),
+    "train": ("train", "train a reference, a baseline, or a model that chooses its data"),
+    "cache": ("cache_reference", "compute a reference's embeddings once"),
+    "evaluate": ("evaluate", "measure a run or an export: retrieval, zero-shot, few-shot"),
+    "report": ("report", "compare runs and show what they selected, as an HTML page"),
+    "export": ("export", "write a model for TensorFlow, transformers, big_vision or Keras"),
+    "retrieve": ("retrieve", "index pictures and search them by text"),
+}
+
+
+def usage() -> str:
+    """What `jest --help` prints."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "jest: contrastive image-text training that chooses its data (arXiv 2406.17711).",
+            "",
+            "usage: jest COMMAND [FLAGS]",
+            "",
+            *lines,
+            "",
+            "jest COMMAND --help lists the flags of a command. "
+            "`python -m jest_tf.MODULE` does the same.",
+        ]
+    )
+
+
+def main() -> None:
+    """Runs the command that the first argument names."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h", "--helpfull", "help"):
+        print(usage())
+        return
+    if name == "--version":
+        from jest_tf import __version__
+
+        print(__version__)
+        return
+    modules = {module: module for module, _ in COMMANDS.values()}
+    modules |= {command: module for command, (module, _) in COMMANDS.items()}
+    if name not in modules:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        print(f"error: jest has no command {name!r}{hint}. See jest --help.", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"jest {name}", *arguments]
+    runpy.run_module(f"jest_tf.{modules[name]}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
