@@ -12,6 +12,7 @@ import os
 from absl import flags, logging
 
 from jest_tf import cli, config_flag
+from jest_tf.config import settle
 from jest_tf.devices import GIB, Device, Topology, parse_device, parse_topology
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section, n_problems, render
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # The page is all that is said.
     config_flag.refuse_extra(argv)
     config = config_flag.value_of(_CONFIG)
+    settle(config)
     topology = parse_topology(_COMPILE_FOR.value) if _COMPILE_FOR.value else None
     _require_layout(config, topology)
     n_replicas, n_hosts = _layout(config, topology)

@@ -20,6 +20,7 @@ PRECISIONS = ("float32", "bfloat16")
 VARIANTS = ("nano", "mu", "Ti", "S", "B", "L", "custom")
 RESIZES = ("bilinear", "bicubic", "bilinear_plain")
 AUGMENTATIONS = ("flip", "colour", "cutout")
+HELD_OUT = "held_out"  # data of an evaluation: what `data.eval_share` keeps out of training
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -47,6 +48,9 @@ def base_config() -> ml_collections.ConfigDict:
 def _data() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.train = ""  # tfds:NAME[/CONFIG][:SPLIT] or the path of a manifest
+    # Share of each shard of `train`, at its end, that is kept out of training for the evaluations
+    # whose data is `held_out`. 0: none.
+    c.eval_share = 0.0
     c.data_dir = "data/prepared"  # where TFDS sets and vocabularies are prepared once
     c.image_size = 64  # pixels; what the host hands to the device, at least the largest resolution
     c.n_tokens = 16  # text length [R: 64 in the paper]; emoji captions have 4 words on average
@@ -206,6 +210,20 @@ def evaluation(kind: str, data: str, every_steps: int = 0, **options) -> ml_coll
     )
 
 
+def settle(config: ml_collections.ConfigDict) -> None:
+    """Names the two parts of data that `data.eval_share` splits; a second call changes nothing.
+
+    `data.train` becomes `NAME#all_but=SHARE`, and evaluations of `held_out` read
+    `NAME#held_out=SHARE` (see `jest_tf.data.sources.open_source`).
+    """
+    share, train = config.data.eval_share, config.data.train.partition("#all_but=")[0]
+    if share and train:
+        config.data.train = f"{train}#all_but={share}"
+    for spec in config.evals.values():
+        if spec.data == HELD_OUT and share:
+            spec.data = f"{train}#held_out={share}"
+
+
 def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
     """Reads the text behind the colon of `--config=FILE:ARG`, e.g. `quick,policy=uniform`.
 
@@ -305,6 +323,14 @@ def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
     for field, value in at_least_one.items():
         if value < 1:
             yield f"{field} is {value}; expected at least 1."
+    if not 0 <= c.data.eval_share < 1:
+        yield f"data.eval_share is {c.data.eval_share}; expected a share below 1, or 0 for none."
+    for name, spec in c.evals.items():
+        if spec.data == HELD_OUT and not c.data.eval_share:
+            yield (
+                f"evals.{name}.data is {HELD_OUT!r}, but data.eval_share is 0: nothing is held "
+                "out. Set --config.data.eval_share=0.05, or name other data."
+            )
     if c.reference.distillation < 0:
         yield (
             f"reference.distillation is {c.reference.distillation}; expected a weight above 0, or "

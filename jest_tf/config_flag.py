@@ -132,6 +132,11 @@ def _explain_unknown(name: str) -> str:
     config = flags.FLAGS[NAME].value
     if not isinstance(config, ml_collections.ConfigDict):
         return f"--{name}: --config could not be loaded: {_load_error(config)}"
+    if re.fullmatch(r"evals\.\w+", field):
+        return (
+            f"--{name} adds an evaluation: expected KIND[@STEPS]:DATA, e.g. "
+            f"--{name}=retrieval@500:data/coco."
+        )
     keys = list(flat_keys(config))
     return f"unknown config field --{name}{nearest(field, keys)}. See jest_tf/config.py for all."
 

@@ -17,7 +17,7 @@ command continues the run. Exit codes:
 from absl import flags
 
 from jest_tf import cli, config_flag
-from jest_tf.config import problems, require_sound
+from jest_tf.config import problems, require_sound, settle
 from jest_tf.errors import UserError
 
 _CONFIG = config_flag.define()
@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
     if not _WORKDIR.value:
         raise UserError("--workdir is missing. Give the folder to write this run in.")
     require_sound(problems(config))
+    settle(config)
 
     from jest_tf.training import (
         loop,

@@ -1,5 +1,6 @@
 """The entry point's flags: each wrong input ends in one line that says how to fix it."""
 
+import json
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ def run_train(*arguments: str, cwd) -> subprocess.CompletedProcess:
         ([EMOJI, "--config.selection.polcy=x", "--workdir=w"], 'Did you mean "policy"'),
         ([EMOJI, "--config.selecton.policy=x", "--workdir=w"], "selecton"),
         ([EMOJI, "--config.total_steps=many", "--workdir=w"], "total_steps=many"),
+        ([EMOJI, "--config.evals.mine=data/mine", "--workdir=w"], "KIND[@STEPS]:DATA"),
         ([EMOJI, "--workdr=w"], "did you mean 'workdir'"),
         ([EMOJI, "workdir=w"], "--name=value"),
         ([EMOJI], "--workdir is missing"),
@@ -32,6 +34,38 @@ def test_wrong_flags_end_in_one_message(arguments, expected, pytestconfig):
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and expected in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def parsed(*arguments):
+    """The config that these arguments of `train` give, read in a process of its own."""
+    script = (
+        "import sys; from jest_tf import config_flag, train; from jest_tf.config import settle\n"
+        "config_flag.parse(sys.argv); c = config_flag.value_of(train._CONFIG); settle(c)\n"
+        "settle(c); print(c.to_json())"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return json.loads(result.stdout)
+
+
+def test_a_shipped_config_by_name_with_evaluations_by_flag():
+    config = parsed(
+        "--config=your_data:steps=50,sub_batch=64",
+        "--config.data.train=data/mine",
+        "--config.evals.coco=retrieval@20:data/coco",
+    )
+    assert config["selection"]["sub_batch"] == 64 and config["selection"]["super_batch"] == 320
+    assert config["data"]["train"] == "data/mine#all_but=0.05"
+    assert config["evals"]["held_out"]["data"] == "data/mine#held_out=0.05"
+    assert config["evals"]["held_out"]["every_steps"] == 5
+    assert config["evals"]["coco"] == {"kind": "retrieval", "data": "data/coco", "every_steps": 20}
+
+
+def test_the_baseline_of_your_data_loads_hardly_more_than_it_trains_on():
+    config = parsed("--config", "your_data:policy=uniform,eval=0", "--config.data.train=d")
+    assert config["selection"]["policy"] == config["name"] == "uniform"
+    assert config["selection"]["super_batch"] == 544 and config["evals"] == {}
+    assert config["data"]["train"] == "d"
 
 
 def test_a_wrong_config_is_refused_before_tensorflow_is_imported(pytestconfig):

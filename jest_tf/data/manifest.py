@@ -223,6 +223,36 @@ def mix(manifests: Sequence[Manifest], weights: Sequence[float] | None, name: st
     return Manifest(name, tuple(sources), tuple(shards))
 
 
+def split(manifest: Manifest, share: float, held_out: bool, name: str) -> Manifest:
+    """One of two parts of a manifest: each shard's last records, or all others.
+
+    Args:
+        manifest: to be split; at least one record stays on either side.
+        share: of the records of each shard, rounded, that is held out.
+        held_out: True for the records that are held out, False for the others.
+        name: of the result.
+
+    Raises:
+        UserError: there are fewer than two records.
+    """
+    counts = [round(share * shard.records) for shard in manifest.shards]
+    if manifest.n_records < 2:
+        raise UserError(f"{name}: {manifest.n_records} record cannot be split in two.")
+    if not sum(counts):  # few records in every shard
+        counts[max(range(len(counts)), key=lambda i: manifest.shards[i].records)] = 1
+    shards = [
+        dataclasses.replace(s, start=s.start + s.records - n, records=n)
+        if held_out
+        else dataclasses.replace(s, records=s.records - n)
+        for s, n in zip(manifest.shards, counts, strict=True)
+    ]
+    kept = tuple(shard for shard in shards if shard.records)
+    used = sorted({shard.source for shard in kept})
+    sources = tuple(manifest.sources[i] for i in used)
+    kept = tuple(dataclasses.replace(s, source=used.index(s.source)) for s in kept)
+    return dataclasses.replace(manifest, name=name, sources=sources, shards=kept)
+
+
 def check_files(manifest: Manifest) -> None:
     """Looks at every shard's size (not its content), 32 at a time.
 

@@ -82,7 +82,7 @@ class ReferenceCache:
                 f"reference cache {self.folder} belongs to other data: fingerprint {self.data} "
                 f"with {sum(self.records):,} records in {len(self.records)} shards, but "
                 f"{manifest.name} is {manifest.fingerprint} with {sum(counts):,} in {len(counts)}. "
-                "Compute the cache for this data set."
+                f"Compute the cache of this data set: --data='{manifest.name}'."
             )
 
     def check_identity(self, expected: dict) -> None:

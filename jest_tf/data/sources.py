@@ -1,11 +1,14 @@
 """What a config names → a Manifest."""
 
+import re
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-from jest_tf.data.manifest import Manifest, mix
+from jest_tf.data.manifest import Manifest, mix, split
 from jest_tf.errors import UserError
+
+_PART = re.compile(r"(?P<name>.+)#(?P<which>all_but|held_out)=(?P<share>0?\.\d+)")
 
 
 def open_source(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
@@ -16,6 +19,8 @@ def open_source(name: str, data_dir: str | None = None, keys: dict | None = None
             `tfds:BUILDER[/CONFIG]:SPLIT`, e.g. `tfds:emoji_captions/pool:train` (prepared below
             `data_dir` when it is not there yet; files are read in place);
             the path of a manifest, or of the folder that holds a `manifest.json`;
+            one of these with `#all_but=SHARE` or `#held_out=SHARE`: without, or only, this share of
+            each shard's records, from its end;
             several of these joined by commas, each with `@WEIGHT` or all without: `a@0.7,b@0.3`.
         data_dir: where TFDS keeps its sets; TFDS's own default when None.
         keys: TFDS feature names {image, captions, id, key, label} that replace the detected ones.
@@ -23,6 +28,9 @@ def open_source(name: str, data_dir: str | None = None, keys: dict | None = None
     Raises:
         UserError: nothing there, unknown set or split, or weights for some only.
     """
+    if part := _PART.fullmatch(name):
+        whole = open_source(part["name"], data_dir, keys)
+        return split(whole, float(part["share"]), part["which"] == "held_out", name)
     if "," in name:
         names = [part.strip() for part in name.split(",")]
         return open_mixture(names, data_dir, keys)

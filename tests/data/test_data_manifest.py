@@ -79,3 +79,20 @@ def test_sources_that_cannot_be_used_are_named(make_manifest, tmp_path):
         mix([make_manifest([3], name="w"), make_manifest([3], name="x")], [2, -1], "m")
     with pytest.raises(UserError, match="caption"):
         Manifest("m", (Source("a", captions=None),), (Shard("/x", 3),))
+
+
+def test_held_out_and_all_but_are_the_two_parts_of_a_manifest(make_manifest, tmp_path):
+    make_manifest([20, 10, 1]).save(str(tmp_path / "a.json"))
+    train = sources.open_source(f"{tmp_path}/a.json#all_but=0.1")
+    held_out = sources.open_source(f"{tmp_path}/a.json#held_out=0.1")
+    assert [(s.start, s.records) for s in train.shards] == [(0, 18), (0, 9), (0, 1)]
+    assert [(s.start, s.records) for s in held_out.shards] == [(18, 2), (9, 1)]
+    assert train.fingerprint != held_out.fingerprint
+    few = sources.open_source(f"{tmp_path}/a.json#held_out=0.001")
+    assert few.n_records == 1
+
+
+def test_one_record_cannot_be_split(make_manifest, tmp_path):
+    make_manifest([1]).save(str(tmp_path / "a.json"))
+    with pytest.raises(UserError, match="cannot be split"):
+        sources.open_source(f"{tmp_path}/a.json#held_out=0.5")
