@@ -27,8 +27,8 @@ def define() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file(
         NAME,
         None,
-        "A shipped config or a file, with its arguments: emoji:quick, my/config.py. Override fields "
-        "with --config.x.y=value; add evaluations with --config.evals.NAME=KIND[@STEPS]:DATA.",
+        "A shipped config or a file, with its arguments: emoji:quick, my/config.py. Override "
+        "fields with --config.x.y=value; add evaluations with --config.evals.NAME=KIND[@STEPS]:DATA.",
         lock_config=True,
     )
 
