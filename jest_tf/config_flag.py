@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import pathlib
 import re
+import sys
 from collections.abc import Sequence
 
 import ml_collections
@@ -28,7 +29,7 @@ def define() -> flags.FlagHolder:
         NAME,
         None,
         "A shipped config or a file, with its arguments: emoji:quick, my/config.py. Override "
-        "fields with --config.x.y=value; add evaluations with --config.evals.NAME=KIND[@STEPS]:DATA.",
+        "fields with --config.x.y=value; --config.evals.NAME=KIND[@STEPS]:DATA adds an evaluation.",
         lock_config=True,
     )
 
@@ -41,6 +42,7 @@ def parse(argv: Sequence[str]) -> list[str]:
         file that cannot be loaded.
     """
     argv, added = _take_evaluations(_with_paths(argv))
+    sys.argv[:] = argv  # ml_collections looks for overrides there
     try:
         rest = flags.FLAGS(argv)
         if added:
@@ -78,6 +80,14 @@ def _with_paths(argv: Sequence[str]) -> list[str]:
 
 def _take_evaluations(argv: Sequence[str]) -> tuple[list[str], list[re.Match]]:
     """The arguments without those that add an evaluation, and these."""
+    for word in argv:
+        name, equals, _ = word.partition("=")
+        if equals and name.count(".") == 2 and name.startswith(f"--{NAME}.evals."):
+            if not _EVALUATION.fullmatch(word):
+                raise UserError(
+                    f"{word} adds an evaluation: expected KIND[@STEPS]:DATA, e.g. "
+                    f"{name}=retrieval@500:data/coco."
+                )
     found = [(word, _EVALUATION.fullmatch(word)) for word in argv]
     return [word for word, match in found if not match], [match for _, match in found if match]
 
@@ -132,11 +142,6 @@ def _explain_unknown(name: str) -> str:
     config = flags.FLAGS[NAME].value
     if not isinstance(config, ml_collections.ConfigDict):
         return f"--{name}: --config could not be loaded: {_load_error(config)}"
-    if re.fullmatch(r"evals\.\w+", field):
-        return (
-            f"--{name} adds an evaluation: expected KIND[@STEPS]:DATA, e.g. "
-            f"--{name}=retrieval@500:data/coco."
-        )
     keys = list(flat_keys(config))
     return f"unknown config field --{name}{nearest(field, keys)}. See jest_tf/config.py for all."
 
