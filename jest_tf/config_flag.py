@@ -81,13 +81,11 @@ def _with_paths(argv: Sequence[str]) -> list[str]:
 def _take_evaluations(argv: Sequence[str]) -> tuple[list[str], list[re.Match]]:
     """The arguments without those that add an evaluation, and these."""
     for word in argv:
-        name, equals, _ = word.partition("=")
-        if equals and name.count(".") == 2 and name.startswith(f"--{NAME}.evals."):
-            if not _EVALUATION.fullmatch(word):
-                raise UserError(
-                    f"{word} adds an evaluation: expected KIND[@STEPS]:DATA, e.g. "
-                    f"{name}=retrieval@500:data/coco."
-                )
+        if re.match(rf"--{NAME}\.evals\.\w+=", word) and not _EVALUATION.fullmatch(word):
+            raise UserError(
+                f"{word} adds an evaluation: expected KIND[@STEPS]:DATA, e.g. "
+                f"{word.partition('=')[0]}=retrieval@500:data/coco."
+            )
     found = [(word, _EVALUATION.fullmatch(word)) for word in argv]
     return [word for word, match in found if not match], [match for _, match in found if match]
 
