@@ -31,6 +31,7 @@ from benchmarks import cached_scores
 from benchmarks.figure_page import INPUT
 from benchmarks.figures import emit
 from benchmarks.timing import in_own_process, peak_extra_bytes
+from examples.emoji import builder as emoji  # noqa: F401 - registers the set with TFDS
 from jest_tf.data import pipeline, prepare, preprocess
 from jest_tf.data.manifest import Manifest, Shard
 from jest_tf.data.sources import open_source

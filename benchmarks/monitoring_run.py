@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from examples.emoji import builder as emoji
 from jest_tf.config import base_config
 from jest_tf.monitoring import environment
+from jest_tf.monitoring.labels import Labels
 from jest_tf.monitoring.metrics_log import MetricsLog
 from jest_tf.monitoring.picks_log import PicksLog
 from jest_tf.monitoring.samples import GROUPS, Samples, write_samples
@@ -45,6 +47,7 @@ def make_run(path: Path, n_steps: int, n_samples: int) -> Path:
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config.to_dict()))
     (path / "environment.json").write_text(json.dumps(environment.collect()))
+    Labels(emoji.noise_by_id(), emoji.NOISY).save(path / "labels.npz")
     metrics, picks = MetricsLog(path / "metrics.jsonl"), PicksLog(path / "picks", SUB_BATCH)
     for step in range(1, n_steps + 1):
         noise = rng.normal(size=len(NAMES)) / 10 + 1 / math.sqrt(step)

@@ -24,6 +24,10 @@ _NAME = flags.DEFINE_string("name", "imported", "Of the embeddings' model.", fla
 _DIM = flags.DEFINE_integer("dim", None, "Width of the embeddings.", flag_values=FLAGS)
 _DATA = flags.DEFINE_string("data", None, "Data set, as for training.", flag_values=FLAGS)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.", flag_values=FLAGS)
+_TFDS_MODULE = flags.DEFINE_string(
+    "tfds_module", "", "Python module that registers a TFDS builder of your own.",
+    flag_values=FLAGS,
+)  # fmt: skip
 _OUT = flags.DEFINE_string("out", None, "Folder of the cache.", flag_values=FLAGS)
 _DTYPE = flags.DEFINE_enum(
     "dtype", "float16", ["float16", "bfloat16"], "As stored.", flag_values=FLAGS
@@ -41,11 +45,15 @@ def main(argv: list[str]) -> None:
         raise UserError("give either --reference (a run) or --embeddings (files of any model)")
     # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data.prepare import parse_part
+    from jest_tf.data.registration import register
     from jest_tf.data.sources import open_source
+    from jest_tf.training.run.restore import load_workdir
 
+    register(_TFDS_MODULE.value)
+    run = load_workdir(_REFERENCE.value) if _REFERENCE.value else None
     manifest = open_source(_DATA.value, _DATA_DIR.value)
     part, parts = parse_part(_SHARD.value)
-    writer = _import(manifest) if _EMBEDDINGS.value else _embed(manifest, part, parts)
+    writer = _embed(run, manifest, part, parts) if run else _import(manifest)
     missing = writer.missing_shards()
     if missing:
         print(f"{len(missing):,} shards are still to come from the other parts")
@@ -73,12 +81,11 @@ def _import(manifest):
     return writer
 
 
-def _embed(manifest, part: int, parts: int):
+def _embed(run, manifest, part: int, parts: int):
     from jest_tf.training.cache_fill import cache_of_run
-    from jest_tf.training.run.restore import load_workdir
 
     return cache_of_run(
-        load_workdir(_REFERENCE.value),
+        run,
         manifest,
         _OUT.value,
         dtype=_DTYPE.value,

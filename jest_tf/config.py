@@ -51,6 +51,7 @@ def _data() -> ml_collections.ConfigDict:
     # Share of each shard of `train`, at its end, that is kept out of training for the evaluations
     # whose data is `held_out`. 0: none.
     c.eval_share = 0.0
+    c.tfds_module = ""  # Python module that registers a TFDS builder of your own, imported first
     c.data_dir = "data/prepared"  # where TFDS sets and vocabularies are prepared once
     c.image_size = 64  # pixels; what the host hands to the device, at least the largest resolution
     c.n_tokens = 16  # text length [R: 64 in the paper]; emoji captions have 4 words on average

@@ -36,6 +36,10 @@ _ONLY = flags.DEFINE_list("only", [], "Names of the evaluations to run.", flag_v
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where TFDS sets are prepared; by default the run's.", flag_values=FLAGS
 )
+_TFDS_MODULE = flags.DEFINE_string(
+    "tfds_module", "", "Python module that registers a TFDS builder of your own.",
+    flag_values=FLAGS,
+)  # fmt: skip
 _FOLLOW = flags.DEFINE_bool(
     "follow", False, "Evaluate every checkpoint as it comes, until the end.", flag_values=FLAGS
 )
@@ -71,6 +75,9 @@ def main(argv: list[str]) -> None:
         raise UserError("--best takes NAME:METRIC and goes with --follow")
     if _PROJECTOR.value and _FOLLOW.value:
         raise UserError("--projector shows one checkpoint: give it without --follow")
+    from jest_tf.data.registration import register
+
+    register(_TFDS_MODULE.value)
     if _EXPORT.value:
         _evaluate_export(_EXPORT.value)
     elif _FOLLOW.value:

@@ -44,6 +44,7 @@ def export_run(run, workdir: str, out: str) -> str:
         UserError: `out` holds other files, or the model has diverged.
     """
     from jest_tf.evaluation.results import read_results
+    from jest_tf.monitoring.labels import run_about
     from jest_tf.serving.run_metadata import run_metadata
     from jest_tf.serving.saved_model import export_dual_encoder
 
@@ -53,6 +54,7 @@ def export_run(run, workdir: str, out: str) -> str:
         workdir,
         cost=run.state.get("ledger"),
         scores=read_results(Path(workdir) / "evaluations", run.step),
+        about=run_about(Path(workdir)),
         environment=_environment(Path(workdir) / "environment.json"),
     )
     config = run.config

@@ -26,6 +26,10 @@ _IMAGES = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "index: where TFDS sets are prepared.", flag_values=FLAGS
 )
+_TFDS_MODULE = flags.DEFINE_string(
+    "tfds_module", "", "Python module that registers a TFDS builder of your own.",
+    flag_values=FLAGS,
+)  # fmt: skip
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 128, "index: images embedded at a time.", lower_bound=1, flag_values=FLAGS
 )
@@ -55,9 +59,11 @@ def main(argv: list[str]) -> None:
 
 def _index() -> None:
     _require(images=_IMAGES.value, model=_MODEL.value, out=_OUT.value)
+    from jest_tf.data.registration import register
     from jest_tf.serving import indexing  # TensorFlow: after the flags
     from jest_tf.serving.encoders import ExportEncoder
 
+    register(_TFDS_MODULE.value)
     started = time.monotonic()
     report = indexing.add_images(
         _OUT.value, _IMAGES.value, ExportEncoder(_MODEL.value), _BATCH_SIZE.value, _DATA_DIR.value

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from examples.emoji import builder as emoji
 from jest_tf.config import base_config
+from jest_tf.monitoring.labels import Labels
 from jest_tf.monitoring.metrics_log import MetricsLog
 from jest_tf.monitoring.picks_log import PicksLog
 from jest_tf.monitoring.samples import GROUPS, Samples, write_samples
@@ -24,6 +26,7 @@ def make_run(path: Path, n_steps=40, policy="joint", every=1, n_samples=2) -> Pa
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config.to_dict()))
     (path / "environment.json").write_text(json.dumps({"host": HOSTILE, "packages": {"tf": "2"}}))
+    Labels(emoji.noise_by_id(), emoji.NOISY).save(path / "labels.npz")
     metrics, rng = MetricsLog(path / "metrics.jsonl"), np.random.default_rng(0)
     for step in range(every, n_steps + 1, every):
         metrics.write(step, metrics_at(step))

@@ -109,7 +109,7 @@ def test_history_equals_the_files(tmp_path):
     raw = np.fromfile(tmp_path / "run" / "picks" / "ids.bin", "<i8")
     broken = {"shuffled", "boilerplate", "truncated", "bad_image"}
     share = np.mean([noise[i] in broken for i in raw])
-    assert np.mean([w.broken for w in run.windows]) == pytest.approx(share)
+    assert np.mean([w.noisy for w in run.windows]) == pytest.approx(share)
     assert run.windows[-1].n_distinct_so_far == len(set(raw.tolist()))
     assert sum(run.pool.values()) == pytest.approx(1)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from examples.emoji import builder as emoji
-from jest_tf.monitoring.labels import CLEAN, broken_share
+from jest_tf.monitoring.labels import CLEAN
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
 
 RECENT_PICKS = 1000
@@ -109,7 +109,7 @@ def clean(described: Mapping[str, Any]) -> float:
 
 def broken(described: Mapping[str, Any]) -> float:
     """Share of pairs that say nothing true."""
-    return broken_share(described["shares"])
+    return sum(described["shares"].get(kind, 0.0) for kind in sorted(emoji.NOISY))
 
 
 def rejected(picked: float, pool: float, filter_ratio: float) -> float:

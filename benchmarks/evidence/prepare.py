@@ -6,6 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from benchmarks.evidence.grid import CLEAN_POOL, Cell
+from examples.emoji import builder as emoji  # noqa: F401 - registers the set with TFDS
 from jest_tf.data.manifest import Manifest, Shard
 from jest_tf.data.sources import open_source
 from jest_tf.monitoring.labels import CLEAN

@@ -171,20 +171,22 @@ def update_part(name: str, content: str) -> None:
 def told_picks(workdir: str) -> str:
     """What is known of the pairs in the picture of a run's picks."""
     from examples.emoji import builder as emoji
-    from jest_tf.monitoring.labels import Labels, broken_share
+    from jest_tf.monitoring.labels import Labels
     from jest_tf.monitoring.picks_sheet import COLUMNS
     from jest_tf.monitoring.samples import read_samples, sample_steps
 
     folder = os.path.join(workdir, "samples")
     samples = read_samples(folder, sample_steps(folder)[-1])
-    labels = Labels(emoji.noise_by_id())
+    labels = Labels(emoji.noise_by_id(), emoji.NOISY)
     shown = {group: samples.of(group).id[:COLUMNS] for group in ("chosen", "rejected_noise")}
-    broken = {g: round(broken_share(labels.shares(ids)) * len(ids)) for g, ids in shown.items()}
+    broken = {
+        g: round(labels.noisy_share(labels.shares(ids)) * len(ids)) for g, ids in shown.items()
+    }
     return (
         f"Broken (a wrong caption, or none worth the name) are {broken['chosen']} of the "
         f"{len(shown['chosen'])} chosen and {broken['rejected_noise']} of the "
         f"{len(shown['rejected_noise'])} rejected as noise; of the whole pool "
-        f"{broken_share(labels.pool_shares()):.0%}."
+        f"{labels.noisy_share(labels.pool_shares()):.0%}."
     )
 
 

@@ -33,6 +33,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c = base_config()
     c.seed = a.seed
     c.name = "reference" if a.reference else a.policy
+    c.data.tfds_module = "examples.emoji.builder"
     c.data.train = f"tfds:emoji_captions/{'curated' if a.reference else 'pool'}:train"
     c.data.vocab_from = "tfds:emoji_captions/curated:train"  # clean text, the same for every run
     c.data.vocab_size = 4096  # the curated captions have about 7,000 different words

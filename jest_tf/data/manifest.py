@@ -16,6 +16,7 @@ from concurrent import futures
 
 import tensorflow as tf
 
+from jest_tf.data.about import About, merged
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 
@@ -65,11 +66,15 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Sources and shards. Paths of a Manifest in memory are absolute."""
+    """Sources and shards. Paths of a Manifest in memory are absolute.
+
+    `about` is no part of the fingerprint: it says where the records come from, not what they are.
+    """
 
     name: str
     sources: tuple[Source, ...]
     shards: tuple[Shard, ...]
+    about: About = About()
 
     def __post_init__(self):
         weights = [s.weight for s in self.sources]
@@ -117,20 +122,22 @@ class Manifest:
     def save(self, path: str) -> None:
         """Writes the JSON; atomically, because other jobs may be reading it."""
         folder = os.path.dirname(os.path.abspath(path)) if "://" not in path else None
-        shards = []
-        for shard in self.shards:
-            entry = dataclasses.asdict(shard)
-            if folder and shard.path.startswith(folder + os.sep):
-                entry["path"] = os.path.relpath(shard.path, folder)
-            shards.append(entry)
+
+        def stored(path: str) -> str:
+            inside = folder and path.startswith(folder + os.sep)
+            return os.path.relpath(path, folder) if inside else path
+
         content = {
             "version": VERSION,
             "name": self.name,
             "fingerprint": self.fingerprint,
             "records": self.n_records,
             "sources": [dataclasses.asdict(source) for source in self.sources],
-            "shards": shards,
+            "shards": [dataclasses.asdict(s) | {"path": stored(s.path)} for s in self.shards],
         }
+        if self.about != About():
+            labels = [stored(path) for path in self.about.labels]
+            content["about"] = dataclasses.asdict(self.about) | {"labels": labels}
         if folder:
             tf.io.gfile.makedirs(folder)
         temporary = path + ".incomplete"
@@ -157,7 +164,10 @@ class Manifest:
                 Shard(**entry | {"path": _absolute(entry["path"], folder)})
                 for entry in content["shards"]
             )
-            manifest = cls(content["name"], sources, shards)
+            about = About.from_dict(content.get("about", {}))
+            labels = tuple(_absolute(path, folder) for path in about.labels)
+            about = dataclasses.replace(about, labels=labels)
+            manifest = cls(content["name"], sources, shards, about)
         except tf.errors.OpError as error:
             raise UserError(
                 f"cannot read manifest {path}: {error.message}. Make one with "
@@ -175,24 +185,6 @@ class Manifest:
                 f"content ({manifest.fingerprint}): it was edited by hand. Prepare it again."
             )
         return manifest
-
-    @classmethod
-    def from_tfds(
-        cls, builder, split: str, keys: dict[str, str | None] | None = None
-    ) -> "Manifest":
-        """The shards of a prepared TFDS set, in place.
-
-        Args:
-            builder: a `tfds.core.DatasetBuilder` whose files are TFRecords.
-            split: any TFDS split expression, e.g. `train` or `train[:10%]`.
-            keys: feature names {image, captions, id, key, label} that replace the detected ones.
-
-        Raises:
-            UserError: not prepared, not TFRecord, unknown split, or no image and text features.
-        """
-        from jest_tf.data import tfds_source
-
-        return tfds_source.manifest(builder, split, keys)
 
 
 def _absolute(path: str, folder: str) -> str:
@@ -220,7 +212,7 @@ def mix(manifests: Sequence[Manifest], weights: Sequence[float] | None, name: st
                 weight = weights[index] * records / manifest.n_records
             sources.append(dataclasses.replace(source, weight=weight))
         shards += [dataclasses.replace(s, source=s.source + offset) for s in manifest.shards]
-    return Manifest(name, tuple(sources), tuple(shards))
+    return Manifest(name, tuple(sources), tuple(shards), merged(m.about for m in manifests))
 
 
 def split(manifest: Manifest, share: float, held_out: bool, name: str) -> Manifest:

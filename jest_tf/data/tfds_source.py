@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from jest_tf.data import registration
+from jest_tf.data.about import About
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.errors import UserError
 
@@ -14,6 +16,7 @@ CAPTION_NAMES = ("captions/text", "captions", "caption", "text", "title", "alt_t
 ID_NAMES = ("id", "image/id", "image_id")
 LABEL_NAMES = ("label", "labels", "class")
 KEY_NAMES = ("key", "file_name", "image/filename", "url", "filename")
+LABELS_FILE = "labels.jsonl"  # beside the shards of a prepared set, where its builder wrote one
 
 
 def open_tfds(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
@@ -25,12 +28,7 @@ def open_tfds(name: str, data_dir: str | None = None, keys: dict | None = None) 
         UserError: unknown builder, config or split, or a set without images and texts.
     """
     builder_name, _, split = name.partition(":")
-    try:
-        builder = tfds.builder(builder_name, data_dir=data_dir)
-    except (ValueError, tfds.core.DatasetNotFoundError) as error:
-        raise UserError(
-            f"TFDS has no set {builder_name!r}: {str(error).splitlines()[0]}"
-        ) from error
+    builder = find_builder(builder_name, data_dir)
     if not builder.is_prepared():
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()  # in a log every redrawn bar is a line of its own
@@ -39,8 +37,30 @@ def open_tfds(name: str, data_dir: str | None = None, keys: dict | None = None) 
     return manifest(builder, split or "train", keys)
 
 
+def find_builder(name: str, data_dir: str | None = None):
+    """The `tfds.core.DatasetBuilder` of `BUILDER[/CONFIG]`, read-only where only its files are.
+
+    Raises:
+        UserError: TFDS knows no such set, and none is prepared below `data_dir`.
+    """
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (ValueError, tfds.core.DatasetNotFoundError) as error:
+        reason = str(error).splitlines()[0].rstrip(". ")
+        raise UserError(f"TFDS has no set {name!r}: {reason}{registration.hint()}") from error
+
+
 def manifest(builder, split: str, keys: dict | None = None) -> Manifest:
-    """See `Manifest.from_tfds`."""
+    """The shards of a prepared TFDS set, in place.
+
+    Args:
+        builder: a `tfds.core.DatasetBuilder` whose files are TFRecords.
+        split: any TFDS split expression, e.g. `train` or `train[:10%]`.
+        keys: feature names {image, captions, id, key, label} that replace the detected ones.
+
+    Raises:
+        UserError: not prepared, not TFRecord, unknown split, or no image and text features.
+    """
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise UserError(
             f"{builder.data_dir} holds {builder.info.file_format.value} files; training reads "
@@ -63,7 +83,14 @@ def manifest(builder, split: str, keys: dict | None = None) -> Manifest:
         )
         for part in instructions
     )
-    return Manifest(f"tfds:{builder.info.full_name}:{split}", (source,), shards)
+    return Manifest(f"tfds:{builder.info.full_name}:{split}", (source,), shards, _about(builder))
+
+
+def _about(builder) -> About:
+    """`licences` and `limits` of the set's TFDS metadata, and the labels that lie beside it."""
+    labels = os.path.join(os.fspath(builder.data_dir), LABELS_FILE)
+    known = dict(builder.info.metadata or {})
+    return About.from_dict(known | {"labels": [labels] if tf.io.gfile.exists(labels) else []})
 
 
 def detect_source(builder, keys: dict | None = None) -> Source:

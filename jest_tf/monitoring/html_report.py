@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jest_tf.monitoring.labels import broken_share
 from jest_tf.monitoring.progress import duration, short_number
 from jest_tf.monitoring.report_style import STYLE
 from jest_tf.monitoring.run_history import RunHistory, config_differences
@@ -156,7 +155,7 @@ def _truth(runs: Sequence[RunHistory]) -> str:
         return chart(title, STEPS, lines, is_share=of_pool is not None)
 
     charts = [
-        compare("Broken pairs among the picks", lambda w: w.broken, broken_share(pool)),
+        compare("Broken pairs among the picks", lambda w: w.noisy, known[0][1].pool_noisy),
         compare("Clean pairs among the picks", lambda w: w.clean, pool.get("clean", 0.0)),
         compare("Different examples picked so far", lambda w: w.n_distinct_so_far),
         *(draw(run) for _, run in known for draw in (_kinds, _accepted_kinds)),

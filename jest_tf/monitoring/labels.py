@@ -1,30 +1,39 @@
-"""What was picked, against a known label per id. For MEASURING only: nothing here feeds back.
+"""The selected examples, compared with known labels. For MEASURING only: nothing feeds back.
 
-The shipped pool knows the kind of noise of every row; a user's own data may know as much for a
-few audited rows. Ids without a label are counted apart.
+A data set may bring the label of all its records, or of a few audited ones (`About.labels`). A run
+keeps them in its workdir. Ids without a label are counted apart.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import io
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
+from jest_tf.data.about import About
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
 
-CLEAN = "clean"
-# As data/emoji/README.md defines it: the pair says nothing true, or nothing at all.
-BROKEN = frozenset({"shuffled", "boilerplate", "truncated", "bad_image"})
+CLEAN = "clean"  # the label of a sound pair
 UNLABELLED = "unlabelled"
+ABOUT_FILE, LABELS_FILE = "about.json", "labels.npz"  # in a workdir, where its data have them
 
 
 class Labels:
     """A table id → label that looks up many ids at once.
 
     Args:
-      label_by_id: for instance `examples.emoji.builder.noise_by_id()`.
+      label_by_id: what is known.
+      noisy: the labels that mean a wrong or empty pair.
     """
 
-    def __init__(self, label_by_id: Mapping[int, str]):
+    def __init__(self, label_by_id: Mapping[int, str], noisy: Collection[str] = ()):
+        self.noisy = frozenset(noisy)
         self.names = [*sorted(set(label_by_id.values()) - {UNLABELLED}), UNLABELLED]
         code = {name: i for i, name in enumerate(self.names)}
         ids = np.fromiter(label_by_id, np.int64, len(label_by_id))
@@ -53,6 +62,25 @@ class Labels:
         """Label → share of the whole table: what picking blindly would give."""
         return self.shares(self._ids)
 
+    def noisy_share(self, shares: Mapping[str, float]) -> float:
+        """Sum of the shares of the noisy labels."""
+        return sum(share for label, share in shares.items() if label in self.noisy)
+
+    def save(self, path: Path) -> None:
+        names = np.array(self.names[:-1], np.str_)
+        noisy = np.array(sorted(self.noisy), np.str_)
+        content = io.BytesIO()
+        np.savez_compressed(content, ids=self._ids, codes=self._codes, names=names, noisy=noisy)
+        path.write_bytes(content.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "Labels":
+        with np.load(path, allow_pickle=False) as stored:
+            names = stored["names"][stored["codes"]].tolist() if stored["ids"].size else []
+            return cls(
+                dict(zip(stored["ids"].tolist(), names, strict=True)), stored["noisy"].tolist()
+            )
+
     def _as_shares(self, counts: np.ndarray) -> dict[str, float]:
         total = max(1, counts.sum())
         shares = {name: n / total for name, n in zip(self.names, counts.tolist(), strict=True)}
@@ -74,21 +102,67 @@ class Window:
     n_distinct: int
     n_distinct_so_far: int
     shares: dict[str, float]
+    noisy: float  # share of the picks whose pair is wrong or empty
 
     @property
     def clean(self) -> float:
         """Share of the picks that are sound pairs."""
         return self.shares.get(CLEAN, 0.0)
 
-    @property
-    def broken(self) -> float:
-        """Share of the picks whose pair is wrong or empty."""
-        return broken_share(self.shares)
+
+def read_labels(paths: Iterable[str]) -> Labels:
+    """The labels of some JSON-lines files, see `About.labels`.
+
+    Raises:
+      UserError: a file cannot be read, or a line is no label, with its number.
+    """
+    label_by_id, noisy = {}, {}
+    for path in paths:
+        for number, row in _rows(path):
+            try:
+                label_by_id[int(row["id"])] = str(row["label"])
+                is_noisy = noisy.setdefault(str(row["label"]), bool(row["noisy"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{path} line {number}: expected {{id, label, noisy}}, found {row} ({error!r})."
+                ) from error
+            if is_noisy != bool(row["noisy"]):
+                raise UserError(
+                    f"{path} line {number}: label {row['label']!r} is noisy in some rows and not "
+                    "in others. Give the two meanings two names."
+                )
+    return Labels(label_by_id, [label for label, is_noisy in noisy.items() if is_noisy])
 
 
-def broken_share(shares: Mapping[str, float]) -> float:
-    """Sum of the shares of the broken kinds."""
-    return sum(share for label, share in shares.items() if label in BROKEN)
+def keep_about(about: About, workdir: Path) -> None:
+    """Copies what a data set says about itself into the workdir of a run that trains on it."""
+    if about == About():
+        return
+    lines = {"licences": about.licences, "limits": about.limits}
+    (workdir / ABOUT_FILE).write_text(json.dumps(lines, indent=1, ensure_ascii=False), "utf-8")
+    if about.labels and not (workdir / LABELS_FILE).exists():
+        read_labels(about.labels).save(workdir / LABELS_FILE)
+
+
+def run_about(workdir: Path) -> dict[str, list[str]]:
+    """Licences and limits of a run's data, as far as they are known."""
+    path = Path(workdir) / ABOUT_FILE
+    return parse_json(path.read_text("utf-8")) if path.exists() else {}
+
+
+def run_labels(workdir: Path) -> Labels | None:
+    """The labels of a run's data, or None where they brought none."""
+    path = Path(workdir) / LABELS_FILE
+    return Labels.load(path) if path.exists() else None
+
+
+def _rows(path: str) -> Iterator[tuple[int, Any]]:
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            for number, line in enumerate(file, start=1):
+                yield number, parse_json(line)
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(f"the labels {path} cannot be read: {error}") from error
 
 
 def windows(picks: Picks, labels: Labels, n_steps: int) -> Iterator[Window]:
@@ -104,5 +178,9 @@ def windows(picks: Picks, labels: Labels, n_steps: int) -> Iterator[Window]:
         ids = ids[ids != UNKNOWN_ID]
         distinct_here = np.unique(ids)
         distinct = np.union1d(distinct, distinct_here)
-        yield Window(first, last, ids.size, distinct_here.size, distinct.size, labels.shares(ids))
+        shares = labels.shares(ids)
+        yield Window(
+            first, last, ids.size, distinct_here.size, distinct.size, shares,
+            labels.noisy_share(shares),
+        )  # fmt: skip
         first = last + 1

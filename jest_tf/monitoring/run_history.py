@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from examples.emoji import builder as emoji
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
-from jest_tf.monitoring.labels import Labels, Window, windows
+from jest_tf.monitoring.labels import Labels, Window, run_labels, windows
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
 from jest_tf.monitoring.run_summary import summarise
 from jest_tf.monitoring.samples import Samples, read_samples, sample_steps
 
 N_WINDOWS = 40
-EMOJI_POOL = "emoji_captions/pool"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +32,8 @@ class RunHistory:
     """What a run did.
 
     `summary`: its row in result tables. `series`: name in metrics.jsonl → Series. `windows`: what
-    was picked over time, and `pool`: label → share of its whole data, where the truth is known.
-    `samples`: step → examples.
+    was selected over time; `pool`: label → share of its whole data, and `pool_noisy`: share of the
+    noisy ones, where the data brought labels. `samples`: step → examples.
     """
 
     path: Path
@@ -46,6 +44,7 @@ class RunHistory:
     series: dict[str, Series]
     windows: list[Window]
     pool: dict[str, float]
+    pool_noisy: float
     samples: dict[int, Samples]
 
     def flops_at(self, steps: np.ndarray) -> np.ndarray:
@@ -78,7 +77,8 @@ def load_run(path: Path, n_sample_steps: int) -> RunHistory:
     """One run; `n_sample_steps`: of how many steps, spread over the run, to read the samples."""
     config = _read_json(path / "config.json")
     has_environment = (path / "environment.json").exists()
-    labels = Labels(emoji.noise_by_id()) if EMOJI_POOL in config["data"]["train"] else None
+    labels = run_labels(path)
+    pool = labels.pool_shares() if labels else {}
     return RunHistory(
         path=path,
         name=config["name"],
@@ -87,7 +87,8 @@ def load_run(path: Path, n_sample_steps: int) -> RunHistory:
         summary=summarise(str(path)),
         series=read_series(path / "metrics.jsonl"),
         windows=_windows(path / "picks", labels) if labels else [],
-        pool=labels.pool_shares() if labels else {},
+        pool=pool,
+        pool_noisy=labels.noisy_share(pool) if labels else 0.0,
         samples={
             step: read_samples(path / "samples", step)
             for step in _spread(sample_steps(path / "samples"), n_sample_steps)

@@ -7,10 +7,9 @@ running ones and copies of either.
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.emoji import builder as emoji
 from jest_tf.evaluation import results
 from jest_tf.json_text import parse_json
-from jest_tf.monitoring import labels as truth
+from jest_tf.monitoring.labels import CLEAN, run_labels
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
 
@@ -61,7 +60,7 @@ def summarise(workdir: str) -> dict:
         "seconds": last.get("cost/seconds"),
         "flops_by_phase": _by_phase(last, "cost/flops/"),
         "seconds_by_phase": _by_phase(last, "cost/seconds/"),
-        **_picked(folder, config["data"]["train"]),
+        **_picked(folder),
         **_evaluated(folder),
     }
 
@@ -117,23 +116,23 @@ def retrieval_score(row: dict) -> float:
     return sum(row.get(key) or 0.0 for key in keys) / len(keys)
 
 
-def _picked(folder: Path, data: str) -> dict:
-    """Shares of clean and broken rows among all picks; only the shipped pool knows the truth."""
+def _picked(folder: Path) -> dict:
+    """Shares of clean and noisy pairs among the selected, where the data brought labels."""
     nothing = {"picked_clean": None, "picked_broken": None, "picked_distinct": None}
-    if "emoji_captions/pool" not in data or not (folder / "picks").exists():
+    labels = run_labels(folder)
+    if labels is None or not (folder / "picks").exists():
         return nothing
     picks = Picks(folder / "picks")
     if not picks.last_step:
         return nothing
-    labels = truth.Labels(emoji.noise_by_id())
     ids = picks.window(1, picks.last_step)
     ids = ids[ids != UNKNOWN_ID]
     shares = labels.shares(ids)
     return {
-        "picked_clean": shares.get(truth.CLEAN, 0.0),
-        "picked_broken": truth.broken_share(shares),
+        "picked_clean": shares.get(CLEAN, 0.0),
+        "picked_broken": labels.noisy_share(shares),
         "picked_distinct": len(set(ids.tolist())),
-        "pool_broken": truth.broken_share(labels.pool_shares()),
+        "pool_broken": labels.noisy_share(labels.pool_shares()),
     }
 
 

@@ -4,13 +4,14 @@ import os
 
 import ml_collections
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from jest_tf.config import needs_reference
 from jest_tf.data import order
 from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import RecordReader
+from jest_tf.data.registration import register
 from jest_tf.data.sources import open_source
+from jest_tf.data.tfds_source import find_builder
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section
@@ -25,6 +26,7 @@ SMALL = 200_000
 def check_data(config: ml_collections.ConfigDict, n_hosts: int) -> Section:
     """Shards against hosts, one decoded record, its tokens."""
     section = Section(f"Data: {config.data.train}")
+    register(config.data.tfds_module)
     try:
         unprepared = [name for name in _tfds_names(config) if not _is_prepared(name, config)]
         if unprepared:
@@ -112,10 +114,7 @@ def _tfds_names(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def _is_prepared(name: str, config: ml_collections.ConfigDict) -> bool:
-    try:
-        return tfds.builder(name, data_dir=config.data.data_dir).is_prepared()
-    except (ValueError, tfds.core.DatasetNotFoundError) as error:
-        raise UserError(f"TFDS has no set {name!r}: {str(error).splitlines()[0]}") from error
+    return find_builder(name, config.data.data_dir).is_prepared()
 
 
 def _describe(

@@ -5,6 +5,7 @@ import math
 import ml_collections
 
 from jest_tf.data import doctor
+from jest_tf.data.registration import register
 from jest_tf.data.sources import open_source
 from jest_tf.data.spare import spare_super_batch
 from jest_tf.errors import UserError
@@ -14,6 +15,7 @@ from jest_tf.preflight.report import Section
 def check_records(config: ml_collections.ConfigDict, n_replicas: int, folder: str) -> Section:
     """Reads and decodes all of `data.train`; writes JSON and a page with samples to `folder`."""
     section = Section(f"All records of {config.data.train}")
+    register(config.data.tfds_module)
     try:
         manifest = open_source(config.data.train, config.data.data_dir)
         report = doctor.examine(manifest)

@@ -3,19 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_EMOJI = "emoji_captions"
-_EMOJI_LICENCES = [
-    "Images of the shipped emoji set, per record: Apache-2.0 (Noto, FxEmoji), CC-BY-4.0 (Twemoji, "
-    "EmojiTwo, Streamline), CC-BY-SA-4.0 (OpenMoji, EmojiOne v1), MIT (Fluent, Flat Color Icons, "
-    "Meteocons), CC-BY-3.0 (Game Icons)",
-    "Names and keywords: MIT (emojibase-data with CLDR data under the Unicode licence, emojilib)",
-]
-_EMOJI_LIMITS = [
-    "Trained on emoji and icons alone: it knows their names, and nothing of photographs",
-    "99.6% of the evaluation captions occur verbatim in the training text: the retrieval scores "
-    "measure a new vendor's drawings, not new text",
-]
-
 
 def run_metadata(
     config: Mapping[str, Any],
@@ -24,6 +11,7 @@ def run_metadata(
     cost: Mapping[str, Any] | None = None,
     scores: Sequence[Mapping[str, Any]] = (),
     environment: Mapping[str, Any] | None = None,
+    about: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """The metadata of `export_dual_encoder`.
 
@@ -34,8 +22,9 @@ def run_metadata(
         cost: the cost ledger at that step.
         scores: results of the evaluations of that step.
         environment: the content of environment.json.
+        about: licences and limits of the training data, where they state them.
     """
-    is_emoji = _EMOJI in config["data"]["train"]
+    about = about or {}
     return {
         "name": config["name"],
         "step": step,
@@ -47,10 +36,10 @@ def run_metadata(
         "scores": list(scores),
         "licences": [
             "Code: Apache-2.0",
-            *(_EMOJI_LICENCES if is_emoji else [f"Data: as {config['data']['train']} states"]),
+            *(about.get("licences") or [f"Data: as {config['data']['train']} states"]),
         ],
         "limits": [
-            *(_EMOJI_LIMITS if is_emoji else []),
+            *about.get("limits", []),
             "Not examined for social bias, and not meant for decisions about people",
         ],
         "environment": flat(environment or {}),

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import pathlib
 import shutil
 
 import ml_collections
@@ -15,6 +16,7 @@ from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
 from jest_tf.errors import UserError
 from jest_tf.model_record import ModelRecord, PixelRule, TokenizerRule
 from jest_tf.models.dual_encoder import DualEncoder
+from jest_tf.monitoring.labels import keep_about
 
 KEPT_VOCABULARY = "vocab"  # its name in a workdir, with the suffix of its kind
 VOCABULARY_SUFFIXES = (".txt", ".model")
@@ -47,6 +49,8 @@ def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_chief: bool 
     kept = os.path.join(workdir, KEPT_VOCABULARY + _suffix(source))
     if is_chief and not os.path.exists(kept):
         shutil.copyfile(source, kept)
+    if is_chief:
+        keep_about(manifest.about, pathlib.Path(workdir))
     tokenizer = Tokenizer(source, config.data.n_tokens, tokenizer_rule(config))
     return Inputs(manifest, tokenizer, pixel_rule(config))
 

@@ -16,6 +16,7 @@ from absl import logging
 
 from jest_tf.config import profiled_steps, replica_problems, require_sound
 from jest_tf.data.pipeline import super_batches
+from jest_tf.data.registration import register
 from jest_tf.data.retry import BadRecords, resilient_steps
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
@@ -61,6 +62,7 @@ def train(config: ml_collections.ConfigDict, workdir_path: str) -> int:
     """
     if config.strategy.deterministic:
         tf.config.experimental.enable_op_determinism()
+    register(config.data.tfds_module)
     runtime = strategy.build(config)
     require_sound(replica_problems(config, runtime.n_hosts, runtime.n_replicas))
     try:

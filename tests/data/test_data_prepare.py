@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from conftest import example, write_shard
-from jest_tf.data import importers, pipeline, prepare, preprocess, sources
+from jest_tf.data import importers, pipeline, prepare, preprocess, sources, tfds_source
 from jest_tf.data.records import shard_rows
 
 WRITTEN = pathlib.Path(__file__).parent / "written_by_img2dataset"
@@ -373,10 +373,10 @@ def test_a_real_tfds_set_is_read_in_place(tmp_path, tokenizer):
 
     builder = TinyCaptions(data_dir=str(tmp_path))
     builder.download_and_prepare()
-    manifest = sources.Manifest.from_tfds(builder, "train[:50%]")
+    manifest = tfds_source.manifest(builder, "train[:50%]")
     assert manifest.n_records == 6 and manifest.sources[0].captions == "captions/text"
     dataset = pipeline.super_batches(
-        sources.Manifest.from_tfds(builder, "train"), tokenizer, super_batch=12, image_size=4,
+        tfds_source.manifest(builder, "train"), tokenizer, super_batch=12, image_size=4,
         seed=0, n_lanes=1,
     )  # fmt: skip
     batch = next(dataset.as_numpy_iterator())

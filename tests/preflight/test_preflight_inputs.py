@@ -47,6 +47,7 @@ def test_an_unusable_record_names_its_file(config, tmp_path, png, image, caption
 
 
 def test_a_set_that_is_not_prepared_is_not_downloaded(config, tmp_path):
+    config.data.tfds_module = "examples.emoji.builder"
     config.data.train = "tfds:emoji_captions/pool:train"
     config.data.data_dir = str(tmp_path / "empty")
     section = check_data(config, n_hosts=1)

@@ -12,6 +12,7 @@ import ml_collections
 from jest_tf.config import needs_reference
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.reference_cache import ReferenceCache
+from jest_tf.data.registration import register
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
@@ -55,6 +56,7 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
       UserError: no run there, no checkpoint, or a checkpoint that the config does not fit.
     """
     config = ml_collections.ConfigDict(read_config(workdir))
+    register(config.data.get("tfds_module", ""))
     tokenizer, pixels, _ = workdir_rules(workdir, config)
     model = build_model(config, tokenizer.vocab_size, pixels)
     checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"), config.checkpoint.keep)

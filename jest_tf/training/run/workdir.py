@@ -26,6 +26,7 @@ from jest_tf.training.run.storage import write_atomically
 # weights and the record of the run stay meaningful. `*` matches any text.
 MAY_DIFFER: dict[str, str] = {
     "name": "a label",
+    "data.tfds_module": "code that prepares the same records",
     "data.data_dir": "where the same prepared data lie on this machine",
     "strategy.*": "how the same computation is laid out over devices and hosts",
     "checkpoint.*": "how often and how many, not what",
