@@ -13,7 +13,9 @@ from PIL import Image
 
 from examples.emoji import builder as emoji
 from jest_tf.data import pipeline, sources
+from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
+from jest_tf.monitoring.labels import read_labels
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,12 @@ def feature_of_all(manifest, name):
             feature = tf.train.Example.FromString(serialized).features.feature[name]
             values.append((feature.bytes_list.value or feature.int64_list.value)[:])
     return values
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[EOS]\nred\n")
+    return Tokenizer(str(tmp_path / "vocab.txt"), n_tokens=8)
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +185,11 @@ def test_bad_source_folders_are_named(tmp_path):
         folder.mkdir()
         message = broken_copy(folder, damage)
         assert words in message and "estore" in message + "Restore" * (damage is drop_folder)
+
+
+def test_the_pool_brings_its_noise_labels_and_licences(manifests):
+    about = manifests["pool"].about
+    labels = read_labels(about.labels)
+    assert labels.noisy == emoji.NOISY and len(about.licences) == 2 and len(about.limits) == 2
+    assert labels.noisy_share(labels.pool_shares()) == pytest.approx(0.40, abs=0.001)
+    assert manifests["curated"].about.labels == ()
