@@ -100,14 +100,14 @@ parse_options() {
 # A Python that the package supports: $PYTHON, or the first of the usual names.
 find_python() {
   local candidate
-  for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3 python; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+  for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3 python; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
       2>/dev/null; then
       printf '%s\n' "$candidate"
       return
     fi
   done
-  fail "no Python 3.11 or 3.12 found on PATH. Install one, or name it: PYTHON=/path/to/python3.11"
+  fail "no Python 3.11, 3.12 or 3.13 found on PATH. Install one, or name it: PYTHON=/path/to/python3.11"
 }
 
 # The environment to use: --venv, else the active one, else .venv of this checkout.

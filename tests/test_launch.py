@@ -182,7 +182,7 @@ def test_no_fitting_python_is_one_clear_message(checkout, tmp_path):
     for tool in ("bash", "cat", "cksum", "dirname", "env"):
         (tools / tool).symlink_to(shutil.which(tool))
     out = run(checkout / "launch/test.sh", check=2, PATH=tools)
-    assert "error: no Python 3.11 or 3.12 found" in out
+    assert "error: no Python 3.11, 3.12 or 3.13 found" in out
 
 
 def test_constraints_cover_every_direct_dependency():
