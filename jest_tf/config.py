@@ -14,6 +14,7 @@ from jest_tf.errors import UserError
 POLICIES = ("joint", "independent_top_k", "independent_sampled", "uniform")
 CRITERIA = ("learnability", "hard_learner", "easy_reference")
 LOSSES = ("sigmoid", "softmax")
+SAME_CAPTION = ("negative", "ignore")
 SCOPES = ("global", "replica")
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 PRECISIONS = ("float32", "bfloat16")
@@ -30,6 +31,9 @@ def base_config() -> ml_collections.ConfigDict:
     c.seed = 0  # the only source of randomness: initialisation, data order, selection draws
     c.total_steps = 1000  # gradient steps
     c.loss = "sigmoid"  # training loss and pair loss of the scores, sigmoid as in SigLIP [P]
+    # Rows of a batch whose captions have the same tokens: negative, as in the paper | ignore (they
+    # are no negatives of each other, in the loss and in the selection).
+    c.same_caption = "negative"
     c.precision = "float32"  # bfloat16 on TPU; slower than float32 on CPUs
     c.data = _data()
     c.model = _model()
@@ -290,6 +294,7 @@ def _wrong_choices(c: ml_collections.ConfigDict) -> Iterator[str]:
     choices = {
         "loss": (c.loss, LOSSES),
         "precision": (c.precision, PRECISIONS),
+        "same_caption": (c.same_caption, SAME_CAPTION),
         "model.variant": (c.model.variant, VARIANTS),
         "data.resize": (c.data.resize, RESIZES),
         "selection.policy": (c.selection.policy, POLICIES),

@@ -1,6 +1,7 @@
 """Slow truth for selection: float64 numpy, the dense S of the paper's text, no tricks.
 
-A model is a dict {zimg, ztxt, scale, bias}. Everything here is O(B²) and easy to check by eye.
+A model is a dict {zimg, ztxt, scale, bias}, and captions [B] (any numbers) where rows of one
+caption are no negatives of each other. Everything here is O(B²) and easy to check by eye.
 """
 
 import numpy as np
@@ -16,13 +17,21 @@ def similarities(model: dict) -> np.ndarray:
     return float(model["scale"]) * zimg @ ztxt.T + float(model["bias"])
 
 
+def negatives(model: dict) -> np.ndarray:
+    """Whether j is a negative of i, bool [B, B]."""
+    n = len(model["zimg"])
+    captions = np.asarray(model.get("captions", np.arange(n)))
+    return captions[:, None] != captions[None, :]
+
+
 def softplus(z: np.ndarray) -> np.ndarray:
     return np.logaddexp(0, z)
 
 
-def sigmoid_nll(z: np.ndarray) -> np.ndarray:
-    """nll_ii = softplus(-z_ii), nll_ij = softplus(z_ij)."""
-    return np.where(np.eye(len(z), dtype=bool), softplus(-z), softplus(z))
+def sigmoid_nll(z: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """nll_ii = softplus(-z_ii), nll_ij = softplus(z_ij), or 0 where j is no negative of i."""
+    pairs = np.where(negative, softplus(z), 0.0)
+    return np.where(np.eye(len(z), dtype=bool), softplus(-z), pairs)
 
 
 def logsumexp(z: np.ndarray, axis: int) -> np.ndarray:
@@ -33,7 +42,7 @@ def logsumexp(z: np.ndarray, axis: int) -> np.ndarray:
 def score_matrix(criterion: str, learner: dict, reference: dict) -> np.ndarray:
     """S of the sigmoid loss, [B, B]."""
     return sum(
-        sign * sigmoid_nll(similarities(model))
+        sign * sigmoid_nll(similarities(model), negatives(model))
         for sign, model in zip(SIGNS[criterion], (learner, reference), strict=True)
         if sign
     )
@@ -46,22 +55,22 @@ def logits_given(loss: str, criterion: str, learner: dict, reference: dict):
         return lambda picked: np.diag(s) + s[list(picked)].sum(0) + s[:, list(picked)].sum(1)
 
     signed = [
-        (sign, similarities(model))
+        (sign, similarities(model), negatives(model))
         for sign, model in zip(SIGNS[criterion], (learner, reference), strict=True)
         if sign
     ]
 
-    def nll(z, picked):
+    def nll(z, negative, picked):
         own = np.diag(z)[:, None]
         if not picked:
             return -own[:, 0]
-        others = ~np.eye(len(z), dtype=bool)[:, picked]  # P + i counts i once.
+        others = negative[:, picked]  # P + i counts i once, as itself.
         rows = np.where(others, z[:, picked], -np.inf)
         columns = np.where(others, z[picked].T, -np.inf)
         lse = [logsumexp(np.concatenate([side, own], 1), 1) for side in (rows, columns)]
         return 0.5 * (lse[0] + lse[1]) - own[:, 0]
 
-    return lambda picked: sum(sign * nll(z, list(picked)) for sign, z in signed)
+    return lambda picked: sum(sign * nll(*model, list(picked)) for sign, *model in signed)
 
 
 def candidate_logits(
@@ -126,11 +135,12 @@ def set_score(loss: str, criterion: str, learner: dict, reference: dict, members
     members = list(members)
     total = 0.0
     for sign, model in zip(SIGNS[criterion], (learner, reference), strict=True):
-        z = similarities(model)[np.ix_(members, members)]
+        z, negative = (x(model)[np.ix_(members, members)] for x in (similarities, negatives))
         if loss == "sigmoid":
-            nll = sigmoid_nll(z).sum(1)
+            nll = sigmoid_nll(z, negative).sum(1)
         else:
-            nll = 0.5 * (logsumexp(z, 1) + logsumexp(z, 0)) - np.diag(z)
+            counted = np.where(negative | np.eye(len(z), dtype=bool), z, -np.inf)
+            nll = 0.5 * (logsumexp(counted, 1) + logsumexp(counted, 0)) - np.diag(z)
         total += sign * nll.mean()
     return total
 

@@ -6,7 +6,8 @@ With z_ij = scale·<zimg_i, ztxt_j> + bias and b examples over all replicas:
     softmax  L = 1/2b · Σ_i [LSE_j z_ij + LSE_j z_ji - 2·z_ii]        (CLIP; bias drops out)
 
 The gradient is made in the same pass as the loss, while a tile of logits is at hand (see `tiles`):
-[n, d] is kept, never [n, b]. A teacher adds the loss of `distillation`.
+[n, d] is kept, never [n, b]. A teacher adds the loss of `distillation`. With captions, the sums
+over j ≠ i leave out the rows whose caption is that of i.
 """
 
 from collections.abc import Callable
@@ -37,14 +38,17 @@ def contrastive_loss(
     collectives: Collectives = LOCAL,
     block: int | None = None,
     teacher: Teacher | None = None,
+    captions: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """This replica's share of the mean loss: the sum over replicas is the loss, float32 [].
 
     The sum over replicas of the gradients of the shares is the gradient of the loss, as if all
     embeddings lay in one place. See `loss_and_gradients` for the arguments and errors.
     """
-    options = {"kind": kind, "collectives": collectives, "block": block, "teacher": teacher}
-    loss, gradients = loss_and_gradients(zimg, ztxt, scale, bias, **options)
+    loss, gradients = loss_and_gradients(
+        zimg, ztxt, scale, bias,
+        kind=kind, collectives=collectives, block=block, teacher=teacher, captions=captions,
+    )  # fmt: skip
 
     @tf.custom_gradient
     def with_gradient(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable]:
@@ -64,6 +68,7 @@ def loss_and_gradients(
     collectives: Collectives = LOCAL,
     block: int | None = None,
     teacher: Teacher | None = None,
+    captions: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, PairGradients]:
     """The share of the loss and of its gradient, both without a tape.
 
@@ -74,6 +79,8 @@ def loss_and_gradients(
       collectives: how the embeddings of the other replicas are had.
       block: rows of logits that exist at a time; default: as many as fill 16 MiB.
       teacher: whose softmax over the batch is learned too, see `distillation`.
+      captions: float32 [n, 2] of `caption_hash`; rows that share one are no negatives of each
+        other. None: all other rows are.
 
     Raises:
       UserError: `kind` is unknown.
@@ -83,7 +90,7 @@ def loss_and_gradients(
     zimg, ztxt, scale, bias = (
         tf.stop_gradient(tf.cast(x, tf.float32)) for x in (zimg, ztxt, scale, bias)
     )
-    batch = PairBatch.gather(zimg, ztxt, collectives)
+    batch = PairBatch.gather(zimg, ztxt, collectives, captions)
     block = batch.block(block)
     if kind == "softmax" or teacher is not None:
         own = normalisers(batch, scale, collectives, block=block)
@@ -104,7 +111,7 @@ def _sigmoid(
     def weights(similarity: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # A sign instead of a difference keeps the tiny loss of a well-matched pair exact.
         sign = 1.0 - 2.0 * tf.one_hot(rows, batch.total)
-        logits = sign * (scale * similarity + bias)
+        logits = batch.without_ignored(sign * (scale * similarity + bias), rows)
         g = sign * tf.sigmoid(logits) / batch.total
         return g, tf.reduce_sum(tf.nn.softplus(logits)) / batch.total, tf.reduce_sum(g)
 
@@ -123,7 +130,7 @@ def _softmax(
 
     def weights_given(sums: Normalisers) -> Callable:
         def weights(similarity: tf.Tensor, rows: tf.Tensor) -> tuple:
-            logits = scale * similarity
+            logits = batch.without_ignored(scale * similarity, rows)
             of_rows = tf.gather(sums.rows, rows - batch.first_row)[:, None]
             matched = 2.0 * tf.one_hot(rows, batch.total)
             g = tf.exp(logits - of_rows) + tf.exp(logits - sums.columns) - matched

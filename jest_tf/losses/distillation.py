@@ -54,7 +54,7 @@ def distillation(
       block: rows of logits at a time.
     """
     zimg, ztxt = (tf.stop_gradient(tf.cast(z, tf.float32)) for z in (teacher.zimg, teacher.ztxt))
-    theirs = PairBatch.gather(zimg, ztxt, collectives)
+    theirs = PairBatch.gather(zimg, ztxt, collectives)._replace(all_captions=batch.all_captions)
     their_scale = tf.stop_gradient(tf.cast(teacher.scale, tf.float32))
     their = normalisers(theirs, their_scale, collectives, block=block)
     weight = tf.constant(teacher.weight, tf.float32)
@@ -79,8 +79,9 @@ def _distillation(
         def weights(similarity: tf.Tensor, rows: tf.Tensor) -> tuple:
             local = rows - batch.first_row
             z = tf.gather(theirs.zimg, local)
-            s = scale * similarity
+            s = batch.without_ignored(scale * similarity, rows)
             t = their_scale * tf.matmul(z, theirs.all_ztxt, transpose_b=True)
+            t = theirs.without_ignored(t, rows)
             g, loss = tf.zeros_like(s), tf.zeros([])
             for own_lse, their_lse in (
                 (tf.gather(own.rows, local)[:, None], tf.gather(their.rows, local)[:, None]),

@@ -81,6 +81,7 @@ def gradients(
     collectives: Collectives = LOCAL,
     block: int | None = None,
     teacher: Teacher | None = None,
+    captions: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """This replica's share of the loss and of its gradient; the sums over replicas are the whole.
 
@@ -89,8 +90,8 @@ def gradients(
       logits: () -> (scale, bias), from `variables`.
       variables: what to take the gradient of, in this order.
       micro_batch: rows whose activations exist at a time; 0: all, in one pass.
-      kind, collectives, block, teacher: see `contrastive.loss_and_gradients`; the teacher's rows
-        are those of all parts, in their order.
+      kind, collectives, block, teacher, captions: see `contrastive.loss_and_gradients`; the rows
+        of teacher and captions are those of all parts, in their order.
 
     Returns:
       (loss [], gradients, dense, zero where a variable is not used).
@@ -98,7 +99,10 @@ def gradients(
     Raises:
       UserError: `kind` is unknown.
     """
-    options = {"kind": kind, "collectives": collectives, "block": block, "teacher": teacher}
+    options = {
+        "kind": kind, "collectives": collectives, "block": block, "teacher": teacher,
+        "captions": captions,
+    }  # fmt: skip
     if _fits(parts, micro_batch):
         return _in_one_pass(parts, logits, variables, options)
     embedded = [embed_in_micro_batches(*part, micro_batch) for part in parts]

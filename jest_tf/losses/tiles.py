@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from jest_tf.selection.captions import IGNORED, same_caption
 from jest_tf.selection.collectives import Collectives
 
 # 16 MiB of float32: large enough for full matmul speed, small beside a tower's activations.
@@ -31,13 +32,17 @@ class PairGradients(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """Rows of this replica, rows of all replicas, and where the first begin in the second."""
+    """Rows of this replica, rows of all replicas, and where the first begin in the second.
+
+    all_captions: `caption_hash` of all rows, where rows of one caption are no negatives.
+    """
 
     zimg: tf.Tensor  # [n, d]
     ztxt: tf.Tensor  # [n, d]
     all_zimg: tf.Tensor  # [b, d]
     all_ztxt: tf.Tensor  # [b, d]
     first_row: tf.Tensor  # int32 []
+    all_captions: tf.Tensor | None = None  # [b, 2]
 
     @property
     def rows(self) -> int:
@@ -50,19 +55,38 @@ class PairBatch(NamedTuple):
     @property
     def turned(self) -> "PairBatch":
         """Images and texts exchanged: its rows are the columns of the logits."""
-        return PairBatch(self.ztxt, self.zimg, self.all_ztxt, self.all_zimg, self.first_row)
+        return self._replace(
+            zimg=self.ztxt, ztxt=self.zimg, all_zimg=self.all_ztxt, all_ztxt=self.all_zimg
+        )
 
     @classmethod
-    def gather(cls, zimg: tf.Tensor, ztxt: tf.Tensor, collectives: Collectives) -> "PairBatch":
+    def gather(
+        cls,
+        zimg: tf.Tensor,
+        ztxt: tf.Tensor,
+        collectives: Collectives,
+        captions: tf.Tensor | None = None,
+    ) -> "PairBatch":
         """This replica's rows [n, d], n the same everywhere, and those of all replicas."""
-        local = collectives.size == 1
+
+        def of_all(x: tf.Tensor | None) -> tf.Tensor | None:
+            return x if x is None or collectives.size == 1 else collectives.all_gather(x)
+
         return cls(
             zimg=zimg,
             ztxt=ztxt,
-            all_zimg=zimg if local else collectives.all_gather(zimg),
-            all_ztxt=ztxt if local else collectives.all_gather(ztxt),
+            all_zimg=of_all(zimg),
+            all_ztxt=of_all(ztxt),
             first_row=tf.cast(collectives.rank, tf.int32) * zimg.shape[0],
+            all_captions=of_all(captions),
         )
+
+    def without_ignored(self, logits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """A tile of logits [k, b] of global `rows` [k], IGNORED where two rows share a caption."""
+        if self.all_captions is None:
+            return logits
+        same = same_caption(tf.gather(self.all_captions, rows), self.all_captions)
+        return tf.where(same & (rows[:, None] != tf.range(self.total)), IGNORED, logits)
 
     def block(self, wanted: int | None) -> int:
         """Rows of similarities that exist at a time; by default as many as fill a tile."""
@@ -93,9 +117,8 @@ def _log_sum_exps(batch: PairBatch, scale: tf.Tensor, *, block: int) -> tuple[tf
 
     def of_rows(side: PairBatch) -> tf.Tensor:
         def tile(_, z: tf.Tensor, rows: tf.Tensor) -> tuple[tuple, tf.Tensor]:
-            del rows
             logits = scale * tf.matmul(z, side.all_ztxt, transpose_b=True)
-            return (), tf.reduce_logsumexp(logits, axis=1)
+            return (), tf.reduce_logsumexp(side.without_ignored(logits, rows), axis=1)
 
         return _over_tiles(tile, side, (), block)[1]
 

@@ -1,5 +1,6 @@
 """Joint example selection as pure functions of tensors: no model, no data, no strategy."""
 
+from jest_tf.selection.captions import caption_hash
 from jest_tf.selection.collectives import LOCAL, Collectives
 from jest_tf.selection.diagnostics import diagnostics, joint_score
 from jest_tf.selection.exchange import gather_picked
@@ -13,6 +14,7 @@ __all__ = [
     "Embeddings",
     "Selection",
     "SelectionSpec",
+    "caption_hash",
     "diagnostics",
     "gather_picked",
     "joint_score",

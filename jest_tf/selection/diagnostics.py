@@ -81,11 +81,8 @@ def joint_score(
 
     Each replica scores its share of Q against all of Q, which passes by chunk by chunk.
     """
-    own = gather_picked([list(z[:2]) for _, z in models], positions, collectives, spec.chunk_size)
-    own = [
-        Term(sign, Embeddings(zimg, ztxt, z.scale, z.bias))
-        for (sign, z), (zimg, ztxt) in zip(models, own, strict=True)
-    ]
+    own = gather_picked([z.per_row for _, z in models], positions, collectives, spec.chunk_size)
+    own = [Term(sign, z.with_rows(rows)) for (sign, z), rows in zip(models, own, strict=True)]
     share = spec.sub_batch // collectives.size
     state = _start(spec.loss, own)
     for chunk in tf.split(positions, spec.n_chunks):

@@ -158,10 +158,7 @@ def _set_score(loss, models, state, members, positions, rows, start):
 
     def score_of(i):
         at = index[i]
-        chosen = [
-            Term(sign, z._replace(zimg=tf.gather(z.zimg, at), ztxt=tf.gather(z.ztxt, at)))
-            for sign, z in models
-        ]
+        chosen = [Term(sign, z.map_rows(lambda side: tf.gather(side, at))) for sign, z in models]
         return score(chosen, tf.gather(state, at, axis=1), owned[i] & tf.gather(members, at))
 
     if k == b:
@@ -192,7 +189,8 @@ def exchange(
 ) -> list[Embeddings]:
     """Embeddings of the picked rows on every replica: each owner fills its rows, then a sum.
 
-    Travels: [m, Σ 2d] float32 per chunk, the only large exchange of the selection.
+    Travels: [m, Σ 2d] float32 per chunk (and two columns a model of caption hashes), the only
+    large exchange of the selection.
     """
     start = collectives.rank * usable.shape[0]
     rows = own_rows([z for _, z in models], usable, positions, start)
@@ -210,18 +208,15 @@ def own_rows(
     index = tf.minimum(index, n - 1)
     # A row that is not usable may hold NaN; as zeros it cannot poison the others' sums.
     keep = owned & tf.gather(usable, index)
-    rows = [tf.gather(side, index) for z in models for side in z[:2]]
+    rows = [tf.gather(side, index) for z in models for side in z.per_row]
     rows = tf.concat([tf.cast(row, tf.float32) for row in rows], axis=1)
     return tf.where(keep[:, None], rows, 0.0)
 
 
 def unpacked(models: Sequence[Term], rows: tf.Tensor) -> list[Embeddings]:
     """The models' embeddings in [m, Σ 2d]."""
-    sides = tf.split(rows, [side.shape[1] for _, z in models for side in z[:2]], axis=1)
-    return [
-        Embeddings(zimg, ztxt, z.scale, z.bias)
-        for (_, z), zimg, ztxt in zip(models, sides[0::2], sides[1::2], strict=True)
-    ]
+    sides = iter(tf.split(rows, [x.shape[1] for _, z in models for x in z.per_row], axis=1))
+    return [z.with_rows([next(sides) for _ in z.per_row]) for _, z in models]
 
 
 @compiled
@@ -240,10 +235,7 @@ def add_chunk(
         return passes[i]
 
     def pass_block(i):
-        rows = [
-            Term(sign, z._replace(zimg=rows_of(i, z.zimg), ztxt=rows_of(i, z.ztxt)))
-            for sign, z in models
-        ]
+        rows = [Term(sign, z.map_rows(lambda side: rows_of(i, side))) for sign, z in models]
         return loss.block(rows, picked)  # [block rows, per_pass, tile]
 
     if n_passes == 1:  # No loop: its slices would copy all embeddings for every chunk.

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.compiler.xla import xla_data_pb2
 
+from jest_tf.selection.captions import IGNORED, same_caption
 from jest_tf.selection.spec import Embeddings, SelectionSpec
 
 # Rows from which on the matmul of XLA's CPU backend sums each inner product in one fixed order.
@@ -77,12 +78,21 @@ def diagonal(z: Embeddings) -> tf.Tensor:
 def cross(z: Embeddings, picked: Embeddings) -> tuple[tf.Tensor, tf.Tensor]:
     """z_ik and z_ki, both without the bias, of candidates i [tiles, tile, d] and picked k [m, d].
 
-    Two float32 blocks [tiles, tile, m]. The scale goes into the few picked rows.
+    Two float32 blocks [tiles, tile, m]. The scale goes into the few picked rows. Where captions are
+    given, pairs that share one are IGNORED, i = k among them.
     """
     zimg, ztxt = tf.cast(z.zimg, tf.float32), tf.cast(z.ztxt, tf.float32)
     z_ik = similarity(zimg, picked.scale * picked.ztxt)
     z_ki = similarity(ztxt, picked.scale * picked.zimg)
-    return z_ik, z_ki
+    if z.captions is None:
+        return z_ik, z_ki
+    same = same_caption(z.captions, picked.captions)
+    return tf.where(same, IGNORED, z_ik), tf.where(same, IGNORED, z_ki)
+
+
+def ignores_own(models: Sequence[Term]) -> bool:
+    """Whether a block leaves the pair of a row with itself out: its caption is its own."""
+    return models[0].z.captions is not None
 
 
 # Along a row, XLA's CPU compiler turns a fold of halves into vector code and a reduction into
@@ -167,11 +177,14 @@ class SigmoidLoss:
     def set_score(cls, state: tf.Tensor, models: Sequence[Term]) -> tf.Tensor:
         """Each member's part of ℓ(Q), [n], once P is Q and all rows are members.
 
-        The block then counted each pair in both members, and k = i as if it were a negative, twice;
-        nll_ii = softplus(z_ii) - z_ii turns that into the positive.
+        The block then counted each pair in both members. Without captions it also counted k = i as
+        if it were a negative, twice; nll_ii = softplus(z_ii) - z_ii turns that into the positive.
         """
         s_ii = cls.start(models)[0]
-        return 0.5 * (state[0] - s_ii) - sum(sign * diagonal(z) for sign, z in models)
+        pairs = 0.5 * (state[0] - s_ii)
+        if ignores_own(models):
+            return pairs + s_ii
+        return pairs - sum(sign * diagonal(z) for sign, z in models)
 
 
 class SoftmaxLoss:
@@ -219,9 +232,14 @@ class SoftmaxLoss:
         nll = tf.where(row == cls.EMPTY, 0.0, lse) - z_ii
         return tf.reduce_sum(tf.constant(signs)[:, None] * nll, axis=0)
 
-    @staticmethod
-    def set_score(state: tf.Tensor, models: Sequence[Term]) -> tf.Tensor:
-        """Each member's part of ℓ(Q), [n], once P is Q: its own pair is in the sums already."""
+    @classmethod
+    def set_score(cls, state: tf.Tensor, models: Sequence[Term]) -> tf.Tensor:
+        """Each member's part of ℓ(Q), [n], once P is Q.
+
+        Without captions, its own pair is in the sums already.
+        """
+        if ignores_own(models):
+            return cls.logits(state, [sign for sign, _ in models])
         z_ii, row, column = tf.split(state, 3)
         signs = tf.constant([sign for sign, _ in models])[:, None]
         return tf.reduce_sum(signs * (0.5 * (row + column) - z_ii), axis=0)

@@ -125,5 +125,10 @@ def _check_rows(spec, n, learner, reference, valid):
                     f"{name}.{side} has {rows} rows; super_batch {spec.super_batch} shared by the "
                     f"replicas is {n} each"
                 )
+    if len({z.captions is None for z in needed.values()}) > 1:
+        raise UserError(
+            "captions are given with one model's embeddings alone; give both models the same, or "
+            "neither"
+        )
     if valid.shape != (n,):
         raise UserError(f"valid has shape {valid.shape}; expected ({n},), one flag per row")

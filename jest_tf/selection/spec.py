@@ -1,6 +1,7 @@
 """What a selection is given and what it returns: `SelectionSpec`, `Embeddings`, `Selection`."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -17,12 +18,28 @@ class Embeddings(NamedTuple):
     """One model's view of the candidates on this replica.
 
     zimg, ztxt: float [n, d], unit norm. scale, bias: float scalars; z_ij = scale·<x_i, y_j> + bias.
+    captions: float32 [n, 2] of `caption_hash`, the same for both models: rows that share one are no
+        negatives of each other. None: all other rows are negatives.
     """
 
     zimg: tf.Tensor
     ztxt: tf.Tensor
     scale: tf.Tensor
     bias: tf.Tensor
+    captions: tf.Tensor | None = None
+
+    @property
+    def per_row(self) -> list[tf.Tensor]:
+        """The tensors with a row for each candidate, [n, ...]."""
+        return [x for x in (self.zimg, self.ztxt, self.captions) if x is not None]
+
+    def with_rows(self, per_row: Sequence[tf.Tensor]) -> "Embeddings":
+        """The same model's view of other rows, given as `per_row` gives them."""
+        return self._replace(**dict(zip(("zimg", "ztxt", "captions"), per_row, strict=False)))
+
+    def map_rows(self, function: Callable[[tf.Tensor], tf.Tensor]) -> "Embeddings":
+        """`function` of each tensor in `per_row`."""
+        return self.with_rows([function(x) for x in self.per_row])
 
 
 class Selection(NamedTuple):

@@ -74,6 +74,7 @@ def build_jest_model(
         augment=augmentation(augment) if augment else None,
         micro_batch=config.strategy.micro_batch,
         distillation=config.reference.distillation,
+        same_caption=config.same_caption,
     )
     model.optimizer = optimizer.build(
         config.optimizer, config.total_steps, learner.trainable_variables

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from jest_tf.config import SAME_CAPTION
 from jest_tf.data import preprocess
 from jest_tf.data.augmentation import N_DRAWS, Augment
 from jest_tf.errors import UserError
@@ -23,6 +24,7 @@ from jest_tf.selection import (
     Embeddings,
     Selection,
     SelectionSpec,
+    caption_hash,
     diagnostics,
     gather_picked,
     select,
@@ -96,9 +98,11 @@ class JestModel(keras.Model):
       micro_batch: rows of a replica in one forward or backward pass; 0: all. See `grad_cache`.
       distillation: weight of learning the reference's softmax over the chosen too; 0: none. See
         `distillation`.
+      same_caption: negative | ignore: whether rows whose captions have the same tokens are
+        negatives of each other, in the selection and in the loss.
 
     Raises:
-      UserError: distillation without a reference.
+      UserError: distillation without a reference, or an unknown value of `same_caption`.
     """
 
     def __init__(
@@ -116,12 +120,17 @@ class JestModel(keras.Model):
         augment: Augment | None = None,
         micro_batch: int = 0,
         distillation: float = 0.0,
+        same_caption: str = "negative",
     ):
         super().__init__()
         if distillation and reference is None and cached_reference is None:
             raise UserError(
                 f"JestModel got distillation = {distillation} and no reference to distil from; "
                 "give `reference`, or `cached_reference` with batches that hold its embeddings."
+            )
+        if same_caption not in SAME_CAPTION:
+            raise UserError(
+                f"same_caption = {same_caption!r}: expected one of {', '.join(SAME_CAPTION)}"
             )
         self.learner = learner
         self.reference = reference
@@ -137,6 +146,7 @@ class JestModel(keras.Model):
         self.augment = augment
         self.micro_batch = micro_batch
         self.distillation = distillation
+        self.same_caption = same_caption
 
     def compile(self, optimizer: GuardedAdamW, jit_compile: bool = False, **options) -> None:
         """Keras's `compile`, for `fit`. The selection is compiled by XLA in any case.
@@ -213,7 +223,7 @@ class JestModel(keras.Model):
         if "reference_zimg" in batch:
             zimg, ztxt = batch["reference_zimg"], batch["reference_ztxt"]
             scale, bias = (tf.constant(value, tf.float32) for value in self.cached_reference)
-            return Embeddings(zimg, ztxt, scale, bias)
+            return Embeddings(zimg, ztxt, scale, bias, self.captions(batch))
         return self.embed(self.reference, batch, plan.reference)
 
     def embed(self, model: DualEncoder, batch: dict[str, tf.Tensor], at: Fidelity) -> Embeddings:
@@ -222,7 +232,14 @@ class JestModel(keras.Model):
         zimg, ztxt = grad_cache.embed_in_micro_batches(
             functools.partial(encode, model, at), rows, self.micro_batch
         )
-        return Embeddings(zimg, ztxt, model.scale, tf.convert_to_tensor(model.bias))
+        bias = tf.convert_to_tensor(model.bias)
+        return Embeddings(zimg, ztxt, model.scale, bias, self.captions(batch))
+
+    def captions(self, *parts: dict[str, tf.Tensor]) -> tf.Tensor | None:
+        """Hashes of the captions of all parts, [k, 2], or None where all rows are negatives."""
+        if self.same_caption == "negative":
+            return None
+        return tf.concat([caption_hash(part["tokens"]) for part in parts], axis=0)
 
     def loss_and_gradients(
         self, parts: list["Part"], collectives: Collectives, teacher: Teacher | None = None
@@ -242,6 +259,7 @@ class JestModel(keras.Model):
             kind=self.loss_kind,
             collectives=collectives,
             teacher=teacher,
+            captions=self.captions(*(part.examples for part in parts)),
         )
         loss, *gradients = collectives.all_reduce_sum([loss, *gradients])
         return loss, gradients

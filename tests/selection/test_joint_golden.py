@@ -12,6 +12,7 @@ from jest_tf.selection import Embeddings, SelectionSpec, select
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "cases.json").read_text())
+FIELDS = ("zimg", "ztxt", "scale", "bias")
 CRITERIA = ("learnability", "hard_learner", "easy_reference")
 
 
@@ -20,7 +21,7 @@ def load(name):
 
 
 def model(arrays, who):
-    return {field: arrays[f"{who}_{field}"] for field in Embeddings._fields}
+    return {field: arrays[f"{who}_{field}"] for field in FIELDS}
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
