@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from jest_tf.errors import UserError
+from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.selection import Embeddings, SelectionSpec, caption_hash, joint_score, select
 from jest_tf.selection.captions import same_caption
 from jest_tf.selection.scores import terms
-from jest_tf.training.collectives import ReplicaCollectives
 
 TOLERANCE = 4e-6  # of the largest |logit|, as in test_joint_oracle
 N, B, CHUNKS = 96, 24, 4

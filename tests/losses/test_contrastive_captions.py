@@ -6,10 +6,10 @@ import tensorflow as tf
 import tiny
 
 from jest_tf.errors import UserError
+from jest_tf.losses.contrastive import contrastive_loss
+from jest_tf.losses.distillation import Teacher
+from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.selection import caption_hash
-from jest_tf.training.collectives import ReplicaCollectives
-from jest_tf.training.contrastive import contrastive_loss
-from jest_tf.training.distillation import Teacher
 from jest_tf.training.resolution import Approximation, Resolution
 
 N = 24
