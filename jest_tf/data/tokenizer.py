@@ -1,7 +1,8 @@
 """Captions to token ids, in graph (tensorflow-text): the same ops in training and in the export."""
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -108,15 +109,25 @@ class Tokenizer(tf.Module):
             rows[np.setdiff1d(np.arange(self.vocab_size), kept)] = kept.index(self._unknown)
             self._rows, self.vocab_size = rows, len(kept)
 
-    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
-        """string [k] -> int32 [k, n_tokens]. Bytes that are not UTF-8 are left out."""
+    def _pieces(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """string [k] -> int32 [k, pieces], neither cut to `n_tokens` nor ended."""
         kind = "wordpiece" if self._vocab else "sentencepiece"
         texts = tf.strings.substr(texts, 0, self.n_tokens * MAX_BYTES_PER_TOKEN[kind])
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
         tokens = self._tokenizer.tokenize(self._normalised(texts))
         if tokens.ragged_rank == 2:  # WordPiece: [k, words, pieces]
             tokens = tokens.merge_dims(1, 2)
-        tokens = tokens[:, : self.n_tokens - 1]
+        return tokens
+
+    def count_cut(self, texts: Sequence[str | bytes]) -> int:
+        """How many of the texts do not fit into `n_tokens`, with the end, and lose words."""
+        starts = range(0, len(texts), 1000)
+        pieces = (self._pieces(texts[start : start + 1000]) for start in starts)
+        return sum(int(tf.math.count_nonzero(p.row_lengths() >= self.n_tokens)) for p in pieces)
+
+    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        """string [k] -> int32 [k, n_tokens]. Bytes that are not UTF-8 are left out."""
+        tokens = self._pieces(texts)[:, : self.n_tokens - 1]
         ends = tf.fill([tokens.nrows(), 1], self._end)
         tokens = tf.concat([tokens, tf.cast(ends, tf.int32)], axis=1)
         ids = tokens.to_tensor(self.rule.pad_id, shape=[None, self.n_tokens])
@@ -156,28 +167,64 @@ def _read_vocab(content: bytes, path: str) -> list[str]:
     return vocab
 
 
-def train_wordpiece(captions: Iterable[str], vocab_size: int, path: str) -> int:
+def train_wordpiece(captions: Iterable[str | bytes], vocab_size: int, path: str) -> int:
     """Learns a lower-case WordPiece vocabulary and writes it, one token a line.
+
+    The same captions give the same vocabulary on every machine: it follows from counts alone.
 
     Args:
         captions: texts to learn from (str or UTF-8 bytes).
-        vocab_size: upper bound; the result may be a little smaller.
+        vocab_size: tokens to learn. The result has fewer only if the captions hold no more.
         path: where to write (`.txt`).
 
     Returns:
         The number of tokens written.
     """
-    from tensorflow_text.tools.wordpiece_vocab import bert_vocab_from_dataset
+    from tensorflow_text.python.ops.bert_tokenizer import BasicTokenizer
+    from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as learner
 
     texts = list(captions)
     if not texts:
         raise UserError("no caption to learn a vocabulary from: is the data set empty?")
-    vocab = bert_vocab_from_dataset.bert_vocab_from_dataset(
-        tf.data.Dataset.from_tensor_slices(texts).batch(1000),
-        vocab_size=vocab_size,
-        reserved_tokens=[PAD, UNKNOWN, END],
-        bert_tokenizer_params={"lower_case": True},
-    )
+    split = BasicTokenizer(lower_case=True)
+    starts = range(0, len(texts), 1000)
+    words = learner.count_words(split.tokenize(texts[start : start + 1000]) for start in starts)
+    reserved = [PAD, UNKNOWN, END]
+    # A character takes two tokens, at the start of a word and within one.
+    max_chars = min(1000, (vocab_size - len(reserved)) // 2)
+
+    def learn(threshold: int) -> list[str]:
+        """All pieces that occur this often. The library's own search may miss the size asked."""
+        return learner.learn(
+            words,
+            vocab_size,
+            reserved,
+            lower_thresh=threshold,
+            upper_thresh=threshold,
+            max_unique_chars=max_chars,
+        )
+
+    vocab = _closest_vocabulary(learn, vocab_size, most=2 * sum(words.values()))
     with tf.io.gfile.GFile(path, "w") as file:
         file.write("\n".join(vocab) + "\n")
     return len(vocab)
+
+
+def _closest_vocabulary(learn: Callable[[int], list[str]], vocab_size: int, most: int) -> list[str]:
+    """The vocabulary of the lowest threshold that fits, filled up from one that does not.
+
+    Args:
+        learn: a count that a piece must reach -> tokens, the most frequent first.
+        vocab_size: tokens, at most.
+        most: a count that no piece reaches.
+    """
+    too_low, longer, high, vocab = 0, [], most, learn(most)
+    while high - too_low > 1 and len(vocab) < 0.95 * vocab_size:
+        middle = max(too_low + 1, math.isqrt(too_low * high))  # counts spread like 1 / rank
+        learned = learn(middle)
+        if len(learned) > vocab_size:
+            too_low, longer = middle, learned
+        else:
+            high, vocab = middle, learned
+    known = set(vocab)
+    return vocab + [token for token in longer if token not in known][: vocab_size - len(vocab)]

@@ -21,6 +21,7 @@ from jest_tf.monitoring.labels import keep_about
 KEPT_VOCABULARY = "vocab"  # its name in a workdir, with the suffix of its kind
 VOCABULARY_SUFFIXES = (".txt", ".model")
 MAX_CAPTIONS = 1_000_000  # that a vocabulary is learned from; more change it little
+LEARNER_VERSION = 2  # 1 learned fewer tokens than asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ def find_vocabulary(config: ml_collections.ConfigDict) -> str:
     manifest = open_source(config.data.vocab_from or config.data.train, config.data.data_dir)
     name = hashlib.sha256(manifest.fingerprint.encode()).hexdigest()[:12]
     folder = os.path.join(config.data.data_dir, "vocabularies")
-    path = os.path.join(folder, f"{name}-{config.data.vocab_size}.txt")
+    path = os.path.join(folder, f"{name}-{config.data.vocab_size}-v{LEARNER_VERSION}.txt")
     if not os.path.exists(path):
         logging.info("Learning a vocabulary from the captions of %s …", manifest.name)
         os.makedirs(folder, exist_ok=True)

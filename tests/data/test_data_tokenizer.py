@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -57,6 +58,28 @@ def test_a_vocabulary_learned_from_captions_splits_no_frequent_word(tmp_path):
     assert [vocab[t] for t in tokens[:4]] == ["red", "dog", "record", "[EOS]"]
     with pytest.raises(UserError, match="empty"):
         train_wordpiece([], 100, path)
+
+
+@pytest.mark.parametrize("vocab_size", [100, 400, 1000])
+def test_a_vocabulary_has_the_size_that_was_asked(tmp_path, vocab_size):
+    """However rare the words are: here the most frequent of 2,000 occurs 50 times, half once."""
+    rng = np.random.default_rng(0)
+    rank = rng.permutation(2000)
+    words = ["".join(rng.choice(list("abcdefghij"), 6)) for _ in rank]
+    texts = [word for word, r in zip(words, rank, strict=True) for _ in range(50 // (r + 1) + 1)]
+    paths = [str(tmp_path / name) for name in ("v.txt", "again.txt")]
+    assert train_wordpiece(texts, vocab_size, paths[0]) == vocab_size
+    train_wordpiece(rng.permutation(texts), vocab_size, paths[1])
+    vocab, again = (Path(path).read_text().splitlines() for path in paths)
+    assert vocab == again and len(set(vocab)) == vocab_size
+    assert {*"abcdefghij"} | {f"##{letter}" for letter in "abcdefghij"} <= set(vocab)
+
+
+def test_captions_that_are_cut_are_counted(vocab_path):
+    tokenizer = Tokenizer(vocab_path, n_tokens=4)
+    assert tokenizer.count_cut(["red dog", "", "red dog red", "red dog red dog"]) == 1
+    assert tokenizer.count_cut([b"dogs dogs"] * 1001) == 1001
+    assert tokenizer.count_cut([]) == 0
 
 
 def test_sentencepiece_keeps_the_end_when_cropped(tmp_path):
