@@ -1,71 +1,180 @@
 """What `prepare` asks of an image and a caption before it stores them."""
 
 import collections
+import functools
 import io
 import warnings
 
-from PIL import Image, ImageOps
+import numpy as np
+import tensorflow as tf
+from PIL import Image
 
-from jest_tf.data.preprocess import MAX_PIXELS, MAX_SIDE, MIN_SIDE
+from jest_tf.data import preprocess
+from jest_tf.data.picture_files import MAX_PIXELS, MAX_SIDE, MIN_SIDE
 
 # No caption needs more; web data has some of a megabyte.
 MAX_CAPTION_BYTES = 10_000
-# Formats that training decodes; others are written anew as JPEG.
-KEPT_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+# What the names of pictures end in, in any case.
+IMAGE_ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
+)  # fmt: skip
+# Formats whose bytes are stored as they are, where they need no change to be read by the rule. MPO
+# is what Pillow calls a JPEG that holds further pictures, as phones write it.
+KEPT_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+LOSSLESS_FORMATS = ("PNG", "GIF", "BMP")
 JPEG_QUALITY = 92
+_ORIENTATION = 0x112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_CHECKED_SIDE = 16  # at which a picture is decoded to see whether training can
 
 
 def check_image(
     image: bytes, max_side: int | None = None
 ) -> tuple[bytes, tuple[int, int], str | None]:
-    """Judges an image, and shrinks it if it should be.
+    """Judges an image; normalises it where its bytes alone would not be read by the rule.
+
+    What comes back has passed the decoder that training uses.
 
     Args:
         image: encoded, any format that Pillow reads.
         max_side: where the shorter side is longer than this, the image is shrunk to it and stored
-            as JPEG; None keeps the bytes as they are.
+            as JPEG; None keeps the size.
 
     Returns:
         (bytes to store, (width, height), None), or (b"", (0, 0), why it cannot be used).
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own bound on pixels: ours is judged below
-            picture = Image.open(io.BytesIO(image))
-            width, height = picture.size
-            if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-                allowed = f"at most {MAX_PIXELS:,} in all and {MAX_SIDE:,} along a side"
-                return b"", (0, 0), f"{width}x{height} pixels; {allowed}"
-            if min(width, height) < MIN_SIDE:
-                return b"", (0, 0), f"{width}x{height} pixels carry no content"
-            shrink = max_side is not None and min(width, height) > max_side
-            if not shrink and picture.format in KEPT_FORMATS:
-                return image, (width, height), None
-            return _as_jpeg(picture, max_side if shrink else None)
+        stored, size = _normalised(image, max_side)
+        if not _decoder()(stored)[1]:
+            raise ValueError("training's decoder finds no picture in it")
+        return stored, size, None
     except Exception as error:  # Pillow raises many types; each means one unusable image
-        start = f" (it starts with {image[:12]!r})" if "identify" in str(error) else ""
-        reason = "cannot identify image file" if start else str(error)[:120]
-        return b"", (0, 0), f"not a readable image: {reason}{start}"
+        if isinstance(error, tf.errors.OpError):
+            message = error.message.splitlines()[0].rpartition("}} ")[2]
+            error = f"training's decoder says: {message}"
+        return b"", (0, 0), f"not a readable image: {error}"[:200]
 
 
-def _as_jpeg(picture: Image.Image, max_side: int | None) -> tuple[bytes, tuple[int, int], None]:
+def normalised(image: bytes) -> bytes:
+    """The image as `preprocess.decode` reads it by the rule; as it is where Pillow cannot."""
+    try:
+        return _normalised(image, None)[0]
+    except Exception:  # as above; the decoder will say that it is no picture
+        return image
+
+
+def read_picture(image: bytes, max_side: int | None = None) -> Image.Image:
+    """The picture by the rule, RGB: upright, on white, the first frame, 16 bits scaled to 8.
+
+    Args:
+        max_side: see `check_image`.
+
+    Raises:
+        Whatever Pillow raises, ValueError for pictures that the rule does not take.
+    """
+    with _opened(image) as picture:
+        return _by_the_rule(picture, max_side)
+
+
+@functools.cache
+def _decoder() -> tf.types.experimental.PolymorphicFunction:
+    signature = [tf.TensorSpec([], tf.string)]
+    # The picture is asked for too: what nobody asks for is not decoded.
+    return tf.function(lambda e: preprocess.decode(e, _CHECKED_SIDE), signature, autograph=False)
+
+
+def _opened(image: bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own bound on pixels: ours is judged below
+        try:
+            picture = Image.open(io.BytesIO(image))
+        except Image.UnidentifiedImageError:
+            raise ValueError("no known format") from None
+    width, height = picture.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        allowed = f"at most {MAX_PIXELS:,} in all and {MAX_SIDE:,} along a side"
+        raise ValueError(f"{width}x{height} pixels; {allowed}")
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(f"{width}x{height} pixels carry no content")
+    return picture
+
+
+def _normalised(image: bytes, max_side: int | None) -> tuple[bytes, tuple[int, int]]:
+    with _opened(image) as picture:
+        shrink = max_side is not None and min(picture.size) > max_side
+        if not shrink and _is_plain(picture):
+            return image, picture.size
+        lossless = picture.format in LOSSLESS_FORMATS and not shrink
+        picture = _by_the_rule(picture, max_side if shrink else None)
+    out = io.BytesIO()
+    picture.save(out, "PNG") if lossless else picture.save(out, "JPEG", quality=JPEG_QUALITY)
+    return out.getvalue(), picture.size
+
+
+def _is_plain(picture: Image.Image) -> bool:
+    """Whether the bytes can be stored as they are: nothing in them has to be turned or filled."""
+    return (
+        picture.format in KEPT_FORMATS
+        and _turn(picture) is None
+        and not _is_transparent(picture)
+        and (picture.format == "MPO" or getattr(picture, "n_frames", 1) == 1)
+    )
+
+
+def _by_the_rule(picture: Image.Image, max_side: int | None) -> Image.Image:
     if max_side is not None:
         # JPEG only: decoded at the smallest fraction that is still twice the target.
         scale = 2 * max_side / min(picture.size)
         picture.draft("RGB", [round(scale * side) for side in picture.size])
-    picture = _on_white(ImageOps.exif_transpose(picture))
-    if max_side is not None:
+    turn = _turn(picture)
+    picture = _on_white(_in_8_bits(picture))
+    picture = picture if turn is None else picture.transpose(turn)
+    if max_side is not None and min(picture.size) > max_side:
         scale = max_side / min(picture.size)
         target = [max(1, round(side * scale)) for side in picture.size]
         picture = picture.resize(target, Image.Resampling.BICUBIC)
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=JPEG_QUALITY)
-    return out.getvalue(), picture.size, None
+    return picture
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """What makes it upright. Pillow turns TIFF and AVIF by itself."""
+    if picture.format not in ("JPEG", "MPO", "PNG", "WEBP"):
+        return None
+    exif = Image.Exif()
+    exif.load(picture.info.get("exif", b""))
+    return _TURNS.get(exif.get(_ORIENTATION))
+
+
+def _is_transparent(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
+
+
+def _in_8_bits(picture: Image.Image) -> Image.Image:
+    """Of 16 bits scaled; of floating point only where the values say what is white."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture, np.float64)
+    low, high = values.min(), values.max()
+    white = 1.0 if picture.mode == "F" else 65535.0
+    if not 0 <= low <= high <= white:  # not-a-number fails too
+        raise ValueError(
+            f"its values go from {low:g} to {high:g}; expected 0 to {white:g}. Store it in 8 or 16 "
+            "bits"
+        )
+    return Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
     """RGB, with what is transparent painted white."""
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+    if _is_transparent(picture):
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")

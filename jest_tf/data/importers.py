@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
+from jest_tf.data.cleaning import IMAGE_ENDINGS
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 
@@ -23,7 +24,6 @@ csv.field_size_limit(1 << 26)
 NO_FILE_NAME = (ValueError, TypeError)
 # An archive may unpack to any size. No picture that training accepts has a larger file.
 MAX_MEMBER_BYTES = 1 << 28
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 @dataclasses.dataclass(frozen=True)

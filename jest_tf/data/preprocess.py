@@ -1,28 +1,39 @@
-"""Pixels: decode on the host, resize on the device."""
+"""Pixels: decode on the host by one rule, resize on the device.
+
+The rule, the same wherever a picture becomes pixels (docs/data.md): upright as its EXIF says, what
+is transparent on white, the first frame of an animation, 16 bits scaled to 8. This module holds it
+as a graph, for training, evaluation and exports; `jest_tf.data.cleaning` holds it for Pillow.
+"""
+
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data.picture_files import (
+    HEADER_BYTES,
+    PNG,
+    exif_of,
+    first_frame,
+    inspect,
+    is_sane,
+    on_white,
+    opaque_gif,
+    still_webp,
+    upright,
+)
 from jest_tf.model_record import PixelRule
 
 OWN_RULE = PixelRule()  # antialiased bilinear
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
-# A picture of more pixels is refused by its header, before any memory is taken (64 MP: 200 MB).
-MAX_PIXELS = 2**26
-# So is a long one: a resize makes a picture of this width and the target's height, in float32.
-MAX_SIDE = 2**15
-# Tracking pixels and broken thumbnails carry no content.
-MIN_SIDE = 2
 # Up to this size, pictures of one size are resized together.
 SMALL_PIXELS = 256 * 256
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_BAD, _JPEG, _WEBP, _OTHER = range(4)
 
 
 def decode(
     encoded: tf.Tensor, image_size: int, rule: PixelRule = OWN_RULE
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes one JPEG, PNG, GIF (first frame), BMP or WebP (string []).
+    """Decodes one JPEG, PNG, GIF, BMP (24 or 32 bits) or WebP (string []) by the rule.
 
     The picture is resized to a square by `rule`, without keeping its aspect (as SigLIP does).
     JPEGs of at least twice the size are decoded at 1/2, 1/4 or 1/8, which is cheaper.
@@ -40,66 +51,66 @@ def decode_batch(
     encoded: tf.Tensor, image_size: int, rule: PixelRule = OWN_RULE
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`decode` for string [c]: (uint8 [c, S, S, 3], bool [c])."""
-    kinds, is_png, h, w = _inspect(tf.io.decode_raw(encoded, tf.uint8, fixed_length=32))
-    one_image = tf.TensorSpec([image_size, image_size, 3], tf.uint8)
+    head = inspect(tf.io.decode_raw(encoded, tf.uint8, fixed_length=HEADER_BYTES))
+    # The margin is cut off last: it is at the right and the bottom of the picture that is upright.
+    side, uncut = image_size + rule.margin, dataclasses.replace(rule, margin=0)
+    one_image = tf.TensorSpec([side, side, 3], tf.uint8)
 
     def any_kind():
         return tf.map_fn(
-            lambda item: _decode_one(*item, image_size, rule),
-            (encoded, kinds),
+            lambda item: _decode_one(*item, side, uncut),
+            (encoded, head.kind, head.unusual),
             fn_output_signature=(one_image, tf.TensorSpec([], tf.bool)),
         )
 
     def equal_pngs():
         # No branch and no resize per record: they cost more than decoding a picture of 64 x 64.
-        spec = tf.TensorSpec([None, None, 3], tf.uint8)
-        images = tf.map_fn(lambda e: tf.io.decode_png(e, 3), encoded, fn_output_signature=spec)
-        return fit(images, image_size, rule), tf.ones_like(kinds, tf.bool)
+        def pixels(channels):
+            spec = tf.TensorSpec([None, None, channels], tf.uint8)
+            return tf.map_fn(
+                lambda e: tf.io.decode_png(e, channels), encoded, fn_output_signature=spec
+            )
 
+        any_unusual = tf.reduce_any(head.unusual)
+        images = tf.cond(any_unusual, lambda: on_white(pixels(4)), lambda: pixels(3))
+        return fit(images, side, uncut), tf.ones_like(head.unusual)
+
+    h, w = head.height, head.width
     are_small = h[0] * w[0] <= SMALL_PIXELS
-    are_equal = tf.reduce_all(is_png & (kinds != _BAD) & (h == h[0]) & (w == w[0]))
-    return tf.cond(are_equal & are_small, equal_pngs, any_kind)
+    are_equal = tf.reduce_all((head.kind == PNG) & (h == h[0]) & (w == w[0]))
+    images, ok = tf.cond(are_equal & are_small, equal_pngs, any_kind)
+    images = upright(images, exif_of(encoded, head))[:, :image_size, :image_size]
+    return tf.ensure_shape(images, [encoded.shape[0], image_size, image_size, 3]), ok
 
 
-def _inspect(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """From the first 32 bytes [c, 32]: kind int32, is PNG bool, height and width int64, all [c].
+def decode_all(
+    encoded: tf.Tensor, image_size: int, rule: PixelRule = OWN_RULE
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`decode_batch` for string [n] that never raises: corrupt data is black and False too.
 
-    The kind is _BAD where the magic number or the size say so. The size of JPEG and WebP stands
-    further back: it is 0 here, and judged later.
+    A graph has no `try`, and one corrupt file must not fail the call for all: tf.data can pass over
+    an element that raises, so each file is a data set of its own with a black picture after it.
     """
+    black = (tf.zeros([image_size, image_size, 3], tf.uint8), False)
 
-    def starts(magic: bytes, at: int = 0) -> tf.Tensor:
-        expected = tf.constant(list(magic), tf.uint8)
-        return tf.reduce_all(header[:, at : at + len(magic)] == expected, -1)
+    def first_that_works(file: tf.Tensor) -> tf.data.Dataset:
+        files = tf.data.Dataset.from_tensors(file)
+        decoded = files.map(lambda f: decode(f, image_size, rule)).ignore_errors()
+        return decoded.concatenate(tf.data.Dataset.from_tensors(black)).take(1)
 
-    def number(at: int, n_bytes: int, big_endian: bool) -> tf.Tensor:
-        digits = tf.cast(header[:, at : at + n_bytes], tf.int64)
-        powers = 256 ** np.arange(n_bytes, dtype=np.int64)
-        return tf.reduce_sum(digits * (powers[::-1] if big_endian else powers), -1)
-
-    kind = tf.where(starts(b"\xff\xd8\xff"), _JPEG, _BAD)
-    kind = tf.where(starts(b"RIFF") & starts(b"WEBP", 8), _WEBP, kind)
-    height = width = tf.zeros_like(kind, tf.int64)
-    is_png = starts(PNG_MAGIC)
-    for magic, h, w in (
-        (PNG_MAGIC, number(20, 4, True), number(16, 4, True)),
-        (b"GIF8", number(8, 2, False), number(6, 2, False)),
-        (b"BM", number(22, 4, False), number(18, 4, False)),
-    ):
-        found = starts(magic)
-        kind = tf.where(found, tf.where(_sane(h, w), _OTHER, _BAD), kind)
-        height, width = tf.where(found, h, height), tf.where(found, w, width)
-    return kind, is_png, height, width
-
-
-def _sane(h: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-    shorter, longer = tf.minimum(h, w), tf.maximum(h, w)
-    # The sides alone come first: the product of the largest that a header can name overflows.
-    return (shorter >= MIN_SIDE) & (longer <= MAX_SIDE) & (h * w <= MAX_PIXELS)
+    n = tf.size(encoded, tf.int64)
+    # One more than there are, so that an empty batch is not an empty data set.
+    files = tf.data.Dataset.from_tensor_slices(tf.concat([encoded, [""]], axis=0))
+    # As many at a time as a large host has cores; the order stays that of the files.
+    decoded = files.interleave(
+        first_that_works, cycle_length=32, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    images, ok = decoded.batch(n + 1).get_single_element()
+    return images[:n], ok[:n]
 
 
 def _decode_one(
-    encoded: tf.Tensor, kind: tf.Tensor, size: int, rule: PixelRule
+    encoded: tf.Tensor, kind: tf.Tensor, unusual: tf.Tensor, size: int, rule: PixelRule
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """(uint8 [S, S, 3], bool []) of one picture. One resize serves all formats: fewer graphs."""
     black = tf.zeros([size, size, 3], tf.uint8)
@@ -108,24 +119,31 @@ def _decode_one(
         h, w = tf.unstack(tf.io.extract_jpeg_shape(encoded)[:2])
         # Reduced decoding must leave at least the target size, or it would blur. It averages
         # pixels: twice that size for other filters, and none where the rule must not average.
-        least = size + rule.margin if rule == OWN_RULE else 2 * (size + rule.margin)
+        least = size if rule == OWN_RULE else 2 * size
         reduction = tf.minimum(h, w) // least if rule.antialias else 1
         branch = tf.cast(reduction >= 2, tf.int32)
         branch += tf.cast(reduction >= 4, tf.int32) + tf.cast(reduction >= 8, tf.int32)
-        branch = tf.where(_sane(tf.cast(h, tf.int64), tf.cast(w, tf.int64)), branch, 4)
+        branch = tf.where(is_sane(tf.cast(h, tf.int64), tf.cast(w, tf.int64)), branch, 4)
         ways = [lambda r=r: tf.io.decode_jpeg(encoded, 3, ratio=r) for r in (1, 2, 4, 8)]
         return tf.switch_case(branch, [*ways, lambda: black]), branch < 4
 
+    def png():
+        transparent = lambda: on_white(tf.io.decode_png(encoded, 4))  # noqa: E731
+        return tf.cond(unusual, transparent, lambda: tf.io.decode_png(encoded, 3)), True
+
     def webp():
-        image = tf.io.decode_webp(encoded, 3)
-        image = image[0] if image.shape.rank == 4 else image
-        h, w = tf.unstack(tf.shape(image, tf.int64)[:2])
-        return image, _sane(h, w)
+        # TensorFlow cannot read moving ones, and overwrites foreign memory where it tries to.
+        moving, still = lambda: first_frame(encoded), lambda: still_webp(encoded)
+        return tf.cond(unusual, moving, still), True
 
-    def other():
-        return tf.io.decode_image(encoded, 3, expand_animations=False), True
+    def gif():
+        return tf.io.decode_image(opaque_gif(encoded), 3, expand_animations=False), True
 
-    image, ok = tf.switch_case(kind, [lambda: (black, False), jpeg, webp, other])
+    def bmp():
+        return tf.io.decode_bmp(encoded)[..., :3], True
+
+    branches = [lambda: (black, False), jpeg, png, gif, bmp, webp]
+    image, ok = tf.switch_case(kind, branches)
     return fit(tf.ensure_shape(image, [None, None, 3])[None], size, rule)[0], ok
 
 

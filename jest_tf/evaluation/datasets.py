@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from jest_tf.data.examples import parse_examples
 from jest_tf.data.manifest import Manifest, Source, check_files
+from jest_tf.data.preprocess import decode_all
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
-from jest_tf.serving.saved_model import decode_all
 
 
 class Batch(NamedTuple):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from jest_tf.data.cleaning import read_picture
 from jest_tf.monitoring.text import drawable, font, shorten
 
 _PAGE, _INK, _FAINT, _LINE, _TILE = "#ffffff", "#1c1e21", "#6b7280", "#e5e7eb", "#f3f4f6"
@@ -133,8 +134,6 @@ def open_image(open_file: Callable) -> Image.Image | None:
     """The image behind `open_file("rb")` (e.g. `path.open`), or None where it cannot be read."""
     try:
         with open_file("rb") as file:
-            image = Image.open(file)
-            image.load()
-            return image
-    except (OSError, ValueError, SyntaxError):  # Pillow raises SyntaxError for broken PNG chunks
+            return read_picture(file.read())
+    except Exception:  # Pillow raises many types; each means one unusable image
         return None

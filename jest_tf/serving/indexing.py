@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jest_tf.data.cleaning import IMAGE_ENDINGS, normalised
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.evaluation.datasets import EvaluationData
@@ -18,7 +19,6 @@ from jest_tf.monitoring.contact_sheet import open_image, shrunk
 from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.image_index import META, ImageIndex, Item
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 THUMBNAIL_SIZE = 128
 # Rows become durable so many at a time: an interrupted run loses no more than these.
 COMMIT_ROWS = 2048
@@ -120,9 +120,9 @@ def _folder_items(folder: Path) -> list[Item]:
     """All image files below a folder, by path."""
     if not folder.is_dir():
         raise UserError(f"--images={folder} is no folder; for a data set write tfds:NAME[:SPLIT]")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
     if not paths:
-        raise UserError(f"--images={folder} holds no file that ends in {', '.join(EXTENSIONS)}")
+        raise UserError(f"--images={folder} holds no file that ends in {', '.join(IMAGE_ENDINGS)}")
     return [_file_item(path, folder) for path in paths]
 
 
@@ -145,9 +145,9 @@ def _file_item(path: Path, folder: Path) -> Item:
 
 
 def _read(item: Item) -> bytes:
-    """The file's bytes; nothing, which does not decode, where it cannot be read."""
+    """The file as the model reads it; nothing, which does not decode, where it cannot be read."""
     try:
-        return Path(item.id).read_bytes()
+        return normalised(Path(item.id).read_bytes())
     except OSError:
         return b""
 

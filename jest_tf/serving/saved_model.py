@@ -133,32 +133,6 @@ def encode_pixels(
     return model.encode_image(preprocess.to_model_range(images))
 
 
-def decode_all(
-    encoded: tf.Tensor, decode_size: int, pixels: PixelRule = PixelRule()
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """string [n] -> (uint8 [n, S, S, 3], bool [n]); what cannot be decoded is black and False.
-
-    A graph has no `try`, and one corrupt file must not fail the call for all: tf.data can pass over
-    an element that raises, so each file is a data set of its own with a black picture after it.
-    """
-    black = (tf.zeros([decode_size, decode_size, 3], tf.uint8), False)
-
-    def first_that_works(file: tf.Tensor) -> tf.data.Dataset:
-        files = tf.data.Dataset.from_tensors(file)
-        decoded = files.map(lambda f: preprocess.decode(f, decode_size, pixels)).ignore_errors()
-        return decoded.concatenate(tf.data.Dataset.from_tensors(black)).take(1)
-
-    n = tf.size(encoded, tf.int64)
-    # One more than there are, so that an empty batch is not an empty data set.
-    files = tf.data.Dataset.from_tensor_slices(tf.concat([encoded, [""]], axis=0))
-    # As many at a time as a large host has cores; the order stays that of the files.
-    decoded = files.interleave(
-        first_that_works, cycle_length=32, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    images, ok = decoded.batch(n + 1).get_single_element()
-    return images[:n], ok[:n]
-
-
 def _in_float32(model: DualEncoder) -> DualEncoder:
     """The model itself, or a copy that computes in float32.
 
@@ -179,7 +153,7 @@ def _write_saved_model(
         return encode_pixels(model, images, image_size, is_decoded=False)
 
     def encode_image_bytes(encoded):
-        images, ok = decode_all(encoded, decode_size, model.pixels)
+        images, ok = preprocess.decode_all(encoded, decode_size, model.pixels)
         return encode_pixels(model, images, image_size) * tf.cast(ok, tf.float32)[:, None]
 
     def encode_text(texts):

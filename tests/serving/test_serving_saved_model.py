@@ -18,7 +18,7 @@ from jest_tf.data import preprocess
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.serving.encoders import ExportEncoder, ModelEncoder, read_info
-from jest_tf.serving.saved_model import decode_all, export_dual_encoder, fingerprint
+from jest_tf.serving.saved_model import export_dual_encoder, fingerprint
 
 TEXTS = ["a red dog", "", "blue squares", "犬 and a word that no vocabulary holds " * 9]
 
@@ -117,7 +117,7 @@ def test_undecodable_files_give_zero_rows_and_spoil_no_other(export, live, pixel
 def test_decoding_keeps_the_order_of_many_files():
     shades = np.arange(90) * 2
     files = [encode_file(np.full((8, 8, 3), shade, np.uint8)) for shade in shades]
-    images, ok = decode_all(tf.constant(files), 8)
+    images, ok = preprocess.decode_all(tf.constant(files), 8)
     assert ok.numpy().all()
     assert images.numpy()[:, 0, 0, 0].tolist() == shades.tolist()
 
