@@ -92,6 +92,10 @@ def _decoder() -> tf.types.experimental.PolymorphicFunction:
 
 
 def _opened(image: bytes) -> Image.Image:
+    if image[:4] == b"RIFF" and image[8:16] == b"WEBPVP8X" and image[20:21] and image[20] & 2:
+        # A moving WebP: what a frame does not cover is transparent, whether the file says so or
+        # not. Pillow makes it black where it does not.
+        image = image[:20] + bytes([image[20] | 16]) + image[21:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own bound on pixels: ours is judged below
         try:

@@ -21,8 +21,9 @@ _INITIALISERS = ("saved_model_main_op", "legacy_init_op")
 # Arithmetic, shapes, control flow and variables.
 _COMPUTE = """
 Abs Add AddN AddV2 All Any ArgMax ArgMin Assert AssignVariableOp AvgPool BatchMatMulV2 BiasAdd
-Bitcast BroadcastTo Case Cast Ceil ClipByValue ConcatV2 Const Conv2D Cumsum DepthwiseConv2dNative
-DivNoNan Einsum Elu EnsureShape Equal Erf Erfc Exp ExpandDims Fill Floor FloorDiv FloorMod
+Bitcast BitwiseAnd BroadcastTo Case Cast Ceil ClipByValue ConcatV2 Const Conv2D Cumsum
+DenseBincount DepthwiseConv2dNative DivNoNan Einsum Elu EnsureShape Equal Erf Erfc Exp ExpandDims
+Fill Floor FloorDiv FloorMod
 FusedBatchNormV3 GatherNd GatherV2 Greater GreaterEqual Identity IdentityN If InvertPermutation
 IsFinite LeakyRelu Less LessEqual LinSpace Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr
 MatMul MatrixBandPart Max MaxPool Maximum Mean Min Minimum MirrorPad Mul Neg NoOp NotEqual OneHot
