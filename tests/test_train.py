@@ -140,7 +140,7 @@ def test_another_config_is_refused_with_the_difference(data_dir, reference, fini
 def test_a_reference_with_another_vocabulary_is_refused(data_dir, reference, tmp_path):
     config = shrunk(data_dir, "policy=joint", reference)
     config.data.vocab_size = 280
-    with pytest.raises(UserError, match=r"data.vocab=.*vocab\.txt"):
+    with pytest.raises(UserError, match=r"data.vocab=.*reference"):
         loop.train(config, str(tmp_path))
 
 

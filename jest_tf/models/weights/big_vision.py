@@ -1,0 +1,143 @@
+"""Google's big_vision: one .npz, blocks one by one (SigLIP) or stacked (SigLIP 2)."""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
+from jest_tf.models.weights.rules import (
+    Rule,
+    Sizes,
+    axis,
+    depth,
+    norm,
+    per_head_attention,
+    per_head_pooling,
+    plain_dense,
+    reshaped,
+    same,
+)
+from jest_tf.models.weights.tensors import Tensor, Tensors
+
+DESCRIPTION = "big_vision .npz"
+PARAMS = "params/"
+MHA = "MultiHeadDotProductAttention_0"
+NAMES = {
+    part: (f"/{name}/kernel", f"/{name}/bias")
+    for part, name in (("query", "query"), ("key", "key"), ("value", "value"), ("out", "out"))
+}
+DENSE = ("/kernel", "/bias")
+OLD_POSITIONS = "txt/Encoder_0/pos_embedding"
+
+
+def is_this(names: Iterable[str]) -> bool:
+    """Whether a file with tensors of these names is of this format."""
+    return any(name.removeprefix(PARAMS).startswith(("img/", "txt/")) for name in names)
+
+
+def views(tensors: Tensors) -> Tensors:
+    """Without `params/` and optimizer state; blocks apart; both position tables of old files added.
+
+    Models without a text head get the identity, which is what they compute.
+    """
+    if any(name.startswith(PARAMS) for name in tensors):
+        tensors = {k.removeprefix(PARAMS): v for k, v in tensors.items() if k.startswith(PARAMS)}
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        stacked = re.fullmatch(r"(.*/encoderblock)/(.*)", name)
+        if not stacked or not tensor.shape:
+            found[name] = tensor
+            continue
+        for k in range(tensor.shape[0]):
+            found[f"{stacked[1]}_{k}/{stacked[2]}"] = tensor.map(lambda a, k=k: a[k])
+    old = found.pop(OLD_POSITIONS, None)
+    if old:
+        own = found.get("txt/pos_embedding")
+        total = (lambda: own.floats() + old.floats()) if own else old.floats
+        found["txt/pos_embedding"] = Tensor(old.shape, "float32", total)
+    if not any(name.startswith("txt/head") for name in found):
+        width = axis(found, "txt/Encoder_0/encoder_norm/(scale|bias)", 0)
+        eye = lambda: np.eye(width, dtype=np.float32)  # noqa: E731
+        found["txt/head/kernel"] = Tensor((width, width), "float32", eye)
+        zeros = lambda: np.zeros(width, np.float32)  # noqa: E731
+        found["txt/head/bias"] = Tensor((width,), "float32", zeros)
+    kernel = found.get("img/embedding/kernel")
+    if kernel and len(kernel.shape) == 2:  # NaFlex: pixels in the order row, column, channel
+        p = round((kernel.shape[0] / 3) ** 0.5)
+        if 3 * p * p == kernel.shape[0]:
+            found["img/embedding/kernel"] = kernel.map(lambda a: a.reshape(p, p, 3, -1))
+        places = found.get("img/pos_embedding")
+        if places and len(places.shape) == 3 and places.shape[0] > 1:  # (16, 16, D)
+            found["img/pos_embedding"] = places.map(lambda a: a.reshape(1, -1, a.shape[-1]))
+    return found
+
+
+def measure(tensors: Tensors) -> Sizes:
+    """Sizes by the tensors, the heads too: attention kernels are (D, heads, D / heads)."""
+
+    def tower(encoder: str) -> tuple[int, int, int]:
+        return (
+            axis(tensors, rf"{encoder}/.*(norm|LayerNorm_\d)/(scale|bias)", 0),
+            depth(tensors, rf"{encoder}/encoderblock_(\d+)/.*"),
+            axis(tensors, rf"{encoder}/.*/Dense_0/(kernel|bias)", -1),
+        )
+
+    def heads(encoder: str) -> int:
+        return axis(tensors, rf"{encoder}/.*/{MHA}/(query|key|value)/(kernel|bias)", -2)
+
+    image, text = tower("img/Transformer"), tower("txt/Encoder_0")
+    return Sizes(
+        patch=axis(tensors, "img/embedding/kernel", 0),
+        places=axis(tensors, "img/pos_embedding", 1),
+        image=image,
+        text=text,
+        n_tokens=axis(tensors, "txt/pos_embedding", 1),
+        vocab_size=axis(tensors, "txt/Embed_0/embedding", 0),
+        embed_dim=image[0],
+        heads=(heads("img/Transformer"), heads("txt/Encoder_0")),
+    )
+
+
+def rules(c: DualEncoderConfig) -> list[Rule]:
+    """Our variables and theirs."""
+    grid, width, head = c.image_size // c.patch_size, c.image.width, "img/MAPHead_0"
+    return [
+        *plain_dense("image/embedding", "img/embedding", DENSE),
+        reshaped(
+            "image/embedding/positions", "img/pos_embedding",
+            (grid, grid, width), (1, grid * grid, width),
+        ),
+        *_encoder("image", "img/Transformer", c.image),
+        reshaped("image/pooling/probe", f"{head}/probe", (1, width), (1, 1, width)),
+        *per_head_pooling(f"{head}/{MHA}", width, c.image.heads, NAMES),
+        *norm("image/pooling/norm", f"{head}/LayerNorm_0", "scale", sep="/"),
+        *_mlp("image/pooling/mlp", f"{head}/MlpBlock_0"),
+        same("text/token_embedding", "txt/Embed_0/embedding"),
+        reshaped(
+            "text/positions", "txt/pos_embedding",
+            (c.n_tokens, c.text.width), (1, c.n_tokens, c.text.width),
+        ),
+        *_encoder("text", "txt/Encoder_0", c.text),
+        *plain_dense("text/projection", "txt/head", DENSE),
+        reshaped("log_scale", "t", (), (1,)),
+        reshaped("bias", "b", (), (1,)),
+    ]  # fmt: skip
+
+
+def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[Rule]:
+    found = norm(f"{ours}/norm", f"{theirs}/encoder_norm", "scale", sep="/")
+    for k in range(tower.depth):
+        block, layer = f"{ours}/block_{k}", f"{theirs}/encoderblock_{k}"
+        found += norm(f"{block}/norm_attention", f"{layer}/LayerNorm_0", "scale", sep="/")
+        found += per_head_attention(
+            f"{block}/attention", f"{layer}/{MHA}", tower.width, tower.heads, NAMES
+        )
+        found += norm(f"{block}/norm_mlp", f"{layer}/LayerNorm_1", "scale", sep="/")
+        found += _mlp(f"{block}/mlp", f"{layer}/MlpBlock_0")
+    return found
+
+
+def _mlp(ours: str, theirs: str) -> list[Rule]:
+    up = plain_dense(f"{ours}/up", f"{theirs}/Dense_0", DENSE)
+    return up + plain_dense(f"{ours}/down", f"{theirs}/Dense_1", DENSE)

@@ -1,0 +1,327 @@
+"""How tensors of another format and our variables become one another, and the check of both sides.
+
+A rule names a few variables of ours, a few tensors of theirs, and the pure functions between their
+arrays. The shapes that a file must have follow from the rules themselves: `give` is applied to
+arrays of our shapes that hold no memory.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from jest_tf.errors import UserError
+from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
+from jest_tf.models.weights.tensors import FLOATS, Tensors
+
+Shape = tuple[int, ...]
+# Names that only towers of another kind have: a class token, CLIP's root-level text tower.
+CLIP_NAMES = re.compile(
+    r"(.*[./])?(class_embedding|cls_token|cls|pre_layrnorm|ln_pre|attn_mask|"
+    r"visual_projection|cls_emb)([./].*)?|positional_embedding|text_projection"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """`take(*theirs) -> ours` and `give(*ours) -> theirs`, each a tuple of arrays."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    take: Callable[..., Sequence[np.ndarray]]
+    give: Callable[..., Sequence[np.ndarray]]
+
+
+def same(ours: str, theirs: str) -> Rule:
+    """Equal arrays."""
+    return Rule((ours,), (theirs,), lambda a: (a,), lambda a: (a,))
+
+
+def transposed(ours: str, theirs: str, take: Sequence[int] = (1, 0)) -> Rule:
+    """Axes in another order: `take` of theirs; its inverse of ours."""
+    give = np.argsort(take)
+    return Rule((ours,), (theirs,), lambda a: (a.transpose(take),), lambda a: (a.transpose(give),))
+
+
+def reshaped(ours: str, theirs: str, our_shape: Shape, their_shape: Shape) -> Rule:
+    """Equal values in the same order."""
+    return Rule(
+        (ours,),
+        (theirs,),
+        lambda a: (np.reshape(a, our_shape),),
+        lambda a: (np.reshape(a, their_shape),),
+    )
+
+
+def norm(ours: str, theirs: str, scale: str = "weight", bias: str = "bias", sep: str = ".") -> list:
+    """gamma and beta of a layer normalisation."""
+    return [
+        same(f"{ours}/gamma", f"{theirs}{sep}{scale}"),
+        same(f"{ours}/beta", f"{theirs}{sep}{bias}"),
+    ]
+
+
+def torch_dense(ours: str, theirs: str) -> list[Rule]:
+    """kernel and bias; torch keeps kernels as [out, in]."""
+    kernel = transposed(f"{ours}/kernel", f"{theirs}.weight")
+    return [kernel, same(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def plain_dense(ours: str, theirs: str, names: Sequence[str]) -> list[Rule]:
+    """kernel and bias as we keep them; `names`: what theirs are called."""
+    return [
+        same(f"{ours}/{ending}", f"{theirs}{name}")
+        for ending, name in zip(("kernel", "bias"), names, strict=True)
+    ]
+
+
+def thirds(kernel: np.ndarray) -> list[np.ndarray]:
+    """[.., 3D] -> query, key and value."""
+    return np.split(kernel, 3, axis=-1)
+
+
+def per_head_attention(
+    block: str, theirs: str, width: int, heads: int, names: Mapping[str, Sequence[str]]
+) -> list[Rule]:
+    """Self-attention kept as kernels (D, H, h) and biases (H, h), the output's (H, h, D).
+
+    names: part (query, key, value, out) -> how its kernel and bias are called below `theirs`.
+    """
+    by_head = (width, heads, width // heads)
+    kernels, biases = (
+        tuple(f"{theirs}{names[part][i]}" for part in ("query", "key", "value")) for i in (0, 1)
+    )
+    kernel = Rule(
+        (f"{block}/qkv_kernel",),
+        kernels,
+        lambda *a: (np.concatenate([x.reshape(width, width) for x in a], axis=1),),
+        lambda a: [x.reshape(by_head) for x in thirds(a)],
+    )
+    bias = Rule(
+        (f"{block}/qkv_bias",),
+        biases,
+        lambda *a: (np.concatenate([x.reshape(width) for x in a]),),
+        lambda a: [x.reshape(by_head[1:]) for x in thirds(a)],
+    )
+    out, out_bias = (f"{theirs}{name}" for name in names["out"])
+    out = reshaped(f"{block}/out/kernel", out, (width, width), (*by_head[1:], width))
+    return [kernel, bias, out, same(f"{block}/out/bias", out_bias)]
+
+
+def per_head_pooling(
+    theirs: str, width: int, heads: int, names: Mapping[str, Sequence[str]]
+) -> list[Rule]:
+    """The MAP head's attention in the same layout. A key bias has no effect: zeros on export."""
+    by_head = (width, heads, width // heads)
+    found = []
+    for part in ("query", "key", "value"):
+        kernel, bias = (f"{theirs}{name}" for name in names[part])
+        ours = f"image/pooling/{part}"
+        found.append(reshaped(f"{ours}_kernel", kernel, (width, width), by_head))
+        if part == "key":
+            zeros = np.broadcast_to(np.float32(0), by_head[1:])
+            found.append(Rule((), (bias,), lambda a: (), lambda zeros=zeros: (zeros,)))
+        else:
+            found.append(reshaped(f"{ours}_bias", bias, (width,), by_head[1:]))
+    out, out_bias = (f"{theirs}{name}" for name in names["out"])
+    out = reshaped("image/pooling/out/kernel", out, (width, width), (*by_head[1:], width))
+    return [*found, out, same("image/pooling/out/bias", out_bias)]
+
+
+def to_ours(
+    rules: Sequence[Rule], tensors: Tensors, config: DualEncoderConfig, what: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(our variable's name, float32 array) of every variable, one after the other.
+
+    Raises:
+      UserError: lists all tensors that are missing, left over, of another shape or dtype. Raised
+        before the first one is read. `what` names the source.
+    """
+    check(tensors, expected_shapes(rules, config), what)
+    for rule in rules:
+        arrays = rule.take(*(tensors[name].floats() for name in rule.theirs))
+        yield from zip(rule.ours, arrays, strict=True)
+
+
+def from_ours(
+    rules: Sequence[Rule], weights: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(their name, array) of every tensor of the format.
+
+    Raises:
+      UserError: the format has no place for one of our variables.
+    """
+    if homeless := sorted(weights.keys() - {name for rule in rules for name in rule.ours}):
+        raise UserError(
+            f"this format has no place for {', '.join(homeless)}: its image tower has no "
+            "projection. Train with embed_dim equal to the image tower's width, or export as "
+            "saved_model."
+        )
+    for rule in rules:
+        arrays = rule.give(*(weights[name] for name in rule.ours))
+        yield from zip(rule.theirs, map(_contiguous, arrays), strict=True)
+
+
+def expected_shapes(rules: Sequence[Rule], config: DualEncoderConfig) -> dict[str, Shape]:
+    """Shape of each tensor that a file of these sizes holds."""
+    ours, expected = our_shapes(config), {}
+    for rule in rules:
+        blanks = [np.broadcast_to(np.float32(0), ours[name]) for name in rule.ours]
+        for name, array in zip(rule.theirs, rule.give(*blanks), strict=True):
+            expected[name] = array.shape
+    return expected
+
+
+def check(tensors: Tensors, expected: Mapping[str, Shape], what: str) -> None:
+    """Raises UserError that lists everything in which the two differ."""
+    problems = [f"missing: {n} {_text(expected[n])}" for n in sorted(expected - tensors.keys())]
+    problems += [
+        f"left over: {n} {_text(tensors[n].shape)}" for n in sorted(tensors - expected.keys())
+    ]
+    for name in sorted(expected.keys() & tensors.keys()):
+        found = tensors[name]
+        if found.shape != tuple(expected[name]):
+            problems.append(
+                f"shape: {name} is {_text(found.shape)}, expected {_text(expected[name])}"
+            )
+        if found.dtype not in FLOATS:
+            problems.append(f"dtype: {name} is {found.dtype}, expected {', '.join(FLOATS)}")
+    if problems:
+        raise UserError(
+            f"{what} does not hold the weights of a SigLIP; {len(problems)} tensor(s) differ from "
+            "what the others imply:\n  " + "\n  ".join(problems)
+        )
+
+
+def refuse_clip(tensors: Tensors, what: str) -> None:
+    """Raises UserError for the towers of CLIP and its kin: they are other functions than ours."""
+    found = sorted(filter(CLIP_NAMES.fullmatch, tensors))
+    if found:
+        raise UserError(
+            f"{what} is CLIP-like ({found[0]}: class token, causal text tower), and cannot be "
+            "trained here. Use it as a cached reference: embed your records with its own code, "
+            "write id, zimg and ztxt to .npz or .parquet, then python -m jest_tf.cache_reference "
+            "--embeddings=FILES --scale=… --bias=0 --dim=… --data=… --out=CACHE and train with "
+            "--config.reference.cache=CACHE."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What the tensors tell. `heads` is None where only a config file can tell (torch layouts)."""
+
+    patch: int
+    places: int
+    image: tuple[int, int, int]  # width, depth, mlp_dim
+    text: tuple[int, int, int]
+    n_tokens: int
+    vocab_size: int
+    embed_dim: int
+    heads: tuple[int, int] | None = None  # image, text
+
+    def config(self, heads: tuple[int, int] | None, what: str) -> DualEncoderConfig:
+        """The towers' sizes; `heads` as asked for or as a config file says.
+
+        Raises:
+          UserError: positions that are no square, or heads that nobody told or do not divide.
+        """
+        grid = math.isqrt(self.places)
+        heads = self.heads or heads
+        if grid * grid != self.places:
+            raise UserError(f"{what} has {self.places} image positions: expected a square number")
+        if heads is None:
+            raise UserError(
+                f"{what} does not tell the number of attention heads, and no config file beside it "
+                "does. Give --heads=IMAGE,TEXT (B: 12,12; L and So400m: 16,16)."
+            )
+        towers = [
+            TowerConfig(width=width, depth=depth, heads=n, mlp_dim=mlp)
+            for (width, depth, mlp), n in zip((self.image, self.text), heads, strict=True)
+        ]
+        return DualEncoderConfig(
+            image_size=grid * self.patch,
+            patch_size=self.patch,
+            n_tokens=self.n_tokens,
+            vocab_size=self.vocab_size,
+            embed_dim=self.embed_dim,
+            image=towers[0],
+            text=towers[1],
+        )
+
+
+def axis(tensors: Tensors, pattern: str, index: int) -> int:
+    """Length of an axis of the first tensor whose name matches; 1 where there is none.
+
+    A size is taken from any of several tensors, so that the one that is missing is reported, and
+    not the many that would no longer fit.
+    """
+    for name in sorted(tensors):
+        if re.fullmatch(pattern, name) and -len(tensors[name].shape) <= index < len(
+            tensors[name].shape
+        ):
+            return tensors[name].shape[index]
+    return 1
+
+
+def depth(tensors: Tensors, pattern: str) -> int:
+    """Number of blocks: one more than the largest number in the pattern's group."""
+    numbers = [int(m[1] or 0) for m in map(re.compile(pattern).fullmatch, tensors) if m]
+    return max(numbers, default=0) + 1
+
+
+def our_shapes(c: DualEncoderConfig) -> dict[str, Shape]:
+    """Shape of each of our variables, without building the model."""
+    grid, p, d, e = c.image_size // c.patch_size, c.patch_size, c.image.width, c.embed_dim
+    shapes: dict[str, Shape] = {
+        "log_scale": (),
+        "bias": (),
+        "image/embedding/kernel": (p, p, 3, d),
+        "image/embedding/bias": (d,),
+        "image/embedding/positions": (grid, grid, d),
+        "image/pooling/probe": (1, d),
+        "text/token_embedding": (c.vocab_size, c.text.width),
+        "text/positions": (c.n_tokens, c.text.width),
+        **_dense("text/projection", c.text.width, e),
+        **(_dense("image/projection", d, e) if d != e else {}),
+    }
+    for part in ("query", "key", "value"):
+        shapes[f"image/pooling/{part}_kernel"] = (d, d)
+        if part != "key":
+            shapes[f"image/pooling/{part}_bias"] = (d,)
+    shapes |= _dense("image/pooling/out", d, d) | _mlp("image/pooling", c.image)
+    for name, tower in (("image", c.image), ("text", c.text)):
+        shapes |= _norm(f"{name}/norm", tower.width)
+        for k in range(tower.depth):
+            shapes |= _block(f"{name}/block_{k}", tower)
+    return shapes
+
+
+def _block(name: str, tower: TowerConfig) -> dict[str, Shape]:
+    d, attention = tower.width, f"{name}/attention"
+    shapes = {f"{attention}/qkv_kernel": (d, 3 * d), f"{attention}/qkv_bias": (3 * d,)}
+    shapes |= _norm(f"{name}/norm_attention", d) | _dense(f"{attention}/out", d, d)
+    return shapes | _mlp(name, tower, "norm_mlp")
+
+
+def _mlp(name: str, tower: TowerConfig, norm_name: str = "norm") -> dict[str, Shape]:
+    up = _dense(f"{name}/mlp/up", tower.width, tower.mlp_dim)
+    down = _dense(f"{name}/mlp/down", tower.mlp_dim, tower.width)
+    return _norm(f"{name}/{norm_name}", tower.width) | up | down
+
+
+def _norm(name: str, width: int) -> dict[str, Shape]:
+    return {f"{name}/gamma": (width,), f"{name}/beta": (width,)}
+
+
+def _dense(name: str, n_in: int, n_out: int) -> dict[str, Shape]:
+    return {f"{name}/kernel": (n_in, n_out), f"{name}/bias": (n_out,)}
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array, order="C")  # np.ascontiguousarray makes a scalar a vector
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
