@@ -91,6 +91,11 @@ class Tokenizer(tf.Module):
         """Of the end token, in the vocabulary file."""
         return self._end
 
+    @property
+    def unknown_id(self) -> int:
+        """Of the unknown token, in the vocabulary file."""
+        return self._unknown
+
     def _trim(self) -> None:
         """With `kept_ids`: row of every id of the file; ids without a row become the unknown."""
         kept = self.rule.kept_ids

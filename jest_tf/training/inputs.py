@@ -58,7 +58,11 @@ def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_chief: bool 
 
 def pixel_rule(config: ml_collections.ConfigDict) -> PixelRule:
     """How a new run resizes pictures, as `data.resize` says."""
-    kind = config.data.get("resize", "bilinear")  # older runs have no such field
+    return pixel_rule_of(config.data.get("resize", "bilinear"))  # older runs have no such field
+
+
+def pixel_rule_of(kind: str) -> PixelRule:
+    """The rule that `data.resize` names: bilinear, bicubic, or bilinear_plain."""
     return PixelRule(kind.removesuffix("_plain"), antialias=not kind.endswith("_plain"))
 
 

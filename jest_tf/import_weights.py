@@ -1,0 +1,81 @@
+"""Makes a run at step 0 from public SigLIP weights: a start, a reference, a model to evaluate.
+
+    python -m jest_tf.import_weights --from=siglip-base-patch16-224 --out=runs/siglip
+    python -m jest_tf.import_weights --from=webli_en_b16_224.npz --vocab=sentencepiece.model \
+        --out=runs/siglip --check=stored_embeddings.npz
+
+Reads Hugging Face folders (config.json, model.safetensors), big_vision .npz files, open_clip / timm
+safetensors and keras-hub weights (docs/weights.md). Downloads nothing and reads no pickle.
+"""
+
+from absl import flags
+
+from jest_tf import cli, config_flag
+from jest_tf.errors import UserError
+
+FLAGS = flags.FlagValues()
+_FROM = flags.DEFINE_string("from", None, "File or folder of the weights.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", None, "Workdir to write; it must not exist.", flag_values=FLAGS)
+_VOCAB = flags.DEFINE_string(
+    "vocab", "", "SentencePiece file, where none lies beside the weights.", flag_values=FLAGS
+)
+_CHECK = flags.DEFINE_string(
+    "check",
+    "",
+    ".npz with images, tokens, zimg, ztxt to compare with; fails above 1e-5.",
+    flag_values=FLAGS,
+)
+_TRIM = flags.DEFINE_string(
+    "trim_vocab",
+    "",
+    "Data set (as for training): keep only the token rows that its captions use.",
+    flag_values=FLAGS,
+)
+_HEADS = flags.DEFINE_list(
+    "heads", [], "IMAGE,TEXT attention heads, where no file tells.", flag_values=FLAGS
+)
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", 0, "Side of the pictures in pixels, where no file tells.", flag_values=FLAGS
+)
+_RESIZE = flags.DEFINE_enum(
+    "resize",
+    "",
+    ["", "bilinear", "bicubic", "bilinear_plain"],
+    "How pictures are resized (`data.resize`), instead of what the files say.",
+    flag_values=FLAGS,
+)
+_TEXT = flags.DEFINE_enum(
+    "text",
+    "",
+    ["", "siglip", "siglip2", "plain"],
+    "How text is tokenized, instead of what the files say.",
+    flag_values=FLAGS,
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.", flag_values=FLAGS)
+
+
+def main(argv: list[str]) -> None:
+    """Imports what `--from` names."""
+    config_flag.refuse_extra(argv)
+    if not _FROM.value or not _OUT.value:
+        raise UserError("give --from (weights that you downloaded) and --out (a new workdir)")
+    heads = _HEADS.value
+    if heads and (len(heads) != 2 or not all(n.strip().isdecimal() and int(n) for n in heads)):
+        raise UserError(f"--heads={','.join(heads)}: expected IMAGE,TEXT, such as 12,12")
+    from jest_tf.training.run.imported import Options, import_run  # TensorFlow: after the flags
+
+    options = Options(
+        vocab=_VOCAB.value,
+        check=_CHECK.value,
+        trim_vocab=_TRIM.value,
+        heads=(int(heads[0]), int(heads[1])) if heads else None,
+        image_size=_IMAGE_SIZE.value,
+        resize=_RESIZE.value,
+        text=_TEXT.value,
+        data_dir=_DATA_DIR.value,
+    )
+    import_run(_FROM.value, _OUT.value, options)
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

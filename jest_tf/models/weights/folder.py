@@ -1,0 +1,213 @@
+"""A folder or file of public weights: which tensors, and what the files beside them tell.
+
+Tensors give the sizes. Only what no tensor tells is read from JSON files: attention heads, how
+pictures are resized, how text is tokenized.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+from jest_tf.models.weights import FORMATS, huggingface, keras_hub, open_clip
+from jest_tf.models.weights.rules import refuse_clip
+from jest_tf.models.weights.tensors import PICKLES, Tensors, open_tensors, refuse_pickle
+
+WEIGHTS = (
+    "model.safetensors", "open_clip_model.safetensors", "model.weights.h5", "*.safetensors",
+    "*.weights.h5", "*.npz",
+)  # fmt: skip
+INDEX = "model.safetensors.index.json"
+VOCABULARIES = (
+    "spiece.model", "tokenizer.model", "sentencepiece.model", "*.model", "*.spm",
+    "assets/tokenizer/*.spm", "vocab.txt",
+)  # fmt: skip
+RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+HALF = [0.5, 0.5, 0.5]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hints:
+    """What the files beside the tensors tell; None where they do not.
+
+    side: of the pictures, in pixels. resize: as `data.resize`. tokenizer: tokenizer_config.json.
+    """
+
+    heads: tuple[int, int] | None = None
+    side: int | None = None
+    resize: str | None = None
+    tokenizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Public weights as they lie on the disk. `tensors`: as the format's `rules` name them."""
+
+    name: str
+    format: ModuleType
+    tensors: Tensors
+    hints: Hints
+    vocabulary: str | None
+
+
+def open_source(path: str) -> Source:
+    """Finds format, tensors and side files of a file or folder.
+
+    Raises:
+      UserError: nothing to read there, a pickle, a damaged file, or another architecture.
+    """
+    files = _weight_files(path)
+    folder = Path(files[0]).parent
+    _refuse_other_config(folder, path)
+    tensors = open_tensors(files)
+    refuse_clip(tensors, path)
+    for kind in FORMATS:
+        if kind.is_this(tensors):
+            hints = HINTS.get(kind, lambda _: Hints())(folder)
+            return Source(path, kind, kind.views(tensors), hints, _vocabulary(folder))
+    known = "; ".join(kind.DESCRIPTION for kind in FORMATS)
+    raise UserError(
+        f"{path} holds {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}, …) of another "
+        f"architecture or layout. Expected one of: {known}."
+    )
+
+
+def _weight_files(path: str) -> list[str]:
+    if os.path.isfile(path):
+        refuse_pickle(path)
+        return _shards(Path(path)) if path.endswith(INDEX) else [path]
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"--from={path}: no such file or folder. Give the weights you downloaded.")
+    if (folder / INDEX).exists():
+        return _shards(folder / INDEX)
+    for pattern in WEIGHTS:
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return [str(found[0])]
+        if found:
+            raise UserError(f"{path} holds {len(found)} {pattern} files: give the one to import")
+    for file in sorted(folder.iterdir()):
+        if file.suffix in PICKLES:
+            refuse_pickle(str(file))
+    raise UserError(f"{path} holds no weights: expected one of {', '.join((INDEX, *WEIGHTS))}")
+
+
+def _shards(index: Path) -> list[str]:
+    names = set(_json(index).get("weight_map", {}).values())
+    missing = [
+        name for name in sorted(names) if not (index.parent / os.path.basename(name)).exists()
+    ]
+    if missing or not names:
+        raise UserError(f"{index} names shards that are not there: {', '.join(missing) or 'none'}")
+    return [str(index.parent / os.path.basename(name)) for name in sorted(names)]
+
+
+def _vocabulary(folder: Path) -> str | None:
+    for pattern in VOCABULARIES:
+        if found := sorted(folder.glob(pattern)):
+            return str(found[0])
+    return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file; empty where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+        return dict(content)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as a JSON object: {error}") from error
+
+
+def _refuse_other_config(folder: Path, path: str) -> None:
+    """By config.json, where it names another model of transformers."""
+    kind = _json(folder / "config.json").get("model_type")
+    if kind and "siglip" not in kind:
+        if "clip" in kind:
+            refuse_clip({"class_embedding": None}, f"{path} (model_type {kind!r})")
+        raise UserError(
+            f"{path}: config.json says model_type {kind!r}, another architecture; expected siglip. "
+            "A model that embeds both pictures and texts can still be a cached reference: python "
+            "-m jest_tf.cache_reference --embeddings=…"
+        )
+
+
+def _huggingface(folder: Path) -> Hints:
+    config = _json(folder / "config.json")
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    for name, part in (("vision_config", vision), ("text_config", text)):
+        act, eps = part.get("hidden_act", "gelu_pytorch_tanh"), part.get("layer_norm_eps", 1e-6)
+        if act not in ("gelu_pytorch_tanh", "gelu_new") or abs(eps - 1e-6) > 1e-9:
+            raise UserError(
+                f"{folder}: {name} has hidden_act {act!r} and layer_norm_eps {eps}; our towers "
+                "compute gelu_pytorch_tanh and 1e-6, and would give other embeddings"
+            )
+    heads = tuple(part.get("num_attention_heads", 12) for part in (vision, text))
+    # transformers 5 keeps both processors in one file.
+    pixels = _json(folder / "preprocessor_config.json")
+    pixels = pixels or _json(folder / "processor_config.json").get("image_processor", {})
+    is_flexible = "num_patches" in vision  # NaFlex: a square of patches, whatever the size
+    side = None if is_flexible or not config else _side(vision.get("image_size", 224), folder)
+    if pixels and not is_flexible:
+        _require_half(pixels.get("image_mean", HALF), pixels.get("image_std", HALF), folder)
+        if pixels.get("do_center_crop"):
+            raise UserError(f"{folder}: do_center_crop is set; SigLIP takes the whole picture")
+        side = _side(pixels.get("size", side), folder)
+    return Hints(
+        heads if config else None,
+        side,
+        RESAMPLE.get(pixels.get("resample", 2 if is_flexible else 3)),
+        _json(folder / "tokenizer_config.json"),
+    )
+
+
+def _open_clip(folder: Path) -> Hints:
+    content = _json(folder / "open_clip_config.json")
+    model, pixels = content.get("model_cfg", {}), content.get("preprocess_cfg", {})
+    _require_half(pixels.get("mean", HALF), pixels.get("std", HALF), folder)
+    heads = model.get("text_cfg", {}).get("heads")
+    # timm names its towers and does not tell the heads. In every SigLIP both towers have as many.
+    kwargs = model.get("vision_cfg", {}).get("timm_model_kwargs") or {}
+    side = pixels.get("size") or model.get("vision_cfg", {}).get("image_size")
+    return Hints(
+        (kwargs.get("num_heads", heads), heads) if heads else None,
+        _side(side, folder) if side else None,
+        pixels.get("interpolation"),
+    )
+
+
+def _keras_hub(folder: Path) -> Hints:
+    pixels = _json(folder / "image_converter.json").get("config", {})
+    side = pixels.get("image_size")
+    return Hints(side=_side(side, folder) if side else None, resize=pixels.get("interpolation"))
+
+
+def _side(size: Any, folder: Path) -> int:
+    """224, [224, 224] or {height, width} -> 224."""
+    values = list(size.values()) if isinstance(size, dict) else size
+    values = set(values) if isinstance(values, list) else {values}
+    if len(values) != 1 or not isinstance(side := values.pop(), int):
+        raise UserError(f"{folder}: pictures of size {json.dumps(size)}; expected a square")
+    return side
+
+
+def _require_half(mean: list[float], std: list[float], folder: Path) -> None:
+    if list(mean) != HALF or list(std) != HALF:
+        raise UserError(
+            f"{folder}: pixels are normalised by mean {mean} and std {std}; SigLIP's are {HALF}, "
+            "which gives -1 to 1. Another mean is a sign of another model."
+        )
+
+
+HINTS: dict[ModuleType, Callable[[Path], Hints]] = {
+    huggingface: _huggingface,
+    open_clip: _open_clip,
+    keras_hub: _keras_hub,
+}
