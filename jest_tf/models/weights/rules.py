@@ -140,9 +140,10 @@ def to_ours(
         before the first one is read. `what` names the source.
     """
     check(tensors, expected_shapes(rules, config), what)
-    for rule in rules:
-        arrays = rule.take(*(tensors[name].floats() for name in rule.theirs))
-        yield from zip(rule.ours, arrays, strict=True)
+    taken = ((rule, [tensors[name].floats() for name in rule.theirs]) for rule in rules)
+    return (
+        pair for rule, arrays in taken for pair in zip(rule.ours, rule.take(*arrays), strict=True)
+    )
 
 
 def from_ours(

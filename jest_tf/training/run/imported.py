@@ -5,8 +5,9 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+import keras
 import ml_collections
 import numpy as np
 import tensorflow as tf
@@ -60,33 +61,30 @@ def import_run(
     if os.path.lexists(out):
         raise UserError(f"--out={out} is there already: give a folder that does not exist")
     source = folder.open_source(path)
-    config = source.format.measure(source.tensors).config(
-        options.heads or source.hints.heads, path
-    )
+    kind = source.format
+    config = kind.measure(source.tensors).config(options.heads or source.hints.heads, path)
+    weights = rules.to_ours(kind.rules(config), source.tensors, config, path)
     margin = _margin(config, options.image_size or source.hints.side, path)
-    resize = options.resize or source.hints.resize or DEFAULT_RESIZE.get(source.format, "bicubic")
+    resize = options.resize or source.hints.resize or DEFAULT_RESIZE.get(kind, "bicubic")
     pixels = dataclasses.replace(inputs.pixel_rule_of(resize), margin=margin)
-    tokenizer = _tokenizer(source, config, options)
-    weights = dict(
-        rules.to_ours(source.format.rules(config), source.tensors, config, path)
-    )
-    scale, bias = math.exp(float(weights["log_scale"])), float(weights["bias"])
-    config = dataclasses.replace(config, init_scale=scale, init_bias=bias)
-    if options.check:
-        _check(_build(config, pixels, weights), margin, options.check, report)
-    if options.trim_vocab:
-        tokenizer = _trimmed(tokenizer, options)
-        weights["text/token_embedding"] = weights["text/token_embedding"][
-            list(tokenizer.rule.kept_ids)
-        ]
-        config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
-    model = _build(config, pixels, weights)
-    _write(model, tokenizer, out, path)
+    parent = os.path.dirname(os.path.abspath(out))
+    os.makedirs(parent, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".import-") as aside:
+        tokenizer = _tokenizer(source, config, options, aside)
+        model = _build(config, pixels, weights)
+        if options.check:
+            _check(model, margin, options.check, report)
+        if options.trim_vocab:
+            model, tokenizer = _trimmed(model, tokenizer, options)
+        workdir = os.path.join(aside, "run")
+        _write(model, tokenizer, workdir, os.path.basename(path.rstrip("/")))
+        os.rename(workdir, out)
+    size = model.config
     report(
-        f"{source.format.DESCRIPTION} -> {out}: {model.count_params():,} parameters, "
-        f"{config.image_size} px in patches of {config.patch_size}, heads {config.image.heads} and "
-        f"{config.text.heads}; pictures: {pixels}; text: {tokenizer.n_tokens} tokens of "
-        f"{tokenizer.vocab_size:,}, {tokenizer.rule or 'plain'}; scale {scale:.4g}, bias {bias:.4g}"
+        f"{kind.DESCRIPTION} -> {out}: {model.count_params():,} parameters; {size.image_size} px, "
+        f"patches of {size.patch_size}, heads {size.image.heads} and {size.text.heads}; pictures: "
+        f"{pixels}; text: {size.n_tokens} tokens of {size.vocab_size:,}, "
+        f"{str(tokenizer.rule) or 'plain'}; scale {size.init_scale:.4g}, bias {size.init_bias:.4g}"
     )
 
 
@@ -102,38 +100,33 @@ def _margin(config: DualEncoderConfig, side: int | None, what: str) -> int:
     return margin
 
 
-def _tokenizer(source: folder.Source, config: DualEncoderConfig, options: Options) -> Tokenizer:
+def _tokenizer(
+    source: folder.Source, config: DualEncoderConfig, options: Options, aside: str
+) -> Tokenizer:
+    """The tokenizer of the model, its file copied to the folder `aside`."""
     path = options.vocab or source.vocabulary
     if not path:
         raise UserError(
             f"{source.name} has no vocabulary beside it: give the SentencePiece file of this model "
             "with --vocab=FILE"
         )
-    with tempfile.TemporaryDirectory() as aside:
-        # Our tokenizer tells kinds by the ending; public files end on .model, .spm or nothing.
-        named = path if path.endswith((".txt", ".model")) else os.path.join(aside, "vocab.model")
-        if named != path:
-            _copy(path, named)
-        rule = _text_rule(named, source.hints.tokenizer, options.text)
-        tokenizer = Tokenizer(named, config.n_tokens, rule)
-        rows = config.vocab_size
-        if tokenizer.vocab_size > rows * MORE_PIECES or tokenizer.vocab_size * MORE_ROWS < rows:
-            raise UserError(
-                f"{path} has {tokenizer.vocab_size:,} tokens, and the model's table {rows:,} rows: "
-                "it is the tokenizer of another model. Give --vocab=FILE."
-            )
-        if tokenizer.vocab_size > rows:
-            rule = dataclasses.replace(rule, kept_ids=tuple(range(rows)))
-            tokenizer = Tokenizer(named, config.n_tokens, rule)
-    tokenizer.vocab_path = path
-    return tokenizer
-
-
-def _copy(source: str, to: str) -> None:
+    # Our tokenizer tells kinds by the ending; public files end on .model, .spm or nothing.
+    ending = ".txt" if path.endswith(".txt") else ".model"
+    kept = os.path.join(aside, inputs.KEPT_VOCABULARY + ending)
     try:
-        shutil.copyfile(source, to)
+        shutil.copyfile(path, kept)
     except OSError as error:
-        raise UserError(f"--vocab={source} cannot be read: {error.strerror}") from error
+        raise UserError(f"--vocab={path} cannot be read: {error.strerror}") from error
+    rule = _text_rule(kept, source.hints.tokenizer, options.text)
+    tokenizer, rows = Tokenizer(kept, config.n_tokens, rule), config.vocab_size
+    if tokenizer.vocab_size > rows * MORE_PIECES or tokenizer.vocab_size * MORE_ROWS < rows:
+        raise UserError(
+            f"{path} has {tokenizer.vocab_size:,} tokens, and the model's table {rows:,} rows: it "
+            "is the tokenizer of another model. Give --vocab=FILE."
+        )
+    if tokenizer.vocab_size <= rows:
+        return tokenizer
+    return Tokenizer(kept, config.n_tokens, dataclasses.replace(rule, kept_ids=tuple(range(rows))))
 
 
 def _text_rule(path: str, told: Mapping, asked: str) -> TokenizerRule:
@@ -158,23 +151,44 @@ def _text_rule(path: str, told: Mapping, asked: str) -> TokenizerRule:
     return rule
 
 
-def _trimmed(tokenizer: Tokenizer, options: Options) -> Tokenizer:
-    """The tokenizer with only the rows that the captions of --trim_vocab use."""
-    manifest = open_source(options.trim_vocab, options.data_dir)
-    used = {tokenizer.rule.pad_id, tokenizer.end_id, tokenizer.unknown_id}
-    captions = read_captions(manifest, MAX_CAPTIONS)
+def _trimmed(
+    model: DualEncoder, tokenizer: Tokenizer, options: Options
+) -> tuple[DualEncoder, Tokenizer]:
+    """Both with only the token rows that the captions of --trim_vocab use."""
+    captions = read_captions(open_source(options.trim_vocab, options.data_dir), MAX_CAPTIONS)
+    rule = tokenizer.rule
+    ids = np.asarray(rule.kept_ids or range(model.config.vocab_size))  # of the file, by row
+    rows = {int(np.flatnonzero(ids == i)[0]) for i in (rule.pad_id, *tokenizer.special_ids)}
     for at in range(0, len(captions), 4096):
-        used.update(np.unique(tokenizer(tf.constant(captions[at : at + 4096])).numpy()).tolist())
-    rule = dataclasses.replace(tokenizer.rule, kept_ids=tuple(sorted(used)))
-    path = tokenizer.vocab_path
-    return Tokenizer(path, tokenizer.n_tokens, rule)
+        tokens = tokenizer(tf.constant(captions[at : at + 4096]))
+        rows.update(np.unique(tokens.numpy()).tolist())
+    kept = np.asarray(sorted(rows))
+    rule = dataclasses.replace(rule, kept_ids=tuple(ids[kept].tolist()))
+    config = dataclasses.replace(model.config, vocab_size=len(kept))
+    weights = {_name(variable): variable.numpy() for variable in model.variables}
+    weights["text/token_embedding"] = weights["text/token_embedding"][kept]
+    trimmed = _build(config, model.pixels, weights.items())
+    return trimmed, Tokenizer(tokenizer.vocab_path, tokenizer.n_tokens, rule)
 
 
-def _build(config: DualEncoderConfig, pixels: PixelRule, weights: Mapping) -> DualEncoder:
+def _build(
+    config: DualEncoderConfig, pixels: PixelRule, weights: Iterable[tuple[str, np.ndarray]]
+) -> DualEncoder:
+    """The model with these weights. They are read one by one: one more is in memory at a time."""
     model = DualEncoder(config, pixels=pixels)
-    for variable in model.variables:
-        variable.assign(weights[variable.path.partition("/")[2]])
+    variables = {_name(variable): variable for variable in model.variables}
+    for name, value in weights:
+        variables[name].assign(value)
+    scale, bias = float(model.scale), float(tf.convert_to_tensor(model.bias))
+    if not (math.isfinite(scale) and math.isfinite(bias)):
+        raise UserError(f"the weights have scale {scale} and bias {bias}: expected finite numbers")
+    model.config = dataclasses.replace(config, init_scale=scale, init_bias=bias)
     return model
+
+
+def _name(variable: keras.Variable) -> str:
+    """As the weight formats name it: its path below the model."""
+    return variable.path.partition("/")[2]
 
 
 def _check(model: DualEncoder, margin: int, path: str, report: Callable[[str], None]) -> None:
@@ -203,9 +217,9 @@ def _check(model: DualEncoder, margin: int, path: str, report: Callable[[str], N
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"--check={path}: {error}. Expected a plain .npz with images float32 [n, {side + margin}"
-            f", {side + margin}, 3] in [-1, 1] and zimg, or tokens [n, {model.config.n_tokens}] and "
-            "ztxt, or all four."
+            f"--check={path}: {error}. Expected a plain .npz with images float32 [n, "
+            f"{side + margin}, {side + margin}, 3] in [-1, 1] and zimg, or tokens int [n, "
+            f"{model.config.n_tokens}] and ztxt, or all four."
         ) from error
     told = ", ".join(f"{name} {value:.2g}" for name, value in largest.items())
     report(f"largest difference from {path}: {told}")
@@ -216,27 +230,18 @@ def _check(model: DualEncoder, margin: int, path: str, report: Callable[[str], N
         )
 
 
-def _write(model: DualEncoder, tokenizer: Tokenizer, out: str, name: str) -> None:
-    """The workdir, all or nothing."""
-    parent = os.path.dirname(os.path.abspath(out))
-    os.makedirs(parent, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".import-") as aside:
-        workdir = os.path.join(aside, "run")
-        kept = "vocab.txt" if tokenizer.vocab_path.endswith(".txt") else "vocab.model"
-        with open_workdir(workdir, _config(model, tokenizer, name).to_dict()) as opened:
-            shutil.copyfile(tokenizer.vocab_path, os.path.join(workdir, kept))
-            record = inputs.model_record(model, tokenizer, model.config.image_size)
-            dataclasses.replace(record, vocabulary=kept).save(workdir)
-            state = {"step": 0, "ledger": CostLedger().to_dict()}
-            state["records"] = {"seen": 0, "bad": 0}
-            Checkpointer(str(opened.checkpoints)).save(0, learner_variables(model), state)
-        os.rename(workdir, out)
+def _write(model: DualEncoder, tokenizer: Tokenizer, workdir: str, name: str) -> None:
+    """What a finished run leaves, at step 0."""
+    with open_workdir(workdir, _config(model, tokenizer, name).to_dict()) as opened:
+        shutil.copy(tokenizer.vocab_path, workdir)
+        inputs.model_record(model, tokenizer, model.config.image_size).save(workdir)
+        state = {"step": 0, "ledger": CostLedger().to_dict(), "records": {"seen": 0, "bad": 0}}
+        Checkpointer(str(opened.checkpoints)).save(0, learner_variables(model), state)
 
 
 def _config(model: DualEncoder, tokenizer: Tokenizer, name: str) -> ml_collections.ConfigDict:
     size, c = model.config, base_config()
-    c.name = os.path.basename(name.rstrip("/"))
-    c.total_steps = 0
+    c.name, c.total_steps = name, 0
     c.model.variant = CUSTOM
     c.model.image_size, c.model.patch_size = size.image_size, size.patch_size
     c.model.init_scale, c.model.init_bias = size.init_scale, size.init_bias
