@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from jest_tf.data import importers
+from jest_tf.data.formats import folder, table, tar
+from jest_tf.data.formats.pairs import Columns, Rejected
 from jest_tf.data.manifest import Manifest
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
@@ -34,9 +35,12 @@ def test_deep_files_are_refused_by_name(tmp_path):
         Manifest.load(str(path))
     captions = tmp_path / "captions.jsonl"
     captions.write_text(DEEP + "\n")
-    with pytest.raises(UserError, match=r"captions\.jsonl line 1"):
-        importers.folder(str(tmp_path), 10, str(captions))
-    assert isinstance(importers._tar_record("k", {"png": b"", "json": DEEP}), importers.Rejected)
+    layout = table.Layout(Columns())
+    (unit,) = folder.open_folder(str(tmp_path), layout, per_unit=10, captions=str(captions)).units
+    (record,) = unit.read()
+    assert "nested too deeply" in record.reason
+    parts = {"png": b"x", "json": DEEP.encode()}
+    assert isinstance(tar.pair_of("k", parts, bytes, Columns()), Rejected)
 
 
 def test_files_of_others_are_read_in_one_way():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
+from commands import run as run_command
 from PIL import Image
 
-from jest_tf import cache_reference, config_flag, train
-from jest_tf.data import prepare
+from jest_tf import cache_reference, config_flag, prepare, train
 from jest_tf.data.records import shard_rows
 from jest_tf.data.sources import open_source
 from jest_tf.monitoring.metrics_log import read_metrics
@@ -75,10 +75,10 @@ def folder(tmp_path_factory) -> pathlib.Path:
     (root / "configs").symlink_to(DOCS.parents[1] / "configs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        (arguments,) = [a for a in commands("jest_tf.data.prepare") if a[0] == "folder"]
-        assert prepare.main(arguments) == 0
+        (arguments,) = [a for a in commands("jest_tf.prepare") if a[0] == "folder"]
+        assert run_command(prepare, arguments) == 0
         trusted = ["folder", "trusted", "--out=data/curated", *arguments[3:]]
-        assert prepare.main(trusted) == 0
+        assert run_command(prepare, trusted) == 0
     return root
 
 

@@ -1,4 +1,4 @@
-"""JEST on your own pairs, prepared by `python -m jest_tf.data.prepare` (docs/your_data.md).
+"""JEST on your own pairs, prepared by `python -m jest_tf.prepare` (docs/your_data.md).
 
     python -m jest_tf.train --config=configs/your_data.py:reference --workdir=runs/reference \
         --config.data.train=data/curated

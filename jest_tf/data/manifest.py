@@ -171,7 +171,7 @@ class Manifest:
         except tf.errors.OpError as error:
             raise UserError(
                 f"cannot read manifest {path}: {error.message}. Make one with "
-                "`python -m jest_tf.data.prepare`."
+                "`python -m jest_tf.prepare`."
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, UserError):
@@ -269,5 +269,5 @@ def check_files(manifest: Manifest) -> None:
         raise UserError(
             f"data set {manifest.name}: {len(problems)} of {len(unique)} shards cannot be used as "
             f"listed:\n  {shown}\nRestore the files, or list them again with "
-            "`python -m jest_tf.data.prepare`."
+            "`python -m jest_tf.prepare`."
         )

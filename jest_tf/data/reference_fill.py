@@ -1,13 +1,15 @@
 """Two ways to fill a reference cache: with a model's encoders, or from embeddings of any model."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.data import importers, pipeline
+from jest_tf.data import pipeline
+from jest_tf.data.formats.files import find, open_binary, why
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_rows
 from jest_tf.data.reference_cache import CacheWriter
@@ -75,31 +77,14 @@ def import_embeddings(
         UserError: missing columns, other widths, a record without embedding, or with another
             number of captions.
     """
-    ids, zimg, ztxt = _load_embeddings(files, writer.cache.dim)
-    order = np.argsort(ids, kind="stable")
-    sorted_ids = ids[order]
-    repeated = int((np.diff(sorted_ids) == 0).sum())
-    report(f"{len(ids):,} embeddings in {len(files)} files; {repeated:,} ids repeat (first kept)")
-
-    def rows(shard: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        for record_id, _, captions in shard_rows(writer.manifest, shard):
-            at = int(np.searchsorted(sorted_ids, record_id))
-            if at == len(sorted_ids) or sorted_ids[at] != record_id:
-                raise UserError(
-                    f"record {record_id} of {writer.manifest.shards[shard].path} has no embedding "
-                    f"in {files[0]} (and {len(files) - 1} more). Embed it, or prepare the data "
-                    "without it."
-                )
-            row = order[at]
-            if len(ztxt[row]) != max(1, len(captions)):
-                raise UserError(
-                    f"record {record_id} has {len(captions)} captions but {len(ztxt[row])} text "
-                    "embeddings; expected one each, in the record's order"
-                )
-            yield record_id, zimg[row], ztxt[row]
-
+    embeddings = StoredEmbeddings(files, writer.cache.dim)
+    report(
+        f"{len(embeddings.ids):,} embeddings in {len(embeddings.parts)} parts; "
+        f"{embeddings.n_repeated:,} ids repeat (first kept)"
+    )
     for shard in writer.missing_shards():
-        writer.write_shard(shard, rows(shard))
+        records = [(rid, len(texts)) for rid, _, texts in shard_rows(writer.manifest, shard)]
+        writer.write_shard(shard, embeddings.rows(records, writer.manifest.shards[shard].path))
 
 
 def _subset(manifest: Manifest, indices: Sequence[int]) -> Manifest:
@@ -131,42 +116,142 @@ def _embed_texts(captions, tokenizer, encode_text, batch_size) -> list[np.ndarra
     return np.split(flat[: ends[-1]], ends[:-1])
 
 
-def _load_embeddings(files: Sequence[str], dim: int):
-    """(ids int64 [n], zimg float32 [n, d], list of ztxt float32 [captions, d])."""
-    all_ids, all_zimg, all_ztxt = [], [], []
-    for path in importers.expand(files):
-        columns = _read_columns(path)
-        missing = {"id", "zimg", "ztxt"} - set(columns)
-        if missing:
-            raise UserError(f"{path}: no {sorted(missing)}; expected id, zimg and ztxt")
-        zimg = np.asarray(columns["zimg"], np.float32)
-        ztxt = [np.atleast_2d(np.asarray(row, np.float32)) for row in columns["ztxt"]]
-        widths = {zimg.shape[-1]} | {row.shape[-1] for row in ztxt}
-        if widths != {dim}:
-            raise UserError(f"{path}: embeddings of width {sorted(widths)}; expected {dim}")
-        all_ids.append(np.asarray(columns["id"], np.int64))
-        all_zimg.append(_unit(zimg))
-        all_ztxt += [_unit(row) for row in ztxt]
-    return np.concatenate(all_ids), np.concatenate(all_zimg), all_ztxt
+class StoredEmbeddings:
+    """Embeddings of any model in files, found by id.
 
+    Only ids and places are held, 20 bytes a record; embeddings are read by row group (an .npz as a
+    whole) when a shard asks for them.
 
-def _read_columns(path: str) -> dict:
-    if path.endswith(".npz"):
-        try:
-            with np.load(importers.random_access(path), allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (ValueError, OSError) as error:
+    Args:
+        files: paths and patterns of .npz and .parquet files.
+        dim: width of every embedding.
+
+    Raises:
+        UserError: a file that is neither, or without id, zimg and ztxt.
+    """
+
+    def __init__(self, files: Sequence[str], dim: int):
+        self._dim = dim
+        found = find(files, (".npz", ".parquet"))
+        self.parts: list[tuple[str, int]] = []
+        ids, part_of, row_of = [], [], []
+        for name, _, _ in found.files:
+            path = found.path(name)
+            for group in range(_n_groups(path)):
+                part = _read_part(path, group, ("id",))["id"]
+                ids.append(np.asarray(part, np.int64))
+                part_of.append(np.full(len(part), len(self.parts), np.int32))
+                row_of.append(np.arange(len(part), dtype=np.int32))
+                self.parts.append((path, group))
+        self.ids = np.concatenate(ids)
+        order = np.argsort(self.ids, kind="stable")
+        self.ids = self.ids[order]
+        self._part, self._row = np.concatenate(part_of)[order], np.concatenate(row_of)[order]
+        self.n_repeated = int((np.diff(self.ids) == 0).sum())
+        self._load(0)  # wrong widths are told at once
+
+    def rows(
+        self, records: Sequence[tuple[int, int]], where: str
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(id, zimg [d], ztxt [captions, d]) of unit norm for each (id, number of captions)."""
+        wanted = np.array([record_id for record_id, _ in records], np.int64)
+        at = np.searchsorted(self.ids, wanted)
+        there = self.ids[np.minimum(at, len(self.ids) - 1)] == wanted
+        if not there.all():
             raise UserError(
-                f"{path} cannot be read ({error}); expected plain arrays. Where records have "
-                "different numbers of captions, use Parquet."
-            ) from error
-    if path.endswith(".parquet"):
-        import pyarrow.parquet as pq
+                f"record {wanted[~there][0]} of {where} has no embedding in "
+                f"{self.parts[0][0]} (and {len(self.parts) - 1} more parts). Embed it, or prepare "
+                "the data without it."
+            )
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for part in np.unique(self._part[at]):  # each part is read once a shard
+            zimg, ztxt = self._load(int(part))
+            for number in np.flatnonzero(self._part[at] == part):
+                row = self._row[at[number]]
+                found[int(number)] = _unit(zimg[row]), _unit(np.atleast_2d(ztxt[row]))
+        for number, (record_id, n_captions) in enumerate(records):
+            zimg, ztxt = found.pop(number)
+            if len(ztxt) != max(1, n_captions):
+                raise UserError(
+                    f"record {record_id} has {n_captions} captions but {len(ztxt)} text "
+                    "embeddings; expected one each, in the record's order"
+                )
+            yield record_id, zimg, ztxt
 
-        table = pq.read_table(importers.random_access(path))
-        return {name: table[name].to_pylist() for name in table.column_names}
-    raise UserError(f"{path}: expected .npz or .parquet")
+    @functools.lru_cache(maxsize=2)  # noqa: B019  lives as long as the cache is filled
+    def _load(self, part: int) -> tuple[np.ndarray, Sequence[np.ndarray]]:
+        path, group = self.parts[part]
+        columns = _read_part(path, group, ("zimg", "ztxt"))
+        zimg, ztxt = columns["zimg"], columns["ztxt"]
+        widths = {row.shape[-1] for rows in (zimg, ztxt) for row in rows}
+        if widths != {self._dim}:
+            raise UserError(f"{path}: embeddings of width {sorted(widths)}; expected {self._dim}")
+        return zimg, ztxt
+
+
+def _n_groups(path: str) -> int:
+    if path.endswith(".npz"):
+        return 1
+    if not path.endswith(".parquet"):
+        raise UserError(f"{path}: expected .npz or .parquet")
+    with _parquet(path) as file:
+        return file.num_row_groups
+
+
+def _parquet(path: str):
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(open_binary(path))
+    except Exception as error:  # pyarrow raises several types for files that are no Parquet
+        raise UserError(f"{path} cannot be read as Parquet: {why(error)}") from error
+
+
+def _read_part(path: str, group: int, names: Sequence[str]) -> dict:
+    """Columns of a row group, or arrays of an .npz.
+
+    Raises:
+        UserError: one of id, zimg and ztxt is missing, or the file cannot be read.
+    """
+    try:
+        if path.endswith(".npz"):
+            with open_binary(path) as file, np.load(file, allow_pickle=False) as arrays:
+                _require(path, arrays.files)
+                return {name: arrays[name] for name in names}
+        with _parquet(path) as file:
+            _require(path, file.schema_arrow.names)
+            table = file.read_row_group(group, columns=list(names))
+            return {name: _from_arrow(table[name].combine_chunks()) for name in names}
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path} cannot be read ({error}); expected plain arrays. Where records have "
+            "different numbers of captions, use Parquet."
+        ) from error
+
+
+def _require(path: str, names: Sequence[str]) -> None:
+    if missing := {"id", "zimg", "ztxt"} - set(names):
+        raise UserError(f"{path}: no {sorted(missing)}; expected id, zimg and ztxt")
+
+
+def _from_arrow(column) -> np.ndarray | list[np.ndarray]:
+    """A column of numbers as [n]; of equal lists as [n, d]; of other lists, one array each."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_nested(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    inner = _from_arrow(column.flatten())
+    if isinstance(inner, list):
+        raise ValueError("embeddings of different widths")
+    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+    if not len(lengths) or (lengths == lengths[0]).all():
+        return np.reshape(inner, (len(lengths), -1, *np.shape(inner)[1:]))
+    return np.split(inner, np.cumsum(lengths)[:-1].astype(int))
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, np.float32)
     return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)

@@ -41,7 +41,7 @@ def open_source(name: str, data_dir: str | None = None, keys: dict | None = None
     if not tf.io.gfile.exists(name):
         raise UserError(
             f"no data set at {name!r}: expected tfds:BUILDER/CONFIG:SPLIT, a manifest (.json), or "
-            "its folder. `python -m jest_tf.data.prepare` makes a manifest."
+            "its folder. `python -m jest_tf.prepare` makes a manifest."
         )
     path = name.rstrip("/") + "/manifest.json" if tf.io.gfile.isdir(name) else name
     return Manifest.load(path)

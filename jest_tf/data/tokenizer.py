@@ -51,7 +51,7 @@ class Tokenizer(tf.Module):
         except tf.errors.OpError as error:
             raise UserError(
                 f"cannot read vocabulary {vocab_path}: {error.message}. Train one with "
-                "`python -m jest_tf.data.train_tokenizer`."
+                "`python -m jest_tf.train_tokenizer`."
             ) from error
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16] + f"-{n_tokens}"
         self.fingerprint += f"-{rule}" if str(rule) else ""

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import run
 
-from jest_tf.data import train_tokenizer
+from jest_tf import train_tokenizer
 from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
 from jest_tf.errors import UserError
 
@@ -121,9 +122,9 @@ def test_bad_vocabularies_are_refused(tmp_path):
 def test_the_command_trains_from_a_manifest(make_manifest, tmp_path, capsys):
     make_manifest([60]).save(str(tmp_path / "manifest.json"))
     out = tmp_path / "v.txt"
-    assert train_tokenizer.main([f"--data={tmp_path}", f"--out={out}", "--vocab_size=64"]) == 0
+    assert run(train_tokenizer, [f"--data={tmp_path}", f"--out={out}", "--vocab_size=64"]) == 0
     assert "record" in out.read_text().splitlines()
-    assert train_tokenizer.main(["--data=/no/such/set", f"--out={out}"]) == 2
+    assert run(train_tokenizer, ["--data=/no/such/set", f"--out={out}"]) == 2
     assert "/no/such/set" in capsys.readouterr().err
 
 

@@ -12,7 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.faults import tiny_run
-from jest_tf.data import cleaning, importers
+from jest_tf.data import cleaning
+from jest_tf.data.formats import folder as folders
+from jest_tf.data.formats import table, tar
+from jest_tf.data.formats.files import Place
+from jest_tf.data.formats.pairs import Columns, Pair, Unit
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
@@ -53,7 +57,7 @@ def tars(folder: pathlib.Path) -> Read:
 
     def read(data: bytes) -> bool:
         path.write_bytes(data)
-        (unit,) = importers.webdataset([str(path)])
+        (unit,) = tar.open_tars([str(path)], Columns()).units
         return _judge(unit.read())
 
     return lambda inputs: sum(map(read, inputs))
@@ -63,7 +67,7 @@ def _judge(records: Iterable) -> bool:
     """Whether all records are pairs, after what `prepare` asks of them."""
     is_sound = True
     for record in records:
-        if isinstance(record, importers.Rejected):
+        if not isinstance(record, Pair):
             is_sound = False
             continue
         _, _, reason = cleaning.check_image(record.image, max_side=8)
@@ -131,11 +135,13 @@ def table_seeds(folder: pathlib.Path) -> list[bytes]:
 
 def tables(folder: pathlib.Path) -> Read:
     """Every table reader gets every input."""
+    layout = table.Layout(Columns())
 
-    def units(name: str) -> list[importers.Unit]:
+    def units(name: str) -> Sequence[Unit]:
         if name == "table.tsv":
-            return importers.open_clip_csv([str(folder / name)], 10)
-        return importers.folder(str(folder), 10, str(folder / name))
+            return table.open_tables([str(folder / name)], layout, Place(""), 10).units
+        captions = str(folder / name)
+        return folders.open_folder(str(folder), layout, per_unit=10, captions=captions).units
 
     def read(data: bytes) -> bool:
         refused = 0

@@ -1,0 +1,328 @@
+"""A folder of pictures, with a caption file or with texts beside the pictures.
+
+The files and the captions that name them are joined in a temporary database, not in memory.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from jest_tf.data.formats import annotations, table
+from jest_tf.data.formats.files import (
+    IMAGE_ENDINGS,
+    READ_ERRORS,
+    Place,
+    ending_of,
+    ends_as,
+    is_remote,
+    open_binary,
+    walk,
+    why,
+    why_rejected,
+)
+from jest_tf.data.formats.pairs import (
+    Columns,
+    Item,
+    LazyUnits,
+    NotText,
+    Opened,
+    Pair,
+    Rejected,
+    Unit,
+    checked,
+    encoded,
+)
+from jest_tf.data.formats.tar import MAX_TEXT_BYTES, pair_of
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+
+# Looked for in every folder of the tree; in each, the first one that is there counts.
+CAPTION_FILES = (
+    "metadata.jsonl", "metadata.csv", "metadata.tsv", "captions.jsonl", "captions.tsv",
+    "captions.csv",
+)  # fmt: skip
+BESIDE = (".txt", ".json", ".cls")
+PICTURE, TEXT, TABLE = range(3)
+TABLES_OF_OTHERS = (".csv", ".tsv", ".jsonl", ".json", ".token", ".parquet", ".tar")
+_SCHEMA = """
+CREATE TABLE file (name BLOB PRIMARY KEY, stem BLOB, kind INT, size INT, time INT) WITHOUT ROWID;
+CREATE INDEX by_stem ON file (stem);
+CREATE TABLE caption (name BLOB, content TEXT);
+CREATE TABLE record (number INTEGER PRIMARY KEY, name BLOB);
+"""
+# Pictures that a caption file names, or a text beside them; all, where there is neither.
+_RECORDS = """
+INSERT INTO record (name) SELECT name FROM (
+  SELECT name FROM caption UNION SELECT name FROM file WHERE kind = 0 AND (
+    ? OR EXISTS (SELECT 1 FROM file AS beside WHERE beside.stem = file.stem AND beside.kind = 1))
+) ORDER BY name
+"""
+
+
+def open_folder(
+    folder: str,
+    layout: table.Layout,
+    *,
+    per_unit: int,
+    captions: str | None = None,
+    split: Sequence[str] = (),
+    classes_from_folders: bool = False,
+    allow_outside: bool = False,
+    skip: str = "",
+) -> Opened:
+    """Units of `per_unit` pictures each, in the order of their names.
+
+    Args:
+        layout: columns and separator of the caption files.
+        captions: the caption file (.csv, .tsv, .jsonl, .json, .token); by default every one of
+            CAPTION_FILES in the tree, whose names are relative to its own folder.
+        split: the splits to take of Karpathy's JSON.
+        classes_from_folders: the folder that holds a picture names its class.
+        skip: a folder that is no part of the source (the output).
+    """
+    folder = folder.rstrip("/") or "/"
+    if not _is_folder(folder):
+        raise UserError(f"{folder} is not a folder")
+    folder = folder if is_remote(folder) else os.path.abspath(folder)
+    place = Place(folder, allow_outside)
+    db = _database()
+    passed, tables, others = _list_files(db, walk(folder, skip, allow_outside), not captions)
+    notes: list[str] = []
+    named = [_captions_path(captions, folder)] if captions else [f"{folder}/{t}" for t in tables]
+    for path in named:
+        rows = _caption_rows(path, folder, layout, tuple(split), notes)
+        _add_captions(db, path, rows, place, look_in_root=bool(captions))
+    db.execute("CREATE INDEX by_name ON caption (name)")
+    no_captions = not named or classes_from_folders
+    db.execute(_RECORDS, (no_captions,))
+    n_records = _count(db, "record")
+    if not n_records or not (named or _count(db, "file WHERE kind = 1") or classes_from_folders):
+        raise UserError(_nothing_found(folder, named, others))
+    passed += _not_used(db, named, captions)
+    label = _folder_name if classes_from_folders else None
+    unit = functools.partial(_unit, db, per_unit, place, layout.columns, label)
+    return Opened(
+        root=folder,
+        listing=_listing(db, captions and named[0]),
+        units=LazyUnits(-(-n_records // per_unit), unit),
+        passed_over=passed,
+        notes=tuple(notes),
+    )
+
+
+def _is_folder(path: str) -> bool:
+    import tensorflow as tf
+
+    try:
+        return tf.io.gfile.isdir(path) if is_remote(path) else os.path.isdir(path)
+    except READ_ERRORS:
+        return False
+
+
+def _database() -> sqlite3.Connection:
+    """In a temporary file that nobody can find and that ends with the connection."""
+    db = sqlite3.connect("")
+    db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _SCHEMA)
+    return db
+
+
+def _count(db: sqlite3.Connection, what: str) -> int:
+    return db.execute(f"SELECT COUNT(*) FROM {what}").fetchone()[0]
+
+
+def _list_files(
+    db: sqlite3.Connection, found: Iterator, look_for_tables: bool
+) -> tuple[Counter, list[str], list[str]]:
+    """(passed over by reason, caption files, some names of tables that are none of these)"""
+    passed: Counter = Counter()
+    tables: dict[str, str] = {}
+    others: list[str] = []
+
+    def row(file, kind: int) -> tuple:
+        stem = os.path.splitext(file.name)[0]
+        return encoded(file.name), encoded(stem), kind, file.size, file.time
+
+    def kept() -> Iterator[tuple]:
+        for file in found:
+            at, name = os.path.split(file.name)
+            if file.passed_over:
+                passed[file.passed_over] += 1
+            elif ends_as(name, IMAGE_ENDINGS):
+                yield row(file, PICTURE)
+            elif look_for_tables and name in CAPTION_FILES:
+                best = min(name, os.path.basename(tables.get(at, name)), key=CAPTION_FILES.index)
+                passed["caption file"] += 1
+                tables[at] = os.path.join(at, best)
+                yield row(file, TABLE)
+            elif ends_as(name, BESIDE):
+                others.extend([file.name] * (ends_as(name, TABLES_OF_OTHERS) and len(others) < 5))
+                yield row(file, TEXT)
+            else:
+                others.extend([file.name] * (ends_as(name, TABLES_OF_OTHERS) and len(others) < 5))
+                passed[ending_of(name)] += 1
+
+    with db:
+        db.executemany("INSERT INTO file VALUES (?, ?, ?, ?, ?)", kept())
+    return passed, sorted(tables.values()), others
+
+
+def _captions_path(captions: str, folder: str) -> str:
+    """Where the caption file is: as given, or in the folder."""
+    beside = f"{folder}/{captions}"
+    for path in (captions, beside):
+        if is_remote(path) or os.path.isfile(path):
+            return path if is_remote(path) else os.path.abspath(path)
+    raise UserError(
+        f"--captions={captions}: no such file; looked for {os.path.abspath(captions)} and {beside}."
+    )
+
+
+def _caption_rows(
+    path: str, folder: str, layout: table.Layout, split: tuple[str, ...], notes: list[str]
+) -> Iterator[table.Row]:
+    if ends_as(path, annotations.ENDINGS):
+        return annotations.annotation_rows(path, folder, layout.columns, split)
+    if path.lower().endswith(".jsonl"):
+        return table.rows(path, layout)
+    own, begin, note = table.read_caption_layout(path, layout)
+    notes.extend([f"{path}: {note}"] if note else [])
+    return table.rows(path, own, begin)
+
+
+def _add_captions(
+    db: sqlite3.Connection, path: str, rows: Iterator[table.Row], place: Place, look_in_root: bool
+) -> None:
+    """Notes the rows of a caption file. Names are relative to its folder, or to the root.
+
+    Args:
+        look_in_root: names are relative to the root, if the first of them is there.
+    """
+    below = os.path.dirname(place.key(path)) if path.startswith(place.root + "/") else ""
+    first = list(itertools.islice(rows, 1))
+    if look_in_root and first and _exists(place, first[0].image):
+        below = ""
+
+    def contents() -> Iterator[tuple[bytes, str]]:
+        for row in itertools.chain(first, rows):
+            name, problem = row.image, row.problem
+            if problem:  # not under its name: another row may have a sound caption for it
+                name = f"{name} (before byte {row.end} of {os.path.basename(path)})"
+            else:
+                try:
+                    name = place.key(place.path(name, below))
+                except READ_ERRORS as error:
+                    problem = why(error)
+            yield encoded(name), json.dumps([row.fields, problem])
+
+    with db:
+        db.executemany("INSERT INTO caption VALUES (?, ?)", contents())
+
+
+def _exists(place: Place, name: str) -> bool:
+    try:
+        return os.path.exists(place.path(name))
+    except READ_ERRORS:
+        return False
+
+
+def _not_used(db: sqlite3.Connection, named: list[str], captions: str | None) -> Counter:
+    """Counts of pictures without a record and of texts beside pictures."""
+    pictures = _count(db, "file WHERE kind = 0 AND name NOT IN (SELECT name FROM record)")
+    stems = "(SELECT stem FROM file JOIN record ON record.name = file.name WHERE kind = 0)"
+    texts = _count(db, f"file WHERE kind = 1 AND stem IN {stems}")
+    alone = _count(db, f"file WHERE kind = 1 AND stem NOT IN {stems}")
+    return Counter(
+        {
+            f"picture that {os.path.basename(named[0])} does not name" if named else "": pictures,
+            "text beside a picture": texts,
+            "text without a picture": alone,
+        }
+    )
+
+
+def _nothing_found(folder: str, named: list[str], others: list[str]) -> str:
+    looked = f"{named[0]} names none" if named else f"looked for {', '.join(CAPTION_FILES[:3])} …"
+    text = f"{folder}: no image with a caption found ({looked}, and for NAME.txt beside NAME.jpg)."
+    if others:
+        text += f" There is {', '.join(others)}: name a caption file with --captions=FILE; for"
+        text += " tars, Parquet and tables of whole data sets there are other kinds (see --help)."
+    return text
+
+
+def _listing(db: sqlite3.Connection, captions: str | None) -> Iterator[tuple[str, int, int]]:
+    """What the records depend on: pictures, texts, caption files."""
+    if captions and not is_remote(captions):
+        status = os.stat(captions)
+        yield "", status.st_size, int(status.st_mtime)
+    for name, size, time in db.execute("SELECT name, size, time FROM file ORDER BY name"):
+        yield _decoded(name), size, time
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _folder_name(name: str) -> str | None:
+    return os.path.basename(os.path.dirname(name)) or None
+
+
+def _unit(db, per_unit: int, place: Place, columns: Columns, label, index: int) -> Unit:
+    found = db.execute(
+        "SELECT record.name, content FROM record LEFT JOIN caption ON caption.name = record.name "
+        "WHERE number > ? AND number <= ? ORDER BY number, caption.rowid",
+        (index * per_unit, (index + 1) * per_unit),
+    )
+    rows: dict[str, list[str]] = {}
+    for name, content in found:
+        rows.setdefault(_decoded(name), []).extend([content] if content else [])
+    pictures = list(rows.items())
+    return Unit(str(index), functools.partial(read_pictures, place, pictures, columns, label))
+
+
+def read_pictures(
+    place: Place, pictures: list[tuple[str, list[str]]], columns: Columns, label=None
+) -> Iterator[Item]:
+    """The records of pictures: (name, the JSON of each row about it)."""
+    for name, contents in pictures:
+        try:
+            yield _read_picture(place, name, [parse_json(c) for c in contents], columns, label)
+        except READ_ERRORS as error:
+            yield Rejected(name, why_rejected(error))
+
+
+def _read_picture(place: Place, name: str, rows: list, columns: Columns, label) -> Item:
+    for _, problem in rows:
+        if problem:
+            raise NotText(problem)
+    own_label = label(name) if label else None
+    image = place.read(name)
+    if not rows:
+        pair = pair_of(name, _beside(place, name) | {"jpg": image}, bytes, columns, by_line=True)
+        if own_label and isinstance(pair, Pair):
+            return dataclasses.replace(pair, label=pair.label or own_label)
+        return pair
+    captions, known = [], {"label": own_label, "noise": None}
+    for fields, _ in rows:
+        caption = fields.get("captions")
+        captions += caption if isinstance(caption, list) else [caption]
+        known |= {role: fields[role] for role in known if fields.get(role) is not None}
+    return checked(name, image, captions, **known)
+
+
+def _beside(place: Place, name: str) -> dict[str, bytes]:
+    """Ending -> content of the texts beside a picture."""
+    stem, found = os.path.splitext(name)[0], {}
+    for ending in BESIDE:
+        for spelled in (ending, ending.upper()):
+            try:
+                with open_binary(place.path(stem + spelled)) as file:
+                    found[ending[1:]] = file.read(MAX_TEXT_BYTES + 1)
+                break
+            except READ_ERRORS:
+                continue
+    return found

@@ -1,0 +1,215 @@
+"""What every format yields, and the one way in which captions, classes and columns are read."""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from jest_tf.errors import UserError
+
+# Column or field names in use, the likeliest first. Case and blanks around them do not matter.
+USUAL = {
+    "image": (
+        "filepath", "file_name", "filename", "image", "image_path", "image_name", "path", "file",
+        "jpg", "img",
+    ),
+    "caption": ("text", "caption", "captions", "txt", "title", "sentences", "comment"),
+    "label": ("cls", "label"),
+    "noise": ("noise",),
+}  # fmt: skip
+# Fields of a caption that is an object, as COCO has them on the hub.
+TEXT_FIELDS = ("raw", "caption", "text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One record before it is checked. Captions may be bytes of any encoding.
+
+    Attributes:
+        key: where it comes from, below the source; the record's id is a hash of it.
+        label: its class, or None.
+        noise: what is known to be wrong with the pair (for measuring only), or None.
+    """
+
+    key: str
+    image: bytes
+    captions: list[bytes]
+    label: str | None = None
+    noise: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """A record that cannot be used, with the reason; it is listed."""
+
+    key: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PassedOver:
+    """Something that is no record and not meant to be one; it is counted by its reason."""
+
+    reason: str
+
+
+Item = Pair | Rejected | PassedOver
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A part of a source that can be read alone and in any process."""
+
+    name: str
+    read: Callable[[], Iterator[Item]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A source, before its records are read.
+
+    Attributes:
+        root: folder that all names are relative to.
+        listing: (name, bytes, time in seconds) of each of its files, sorted by name.
+        units: its parts; they are made when they are asked for.
+        passed_over: counts of files that belong to no unit, by reason.
+        notes: sentences about how the source was understood.
+    """
+
+    root: str
+    listing: Iterable[tuple[str, int, int]]
+    units: Sequence[Unit]
+    passed_over: Counter
+    notes: tuple[str, ...] = ()
+
+
+class LazyUnits(Sequence):
+    """`n` units of which number i is made by `make(i)`: a long source is never held whole."""
+
+    def __init__(self, n: int, make: Callable[[int], Unit]):
+        self._n, self._make = n, make
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> Unit:
+        return self._make(range(self._n)[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Names that the user gave for columns, fields or members; None: the usual ones."""
+
+    image: str | None = None
+    caption: str | None = None
+    label: str | None = None
+
+    def find(self, role: str, names: Iterable[str]) -> str | None:
+        """Which of `names` plays a role of USUAL; None if none does."""
+        known = _folded(tuple(names))
+        given = getattr(self, role, None)
+        wanted = (given,) if given else USUAL[role]
+        return next((known[_fold(n)] for n in wanted if _fold(n) in known), None)
+
+    def require(self, role: str, names: Iterable[str], where: str) -> str:
+        """As `find`; raises UserError where there is none."""
+        names = list(names)
+        found = self.find(role, names)
+        if found is None:
+            wanted = getattr(self, role) or f"{', '.join(USUAL[role][:5])} …"
+            raise UserError(
+                f"{where}: no {role} column (looked for {wanted}); found {names[:20]}. Name it "
+                f"with --{role}_column."
+            )
+        return found
+
+    def pair_fields(self, fields: Mapping[str, object]) -> dict[str, object]:
+        """{captions, label, noise} of a row, raw, for `checked`."""
+        names = {role: self.find(role, fields) for role in ("caption", "label", "noise")}
+        values = {role: fields[name] if name else None for role, name in names.items()}
+        return {"captions": values.pop("caption"), **values}
+
+
+@functools.lru_cache(maxsize=64)
+def _folded(names: tuple[str, ...]) -> dict[str, str]:
+    return {_fold(name): name for name in reversed(names)}
+
+
+def _fold(name: str) -> str:
+    return name.strip().casefold()
+
+
+class NotText(ValueError):
+    """What stands in the place of a caption or a class is no text."""
+
+
+def texts(value: object) -> list[bytes]:
+    """Captions of any type: a text or a list of texts; nothing for null and NaN.
+
+    An object counts as a text if it has a field of TEXT_FIELDS.
+
+    Raises:
+        NotText: anything else; the message shows it.
+    """
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _text(item)]
+    return _text(value)
+
+
+def _text(value: object) -> list[bytes]:
+    if isinstance(value, dict):
+        value = next((value[f] for f in TEXT_FIELDS if isinstance(value.get(f), str)), value)
+    if isinstance(value, bytes):
+        return [value]
+    if isinstance(value, str):
+        return [encoded(value)]
+    if _is_missing(value):
+        return []
+    raise NotText(f"its caption is {_kind(value)}, not a text: {str(value)[:60]}")
+
+
+def label_text(value: object) -> str | None:
+    """A class of any type as text; None for none.
+
+    Raises:
+        NotText: neither text nor number.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        # No surrogates: the name of a class goes into the manifest.
+        return str(value).strip().encode("utf-8", "replace").decode() or None
+    if _is_missing(value):
+        return None
+    raise NotText(f"its class is {_kind(value)}, not a text: {str(value)[:60]}")
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    kinds = {int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8, with bytes that a file gave as they were, and `?` for what JSON made up."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
+
+
+def checked(
+    key: str, image: bytes, captions: object, label: object = None, noise: object = None
+) -> Pair | Rejected:
+    """A Pair of captions and class of any type, or the reason why it is none."""
+    try:
+        return Pair(key, image, texts(captions), label_text(label), label_text(noise))
+    except NotText as error:
+        return Rejected(key, str(error))

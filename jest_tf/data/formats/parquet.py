@@ -1,0 +1,137 @@
+"""Parquet as on the hub: an image column of {bytes, path}, bytes or paths, and a text column."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Sequence
+
+from jest_tf.data.formats.files import READ_ERRORS, Place, find, open_binary, why, why_rejected
+from jest_tf.data.formats.pairs import (
+    TEXT_FIELDS,
+    Columns,
+    Item,
+    Opened,
+    Rejected,
+    Unit,
+    checked,
+)
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+
+ENDINGS = (".parquet",)
+BATCH_ROWS = 64
+
+
+def open_parquet(
+    patterns: Sequence[str], columns: Columns, allow_outside: bool = False, skip: str = ""
+) -> Opened:
+    """A unit per row group.
+
+    Raises:
+        UserError: no Parquet, no image or caption column, or captions that are no text.
+    """
+    found = find(patterns, ENDINGS, skip)
+    place = Place(found.root, allow_outside)
+    units = []
+    for name, _, _ in found.files:
+        path = found.path(name)
+        n_groups, roles, classes = _inspect(path, columns)
+        for group in range(n_groups):
+            read = functools.partial(read_row_group, path, name, group, roles, classes, place)
+            units.append(Unit(f"{name}:{group}", read))
+    return Opened(found.root, found.files, units, found.passed_over)
+
+
+def _inspect(path: str, columns: Columns) -> tuple[int, dict[str, str], tuple[str, ...]]:
+    """(row groups, column of each role, names of the classes as the hub stores them)"""
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(open_binary(path)) as file:
+            schema, n_groups = file.schema_arrow, file.num_row_groups
+    except Exception as error:  # pyarrow raises several types for files that are no Parquet
+        raise UserError(f"{path} cannot be read as Parquet: {why(error)}") from error
+    in_hub_order = dataclasses.replace(columns, image=columns.image or _image_column(schema.names))
+    roles = {role: in_hub_order.require(role, schema.names, path) for role in ("image", "caption")}
+    if columns.label:
+        columns.require("label", schema.names, path)
+    for role in ("label", "noise"):
+        if name := columns.find(role, schema.names):
+            roles[role] = name
+    kind = schema.field(roles["caption"]).type
+    if not _is_text(kind):
+        raise UserError(
+            f"{path}: column {roles['caption']!r} is {kind}; captions are texts or lists of texts. "
+            "Name another one with --caption_column."
+        )
+    return n_groups, roles, _class_names(schema, roles.get("label"))
+
+
+def _image_column(names: Sequence[str]) -> str | None:
+    """The pictures themselves rather than a column of their names."""
+    return next((name for name in ("image", "jpg", "img") if name in names), None)
+
+
+def _is_text(kind) -> bool:
+    import pyarrow.types as types
+
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _is_text(kind.value_type)
+    if types.is_struct(kind):
+        names = {kind.field(i).name for i in range(kind.num_fields)}
+        return bool(names & set(TEXT_FIELDS))
+    text = (types.is_string, types.is_large_string, types.is_binary, types.is_null)
+    return any(is_kind(kind) for is_kind in text)
+
+
+def _class_names(schema, label: str | None) -> tuple[str, ...]:
+    """The hub notes the features of a data set beside the schema."""
+    try:
+        info = parse_json((schema.metadata or {})[b"huggingface"])
+        return tuple(map(str, info["info"]["features"][label]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def read_row_group(
+    path: str, name: str, group: int, roles: dict[str, str], classes: tuple[str, ...], place: Place
+) -> Iterator[Item]:
+    """The records of one row group, a few rows at a time: some files have one group of all."""
+    import pyarrow.parquet as pq
+
+    number, n_rows = -1, 0
+    try:
+        with pq.ParquetFile(open_binary(path)) as file:
+            n_rows = file.metadata.row_group(group).num_rows
+            batches = file.iter_batches(BATCH_ROWS, [group], list(dict.fromkeys(roles.values())))
+            for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+                yield _pair(f"{name}:{group}:{number}", row, roles, classes, place, name)
+    except Exception as error:  # pyarrow raises many types for damaged pages
+        if number < 0 and not n_rows:
+            raise UserError(f"{path} cannot be read: {why(error)}") from error
+        for lost in range(number + 1, n_rows):
+            yield Rejected(f"{name}:{group}:{lost}", f"its row group is damaged: {why(error)}")
+
+
+def _pair(
+    key: str, row: dict, roles: dict[str, str], classes: tuple[str, ...], place: Place, name: str
+) -> Item:
+    fields = {role: row[column] for role, column in roles.items()}
+    content, label = fields["image"], fields.get("label")
+    where = None
+    if isinstance(content, dict):
+        content, where = content.get("bytes"), content.get("path")
+    if isinstance(content, str):
+        content, where = None, content
+    if not content and isinstance(where, str):
+        try:
+            content = place.read(where, os.path.dirname(name))
+        except READ_ERRORS as error:
+            return Rejected(key, f"{where[:200]}: {why_rejected(error)}")
+    if not isinstance(content, bytes) or not content:
+        return Rejected(key, "no image bytes")
+    if classes and isinstance(label, int) and 0 <= label < len(classes):
+        label = classes[label]
+    return checked(key, content, fields["caption"], label, fields.get("noise"))

@@ -1,0 +1,319 @@
+"""Rows of CSV, TSV and JSON lines: their cells by column names, and where each row begins."""
+
+import codecs
+import csv
+import dataclasses
+import functools
+import io
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+from jest_tf.data.formats.files import (
+    IMAGE_ENDINGS,
+    READ_ERRORS,
+    Place,
+    ends_as,
+    find,
+    open_binary,
+    why,
+    why_rejected,
+)
+from jest_tf.data.formats.pairs import (
+    Columns,
+    Item,
+    NotText,
+    Opened,
+    Rejected,
+    Unit,
+    checked,
+)
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+
+# Python's own limit, 128 kB, is below what web captions come to.
+csv.field_size_limit(1 << 26)
+ENDINGS = (".csv", ".tsv", ".jsonl")
+SEPARATORS = {"\\t": "\t", "tab": "\t", "TAB": "\t"}
+# A quoted cell that is longer was never meant to be one.
+MAX_QUOTED_LINES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a table is to be read.
+
+    Attributes:
+        separator: one character; None: found from the header.
+        quotes: whether a cell may be quoted, as CSV has it.
+        header: the columns, or None for JSON lines.
+        image, caption: which of them name the picture and the text.
+    """
+
+    columns: Columns
+    separator: str | None = None
+    quotes: bool = True
+    header: tuple[str, ...] | None = None
+    image: str = ""
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A picture's name and what is said about it, raw; `problem` if it cannot be read.
+
+    Attributes:
+        end: byte of the file where the next row begins.
+        open_quote: a quotation mark that nothing closes was taken for a plain character.
+    """
+
+    image: str
+    fields: dict
+    end: int
+    problem: str | None = None
+    open_quote: bool = False
+
+
+def separator_of(text: str | None) -> str | None:
+    r"""The separator that a flag names: one character, or `\t` as a shell hands it over."""
+    text = SEPARATORS.get(text, text) if text else None
+    if text is not None and (len(text) != 1 or text in '"\r\n'):
+        raise UserError(
+            f"--separator={text!r}: expected one character, e.g. --separator=';', or '\\t' for TAB."
+        )
+    return text
+
+
+def open_tables(
+    patterns: Sequence[str], layout: Layout, place: Place | None, per_unit: int, skip: str = ""
+) -> Opened:
+    """Tables whose rows name pictures: a unit is `per_unit` rows from a byte on.
+
+    They are scanned once and never held. Paths are relative to the table.
+    """
+    found = find(patterns, ENDINGS, skip)
+    place = place or Place(found.root)
+    place = dataclasses.replace(place, root=found.root)
+    units, notes, unclosed = [], [], 0
+    for name, _, _ in found.files:
+        path = found.path(name)
+        own, begin = read_layout(path, layout)
+        notes.append(f"{name}: pictures from {own.image!r}, captions from {own.caption!r}")
+        n = 0
+        for row in rows(path, own, begin):
+            unclosed += row.open_quote
+            n, end = n + 1, row.end
+            if n == per_unit:
+                units.append(_unit(path, name, own, place, begin, n))
+                begin, n = end, 0
+        if n:
+            units.append(_unit(path, name, own, place, begin, n))
+    if unclosed:
+        notes.append(f"{unclosed:,} rows have a quotation mark that nothing closes: kept as it is")
+    return Opened(found.root, found.files, units, found.passed_over, tuple(notes))
+
+
+def _unit(path: str, name: str, layout: Layout, place: Place, begin: int, n: int) -> Unit:
+    read = functools.partial(read_rows, path, name, layout, place, begin, n)
+    return Unit(f"{name}:{begin}", read)
+
+
+def read_rows(
+    path: str, name: str, layout: Layout, place: Place, begin: int, n: int
+) -> Iterator[Item]:
+    """The records of `n` rows from byte `begin` on."""
+    below = os.path.dirname(name)
+    for row in itertools.islice(rows(path, layout, begin), n):
+        try:
+            if row.problem:
+                raise NotText(row.problem)
+            path_of_picture = place.path(row.image, below)
+            image = place.read(row.image, below)
+        except READ_ERRORS as error:
+            yield Rejected(row.image or f"{name}: before byte {row.end}", why_rejected(error))
+            continue
+        yield checked(place.key(path_of_picture), image, **row.fields)
+
+
+def read_layout(path: str, layout: Layout) -> tuple[Layout, int]:
+    """The layout with what the table's header says, and the byte where its rows begin.
+
+    Raises:
+        UserError: no header that names a picture and a caption, or no text file.
+    """
+    if path.lower().endswith(".jsonl"):
+        return dataclasses.replace(layout, image="file_name …", caption="text …"), 0
+    line, end = next(_lines(path), ("", 0))
+    if not line.strip():
+        raise UserError(f"{path} is empty: expected a table with a header.")
+    header, separator = split_header(line, layout, path)
+    image, caption, *_ = [
+        layout.columns.require(role, header, path)
+        for role in ("image", "caption", "label")
+        if role != "label" or layout.columns.label
+    ]
+    found = {"header": header, "separator": separator, "image": image, "caption": caption}
+    return dataclasses.replace(layout, **found), end
+
+
+def read_caption_layout(path: str, layout: Layout) -> tuple[Layout, int, str | None]:
+    """As `read_layout`, for a table that may have no header, or one in another language.
+
+    Then the first two columns are the picture and its caption.
+
+    Returns:
+        (layout, byte where the rows begin, what was assumed about the first line, or None)
+    """
+    line, end = next(_lines(path), ("", 0))
+    if not line.strip():
+        raise UserError(f"{path} is empty: expected a picture's name and a caption in each row.")
+    header, separator = split_header(line, layout, path)
+    named = [layout.columns.find(role, header) for role in ("image", "caption")]
+    if all(named) or layout.columns.image or layout.columns.caption:
+        return *read_layout(path, layout), None
+    if len(header) < 2:
+        raise UserError(f"{path}: expected two columns at least, found {header} in the first line.")
+    note = None
+    if ends_as(header[0], IMAGE_ENDINGS):
+        header, end = ("picture", "caption"), 0
+    else:
+        note = f"its first line was taken for a header: {', '.join(header)[:200]}"
+    found = {"image": header[0], "caption": header[1]}
+    return dataclasses.replace(layout, header=header, separator=separator, **found), end, note
+
+
+def split_header(line: str, layout: Layout, path: str) -> tuple[tuple[str, ...], str]:
+    """The cells of a first line, and the separator under which they name the most columns."""
+
+    def cells(separator: str) -> tuple[str, ...]:
+        text = line.rstrip("\r\n")
+        read = csv.reader([text], delimiter=separator) if layout.quotes else [text.split(separator)]
+        return tuple(cell.strip() for cell in next(iter(read), []))
+
+    def n_known(separator: str) -> tuple[int, int]:
+        names = cells(separator)
+        roles = ("image", "caption")
+        return sum(bool(layout.columns.find(role, names)) for role in roles), len(names)
+
+    try:
+        separator = layout.separator or max("\t,;|", key=n_known)
+        return cells(separator), separator
+    except csv.Error as error:
+        raise UserError(f"{path}: its first line cannot be read as a table: {error}") from error
+
+
+def rows(path: str, layout: Layout, begin: int = 0) -> Iterator[Row]:
+    """The rows of a table from byte `begin` on, blank ones left out."""
+    lines = _lines(path, begin)
+    if layout.header is None:
+        for line, end in lines:
+            if line.strip():
+                yield _json_row(line, end, layout.columns)
+        return
+    width, image_at = len(layout.header), layout.header.index(layout.image)
+    for cells, end, open_quote in _cells(lines, layout, width, image_at):
+        if not any(cell.strip() for cell in cells):
+            continue
+        cells = _fitted(cells, layout, width)
+        fields = dict(zip(layout.header, cells, strict=False))
+        if layout.image not in fields or layout.caption not in fields or len(cells) > width:
+            problem = f"a row of {len(cells)} cells where the header has {width}"
+            yield Row(cells[0][:200], {}, end, problem, open_quote)
+            continue
+        image = fields[layout.image].strip()
+        yield Row(image, _by_role(fields, layout), end, None, open_quote)
+
+
+def _fitted(cells: list[str], layout: Layout, width: int) -> list[str]:
+    """Cells without empty ones at the end; separators in a last, unquoted caption belong to it."""
+    while len(cells) > width and not cells[-1].strip():
+        cells = cells[:-1]
+    if len(cells) > width and layout.header[-1] == layout.caption:
+        return [*cells[: width - 1], layout.separator.join(cells[width - 1 :])]
+    return cells
+
+
+def _by_role(fields: Mapping[str, str], layout: Layout) -> dict:
+    values = layout.columns.pair_fields(fields)
+    return values | {"captions": fields[layout.caption]}
+
+
+def _json_row(line: str, end: int, columns: Columns) -> Row:
+    try:
+        row = parse_json(line)
+        if not isinstance(row, dict):
+            raise ValueError("no object")
+        image = row.get(columns.find("image", row) or "")
+        if not isinstance(image, str):
+            raise ValueError(f"no picture's name among {sorted(row)[:8]}")
+        return Row(image, columns.pair_fields(row), end)
+    except ValueError as error:
+        return Row("", {}, end, f"a line that is no record: {str(error)[:100]}")
+
+
+def _lines(path: str, begin: int = 0) -> Iterator[tuple[str, int]]:
+    r"""(line with its end, byte after it); lines end in \n, \r\n or \r and in nothing else."""
+    try:
+        with open_binary(path) as binary:
+            start = binary.read(3)
+            if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise UserError(f"{path} is UTF-16; save it as UTF-8.")
+            at = max(begin, 3 if start == codecs.BOM_UTF8 else 0)
+            binary.seek(at)
+            for line in io.TextIOWrapper(binary, "utf-8", "surrogateescape", newline=""):
+                at += len(line.encode("utf-8", "surrogateescape"))
+                yield line, at
+    except READ_ERRORS as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} cannot be read: {why(error)}") from error
+
+
+def _cells(
+    lines: Iterator[tuple[str, int]], layout: Layout, width: int, image_at: int
+) -> Iterator[tuple[list[str], int, bool]]:
+    """(cells, byte after the row, whether a quote was left open) of each row."""
+    waiting: list[tuple[str, int]] = []
+    lines = iter(lines)
+    while True:
+        line, end = waiting.pop(0) if waiting else next(lines, (None, 0))
+        if line is None:
+            return
+        plain = line.rstrip("\r\n").split(layout.separator)
+        if not layout.quotes or '"' not in line:
+            yield plain, end, False
+            continue
+        taken = [(line, end)]
+        cells = _quoted(taken, waiting, lines, layout.separator)
+        swallowed = any(_is_row(inner, layout.separator, width, image_at) for inner, _ in taken[1:])
+        if cells is None or (swallowed and _is_row(line, layout.separator, width, image_at)):
+            waiting[:0] = taken[1:]
+            yield plain, end, True
+        else:
+            yield cells, taken[-1][1], False
+
+
+def _quoted(taken: list, waiting: list, lines: Iterator, separator: str) -> list[str] | None:
+    """The cells of a row with quotes, which may span lines: those go to `taken`.
+
+    None where the quotes are not those of a table: not closed, or followed by more text.
+    """
+    while True:
+        try:
+            return next(csv.reader([line for line, _ in taken], delimiter=separator, strict=True))
+        except csv.Error as error:
+            if "unexpected end of data" not in str(error) or len(taken) > MAX_QUOTED_LINES:
+                return None
+        following = waiting.pop(0) if waiting else next(lines, None)
+        while following and '"' not in following[0] and len(taken) <= MAX_QUOTED_LINES:
+            taken.append(following)
+            following = waiting.pop(0) if waiting else next(lines, None)
+        if following is None:
+            return None
+        taken.append(following)
+
+
+def _is_row(line: str, separator: str, width: int, image_at: int) -> bool:
+    """Whether a line, taken for itself, is a row that names a picture."""
+    cells = line.rstrip("\r\n").split(separator)
+    return len(cells) == width and ends_as(cells[image_at].strip(), IMAGE_ENDINGS)

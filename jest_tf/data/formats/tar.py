@@ -1,0 +1,219 @@
+"""Tars of img2dataset or WebDataset: members KEY.jpg|png|…, KEY.txt or KEY.json, KEY.cls."""
+
+import codecs
+import functools
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+
+from jest_tf.data.formats.files import (
+    IMAGE_ENDINGS,
+    MAX_FILE_BYTES,
+    READ_ERRORS,
+    find,
+    is_remote,
+    open_binary,
+    why,
+)
+from jest_tf.data.formats.pairs import (
+    Columns,
+    Item,
+    NotText,
+    Opened,
+    PassedOver,
+    Rejected,
+    Unit,
+    checked,
+)
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+# Captions, classes and metadata of one record; web pages as captions are cut later.
+MAX_TEXT_BYTES = 1 << 24
+TEXTS = ("txt", "json", "cls")
+IMAGES = tuple(ending[1:] for ending in IMAGE_ENDINGS)
+
+Parts = dict[str, object]  # ending -> what `load` turns into bytes
+
+
+def open_tars(patterns: Sequence[str], columns: Columns, skip: str = "") -> Opened:
+    """A unit per tar."""
+    found = find(patterns, ENDINGS, skip)
+    units = [
+        Unit(name, functools.partial(read_tar, found.path(name), name, columns))
+        for name, _, _ in found.files
+    ]
+    return Opened(found.root, found.files, units, found.passed_over)
+
+
+def read_tar(path: str, name: str, columns: Columns) -> Iterator[Item]:
+    """The records of a tar; `name` begins their keys.
+
+    Members of a plain local tar may come in any order. Those of a key must follow one another
+    where the tar is compressed or remote, and is read once from its beginning to its end.
+
+    Raises:
+        UserError: the file cannot be read at all.
+    """
+    try:
+        file = open_binary(path)
+    except READ_ERRORS as error:
+        raise UserError(f"{path} cannot be read: {why(error)}") from error
+    with file:
+        is_plain = not is_remote(path) and _is_plain(file)
+        groups = _indexed(file) if is_plain else _streamed(file)
+        for key, parts, load in groups:
+            if isinstance(parts, Rejected | PassedOver):
+                yield parts
+                continue
+            for inner, record in _split_at_dots(key, parts):
+                yield pair_of(f"{name}:{inner}", record, load, columns)
+
+
+def _is_plain(file: io.BufferedIOBase) -> bool:
+    """Whether the file begins as an uncompressed tar does."""
+    header = file.read(512)
+    file.seek(0)
+    try:
+        tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
+
+
+def _indexed(file: io.BufferedIOBase) -> Iterator[tuple]:
+    """(key, {ending: (offset, size)}, load): the members are listed first and read by place."""
+    groups: dict[str, Parts] = {}
+    last, lost = "", None
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for key, ending, member in _members(tar):
+                last = key or last
+                if key is None:
+                    yield "", PassedOver(ending), None
+                else:
+                    groups.setdefault(key, {})[ending] = (member.offset_data, member.size)
+    except Exception as error:  # tarfile raises many types for damaged archives
+        lost = Rejected(last or "its first member", _ends_early(error))
+
+    def load(part: tuple[int, int]) -> bytes:
+        file.seek(part[0])
+        return file.read(part[1])
+
+    for key, parts in groups.items():
+        yield key, parts, load
+    if lost:
+        yield "", lost, None
+
+
+def _streamed(file: io.BufferedIOBase) -> Iterator[tuple]:
+    """(key, {ending: bytes or size}, load): what of a key is adjacent, from begin to end."""
+    key, parts, held, finished = None, {}, 0, set()
+    try:
+        with tarfile.open(fileobj=file, mode="r|*") as tar:
+            for member_key, ending, member in _members(tar):
+                if member_key is None:
+                    yield "", PassedOver(ending), None
+                    continue
+                if member_key != key:
+                    if parts:
+                        yield key, parts, bytes
+                    finished.add(hash(key))
+                    key, parts, held = member_key, {}, 0
+                    if hash(key) in finished:
+                        reason = "its members are not adjacent: pack them with tar --sort=name"
+                        yield "", Rejected(key, reason), None
+                parts[ending] = member.size
+                if ending.rpartition(".")[2] not in (*IMAGES, *TEXTS):
+                    continue
+                held += member.size
+                if held <= MAX_FILE_BYTES:
+                    content = tar.extractfile(member).read()
+                    if len(content) < member.size:
+                        raise tarfile.ReadError(f"unexpected end of data in {member.name}")
+                    parts[ending] = content
+    except Exception as error:  # tarfile, zlib and lzma raise many types for damaged archives
+        yield "", Rejected(key or "its first member", _ends_early(error)), None
+        return
+    if parts:
+        yield key, parts, bytes
+
+
+def _ends_early(error: Exception) -> str:
+    return f"the tar ends early, its rest is lost: {str(error)[:200]}"
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[str | None, str, tarfile.TarInfo]]:
+    """(key, ending, member) of each file; (None, reason, member) of what is no part of a record."""
+    while (member := tar.next()) is not None:
+        tar.members = []  # tarfile remembers every member; nobody asks for them
+        folder, slash, name = member.name.rpartition("/")
+        stem, _, ending = name.partition(".")
+        if not member.isreg() or member.issparse():
+            yield None, "folder or link in a tar", member
+        elif not stem:
+            yield None, "hidden", member
+        else:
+            yield f"{folder}{slash}{stem}", ending.lower(), member
+
+
+def _split_at_dots(key: str, parts: Parts) -> Iterator[tuple[str, Parts]]:
+    """The records of what shares a key up to its first dot, which is where WebDataset ends a key.
+
+    Where no member is KEY.jpg, names such as v1.0.jpg and v1.0.txt are cut at their last dot.
+    """
+    if any(ending in parts for ending in IMAGES) or not any("." in ending for ending in parts):
+        yield key, parts
+        return
+    inner: dict[str, Parts] = {}
+    for ending, part in parts.items():
+        before, dot, last = ending.rpartition(".")
+        inner.setdefault(key + dot + before, {})[last] = part
+    yield from inner.items()
+
+
+def pair_of(
+    key: str, parts: Parts, load: Callable[[object], bytes], columns: Columns, by_line: bool = False
+) -> Item:
+    """The record of files that share a key: a picture, .txt or .json, .cls.
+
+    Args:
+        parts: by their endings, as `load` takes them; a size, or (…, size), stands for what is too
+            large to be read.
+        by_line: each line of a .txt is a caption.
+    """
+    ending = next((e for e in IMAGES if e in parts), None)
+    if ending is None:
+        dots = " (a key ends at the first dot of a name)" if any("." in e for e in parts) else ""
+        return Rejected(key, f"no image among {sorted(parts)[:8]}{dots}")
+    for name, limit in ((ending, MAX_FILE_BYTES), *((t, MAX_TEXT_BYTES) for t in TEXTS)):
+        part = parts.get(name, b"")
+        size = len(part) if isinstance(part, bytes) else part if isinstance(part, int) else part[1]
+        if size > limit or isinstance(part, int):
+            return Rejected(key, f".{name} has {size:,} bytes; more than fit into a record")
+    image = load(parts[ending])
+    fields: dict[str, object] = {"captions": None, "label": None, "noise": None}
+    if "json" in parts:
+        try:
+            fields = columns.pair_fields(_fields(load(parts["json"])))
+        except NotText as error:
+            if "txt" not in parts or columns.caption:
+                return Rejected(key, str(error))
+    if "txt" in parts and not (columns.caption and fields["captions"]):
+        text = load(parts["txt"]).removeprefix(codecs.BOM_UTF8)
+        lines = [line for line in text.split(b"\n") if line.strip()]
+        fields["captions"] = lines if by_line else text
+    if "cls" in parts:
+        fields["label"] = load(parts["cls"])
+    return checked(key, image, **fields)
+
+
+def _fields(content: bytes) -> dict:
+    try:
+        fields = parse_json(content)
+    except ValueError:
+        raise NotText("its .json cannot be read") from None
+    if not isinstance(fields, dict):
+        raise NotText("its .json is no object")
+    return fields

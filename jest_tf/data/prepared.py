@@ -1,0 +1,444 @@
+"""The folder that `prepare` writes: shards, reports, what it was made from, the manifest."""
+
+import collections
+import dataclasses
+import gzip
+import hashlib
+import heapq
+import itertools
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.data.formats.files import find
+from jest_tf.data.formats.pairs import Opened, Pair, encoded
+from jest_tf.data.manifest import Manifest, Shard, Source
+from jest_tf.data.records import hashed_id
+from jest_tf.data.repeats import Repeats
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+
+MAX_CLASSES = 100_000
+SOURCE = "source.json"
+LISTING = "source_files.jsonl.gz"
+OWN = re.compile(
+    r"unit-\d{6}\.(json|ids)|shard-\d{6}-\d{3,}\.tfrecord|source\.json|source_files\.jsonl\.gz|"
+    r"manifest\.json|rejected\.jsonl"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to prepare, and how; the flags of `jest_tf.prepare` say what each field means."""
+
+    kind: str
+    paths: tuple[str, ...]
+    out: str
+    name: str | None = None
+    max_side: int | None = None
+    records_per_shard: int = 1000
+    workers: int = 8
+    part: int = 0
+    parts: int = 1
+    captions: str | None = None
+    split: tuple[str, ...] = ()
+    image_column: str | None = None
+    caption_column: str | None = None
+    label_column: str | None = None
+    separator: str | None = None
+    quotes: bool = True
+    classes_from_folders: bool = False
+    allow_outside: bool = False
+    max_rejected: float = 0.5
+    overwrite: bool = False
+
+    def decisive(self, name: str) -> dict:
+        """What the output depends on, besides the files of the source."""
+        other = ("paths", "out", "workers", "part", "parts", "max_rejected", "overwrite")
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in other}
+        captions = os.path.basename(self.captions) if self.captions else None
+        return fields | {"name": name, "split": list(self.split), "captions": captions}
+
+
+@dataclasses.dataclass
+class Summary:
+    """What became of everything that was seen. Unfinished: other runs have units left to do."""
+
+    records: int = 0
+    shards: int = 0
+    rejected: int = 0
+    passed_over: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    reasons: dict[str, list] = dataclasses.field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    finished: bool = True
+
+    def reject(self, key: str, reason: str) -> None:
+        """Counts by kind of reason: what it says before details, with numbers left out."""
+        self.rejected += 1
+        kind = re.sub(r"\d[\d,.]*", "N", re.split(r": |; | \(", reason)[0])[:80]
+        self.reasons.setdefault(kind, [0, key, reason])[0] += 1
+
+    def reasons_text(self) -> str:
+        ranked = sorted(self.reasons.values(), key=lambda entry: -entry[0])[:8]
+        return "".join(f"\n  {n:,} x {reason} (first: {key[:80]})" for n, key, reason in ranked)
+
+
+def source_name(root: str, kind: str) -> str:
+    """The name of the source's folder: sets of other folders get other ids."""
+    name = root.rstrip("/").rpartition("/")[2]
+    return name.encode("utf-8", "replace").decode() or kind
+
+
+def report_name(index: int) -> str:
+    return f"unit-{index:06d}.json"
+
+
+def claim(settings: Settings, name: str, opened: Opened) -> None:
+    """Notes what this folder is made from, or refuses to mix it with something else.
+
+    Raises:
+        UserError: it was made from other files or with other settings; says which.
+    """
+    out, wanted = settings.out, settings.decisive(name)
+    if settings.overwrite:
+        _clear(out)
+    source, listing = f"{out}/{SOURCE}", f"{out}/{LISTING}"
+    if not tf.io.gfile.exists(source):
+        if strange := sorted(n for n in tf.io.gfile.listdir(out) if n.startswith("unit-")):
+            raise UserError(f"{out} holds {strange[0]} of another run; use an empty folder.")
+        _write(listing, _packed(opened.listing))
+        _write(source, json.dumps(wanted, indent=1).encode())
+        return
+    with tf.io.gfile.GFile(source) as file:
+        found = parse_json(file.read())
+    changes = [
+        f"{key}: {found.get(key)!r} then, {value!r} now"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
+    if set(found) >= set(wanted):
+        changes += changed_files(_unpacked(listing), opened.listing)
+    if changes:
+        raise UserError(
+            f"{out} was made from something else:\n  " + "\n  ".join(changes) + "\nUse an empty "
+            "folder, or --overwrite to prepare all of it again here."
+        )
+
+
+def _clear(out: str) -> None:
+    for name in tf.io.gfile.listdir(out):
+        if OWN.fullmatch(name):
+            tf.io.gfile.remove(f"{out}/{name}")
+
+
+def _packed(listing: Iterable[tuple[str, int, int]]) -> bytes:
+    return gzip.compress(b"".join(json.dumps(e).encode() + b"\n" for e in listing), 1, mtime=0)
+
+
+def _unpacked(path: str) -> Iterator[tuple[str, int, int]]:
+    with tf.io.gfile.GFile(path, "rb") as file, gzip.open(file) as lines:
+        for line in lines:
+            yield tuple(parse_json(line))
+
+
+def changed_files(before: Iterable, now: Iterable) -> list[str]:
+    """What differs between two listings of (name, bytes, time), both in the order of names."""
+    streams = [((e[0], i, *e[1:]) for e in s) for i, s in ((0, before), (1, now))]
+    merged = heapq.merge(*streams, key=lambda entry: encoded(entry[0]))
+    names: dict[str, list] = {}
+    for name, group in itertools.groupby(merged, key=lambda entry: entry[0]):
+        versions = list(group)
+        if len(versions) == 2 and versions[0][2:] == versions[1][2:]:
+            continue
+        kind = "changed" if len(versions) == 2 else ("gone", "new")[versions[0][1]]
+        count = names.setdefault(kind, [0, []])
+        count[0] += 1
+        if len(count[1]) < 5:
+            count[1].append(name or "the --captions file")
+    return [f"{n:,} files {kind}: {', '.join(first)}" for kind, (n, first) in names.items()]
+
+
+def _write(path: str, content: bytes) -> None:
+    # Own temporary names: several runs may write the same file at once.
+    temporary = f"{path}.{time.time_ns()}"
+    with tf.io.gfile.GFile(temporary, "wb") as file:
+        file.write(content)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def write_report(out: str, index: int, report: dict) -> None:
+    """Marks a unit as done."""
+    _write(f"{out}/{report_name(index)}", json.dumps(report).encode())
+
+
+class ShardWriter:
+    """Writes the records of one unit as they come, `records_per_shard` to a file.
+
+    Attributes:
+        shards: the manifest's entries of the files that are complete.
+        classes: names seen so far. In a shard a class is a number of this run's own, until `finish`
+            knows all classes and renumbers them by the name that stands beside.
+    """
+
+    def __init__(self, settings: Settings, name: str, index: int):
+        self._out, self._index, self._name = settings.out, index, name
+        self._per_shard = settings.records_per_shard
+        self._file, self._n = None, 0
+        self._ids: list[int] = []
+        self.shards: list[dict] = []
+        self.classes: dict[str, int] = {}
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self._close()
+            _write(f"{self._out}/unit-{self._index:06d}.ids", np.array(self._ids, "<i8").tobytes())
+        elif self._file:
+            self._file.close()
+
+    @property
+    def _path(self) -> str:
+        return f"{self._out}/shard-{self._index:06d}-{len(self.shards):03d}.tfrecord"
+
+    def write(self, pair: Pair, size: tuple[int, int]) -> None:
+        if self._file is None:
+            self._file = tf.io.TFRecordWriter(self._path + ".incomplete")
+        key = encoded(pair.key)
+        record_id = int(hashed_id(self._name, tf.constant(key)))
+        features = {
+            "id": _integers([record_id]),
+            "size": _integers(size),
+            "key": _bytes([key]),
+            "image": _bytes([pair.image]),
+            "captions": _bytes(pair.captions),
+        }
+        if pair.label is not None:
+            number = self.classes.setdefault(pair.label, len(self.classes))
+            features |= {"label": _integers([number]), "cls": _bytes([pair.label.encode()])}
+        if pair.noise is not None:
+            features["noise"] = _bytes([pair.noise.encode()])
+        example = tf.train.Example(features=tf.train.Features(feature=features))
+        self._file.write(example.SerializeToString())
+        self._ids.append(record_id)
+        self._n += 1
+        if self._n == self._per_shard:
+            self._close()
+
+    def _close(self) -> None:
+        if self._file is None:
+            return
+        self._file.close()
+        path = self._path
+        tf.io.gfile.rename(path + ".incomplete", path, overwrite=True)
+        size = tf.io.gfile.stat(path).length
+        entry = {"path": path.rpartition("/")[2], "records": self._n, "bytes": size}
+        self.shards.append(entry)
+        self._file, self._n = None, 0
+
+
+def _integers(values: Iterable[int]) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def _bytes(values: Iterable[bytes]) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+
+def finish(settings: Settings, name: str, opened: Opened, say: Callable[[str], None]) -> Summary:
+    """Writes manifest.json and rejected.jsonl if every unit is done; else says what is missing.
+
+    Raises:
+        UserError: no record can be used, or too many were rejected.
+    """
+    out, n_units = settings.out, len(opened.units)
+    there = set(tf.io.gfile.listdir(out))
+    done = sum(report_name(index) in there for index in range(n_units))
+    if done < n_units:
+        say(f"{done:,} of {n_units:,} units are done; the manifest follows the last one")
+        return Summary(finished=False)
+    summary = Summary(passed_over=collections.Counter(opened.passed_over))
+    classes, entries, repeats = set(), [], Repeats()
+    rejected_path = f"{out}/rejected.jsonl"
+    with tf.io.gfile.GFile(rejected_path + ".new", "w") as rejected:
+        for index in range(n_units):
+            report = _read_report(out, index)
+            for key, reason in report["rejected"]:
+                summary.reject(key, reason)
+                line = {"unit": report["unit"], "record": key, "reason": reason}
+                rejected.write(json.dumps(line) + "\n")
+            summary.passed_over.update(report["passed_over"])
+            summary.counts.update(report["counts"])
+            classes.update(report["classes"])
+            entries += report["shards"]
+            with tf.io.gfile.GFile(f"{out}/unit-{index:06d}.ids", "rb") as file:
+                repeats.add(np.frombuffer(file.read(), "<i8"))
+    _keep_if_any(rejected_path, summary.rejected)
+    summary.records = sum(entry["records"] for entry in entries)
+    summary.shards = len(entries)
+    summary.counts["records_with_a_repeated_id"] = repeats.count()
+    summary.passed_over = +summary.passed_over
+    _judge(settings, summary)
+    summary.classes = tuple(sorted(classes, key=_in_order))
+    if classes:
+        _number_classes(settings, n_units, summary.classes)
+        entries = [e for i in range(n_units) for e in _read_report(out, i)["shards"]]
+    path = _save_manifest(out, name, entries, summary.classes)
+    _tell(summary, path, rejected_path, say)
+    return summary
+
+
+def _read_report(out: str, index: int) -> dict:
+    with tf.io.gfile.GFile(f"{out}/{report_name(index)}") as file:
+        return parse_json(file.read())
+
+
+def _keep_if_any(path: str, n: int) -> None:
+    """Puts PATH.new in the place of PATH, or leaves neither where nothing is in it."""
+    if n:
+        tf.io.gfile.rename(path + ".new", path, overwrite=True)
+        return
+    for unused in (path, path + ".new"):
+        if tf.io.gfile.exists(unused):
+            tf.io.gfile.remove(unused)
+
+
+def _judge(settings: Settings, summary: Summary) -> None:
+    """Raises UserError where most of the source was rejected."""
+    total = summary.records + summary.rejected
+    if summary.records and summary.rejected <= settings.max_rejected * total:
+        return
+    problem = f"{summary.rejected:,} of {total:,} records were rejected"
+    if not summary.records:
+        problem = f"no usable record; {problem}"
+    raise UserError(
+        f"{problem}:{summary.reasons_text()}\nAll are in {settings.out}/rejected.jsonl. "
+        f"--max_rejected (now {settings.max_rejected:g}) sets the share that is accepted."
+    )
+
+
+def _in_order(name: str) -> tuple:
+    """Classes that are numbers in the order of numbers."""
+    is_number = name.isascii() and name.isdigit() and len(name) < 19
+    return (0, int(name), name) if is_number else (1, 0, name)
+
+
+def _number_classes(settings: Settings, n_units: int, classes: tuple[str, ...]) -> None:
+    """Gives every class its number in `classes`, in all shards whose numbers are others."""
+    if len(classes) > MAX_CLASSES:
+        raise UserError(
+            f"{len(classes):,} different classes, e.g. {', '.join(classes[:3])}: is that column a "
+            "class? Name another one with --label_column (or a name that no column has)."
+        )
+    number = {name: i for i, name in enumerate(classes)}
+    digest = hashlib.sha256(json.dumps(classes).encode()).hexdigest()[:16]
+
+    def renumber(index: int) -> None:
+        report = _read_report(settings.out, index)
+        if not report["classes"] or report.get("numbered") == digest:
+            return
+        for entry in report["shards"]:
+            entry["bytes"] = _renumbered(f"{settings.out}/{entry['path']}", number)
+        write_report(settings.out, index, report | {"numbered": digest})
+
+    with futures.ThreadPoolExecutor(settings.workers) as pool:
+        list(pool.map(renumber, range(n_units)))
+
+
+def _renumbered(path: str, number: dict[str, int]) -> int:
+    """Writes a shard anew with `label` by the name in `cls`; returns its bytes."""
+    with tf.io.TFRecordWriter(path + ".incomplete") as writer:
+        for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            example = tf.train.Example.FromString(serialized)
+            feature = example.features.feature
+            if "cls" in feature:
+                name = feature["cls"].bytes_list.value[0].decode()
+                feature["label"].int64_list.value[:] = [number[name]]
+            writer.write(example.SerializeToString())
+    tf.io.gfile.rename(path + ".incomplete", path, overwrite=True)
+    return tf.io.gfile.stat(path).length
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _save_manifest(out: str, name: str, entries: list[dict], classes: tuple[str, ...]) -> str:
+    base = _absolute(out)
+    source = Source(name, id="id", key="key")
+    if classes:
+        source = dataclasses.replace(source, label="label", labels=classes)
+    shards = tuple(Shard(f"{base}/{e['path']}", e["records"], 0, 0, e["bytes"]) for e in entries)
+    return save_if_new(Manifest(name, (source,), shards), f"{base}/manifest.json")
+
+
+def save_if_new(manifest: Manifest, path: str) -> str:
+    """Leaves a manifest that says the same untouched."""
+    if not tf.io.gfile.exists(path) or not _says(path, manifest):
+        manifest.save(path)
+    return path
+
+
+def _says(path: str, manifest: Manifest) -> bool:
+    try:
+        return Manifest.load(path) == manifest
+    except UserError:
+        return False
+
+
+def _tell(summary: Summary, path: str, rejected_path: str, say: Callable[[str], None]) -> None:
+    say(f"{summary.records:,} records in {summary.shards:,} shards -> {path}")
+    if summary.classes:
+        names = ", ".join(summary.classes[:5])
+        say(f"{len(summary.classes):,} classes: {names}{' …' if len(summary.classes) > 5 else ''}")
+    if summary.rejected:
+        say(f"{summary.rejected:,} rejected -> {rejected_path}{summary.reasons_text()}")
+    else:
+        say("0 rejected")
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in summary.passed_over.most_common(8))
+    say(f"{summary.passed_over.total():,} passed over{': ' if reasons else ''}{reasons}")
+    total = summary.records + summary.rejected + summary.passed_over.total()
+    say(f"{total:,} seen in all")
+    for name, count in sorted(summary.counts.items()):
+        if count:
+            say(f"{count:,} {name.replace('_', ' ')}")
+
+
+def list_img2dataset(settings: Settings, say: Callable[[str], None]) -> Summary:
+    """A manifest over img2dataset's own TFRecords, read in place: only counts records."""
+
+    def count(path: str) -> Shard:
+        try:
+            records = sum(1 for _ in tf.data.TFRecordDataset(path).as_numpy_iterator())
+        except tf.errors.DataLossError as error:
+            raise UserError(
+                f"{path} is corrupt or cut: {error.message}. Fetch it again."
+            ) from error
+        path = _absolute(path)
+        return Shard(path, records, bytes=tf.io.gfile.stat(path).length)
+
+    found = find(settings.paths, (".tfrecord", ".tfrecords"), settings.out)
+    with futures.ThreadPoolExecutor(settings.workers) as pool:
+        shards = list(pool.map(count, [found.path(name) for name, _, _ in found.files]))
+    name = settings.name or source_name(found.root, settings.kind)
+    source = Source(
+        name,
+        image=settings.image_column or "jpg",
+        captions=settings.caption_column or "txt",
+        key="key",
+    )
+    manifest = Manifest(name, (source,), tuple(shard for shard in shards if shard.records))
+    path = f"{_absolute(settings.out)}/manifest.json"
+    if tf.io.gfile.exists(path) and not _says(path, manifest):
+        say("the source changed since the manifest was written: it is written anew")
+    save_if_new(manifest, path)
+    say(f"{manifest.n_records:,} records in {len(shards):,} files -> {path}")
+    return Summary(manifest.n_records, len(shards))

@@ -1,0 +1,116 @@
+"""Turns your image-text pairs into what training reads: TFRecord shards and a manifest.
+
+    python -m jest_tf.prepare folder      photos/            --out=data/mine --max_side=256
+    python -m jest_tf.prepare webdataset  'tars/*.tar'       --out=data/web
+    python -m jest_tf.prepare csv         train.tsv          --out=data/csv
+    python -m jest_tf.prepare parquet     'hub/*.parquet'    --out=data/hub
+    python -m jest_tf.prepare img2dataset 'out/*.tfrecord'   --out=data/web   (in place)
+
+Paths may be files, folders, 'globs*' and {00000..00099}; local or gs://. Rerunning goes on where it
+stopped. To spread the work, run it n times with --shard=0/n … (n-1)/n; whichever run finishes last
+writes the manifest. Records that cannot be used are left out, counted, and listed with the reason
+in rejected.jsonl. docs/your_data.md says what is read of each format.
+"""
+
+from absl import flags
+
+from jest_tf import cli
+from jest_tf.errors import UserError
+
+KINDS = ("folder", "webdataset", "csv", "parquet", "img2dataset")
+
+FLAGS = flags.FlagValues()
+
+
+def _define(define, name: str, default: object, text: str, **options) -> flags.FlagHolder:
+    return define(name, default, text, flag_values=FLAGS, **options)
+
+
+_define(flags.DEFINE_string, "out", None, "Folder to write, local or gs://.")
+_define(
+    flags.DEFINE_string, "name", None,
+    "Of the source, in logs and in the ids; by default the name of its folder.",
+)  # fmt: skip
+_define(
+    flags.DEFINE_integer, "max_side", None,
+    "Shrink larger pictures to this shorter side, in pixels.", lower_bound=2,
+)  # fmt: skip
+_define(
+    flags.DEFINE_integer, "records_per_shard", 1000, "Records of a file that is written.",
+    lower_bound=1,
+)  # fmt: skip
+_define(flags.DEFINE_integer, "workers", 8, "Threads.", lower_bound=1)
+_define(flags.DEFINE_string, "shard", "0/1", "i/n: do every n-th unit from the i-th on.")
+_define(
+    flags.DEFINE_string, "captions", None,
+    "folder: its caption file: .csv, .tsv, .jsonl, COCO's or Karpathy's .json, Flickr's .token. By "
+    "default metadata.jsonl, metadata.csv, captions.csv … in any of its folders.",
+)  # fmt: skip
+_define(
+    flags.DEFINE_list, "split", [],
+    "folder: the splits to take of Karpathy's JSON, e.g. train,restval; by default all.",
+)  # fmt: skip
+_define(
+    flags.DEFINE_string, "image_column", None,
+    "Column or field with the pictures or their paths; by default a usual name.",
+)  # fmt: skip
+_define(
+    flags.DEFINE_string, "caption_column", None,
+    "Column, or field of a .json, with the captions; by default a usual name.",
+)  # fmt: skip
+_define(
+    flags.DEFINE_string, "label_column", None,
+    "Column or field with the class; by default cls or label, if there is one.",
+)  # fmt: skip
+_define(
+    flags.DEFINE_boolean, "classes_from_folders", False,
+    "folder: the folder that holds a picture names its class. Where a picture has no caption, the "
+    "name of its class is its caption.",
+)  # fmt: skip
+_define(
+    flags.DEFINE_string, "separator", None,
+    "Of a table's columns, e.g. ';' or '\\t' for TAB; by default found from the header.",
+)  # fmt: skip
+_define(
+    flags.DEFINE_boolean, "quotes", True,
+    "Cells of a table may be \"quoted\". --noquotes: a quotation mark is a character like others.",
+)  # fmt: skip
+_define(
+    flags.DEFINE_boolean, "allow_outside", False,
+    "Read pictures outside of the source's folder, where a table or a link names them.",
+)  # fmt: skip
+_define(
+    flags.DEFINE_float, "max_rejected", 0.5,
+    "Share of the records that may be rejected; more is an error.", lower_bound=0, upper_bound=1,
+)  # fmt: skip
+_define(
+    flags.DEFINE_boolean, "overwrite", False,
+    "Prepare all again into a folder that was prepared from something else.",
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Prepares the source that the words and flags name."""
+    kind, paths = (argv[1], tuple(argv[2:])) if len(argv) > 1 else ("", ())
+    if kind not in KINDS or not paths:
+        raise UserError(
+            f"expected a kind ({', '.join(KINDS)}) and files or a folder, found "
+            f"{' '.join(argv[1:]) or 'nothing'}; see --help."
+        )
+    if not FLAGS.out:
+        raise UserError("--out is missing. Name the folder to write.")
+    if FLAGS.overwrite and FLAGS.shard != "0/1":
+        raise UserError("--overwrite is for one run alone; empty the folder before you share it.")
+    # TensorFlow takes seconds to import: after the flags were found to be right.
+    from jest_tf.data import prepare
+
+    given = {name: FLAGS[name].value for name in FLAGS}
+    names = [field for field in prepare.Settings.__dataclass_fields__ if field in given]
+    part, parts = prepare.parse_part(FLAGS.shard)
+    settings = {name: given[name] for name in names} | {"split": tuple(FLAGS.split)}
+    prepare.prepare(prepare.Settings(kind=kind, paths=paths, part=part, parts=parts, **settings))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

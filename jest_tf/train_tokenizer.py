@@ -1,0 +1,44 @@
+"""Learns a WordPiece vocabulary from the captions of a data set.
+
+    python -m jest_tf.train_tokenizer --data=data/mine --out=vocab.txt
+
+Several sets may be joined by commas. Reads captions only; at most --max_captions of them.
+"""
+
+import time
+
+from absl import flags
+
+from jest_tf import cli, config_flag
+from jest_tf.errors import UserError
+
+FLAGS = flags.FlagValues()
+_DATA = flags.DEFINE_string("data", None, "Data set, as for training.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", None, "Vocabulary to write (.txt).", flag_values=FLAGS)
+_VOCAB_SIZE = flags.DEFINE_integer(
+    "vocab_size", 4096, "Tokens, at most.", lower_bound=8, flag_values=FLAGS
+)
+_MAX_CAPTIONS = flags.DEFINE_integer(
+    "max_captions", 1_000_000, "Captions to read, at most.", lower_bound=1, flag_values=FLAGS
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.", flag_values=FLAGS)
+
+
+def main(argv: list[str]) -> None:
+    """Writes the vocabulary that the flags name."""
+    config_flag.refuse_extra(argv)
+    if not _DATA.value or not _OUT.value:
+        raise UserError("give --data (as for training) and --out (the vocabulary to write)")
+    # TensorFlow takes seconds to import: after the flags were found to be right.
+    from jest_tf.data import records, sources, tokenizer
+
+    start = time.monotonic()
+    manifest = sources.open_source(_DATA.value, _DATA_DIR.value)
+    captions = records.read_captions(manifest, _MAX_CAPTIONS.value)
+    print(f"{len(captions):,} distinct captions of {manifest.name}", flush=True)
+    size = tokenizer.train_wordpiece(captions, _VOCAB_SIZE.value, _OUT.value)
+    print(f"{size:,} tokens -> {_OUT.value} in {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)
