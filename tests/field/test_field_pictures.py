@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import run
 from picture_kinds import distance, readable_by_prepare, readable_in_place, unreadable
 from PIL import Image
 from small_export import DECODE_SIZE, small_export, small_tokenizer
 
-from jest_tf.data import doctor, pipeline, prepare
+from jest_tf import prepare
+from jest_tf.data import doctor, pipeline
 from jest_tf.data.cleaning import read_picture
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.sources import open_source
@@ -84,7 +86,7 @@ def test_prepare_keeps_what_training_can_decode_and_nothing_else(tmp_path, max_s
     (folder / "metadata.jsonl").write_text("\n".join(lines))
     out = tmp_path / "out"
     command = ["folder", str(folder), f"--out={out}"]
-    assert prepare.main(command + ([f"--max_side={max_side}"] if max_side else [])) == 0
+    assert run(prepare, command + ([f"--max_side={max_side}"] if max_side else [])) == 0
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert {row["record"] for row in rejected} == set(bad) and all(r["reason"] for r in rejected)
     manifest = open_source(str(out))
