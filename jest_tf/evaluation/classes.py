@@ -1,18 +1,22 @@
-"""Class names and prompt templates of a zero-shot evaluation."""
+"""Class names and prompt templates of a zero-shot evaluation.
 
+ImageNet's names and templates lie in imagenet.json, with their origin and licence.
+"""
+
+import pathlib
 import re
 
 import tensorflow as tf
 
 from jest_tf.errors import UserError
-from jest_tf.evaluation import imagenet
 from jest_tf.evaluation.zero_shot import expand_prompts
 from jest_tf.json_text import parse_json
 
+IMAGENET = parse_json(pathlib.Path(__file__).with_name("imagenet.json").read_text("utf-8"))
 TEMPLATES = {
     "name": ("{}",),
     "photo": ("a photo of a {}.",),
-    "imagenet": imagenet.TEMPLATES,
+    "imagenet": tuple(IMAGENET["templates"]),
 }
 
 _SYNSET = re.compile(r"n\d{8}")
@@ -50,7 +54,7 @@ def class_prompts(
 
 def _names(classes: str, label_texts: tuple[str, ...]) -> list:
     if classes == "imagenet":
-        return list(imagenet.NAMES)
+        return IMAGENET["names"]
     if classes:
         content = _read_list(classes, "classes")
         if isinstance(content[0], dict):
