@@ -4,6 +4,7 @@ import collections
 import functools
 import io
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -82,6 +83,15 @@ def read_picture(image: bytes, max_side: int | None = None) -> Image.Image:
     """
     with _opened(image) as picture:
         return _by_the_rule(picture, max_side)
+
+
+def open_image(open_file: Callable) -> Image.Image | None:
+    """The picture behind `open_file("rb")` (e.g. `path.open`), or None if it cannot be read."""
+    try:
+        with open_file("rb") as file:
+            return read_picture(file.read())
+    except Exception:  # Pillow raises many types; each means one unusable image
+        return None
 
 
 @functools.cache

@@ -1,13 +1,11 @@
 """The data doctor: reads every record once and says what is in a data set, and what is wrong."""
 
-import base64
 import collections
 import dataclasses
-import html
 import io
 import json
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent import futures
 
 import numpy as np
@@ -18,6 +16,7 @@ from jest_tf.data import preprocess
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_rows
 from jest_tf.errors import UserError
+from jest_tf.pages.html import data_uri, render
 
 SAMPLES = 12
 LISTED = 100
@@ -125,7 +124,8 @@ def _examine_shard(manifest: Manifest, index: int):
             if not usable:
                 part.note("bad_record", where)
             elif len(part.samples) < SAMPLES and number % 37 == 1:
-                part.samples.append((_preview(image), texts[0].decode("utf-8", "replace")[:200]))
+                text = texts[0].decode("utf-8", "replace")[:200]
+                part.samples.append((data_uri(Image.open(io.BytesIO(image)).convert("RGB")), text))
     except tf.errors.OpError as error:
         reason = f"after record {number}: {error.message.splitlines()[0]}"
         return part, ids, captions, reason
@@ -187,14 +187,6 @@ def script_of(text: str) -> str:
     return counted[0][0] if counted else "none"
 
 
-def _preview(image: bytes) -> str:
-    picture = Image.open(io.BytesIO(image)).convert("RGB")
-    picture.thumbnail((96, 96))
-    out = io.BytesIO()
-    picture.save(out, "PNG")
-    return base64.b64encode(out.getvalue()).decode()
-
-
 def _merge(total: SourceReport, part: SourceReport) -> None:
     total.records += part.records
     total.captions += part.captions
@@ -217,78 +209,55 @@ def write(report: Report, folder: str) -> tuple[str, str]:
     return paths
 
 
-STYLE = """
-:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;
-margin:auto;padding:0 20px 40px}h1{overflow-wrap:anywhere}h2{margin-top:32px;border-top:1px solid
-#8886;padding-top:12px}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-td{padding:2px 16px 2px 0;border-bottom:1px solid #8884;overflow-wrap:anywhere}
-td:last-child{text-align:right}.columns{display:flex;flex-wrap:wrap;gap:0 48px}
-.samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(130px,1fr));gap:14px}
-figure{margin:0;font-size:13px;line-height:1.35;overflow-wrap:anywhere}
-figure img{display:block;width:96px;height:96px;object-fit:contain;background:#fff;
-border:1px solid #8886;border-radius:4px;margin-bottom:4px}
-"""
-
-
 def to_html(report: Report) -> str:
     """One self-contained page: what is wrong comes first, samples last."""
-    rows = [
-        ("records", report.records),
-        ("cannot be used", report.bad),
-        ("repeated ids", report.duplicate_ids),
-        ("repeated captions", report.duplicate_captions),
-        ("unreadable shards", len(report.unreadable_shards)),
-    ]
-    parts = [f"<h1>{html.escape(report.name)}</h1>", _table("", rows)]
-    if report.unreadable_shards:
-        parts.append(_table("unreadable shards", report.unreadable_shards.items()))
-    for name, source in report.sources.items():
-        parts += _source_section(name, source)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(report.name)}</title><style>{STYLE}</style>{''.join(parts)}</html>"
+    totals = {
+        "records": report.records,
+        "cannot be used": report.bad,
+        "repeated ids": report.duplicate_ids,
+        "repeated captions": report.duplicate_captions,
+        "unreadable shards": len(report.unreadable_shards),
+    }
+    return render(
+        "data_report.html.j2",
+        title=report.name,
+        generated="",
+        contents=[],
+        totals=_counted(totals.items()),
+        unreadable=list(report.unreadable_shards.items()),
+        sources=[_section(name, source) for name, source in report.sources.items()],
     )
 
 
-def _source_section(name: str, source: SourceReport) -> list[str]:
+def _section(name: str, source: SourceReport) -> dict:
+    """A source as the template shows it."""
     sides = sorted(source.shorter_side.items(), key=lambda item: int(item[0].lstrip("<=>")))
-    tables = [
-        _table("problems", [(_words(kind), n) for kind, n in source.counts.most_common()]),
-        _table("shorter side, pixels", [(side.replace("<=", "up to "), n) for side, n in sides]),
-        _table("script of the captions", source.scripts.most_common()),
-    ]
-    parts = [
-        f"<h2>{html.escape(name)}: {source.records:,} records, {source.captions:,} captions</h2>",
-        f'<div class="columns">{"".join(tables)}</div>',
-    ]
-    for kind, listed in source.problems.items():
-        where = [(f"{path} record {at}", f"id {rid}") for path, at, rid in listed]
-        parts.append(_table(f"{_words(kind)}: the first {len(listed)}", where))
-    samples = [
-        f'<figure><img src="data:image/png;base64,{image}" alt=""><figcaption>{html.escape(text)}'
-        "</figcaption></figure>"
-        for image, text in source.samples
-    ]
-    return [*parts, "<h3>samples</h3>", f'<div class="samples">{"".join(samples)}</div>']
+    return {
+        "title": f"{name}: {source.records:,} records, {source.captions:,} captions",
+        "counts": [
+            ("Problems", _counted((_words(k), n) for k, n in source.counts.most_common())),
+            ("Shorter side, pixels", _counted((s.replace("<=", "up to "), n) for s, n in sides)),
+            ("Script of the captions", _counted(source.scripts.most_common())),
+        ],
+        "problems": [
+            (
+                f"{_words(kind).capitalize()}: the first {len(listed)}",
+                [(f"{path} record {at}", f"id {record_id}") for path, at, record_id in listed],
+            )
+            for kind, listed in source.problems.items()
+        ],
+        "samples": [
+            {"image": image, "text": text, "details": []} for image, text in source.samples
+        ],
+    }
+
+
+def _counted(rows: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:
+    return [(name, f"{n:,}") for name, n in rows]
 
 
 def _words(kind: str) -> str:
     return kind.replace("_", " ")
-
-
-def _table(title: str, rows) -> str:
-    """A titled table of two columns; nothing for no rows."""
-    cells = "".join(
-        f"<tr><td>{html.escape(str(name))}</td><td>{_number(value)}</td></tr>"
-        for name, value in rows
-    )
-    heading = f"<h3>{html.escape(title)}</h3>" if title else ""
-    return f"<div>{heading}<table>{cells}</table></div>" if cells else ""
-
-
-def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else html.escape(str(value))
 
 
 def check_bound(report: Report, max_bad_share: float) -> None:

@@ -1,43 +1,52 @@
-"""The selection report: one HTML page that needs no network, no script and no other file."""
+"""The report on runs: one HTML page. This module computes what the template `report` shows.
 
-import base64
-import html
-import io
+A run has the same colour in every chart. Where a chart shows several numbers of each run, the line
+style tells them apart.
+"""
+
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jest_tf.monitoring.progress import duration, short_number
-from jest_tf.monitoring.report_style import STYLE
 from jest_tf.monitoring.run_history import RunHistory, config_differences
-from jest_tf.monitoring.run_summary import COLUMNS, TERA
+from jest_tf.monitoring.run_summary import COLUMNS, TERA, verdict
 from jest_tf.monitoring.samples import GROUPS, Samples
-from jest_tf.monitoring.svg_chart import Line, chart
+from jest_tf.pages.charts import GREY, Chart, Line, bar_chart, line_chart
+from jest_tf.pages.html import data_uri, render
 
-THUMBNAIL = 96  # pixels; larger images are made smaller so that the page stays below 10 MB
 STEPS, FLOPS = "steps", "FLOPs"
-# Groups of curves → beginnings of names in metrics.jsonl, in the order of the page.
+# Title, unit, what to see, then beginnings of names in metrics.jsonl.
 SELECTION_CURVES = (
-    ("Joint score of the chosen and of simpler policies", "selection/joint_score"),
-    ("Mean score", "selection/chosen_score", "selection/pool_score"),
-    ("Overlap with independent top-k", "selection/overlap_independent_top_k"),
-    ("Effective size of the pool", "selection/effective_pool"),
-)
+    ("Joint score of the selected examples", "score per example",
+     "Higher is better. The policy's own selection should lie above uniform sampling.",
+     "selection/joint_score"),
+    ("Mean score", "learnability",
+     "The selected examples should score higher than the whole super-batch (pool_score).",
+     "selection/chosen_score", "selection/pool_score"),
+    ("Overlap with independent top-k", "share of the sub-batch",
+     "1 means that joint selection takes the same examples as scoring each one alone.",
+     "selection/overlap_independent_top_k"),
+    ("Effective size of the pool", "examples",
+     "How many examples share the chance to be drawn. A fall means that few dominate.",
+     "selection/effective_pool"),
+)  # fmt: skip
 TRAINING_CURVES = (
-    ("Training loss", "train/loss"),
-    ("Gradient norm", "train/gradient_norm"),
-    ("Learning rate", "train/learning_rate"),
-    ("Accuracy among the candidates", "train/pool_accuracy"),
-    ("Scale of both models", "train/learner_scale", "train/reference_scale"),
-    ("Bias of both models", "train/learner_bias", "train/reference_bias"),
-)
-NOISE_NOTE = (
-    "<p>The kind of noise of every row of this pool is known. Here it measures; it never chooses. "
-    "Broken: shuffled, boilerplate, truncated, bad image.</p>"
-)
+    ("Training loss", "loss of the sub-batch",
+     "Selected examples are harder: compare losses of one policy only.", "train/loss"),
+    ("Gradient norm", "norm before clipping", "Spikes show unstable steps.", "train/gradient_norm"),
+    ("Learning rate", "learning rate", "Warm-up, then decay.", "train/learning_rate"),
+    ("Accuracy among the candidates", "share of the super-batch",
+     "Images whose own text is the nearest of all candidates.", "train/pool_accuracy"),
+    ("Scale of both models", "scale",
+     "Factor of the similarities; the reference's is frozen.",
+     "train/learner_scale", "train/reference_scale"),
+    ("Bias of both models", "bias",
+     "Added to the similarities; the reference's is frozen.",
+     "train/learner_bias", "train/reference_bias"),
+)  # fmt: skip
 NOT_DRAWN = ("n_queries", "n_examples", "n_classes", "median_rank")
 
 
@@ -48,42 +57,65 @@ def page(runs: Sequence[RunHistory], generated: str) -> str:
       runs: from `load_runs`.
       generated: when and by what command the page was made.
     """
-    first = runs[0]
-    sections = [
-        ("What the runs did" if len(runs) > 1 else "What the run did", _overview(runs)),
-        ("Evaluations", _evaluations(runs)),
-        ("What was chosen", _selection(runs)),
-        ("Examples", _examples(first)),
-        ("Training", _curves(runs, TRAINING_CURVES)),
-        ("Cost", _cost(runs)),
-        ("Configuration", _configuration(runs)),
-        ("Environment", _environment(runs)),
-    ]
-    body = "".join(f"<section><h2>{title}</h2>{text}</section>" for title, text in sections if text)
-    title = " against ".join(run.name for run in runs)
-    return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>"
-        f"<header><h1>{_text(title)}</h1><p class=muted>{_text(generated)}</p></header>"
-        f"<main>{body}</main></body></html>"
+    values = {
+        "overview": _overview(runs),
+        "evaluations": _evaluations(runs),
+        "selection": {"labelled": _labelled(runs), "charts": _selection(runs)},
+        "examples": _examples(runs[0]),
+        "training": _curves(runs, TRAINING_CURVES),
+        "cost": _cost(runs),
+    }
+    sections = {
+        "Summary": True,
+        "Evaluations": values["evaluations"]["rows"],
+        "Selection": any(values["selection"].values()),
+        "Examples": values["examples"],
+        "Training": values["training"],
+        "Cost": values["cost"],
+        "Configuration": True,
+    }
+    return render(
+        "report.html.j2",
+        title=" against ".join(run.name for run in runs),
+        generated=generated,
+        contents=[name for name, shown in sections.items() if shown],
+        verdict=_verdict(runs),
+        differences=_differences(runs),
+        configurations=[(f"Configuration of {run.name}", _lines(run.config)) for run in runs],
+        environments=[
+            (f"Environment of {run.name}", _lines(run.environment))
+            for run in runs
+            if run.environment
+        ],
+        **values,
     )
 
 
-def _overview(runs: Sequence[RunHistory]) -> str:
-    sentences = "".join(f"<li>{_swatch(i)}{_sentence(run)}</li>" for i, run in enumerate(runs))
+def _verdict(runs: Sequence[RunHistory]) -> str:
+    """Who is ahead; empty for one run."""
+    if len(runs) < 2:
+        return ""
+    scored = [r.summary | {"name": r.name} for r in runs if "image_to_text_r1" in r.summary]
+    if len(scored) < 2:
+        return "No comparison of scores: fewer than two of these runs have a retrieval evaluation."
+    return verdict(scored)
+
+
+def _overview(runs: Sequence[RunHistory]) -> dict[str, Any]:
     rows = []
     for run in runs:
-        row = run.summary
-        row = row | {"name": run.name}
+        row = run.summary | {"name": run.name}
         row["flops"] = row["flops"] / TERA if row.get("flops") is not None else None
-        rows.append(
-            [
-                "–" if row.get(key) is None else form.format(row[key])
-                for key, form in COLUMNS.values()
-            ]
-        )
-    return f"<ul class=runs>{sentences}</ul>" + _table([c.strip() for c in COLUMNS], rows)
+        rows.append([_cell(row.get(key), form) for key, form in COLUMNS.values()])
+    told = [
+        {"color": i % GREY, "name": run.name, "text": _sentence(run), "path": run.path}
+        for i, run in enumerate(runs)
+    ]
+    return {"runs": told, "head": [name.strip() for name in COLUMNS], "rows": rows}
+
+
+def _cell(value: Any, form: str) -> str:
+    return "–" if value is None else form.format(value)
 
 
 def _sentence(run: RunHistory) -> str:
@@ -91,38 +123,36 @@ def _sentence(run: RunHistory) -> str:
     steps, total = summary.get("steps") or 0, run.config["total_steps"]
     progress = "finished" if steps >= total else f"{steps:,} of {total:,} steps done"
     how = (
-        "trains on all that it loads, in random order"
+        "trains on all examples that it loads, in random order"
         if s["policy"] == "uniform"
         else f"loads {s['super_batch']:,} examples a step and trains on the "
-        f"{s['sub_batch']:,} that the policy {s['policy']} picks by {s['criterion']}"
+        f"{s['sub_batch']:,} that the policy {s['policy']} selects by {s['criterion']}"
         + (f", in {s['n_chunks']} chunks" if s["policy"] == "joint" else "")
     )
     time = f", {duration(summary['seconds'])}" if summary.get("seconds") else ""
     return (
-        f"<b>{_text(run.name)}</b> {how}. Data {_text(run.config['data']['train'])}, seed "
-        f"{run.config['seed']}; {progress}{time}. <span class=muted>{_text(run.path)}</span>"
+        f"{how}. Data {run.config['data']['train']}, seed {run.config['seed']}; {progress}{time}."
     )
 
 
-def _evaluations(runs: Sequence[RunHistory]) -> str:
+def _evaluations(runs: Sequence[RunHistory]) -> dict[str, Any]:
     names = {name for run in runs for name in run.series if name.startswith("eval/")}
     names = sorted((n for n in names if n.rpartition("/")[2] not in NOT_DRAWN), key=_natural)
-    if not names:
-        return ""
-    rows = [[n.removeprefix("eval/"), *(_last_share(run, n) for run in runs)] for n in names]
-    parts = [_table(["newest value", *(run.name for run in runs)], rows)]
     # A chart of one point per run says no more than the table.
-    curves = [
-        n for n in names if any(len(run.series[n].step) > 1 for run in runs if n in run.series)
-    ]
-    for axis in (STEPS, FLOPS):
-        charts = [_metric_chart(runs, n.removeprefix("eval/"), [n], axis, True) for n in curves]
-        if any(charts):
-            parts.append(f"<h3>Against {axis}</h3>" + _grid(charts))
-    return "".join(parts)
+    drawn = [n for n in names if any(len(r.series[n].step) > 1 for r in runs if n in r.series)]
+    charts = [
+        (f"Against {axis}", [_curve(runs, n.removeprefix("eval/"), "score", "", [n], axis, True)
+                             for n in drawn])
+        for axis in (STEPS, FLOPS)
+    ]  # fmt: skip
+    return {
+        "head": ["newest value", *(run.name for run in runs)],
+        "rows": [[n.removeprefix("eval/"), *(_newest(run, n) for run in runs)] for n in names],
+        "charts": [(title, [chart for chart in found if chart]) for title, found in charts],
+    }
 
 
-def _last_share(run: RunHistory, name: str) -> str:
+def _newest(run: RunHistory, name: str) -> str:
     if name not in run.series:
         return "–"
     series = run.series[name]
@@ -134,229 +164,158 @@ def _natural(name: str) -> list:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def _selection(runs: Sequence[RunHistory]) -> str:
-    return _truth(runs) + _acceptance(runs) + _curves(runs, SELECTION_CURVES)
-
-
-def _truth(runs: Sequence[RunHistory]) -> str:
-    """Shares of known kinds of noise among the picks, where the data's truth is known."""
+def _labelled(runs: Sequence[RunHistory]) -> list[Chart]:
+    """Shares of known kinds of noise among the selected, where the data's labels are known."""
     known = [(i, run) for i, run in enumerate(runs) if run.windows]
     if not known:
-        return ""
+        return []
     pool = known[0][1].pool
-    last = max(run.windows[-1].last_step for _, run in known)
+    steps = {i: [w.last_step for w in run.windows] for i, run in known}
+    last = max(max(found) for found in steps.values())
 
-    def compare(title: str, value: Callable, of_pool: float | None = None) -> str:
-        lines = [
-            Line(run.name, _steps(run), [value(w) for w in run.windows], i) for i, run in known
-        ]
-        if of_pool is not None:
-            lines.append(Line("the whole pool", [0, last], [of_pool, of_pool], 7, dashed=True))
-        return chart(title, STEPS, lines, is_share=of_pool is not None)
+    def share(title: str, of_window, of_pool: float, note: str) -> Chart | None:
+        lines = [Line(run.name, steps[i], [*map(of_window, run.windows)], i % GREY)
+                 for i, run in known]  # fmt: skip
+        lines.append(Line("the whole data set", [0, last], [of_pool] * 2, GREY, 1))
+        return line_chart(title, STEPS, "share of selected", lines, note, is_share=True)
 
     charts = [
-        compare("Broken pairs among the picks", lambda w: w.noisy, known[0][1].pool_noisy),
-        compare("Clean pairs among the picks", lambda w: w.clean, pool.get("clean", 0.0)),
-        compare("Different examples picked so far", lambda w: w.n_distinct_so_far),
-        *(draw(run) for _, run in known for draw in (_kinds, _accepted_kinds)),
-    ]
-    return NOISE_NOTE + _grid(charts)
-
-
-def _kinds(run: RunHistory) -> str:
-    kinds = sorted(run.pool.items(), key=lambda kind_and_share: -kind_and_share[1])
-    lines = [
-        Line(
-            f"{kind} (pool {share:.0%})",
-            _steps(run),
-            [w.shares.get(kind, 0.0) for w in run.windows],
-            color,
+        share("Noisy pairs among the selected", lambda w: w.noisy, known[0][1].pool_noisy,
+              "Lower is better. Noisy: the labels that the data set itself calls noise."),
+        line_chart(
+            "Different examples selected so far", STEPS, "examples",
+            [Line(run.name, steps[i], [w.n_distinct_so_far for w in run.windows], i % GREY)
+             for i, run in known],
+            "A flat curve means that the same examples are selected again.",
+        ),
+    ]  # fmt: skip
+    for kind, of_pool in sorted(pool.items(), key=lambda item: -item[1]):
+        note = f"{of_pool:.0%} of the data set. {_accepted(known, kind, of_pool)}"
+        charts.append(
+            share(f"Label “{kind}”", lambda w, kind=kind: w.shares.get(kind, 0.0), of_pool, note)
         )
-        for color, (kind, share) in enumerate(kinds)
-    ]
-    return chart(f"{run.name}: picks by kind", STEPS, lines, is_share=True)
+    return [chart for chart in charts if chart]
 
 
-def _accepted_kinds(run: RunHistory) -> str:
-    """Picked share of each kind's candidates, which are the pool's share of the super-batches."""
-    s = run.config["selection"]
-    if s["super_batch"] == s["sub_batch"]:
-        return ""
-    kept = s["sub_batch"] / s["super_batch"]
-    lines = [
-        Line(kind, _steps(run), [kept * w.shares.get(kind, 0.0) / share for w in run.windows], i)
-        for i, (kind, share) in enumerate(sorted(run.pool.items(), key=lambda k: -k[1]))
-    ]
-    if run.windows:
-        span = [0, run.windows[-1].last_step]
-        lines.append(Line(f"all ({kept:.0%})", span, [kept, kept], 7, dashed=True))
-    return chart(f"{run.name}: acceptance by kind", STEPS, lines, is_share=True)
+def _accepted(known: Sequence[tuple[int, RunHistory]], kind: str, of_pool: float) -> str:
+    """What share of the candidates of a kind each run selects at its end."""
+    said = []
+    for _, run in known:
+        s = run.config["selection"]
+        kept = s["sub_batch"] / s["super_batch"]
+        if kept < 1 and of_pool:
+            share = kept * run.windows[-1].shares.get(kind, 0.0) / of_pool
+            said.append(f"{run.name} ends by selecting {share:.0%} of these (chance: {kept:.0%}).")
+    return " ".join(said)
 
 
-def _steps(run: RunHistory) -> list[int]:
-    return [w.last_step for w in run.windows]
-
-
-def _acceptance(runs: Sequence[RunHistory]) -> str:
-    names = sorted({n for run in runs for n in run.series if n.startswith("acceptance/")})
-    if not names:
-        return ""
+def _selection(runs: Sequence[RunHistory]) -> list[Chart]:
+    sources = sorted({n for run in runs for n in run.series if n.startswith("acceptance/")})
     charts = [
-        chart(
-            f"{run.name}: share of each source's candidates that were picked",
-            STEPS,
-            [
-                Line(name.removeprefix("acceptance/"), s.step, s.value, i)
-                for i, name in enumerate(names)
-                if (s := run.series.get(name)) is not None
-            ],
-            is_share=True,
-        )
-        for run in runs
-    ]
-    return _grid(charts)
+        _curve(runs, f"Source “{name.removeprefix('acceptance/')}”", "share of its candidates",
+               "Share of this source's candidates that was selected.", [name], STEPS, True)
+        for name in sources
+    ]  # fmt: skip
+    return [*_curves(runs, SELECTION_CURVES), *(chart for chart in charts if chart)]
 
 
-def _curves(runs: Sequence[RunHistory], groups: Iterable[tuple[str, ...]]) -> str:
+def _curves(runs: Sequence[RunHistory], groups: Iterable[tuple[str, ...]]) -> list[Chart]:
     charts = []
-    for title, *beginnings in groups:
+    for title, unit, note, *beginnings in groups:
         names = sorted({n for run in runs for n in run.series if n.startswith(tuple(beginnings))})
-        charts.append(_metric_chart(runs, title, names, STEPS))
-    return _grid(charts)
+        charts.append(_curve(runs, title, unit, note, names, STEPS))
+    return [chart for chart in charts if chart]
 
 
-def _metric_chart(
-    runs: Sequence[RunHistory], title: str, names: Sequence[str], axis: str, is_share: bool = False
-) -> str:
-    """One line per run, or per run and name."""
+def _curve(
+    runs: Sequence[RunHistory], title: str, unit: str, note: str, names: Sequence[str], axis: str,
+    is_share: bool = False,
+) -> Chart | None:  # fmt: skip
+    """One line per run, or per run and name; the note ends with the newest values."""
     lines = []
     for i, run in enumerate(runs):
         for k, name in enumerate(names):
             if (s := run.series.get(name)) is None:
                 continue
             x = s.step if axis == STEPS else run.flops_at(s.step)
-            label = ": ".join(
-                ([run.name] if len(runs) > 1 or len(names) == 1 else [])
-                + ([name.rpartition("/")[2]] if len(names) > 1 else [])
-            )
-            color = i if len(names) == 1 else i * len(names) + k
-            lines.append(Line(label, x, s.value, color))
-    return chart(title, axis, lines, is_share)
+            label = run.name if len(names) == 1 else f"{run.name}: {name.rpartition('/')[2]}"
+            lines.append(Line(label, x, s.value, i % GREY, k))
+    if len(names) == 1:
+        newest = ", ".join(f"{line.label} {_short(line.y[-1], is_share)}" for line in lines)
+        note = f"{note} Newest: {newest}.".strip()
+    return line_chart(title, axis, unit, lines, note, is_share)
 
 
-def _examples(run: RunHistory) -> str:
-    parts = []
-    for step, samples in run.samples.items():
-        parts.append(f"<h3>Step {step:,}</h3>")
-        for group, title in GROUPS.items():
-            of_group = samples.of(group)
-            if len(of_group.id):
-                parts.append(f"<h4>{title}</h4><div class=examples>{_cards(of_group)}</div>")
-    return "".join(parts)
+def _short(value: float, is_share: bool) -> str:
+    return f"{value:.1%}" if is_share else f"{value:.4g}"
 
 
-def _cards(samples: Samples) -> str:
+def _examples(run: RunHistory) -> list[tuple[str, list]]:
+    return [
+        (f"{step:,}", [(title, _cards(samples.of(group))) for group, title in GROUPS.items()
+                       if group in samples.group])
+        for step, samples in run.samples.items()
+    ]  # fmt: skip
+
+
+def _cards(samples: Samples) -> list[dict[str, Any]]:
     cards = []
     for i in range(len(samples.id)):
-        losses = [
-            f"{who} {value:.2f}"
-            for who, value in (
-                ("learner", samples.learner_loss[i]), ("reference", samples.reference_loss[i])
-            )
-            if np.isfinite(value)
-        ]  # fmt: skip
-        caption = _text(samples.caption[i])
+        losses = {"learner": samples.learner_loss[i], "reference": samples.reference_loss[i]}
+        told = ", ".join(f"{who} {v:.2f}" for who, v in losses.items() if np.isfinite(v))
         cards.append(
-            f'<figure class=card><img alt="{caption}" src="{data_uri(samples.image[i])}">'
-            f"<figcaption>{caption}<br><span class=muted>score {samples.score[i]:.2f}"
-            + (f"; loss: {', '.join(losses)}" if losses else "")
-            + f"<br>{_text(samples.source[i])}, id {samples.id[i]}</span></figcaption></figure>"
-        )
-    return "".join(cards)
-
-
-def data_uri(image: np.ndarray) -> str:
-    """uint8 [h, w, 3] as a data: address, at most THUMBNAIL pixels a side."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _cost(runs: Sequence[RunHistory]) -> str:
-    rows = []
-    for run in runs:
-        for unit, form in (("flops", short_number), ("seconds", duration)):
-            total = _last(run, f"cost/{unit}")
-            if not total:
-                continue
-            prefix = f"cost/{unit}/"
-            phases = {
-                n.removeprefix(prefix): _last(run, n) for n in run.series if n.startswith(prefix)
+            {
+                "image": data_uri(samples.image[i]),
+                "text": str(samples.caption[i]),
+                "details": [
+                    f"score {samples.score[i]:.2f}" + (f"; loss: {told}" if told else ""),
+                    f"{samples.source[i]}, id {samples.id[i]}",
+                ],
             }
-            bar = "".join(
-                f'<i style="width:{100 * v / total:.2f}%;background:var(--line-{k % 8})" '
-                f'title="{_text(name)}: {v / total:.1%}"></i>'
-                for k, (name, v) in enumerate(phases.items())
-            )
-            legend = ", ".join(
-                f"{_swatch(k)}{_text(name)} {v / total:.1%}"
-                for k, (name, v) in enumerate(phases.items())
-            )
-            rows.append(
-                f"<tr><td>{_text(run.name)}<td>{unit}<td>{form(total)}"
-                f"<td class=wide><div class=bar>{bar}</div><small>{legend}</small></tr>"
-            )
-    return f"<table>{''.join(rows)}</table>" if rows else ""
+        )
+    return cards
+
+
+def _cost(runs: Sequence[RunHistory]) -> list[Chart]:
+    """Bars of one scale for all runs, by part of a step."""
+    charts = []
+    for unit, form, title in (("flops", short_number, "FLOPs"), ("seconds", duration, "seconds")):
+        prefix = f"cost/{unit}/"
+        of_runs = [
+            {n.removeprefix(prefix): _last(r, n) for n in r.series if n.startswith(prefix)}
+            for r in runs
+        ]
+        parts = list(dict.fromkeys(part for found in of_runs for part in found))
+        if not parts:
+            continue
+        bars = [
+            Line(run.name, [], [found.get(part, 0.0) for part in parts], i % GREY)
+            for i, (run, found) in enumerate(zip(runs, of_runs, strict=True))
+        ]
+        totals = ", ".join(f"{run.name} {form(_last(run, f'cost/{unit}'))}" for run in runs)
+        note = f"By part of a step, summed over the run. In all: {totals}."
+        charts.append(bar_chart(f"Cost in {title}", title, parts, bars, note))
+    return charts
 
 
 def _last(run: RunHistory, name: str) -> float:
     return float(run.series[name].value[-1]) if name in run.series else 0.0
 
 
-def _configuration(runs: Sequence[RunHistory]) -> str:
-    out = ""
-    if len(runs) > 1:
-        rows = [[field, *map(str, row)] for field, row in config_differences(runs).items()]
-        out += "<p>Fields in which the runs differ:</p>"
-        out += _table(["field", *(run.name for run in runs)], rows)
-    for run in runs:
-        out += _details(f"All of {run.name}", run.config)
-    return out
+def _differences(runs: Sequence[RunHistory]) -> dict[str, Any] | None:
+    if len(runs) < 2:
+        return None
+    rows = [[field, *map(str, row)] for field, row in config_differences(runs).items()]
+    return {"head": ["field", *(run.name for run in runs)], "rows": rows}
 
 
-def _environment(runs: Sequence[RunHistory]) -> str:
-    return "".join(_details(run.name, run.environment) for run in runs if run.environment)
+def _lines(values: dict[str, Any]) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in _flat(values))
 
 
-def _details(title: str, values: dict[str, Any]) -> str:
-    lines = "\n".join(f"{key}: {value}" for key, value in _flat_lines(values))
-    return f"<details><summary>{_text(title)}</summary><pre>{_text(lines)}</pre></details>"
-
-
-def _flat_lines(values: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flat(values: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _flat_lines(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head_cells = "".join(f"<th>{_text(cell)}" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{_text(c)}" for c in row) for row in rows)
-    return f"<div class=scroll><table><tr>{head_cells}{body}</table></div>"
-
-
-def _grid(charts: Iterable[str]) -> str:
-    found = "".join(charts)
-    return f"<div class=charts>{found}</div>" if found else ""
-
-
-def _swatch(color: int) -> str:
-    return f'<i class=swatch style="background:var(--line-{color % 8})"></i>'
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value), quote=True)

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from jest_tf.monitoring.contact_sheet import Hit, Row, contact_sheet
 from jest_tf.monitoring.samples import GROUPS, Samples
+from jest_tf.pages.contact_sheet import Hit, Row, contact_sheet
 
 COLUMNS = 8
 # TensorBoard shows pictures in narrow cards: fewer columns keep the captions readable.

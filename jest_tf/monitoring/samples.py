@@ -21,9 +21,9 @@ from jest_tf.errors import UserError
 
 # Group → how a person would call it.
 GROUPS = {
-    "chosen": "Chosen: most learnable",
-    "rejected_noise": "Rejected as noise: hard for the reference too",
-    "rejected_known": "Rejected as learned: easy for the learner already",
+    "chosen": "Selected: highest score",
+    "rejected_noise": "Rejected: highest loss of the reference (often noise)",
+    "rejected_known": "Rejected: lowest loss of the learner (already learned)",
 }
 FILE_NAME = re.compile(r"step-(\d{8,})\.npz")
 

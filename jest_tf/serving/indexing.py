@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from jest_tf.data.cleaning import IMAGE_ENDINGS, normalised
+from jest_tf.data.cleaning import IMAGE_ENDINGS, normalised, open_image
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.evaluation.datasets import EvaluationData
-from jest_tf.monitoring.contact_sheet import open_image, shrunk
 from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.image_index import META, ImageIndex, Item
 
@@ -205,7 +205,8 @@ def _jpeg(encoded: bytes) -> bytes:
     if image is None:
         return encoded
     out = io.BytesIO()
-    shrunk(image, THUMBNAIL_SIZE).save(out, "JPEG", quality=88)
+    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
+    image.save(out, "JPEG", quality=88)
     return out.getvalue()
 
 

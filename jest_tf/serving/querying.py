@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jest_tf.data.cleaning import open_image
 from jest_tf.errors import UserError
-from jest_tf.monitoring.contact_sheet import Hit, Row, contact_sheet, open_image
+from jest_tf.pages.contact_sheet import Hit, Row, contact_sheet
 from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.image_index import ImageIndex, Item
 from jest_tf.serving.search import ExactSearch
@@ -112,13 +113,15 @@ class Searcher:
         }
 
     def _sheet_row(self, query: dict[str, Any]) -> Row:
-        hits = [
-            Hit(self._picture(self.index.items[hit["row"]]), hit["score"], hit["label"])
-            for hit in query["results"][:MAX_SHEET_COLUMNS]
-        ]
+        hits = [self._sheet_hit(hit) for hit in query["results"][:MAX_SHEET_COLUMNS]]
         if "text" in query:
             return Row(query["text"], hits)
         return Row(Path(query["image"]).name, hits, open_image(Path(query["image"]).open))
+
+    def _sheet_hit(self, hit: dict[str, Any]) -> Hit:
+        item = self.index.items[hit["row"]]
+        is_path = item.id.endswith(item.label)  # Of a data set the label is a caption.
+        return Hit(self._picture(item), hit["score"], hit["label"], is_name=is_path)
 
     def _picture(self, item: Item) -> Image.Image | None:
         jpeg = self.index.thumbnail(item)

@@ -1,13 +1,16 @@
-"""The contact sheet: what is drawn where, and text that the font cannot draw."""
-
-import io
+"""The contact sheet: what is drawn where, and which part of a long text stays."""
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from jest_tf.monitoring.contact_sheet import Hit, Row, contact_sheet, open_image, thumbnail
-from jest_tf.monitoring.text import drawable, font, shorten
+from jest_tf.pages.contact_sheet import (
+    Hit,
+    Row,
+    contact_sheet,
+    end_of,
+    thumbnail,
+    wrapped,
+)
 
 
 def test_one_row_a_query_and_one_tile_a_hit():
@@ -31,18 +34,17 @@ def test_unreadable_hits_empty_rows_and_any_text_are_drawn():
     assert page.mode == "RGB" and page.width < 500
 
 
-def test_drawable_keeps_plain_text_and_escapes_the_rest():
-    assert drawable("a dog, 50% (x) – é “q”") == 'a dog, 50% (x) - e "q"'
-    assert drawable("犬\x07😀") == "\\u72ac\\x07\\U0001f600"
-    assert drawable("two\n lines") == "two lines"
+def test_a_long_name_keeps_its_end_and_a_long_caption_its_beginning():
+    assert end_of("holiday/2024/rome/IMG_4711.jpg", 14) == "…/IMG_4711.jpg"
+    assert end_of("a.jpg", 14) == "a.jpg"
+    lines = wrapped("several words that will not fit on a line " + "x" * 80, 16, n_lines=3)
+    assert lines[0] == "several words" and len(lines) == 3 and lines[-1].endswith("…")
+    assert wrapped("two\n lines\x00", 20) == ["two  lines"]
+    assert wrapped("", 20) == [""]
 
 
-def test_shorten_fits_the_width():
-    text = "several words that will not fit on a line " + "x" * 80
-    lines = shorten(text, 12, 100, n_lines=3)
-    assert len(lines) == 3 and lines[-1].endswith("…")
-    assert all(font(12).getlength(line) <= 100 for line in lines)
-    assert shorten("short", 12, 100, n_lines=3) == ["short"]
+def test_a_text_with_formula_signs_is_drawn_as_it_is():
+    assert contact_sheet([Row("$100 $\\frac", [Hit(None, 0.1, "a$b$c_$")])]).width > 100
 
 
 def test_thumbnail_keeps_the_aspect_and_fills_what_is_transparent():
@@ -50,12 +52,3 @@ def test_thumbnail_keeps_the_aspect_and_fills_what_is_transparent():
     assert (wide[5] != [255, 0, 0]).any() and (wide[20] == [255, 0, 0]).all()
     clear = np.asarray(thumbnail(Image.new("RGBA", (10, 10), (0, 0, 0, 0)), 40))
     assert clear.min() > 200
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken"])
-def test_open_image_gives_none_for_what_is_no_image(content):
-    assert open_image(lambda mode: io.BytesIO(content)) is None
-
-
-def test_open_image_gives_none_for_a_missing_file(tmp_path):
-    assert open_image((tmp_path / "missing.png").open) is None
