@@ -92,9 +92,9 @@ class Tokenizer(tf.Module):
         return self._end
 
     @property
-    def unknown_id(self) -> int:
-        """Of the unknown token, in the vocabulary file."""
-        return self._unknown
+    def special_ids(self) -> tuple[int, int]:
+        """Of the end and the unknown token, in the vocabulary file."""
+        return self._end, self._unknown
 
     def _trim(self) -> None:
         """With `kept_ids`: row of every id of the file; ids without a row become the unknown."""

@@ -86,15 +86,17 @@ def _weight_files(path: str) -> list[str]:
         raise UserError(f"--from={path}: no such file or folder. Give the weights you downloaded.")
     if (folder / INDEX).exists():
         return _shards(folder / INDEX)
+    pickles = sorted(str(file) for file in folder.iterdir() if file.suffix in PICKLES)
     for pattern in WEIGHTS:
+        if pattern == "*.npz" and pickles:  # the .npz holds something else, such as --check's
+            break
         found = sorted(folder.glob(pattern))
         if len(found) == 1:
             return [str(found[0])]
         if found:
             raise UserError(f"{path} holds {len(found)} {pattern} files: give the one to import")
-    for file in sorted(folder.iterdir()):
-        if file.suffix in PICKLES:
-            refuse_pickle(str(file))
+    if pickles:
+        refuse_pickle(pickles[0])
     raise UserError(f"{path} holds no weights: expected one of {', '.join((INDEX, *WEIGHTS))}")
 
 
