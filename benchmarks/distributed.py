@@ -22,6 +22,7 @@ from benchmarks.figures import emit
 from benchmarks.selection_costs import traffic
 from benchmarks.timing import fastest
 from jest_tf import cli
+from jest_tf.collectives import Collectives
 from jest_tf.config import base_config
 from jest_tf.devices import GIB
 from jest_tf.errors import UserError
@@ -29,7 +30,6 @@ from jest_tf.models.dual_encoder import VARIANTS, DualEncoder, DualEncoderConfig
 from jest_tf.runtime import strategy
 from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.selection import SelectionSpec
-from jest_tf.selection.collectives import Collectives
 from jest_tf.selection.exchange import assign
 from jest_tf.training import optimizer
 from jest_tf.training.jest_model import TRAINED_FEATURES, JestModel

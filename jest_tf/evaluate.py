@@ -137,7 +137,7 @@ def _follow(workdir: str) -> None:
 
 def _results_at(workdir: str, step: int, specs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The results of a checkpoint: those that are there, or all of them measured now."""
-    from jest_tf.evaluation.results import read_result
+    from jest_tf.results import read_result
     from jest_tf.training.run.restore import load_workdir
 
     results = {name: read_result(_out(workdir), name, step) for name in specs}
@@ -186,11 +186,11 @@ def _run_all(
         _project(specs[_PROJECTOR.value]["data"], encoder, out, data_dir)
         return {}
     from jest_tf.evaluation.evaluators import run_evaluation
-    from jest_tf.evaluation.results import write_result
+    from jest_tf.results import write_result
 
-    results = {}
+    results, passes = {}, {}
     for name, spec in specs.items():
-        results[name] = run_evaluation(name, spec, encoder, data_dir)
+        results[name] = run_evaluation(name, spec, encoder, data_dir, passes)
         path = write_result(out, results[name])
         numbers = ", ".join(f"{k} {v:.4g}" for k, v in results[name]["metrics"].items())
         print(f"{name} at step {results[name].get('step')}: {numbers}\n  -> {path}", flush=True)
@@ -198,10 +198,12 @@ def _run_all(
 
 
 def _project(data: str, encoder, out: str, data_dir: str | None) -> None:
-    from jest_tf.evaluation.projection import project
+    from jest_tf.evaluation.projection import projection
+    from jest_tf.monitoring.projector import write_projector
 
     folder = os.path.join(os.path.dirname(out.rstrip("/")), "projector")
-    project(folder, f"{encoder.description['model']} on {data}", data, encoder, data_dir)
+    z, columns, images = projection(data, encoder, data_dir)
+    write_projector(folder, f"{encoder.description['model']} on {data}", z, columns, images)
     print(f"tensorboard --logdir {folder}    # the tab Projector; this folder alone")
 
 

@@ -43,8 +43,8 @@ def export_run(run, workdir: str, out: str) -> str:
     Raises:
         UserError: `out` holds other files, or the model has diverged.
     """
-    from jest_tf.evaluation.results import read_results
     from jest_tf.monitoring.labels import run_about
+    from jest_tf.results import read_results
     from jest_tf.serving.run_metadata import run_metadata
     from jest_tf.serving.saved_model import export_dual_encoder
 

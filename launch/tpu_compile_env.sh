@@ -16,7 +16,7 @@ parse_common "$@"
 # Never the active environment: its packages would get other versions.
 VENV="${VENV:-$ROOT/.venv-tpu-compile}"
 choose_venv
-requirements="$ROOT/jest_tf/tpu_compile/requirements.txt"
+requirements="$ROOT/jest_tf/preflight/tpu_compile/requirements.txt"
 
 if [[ -x "$VENV/bin/python" ]] && cmp -s "$requirements" "$VENV/installed.txt"; then
   printf 'Environment %s is up to date.\n' "$VENV"

@@ -11,7 +11,7 @@ from small_run import TOTAL_STEPS, small_run
 
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import run_evaluation
-from jest_tf.evaluation.results import write_result
+from jest_tf.results import write_result
 from jest_tf.serving.encoders import ExportEncoder, ModelEncoder
 from jest_tf.training.run.restore import load_workdir
 

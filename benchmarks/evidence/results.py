@@ -24,9 +24,9 @@ import numpy as np
 from benchmarks.evidence.grid import Cell
 from benchmarks.evidence.picks import PoolTruth, describe_picks
 from jest_tf.errors import UserError
-from jest_tf.evaluation.results import read_results
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
+from jest_tf.results import read_results
 from jest_tf.training.assemble import model_size
 from jest_tf.training.cost import forward_flops, resize_flops
 from jest_tf.training.resolution import Fidelity

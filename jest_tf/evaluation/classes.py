@@ -5,11 +5,11 @@ ImageNet's names and templates lie in imagenet.json, with their origin and licen
 
 import pathlib
 import re
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from jest_tf.errors import UserError
-from jest_tf.evaluation.zero_shot import expand_prompts
 from jest_tf.json_text import parse_json
 
 IMAGENET = parse_json(pathlib.Path(__file__).with_name("imagenet.json").read_text("utf-8"))
@@ -50,6 +50,18 @@ def class_prompts(
         f"{len(texts)} prompt embeddings (templates {templates!r}, the first {texts[0]!r})."
     )
     return expand_prompts(names, texts), rule
+
+
+def expand_prompts(names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Every template filled with every class name: [n_classes][n_templates].
+
+    Raises:
+        UserError: a template without the place `{}` for the name.
+    """
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(f"prompt template {template!r} must hold {{}} exactly once")
+    return [[template.replace("{}", name) for template in templates] for name in names]
 
 
 def _names(classes: str, label_texts: tuple[str, ...]) -> list:

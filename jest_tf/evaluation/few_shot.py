@@ -5,12 +5,13 @@ bias (so that it is hardly regularised), targets are one-hot in {-1, +1}, and th
 highest prediction wins. One eigen-decomposition serves every l2 value.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jest_tf.errors import UserError
+from jest_tf.evaluation.base import Embedded, Evaluation, Reader
 
 BIAS_FEATURE = 100.0
 DEFAULT_L2 = tuple(2.0**i for i in range(-10, 21, 2))
@@ -25,6 +26,23 @@ class Split(NamedTuple):
 
     features: np.ndarray
     labels: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Split":
+        return Split(self.features[rows], self.labels[rows])
+
+
+class PartlyEmbedded(NamedTuple):
+    """A split of which only some records were embedded; `labels` integer [n] are of all."""
+
+    embedded: Embedded
+    labels: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Split:
+        """Those of the records that could be read."""
+        place = np.searchsorted(self.embedded.rows, rows)
+        place = np.minimum(place, len(self.embedded.rows) - 1)
+        place = place[self.embedded.rows[place] == rows]
+        return Split(self.embedded.zimg[place], self.embedded.labels[place])
 
 
 class RidgeProbe:
@@ -64,7 +82,7 @@ class RidgeProbe:
 
 
 def few_shot_metrics(
-    train: Split,
+    train: Split | PartlyEmbedded,
     validation: Split,
     test: Split,
     n_classes: int,
@@ -90,7 +108,7 @@ def few_shot_metrics(
         raise UserError(f"few-shot probe: {unseen.size} test classes have no shot: {unseen[:5]}")
     metrics = {}
     for k in shots:
-        drawn = [draw_shots(train, n_classes, k, seed) for seed in seeds]
+        drawn = [train.take(draw_shots(train.labels, n_classes, k, seed)) for seed in seeds]
         probes = [RidgeProbe(split, n_classes) for split in drawn]
         by_l2 = [np.mean([p.accuracy(validation, l2) for p in probes]) for l2 in l2_values]
         l2 = l2_values[int(np.argmax(by_l2))]
@@ -105,12 +123,71 @@ def few_shot_metrics(
     return metrics
 
 
-def draw_shots(train: Split, n_classes: int, k: int, seed: int) -> Split:
-    """At most k examples of every class, drawn without replacement.
+def draw_shots(labels: np.ndarray, n_classes: int, k: int, seed: int) -> np.ndarray:
+    """Rows of at most k examples of every class, drawn without replacement.
 
     The shots of a smaller k with the same seed are a subset of those of a larger k.
     """
     rng = np.random.default_rng(seed)
-    by_class = [rng.permutation(np.flatnonzero(train.labels == c))[:k] for c in range(n_classes)]
-    picked = np.concatenate(by_class)
-    return Split(train.features[picked], train.labels[picked])
+    by_class = [rng.permutation(np.flatnonzero(labels == c))[:k] for c in range(n_classes)]
+    return np.concatenate(by_class)
+
+
+class FewShot(Evaluation):
+    """A linear probe of a few labelled images per class."""
+
+    kind = "few_shot"
+    options = {
+        "train": "",
+        "validation": "",
+        "shots": (1, 5, 10),
+        "seeds": (0, 1, 2),
+        "batch_size": 256,
+    }
+    headlines = ("10shot/accuracy",)
+    task = "linear_probe"
+
+    def check(self, name: str, options: Mapping[str, Any]) -> None:
+        if not (options["train"] and options["validation"]):
+            raise UserError(
+                f"evals.{name} needs `train` (where the shots come from) and `validation` (where "
+                "l2 is chosen), each as `data`; slices such as tfds:NAME:train[:90%] keep them "
+                "apart"
+            )
+
+    def measure(self, source: str, options: Mapping[str, Any], reader: Reader) -> tuple[dict, dict]:
+        validation = reader.embed(options["validation"], "validation")
+        test = reader.embed(source)
+        labels = reader.labels(options["train"])
+        if any((of_split < 0).any() for of_split in (labels, validation.labels, test.labels)):
+            raise UserError(f"{source}: a few_shot evaluation needs a label for every example")
+        n_classes = 1 + max(int(s.max()) for s in (labels, validation.labels, test.labels))
+        shots, seeds = tuple(options["shots"]), tuple(options["seeds"])
+        drawn, labels = _embed_shots(reader, options["train"], labels, n_classes, shots, seeds)
+        metrics = few_shot_metrics(
+            PartlyEmbedded(drawn, labels),
+            Split(validation.zimg, validation.labels),
+            Split(test.zimg, test.labels),
+            n_classes, shots, seeds=seeds,
+        )  # fmt: skip
+        features = "The features are the unit-norm image embeddings."
+        return metrics, {"l2": SELECTION_RULE, "features": features}
+
+
+def _embed_shots(
+    reader: Reader, source: str, labels: np.ndarray, n_classes: int, shots: tuple, seeds: tuple
+) -> tuple[Embedded, np.ndarray]:
+    """The shots of all seeds, and the labels that they are drawn by: -1 where a drawn picture
+    could not be decoded. Of a large split only the drawn images go through the model.
+    """
+    n_skipped = 0
+    while True:
+        rows = [draw_shots(labels, n_classes, max(shots), seed) for seed in seeds]
+        rows = np.unique(np.concatenate(rows))
+        drawn = reader.embed(source, "train", rows)
+        lost = np.setdiff1d(rows, drawn.rows)
+        n_skipped += lost.size
+        if not lost.size:
+            reader.read["train"]["n_skipped"] = n_skipped
+            return drawn, labels
+        labels[lost] = -1

@@ -1,35 +1,20 @@
-"""The embeddings of an evaluation's images, laid out for TensorBoard's projector."""
-
-import os
-from pathlib import Path
+"""The embeddings of an evaluation's images, as TensorBoard's projector takes them."""
 
 import numpy as np
 
+from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
-from jest_tf.evaluation.datasets import EvaluationData
-from jest_tf.monitoring.projector import write_projector
-from jest_tf.serving.encoders import Encoder
+from jest_tf.evaluation.base import Encoder
 
 # More would not fit into the one picture that the projector takes, 64 px each.
 MAX_POINTS = 16_384
 
 
-def project(
-    folder: str | os.PathLike,
-    name: str,
-    source: str,
-    encoder: Encoder,
-    data_dir: str | None = None,
-    batch_size: int = 256,
-) -> Path:
-    """Embeds the first MAX_POINTS images of a data set and writes them; returns the folder.
-
-    Args:
-        folder: where to; what an earlier call wrote is replaced.
-        name: how the projector calls them.
-        source: `tfds:NAME[/CONFIG][:SPLIT]` or a manifest.
-        encoder: the model.
+def projection(
+    source: str, encoder: Encoder, data_dir: str | None = None, batch_size: int = 256
+) -> tuple[np.ndarray, dict[str, list[str]], np.ndarray]:
+    """(zimg float32 [n, d], title -> n texts, images uint8 [n, S, S, 3]) of the first MAX_POINTS.
 
     Raises:
         UserError: data that cannot be read, or not one picture in them.
@@ -49,4 +34,4 @@ def project(
     columns = {"captions": captions, "label": labels}
     shown = {title: texts[:MAX_POINTS] for title, texts in columns.items() if len(set(texts)) > 1}
     z, pictures = (np.concatenate(parts)[:MAX_POINTS] for parts in (zimg, images))
-    return write_projector(folder, name, z, shown or {"captions": captions[:MAX_POINTS]}, pictures)
+    return z, shown or {"captions": captions[:MAX_POINTS]}, pictures

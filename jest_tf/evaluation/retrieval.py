@@ -4,10 +4,14 @@ Scores are computed in blocks of queries, so memory is O(block · n_candidates) 
 O(n_images · n_texts). All arrays are numpy and live on the host.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from jest_tf.errors import UserError
-from jest_tf.evaluation.positives import Positives
+from jest_tf.evaluation.base import Evaluation, Reader
+from jest_tf.evaluation.positives import CAPTION_RULES, Positives, positives_from_captions
 
 TIE_RULE = (
     "The rank of a query is 1 + the number of candidates that are no positives of it and score at "
@@ -120,3 +124,28 @@ def _require_finite(embeddings: np.ndarray) -> None:
             f"{bad.size} of {len(embeddings)} embeddings are not finite (first row {bad[0]}): the "
             "model has diverged; evaluate an earlier checkpoint or train with a lower learning rate"
         )
+
+
+class Retrieval(Evaluation):
+    """Finds the text of an image and the image of a text among all of a data set."""
+
+    kind = "retrieval"
+    options = {"caption_rule": "string", "batch_size": 256}
+    headlines = ("image_to_text/recall@1", "text_to_image/recall@1")
+    task = "zeroshot_retrieval"
+
+    def check(self, name: str, options: Mapping[str, Any]) -> None:
+        if options["caption_rule"] not in CAPTION_RULES:
+            raise UserError(
+                f"evals.{name}.caption_rule is {options['caption_rule']!r}; expected one of "
+                f"{', '.join(CAPTION_RULES)}"
+            )
+
+    def measure(self, source: str, options: Mapping[str, Any], reader: Reader) -> tuple[dict, dict]:
+        found = reader.embed(source)
+        if not any(found.captions):
+            raise UserError(f"{source} has no captions: a retrieval evaluation cannot use it")
+        texts, positives = positives_from_captions(found.captions, options["caption_rule"])
+        metrics = retrieval_metrics(found.zimg, reader.embed_texts(texts), positives)
+        reader.read["evaluated"]["n_texts"] = len(texts)
+        return metrics, {"captions": CAPTION_RULES[options["caption_rule"]], "ties": TIE_RULE}

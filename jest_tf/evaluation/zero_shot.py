@@ -1,27 +1,18 @@
 """Zero-shot classification: a class is the mean of its prompts' text embeddings (CLIP, 3.1.4)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from jest_tf.errors import UserError
+from jest_tf.evaluation.base import Evaluation, Reader
+from jest_tf.evaluation.classes import class_prompts
 
 TIE_RULE = (
     "An example is right within k if fewer than k other classes score at least as high as its own: "
     "a tie counts against the model."
 )
-
-
-def expand_prompts(names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """Every template filled with every class name: [n_classes][n_templates].
-
-    Raises:
-        UserError: a template without the place `{}` for the name.
-    """
-    for template in templates:
-        if template.count("{}") != 1:
-            raise UserError(f"prompt template {template!r} must hold {{}} exactly once")
-    return [[template.replace("{}", name) for template in templates] for name in names]
 
 
 def class_embeddings(
@@ -90,3 +81,24 @@ def _mean_per_class(right: np.ndarray, labels: np.ndarray, n_classes: int) -> fl
     seen = np.bincount(labels, minlength=n_classes)
     hits = np.bincount(labels, weights=right, minlength=n_classes)
     return float(np.mean(hits[seen > 0] / seen[seen > 0]))
+
+
+class ZeroShot(Evaluation):
+    """Classifies images by the texts of their classes."""
+
+    kind = "zero_shot"
+    options = {"classes": "", "templates": "", "batch_size": 256}
+    headlines = ("top1",)
+    task = "zeroshot_classification"
+
+    def measure(self, source: str, options: Mapping[str, Any], reader: Reader) -> tuple[dict, dict]:
+        found = reader.embed(source)
+        if (found.labels < 0).all():
+            raise UserError(f"{source} has no labels: a zero_shot evaluation cannot use it")
+        prompts, prompt_rule = class_prompts(
+            options["classes"], options["templates"], found.label_texts
+        )
+        ztxt = class_embeddings(reader.encode_text, prompts, reader.batch_size)
+        metrics = classification_metrics(found.zimg @ ztxt.T, found.labels)
+        reader.read["evaluated"]["n_classes"] = len(prompts)
+        return metrics, {"prompts": prompt_rule, "ties": TIE_RULE}

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from jest_tf.collectives import LOCAL, Collectives
 from jest_tf.errors import UserError
 from jest_tf.losses.distillation import Teacher, distillation
 from jest_tf.losses.tiles import (
@@ -23,7 +24,6 @@ from jest_tf.losses.tiles import (
     normalisers,
     pair_gradients,
 )
-from jest_tf.selection.collectives import LOCAL, Collectives
 
 KINDS = ("sigmoid", "softmax")
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from jest_tf.collectives import Collectives
 from jest_tf.losses.tiles import (
     Normalisers,
     PairBatch,
@@ -22,7 +23,6 @@ from jest_tf.losses.tiles import (
     normalisers,
     pair_gradients,
 )
-from jest_tf.selection.collectives import Collectives
 
 
 class Teacher(NamedTuple):

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from jest_tf.collectives import LOCAL, Collectives
 from jest_tf.losses.contrastive import contrastive_loss, loss_and_gradients
 from jest_tf.losses.distillation import Teacher
-from jest_tf.selection.collectives import LOCAL, Collectives
 
 # rows of a batch (nest of [k, ...]) -> zimg, ztxt float32 [k, d]
 Embed = Callable[[Any], tuple[tf.Tensor, tf.Tensor]]

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from jest_tf.selection.captions import IGNORED, same_caption
-from jest_tf.selection.collectives import Collectives
+from jest_tf.collectives import Collectives
+from jest_tf.ops.captions import IGNORED, same_caption
 
 # 16 MiB of float32: large enough for full matmul speed, small beside a tower's activations.
 TILE_ELEMENTS = 2**22

@@ -7,7 +7,7 @@ running ones and copies of either.
 from collections.abc import Sequence
 from pathlib import Path
 
-from jest_tf.evaluation import results
+from jest_tf import results
 from jest_tf.json_text import parse_json
 from jest_tf.monitoring.labels import CLEAN, run_labels
 from jest_tf.monitoring.metrics_log import read_metrics

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from jest_tf.selection.collectives import LOCAL, Collectives
+from jest_tf.collectives import LOCAL, Collectives
 
 
 def of_current_strategy() -> Collectives:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import ml_collections
 import tensorflow as tf
 
+from jest_tf.collectives import LOCAL, Collectives
 from jest_tf.errors import UserError
 from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.runtime.peers import Peers
-from jest_tf.selection.collectives import LOCAL, Collectives
 
 
 @dataclasses.dataclass(frozen=True)

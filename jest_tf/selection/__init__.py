@@ -1,7 +1,7 @@
 """Joint example selection as pure functions of tensors: no model, no data, no strategy."""
 
-from jest_tf.selection.captions import caption_hash
-from jest_tf.selection.collectives import LOCAL, Collectives
+from jest_tf.collectives import LOCAL, Collectives
+from jest_tf.ops.captions import caption_hash
 from jest_tf.selection.diagnostics import diagnostics, joint_score
 from jest_tf.selection.exchange import gather_picked
 from jest_tf.selection.per_example import select_by_loss

@@ -4,8 +4,8 @@ import dataclasses
 
 import tensorflow as tf
 
+from jest_tf.collectives import LOCAL, Collectives
 from jest_tf.selection import scores
-from jest_tf.selection.collectives import LOCAL, Collectives
 from jest_tf.selection.draw import compiled, mark
 from jest_tf.selection.exchange import gather_picked
 from jest_tf.selection.joint import add_chunk, exchange, tile_rows

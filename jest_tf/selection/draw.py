@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from jest_tf.selection.collectives import Collectives
+from jest_tf.collectives import Collectives
 from jest_tf.selection.sampling import gumbel
 from jest_tf.selection.spec import SelectionSpec
 

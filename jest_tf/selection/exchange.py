@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from jest_tf.collectives import Collectives
 from jest_tf.errors import UserError
-from jest_tf.selection.collectives import Collectives
 from jest_tf.selection.draw import local_index
 
 

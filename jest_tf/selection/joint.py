@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from jest_tf.collectives import Collectives
 from jest_tf.selection import scores
-from jest_tf.selection.collectives import Collectives
 from jest_tf.selection.draw import (
     Draw,
     Noise,

@@ -10,7 +10,7 @@ import warnings
 
 import tensorflow as tf
 
-from jest_tf.selection.collectives import LOCAL, Collectives
+from jest_tf.collectives import LOCAL, Collectives
 from jest_tf.selection.draw import Noise, draw_once, sum_over
 from jest_tf.selection.spec import Selection, SelectionSpec
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.compiler.xla import xla_data_pb2
 
-from jest_tf.selection.captions import IGNORED, same_caption
+from jest_tf.ops.captions import IGNORED, same_caption
 from jest_tf.selection.spec import Embeddings, SelectionSpec
 
 # Rows from which on the matmul of XLA's CPU backend sums each inner product in one fixed order.

@@ -4,9 +4,9 @@ import functools
 
 import tensorflow as tf
 
+from jest_tf.collectives import LOCAL, Collectives
 from jest_tf.errors import UserError
 from jest_tf.selection import scores
-from jest_tf.selection.collectives import LOCAL, Collectives
 from jest_tf.selection.draw import Noise, compiled, draw_once, sum_over
 from jest_tf.selection.joint import joint
 from jest_tf.selection.spec import Embeddings, Selection, SelectionSpec

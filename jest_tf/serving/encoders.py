@@ -1,9 +1,9 @@
-"""What evaluation and retrieval ask of a model: images and texts in, embeddings out.
+"""A model in memory and an export with one interface (`evaluation.base.Encoder`).
 
-The same interface over a model in memory and over an export, so that the same code measures both.
+So the same code measures both: images and texts in, embeddings out.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,27 +15,6 @@ from jest_tf.json_text import parse_json
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.serving import safe_load, saved_model
-
-
-class Encoder(Protocol):
-    """A model to evaluate.
-
-    Attributes:
-        decode_size, pixels: side in pixels of the images that `encode_image` expects, and how
-            pictures are resized to it.
-        description: {model, checkpoint, step, fingerprint, preprocessing} and, of a run, its cost;
-            kept with every result.
-    """
-
-    decode_size: int
-    pixels: PixelRule
-    description: dict[str, Any]
-
-    def encode_image(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [n, S, S, 3] -> float32 [n, d], unit norm."""
-
-    def encode_text(self, texts: list[str]) -> np.ndarray:
-        """n strings -> float32 [n, d], unit norm."""
 
 
 class ModelEncoder:

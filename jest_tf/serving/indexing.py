@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from jest_tf.data.cleaning import IMAGE_ENDINGS, normalised, open_image
+from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
-from jest_tf.evaluation.datasets import EvaluationData
 from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.image_index import META, ImageIndex, Item
 

@@ -21,9 +21,9 @@ from jest_tf.data.retry import BadRecords, resilient_steps
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
-from jest_tf.evaluation.results import read_result, write_result
 from jest_tf.monitoring.acceptance import Acceptance
 from jest_tf.monitoring.profiler import StepProfiler
+from jest_tf.results import read_result, write_result
 from jest_tf.runtime import strategy
 from jest_tf.runtime.interrupt import Interrupt
 from jest_tf.runtime.peers import WorkerLost
@@ -364,6 +364,7 @@ class Trainer:
 
     def _evaluate_if_due(self) -> None:
         is_last = self.step >= self.config.total_steps
+        passes = {}
         for name, spec in self.config.evals.items():
             due = is_last or (spec.every_steps and self.step % spec.every_steps == 0)
             if not due or not self.runtime.is_chief:
@@ -372,7 +373,7 @@ class Trainer:
             if result is None:
                 self.encoder.description.update(step=self.step, cost=self.ledger.to_dict())
                 result = run_evaluation(
-                    name, spec.to_dict(), self.encoder, self.config.data.data_dir
+                    name, spec.to_dict(), self.encoder, self.config.data.data_dir, passes
                 )
                 write_result(self.workdir.evaluations, result)
             values = {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}

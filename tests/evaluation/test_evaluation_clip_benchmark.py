@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jest_tf.evaluation.positives import Positives
-from jest_tf.evaluation.results import clip_benchmark_fields
 from jest_tf.evaluation.retrieval import retrieval_metrics
 from jest_tf.evaluation.zero_shot import class_embeddings, classification_metrics
+from jest_tf.results import clip_benchmark_fields
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,14 @@ def theirs():
 
 def under_their_names(kind: str, metrics: dict) -> dict:
     """As a result file holds them, which `clip_benchmark build` reads."""
-    result = {"kind": kind, "dataset": "d", "model": "m", "checkpoint": "c", "metrics": metrics}
+    result = {
+        "kind": kind,
+        "task": "t",
+        "dataset": "d",
+        "model": "m",
+        "checkpoint": "c",
+        "metrics": metrics,
+    }
     return clip_benchmark_fields(result)["metrics"]
 
 

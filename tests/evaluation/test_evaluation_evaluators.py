@@ -7,12 +7,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from jest_tf import results
+from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.sources import open_source
-from jest_tf.errors import UserError
-from jest_tf.evaluation import results
 from jest_tf.evaluation.classes import class_prompts
-from jest_tf.evaluation.datasets import EvaluationData
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
 from jest_tf.model_record import PixelRule
 
@@ -205,3 +204,39 @@ def test_results_after_a_restored_step_are_measured_again(tmp_path):
         (tmp_path / f"{name}.json").write_text("{}")
     results.cut_results(tmp_path, last_step=10)
     assert sorted(p.stem for p in tmp_path.iterdir()) == ["export", "retrieval-00000010"]
+
+
+def test_evaluations_of_one_step_embed_a_data_set_once(colours):
+    class Counting(ColourEncoder):
+        n_images = 0
+
+        def encode_image(self, images):
+            self.n_images += len(images)
+            return super().encode_image(images)
+
+    encoder, passes = Counting(), {}
+    for kind in ("retrieval", "zero_shot"):
+        result = run_evaluation(
+            kind, {"kind": kind, "data": colours, "batch_size": 8}, encoder, passes=passes
+        )
+        assert result["data"]["evaluated"]["n_skipped"] == 1
+    assert encoder.n_images == 8
+
+
+def test_few_shot_embeds_the_drawn_images_only(tmp_path):
+    folders = [tmp_path / name for name in ("train", "test")]
+    for folder, n in zip(folders, (60, 6), strict=True):
+        folder.mkdir()
+        names = [list(COLOURS)[i % 3] for i in range(n)]
+        records = [example(png(COLOURS[n]), [n], list(COLOURS).index(n)) for n in names]
+        records[0] = example(b"broken", ["red"], 0)
+        write_manifest(folder, records, per_shard=20)
+    train, test = (str(folder / "manifest.json") for folder in folders)
+    spec = {
+        "kind": "few_shot", "data": test, "train": train, "validation": test, "shots": (1, 2),
+        "seeds": (0, 1), "batch_size": 4,
+    }  # fmt: skip
+    result = run_evaluation("f", spec, ColourEncoder())
+    assert result["metrics"]["2shot/accuracy"] == 1.0
+    assert result["metrics"]["2shot/n_train"] == 6
+    assert 6 <= result["data"]["train"]["n_examples"] <= 12  # two seeds, 2 of each of 3 colours

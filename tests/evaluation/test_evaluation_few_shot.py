@@ -42,7 +42,7 @@ def test_l2_is_chosen_on_the_validation_split_alone():
     test = clusters(rng, centres, 200, 2.0)
     l2_values = (1e-3, 1e1, 1e2, 1e5)
     found = few_shot_metrics(train, validation, test, 5, (3,), l2_values, seeds=(0, 1))
-    probes = [RidgeProbe(draw_shots(train, 5, 3, seed), 5) for seed in (0, 1)]
+    probes = [RidgeProbe(train.take(draw_shots(train.labels, 5, 3, seed)), 5) for seed in (0, 1)]
     table = {l2: np.mean([p.accuracy(validation, l2) for p in probes]) for l2 in l2_values}
     best = max(l2_values, key=lambda l2: table[l2])
     assert found["3shot/l2"] == best
@@ -67,10 +67,10 @@ def test_separable_classes_reach_one():
 
 def test_shots_are_nested_balanced_and_seeded():
     split = Split(np.arange(40, dtype=np.float32)[:, None], np.arange(40) % 4)
-    few, many = draw_shots(split, 4, 2, seed=7), draw_shots(split, 4, 5, seed=7)
+    few, many = (split.take(draw_shots(split.labels, 4, k, seed=7)) for k in (2, 5))
     assert set(few.features[:, 0]) < set(many.features[:, 0])
     assert np.bincount(many.labels).tolist() == [5, 5, 5, 5]
-    other = draw_shots(split, 4, 5, seed=8)
+    other = split.take(draw_shots(split.labels, 4, 5, seed=8))
     assert set(other.features[:, 0]) != set(many.features[:, 0])
 
 

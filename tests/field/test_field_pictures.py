@@ -13,9 +13,9 @@ from small_export import DECODE_SIZE, small_export, small_tokenizer
 from jest_tf import prepare
 from jest_tf.data import doctor, pipeline
 from jest_tf.data.cleaning import read_picture
+from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.sources import open_source
-from jest_tf.evaluation.datasets import EvaluationData
 from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.image_index import ImageIndex
 from jest_tf.serving.indexing import add_images

@@ -11,12 +11,12 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from counting import CountingCollectives
 from distributed_cases import BASE, SHARED, SPECS, VALID, expected, replica_step, tensors
 
 from benchmarks.selection_costs import traffic
 from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.selection import SelectionSpec, select
-from jest_tf.selection.collectives import CountingCollectives
 from jest_tf.selection.exchange import assign, gather_picked
 from jest_tf.selection.scores import LARGE_TILE, similarity
 

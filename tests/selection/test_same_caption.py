@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from jest_tf.errors import UserError
+from jest_tf.ops.captions import same_caption
 from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.selection import Embeddings, SelectionSpec, caption_hash, joint_score, select
-from jest_tf.selection.captions import same_caption
 from jest_tf.selection.scores import terms
 
 TOLERANCE = 4e-6  # of the largest |logit|, as in test_joint_oracle

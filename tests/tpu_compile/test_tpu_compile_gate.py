@@ -16,10 +16,10 @@ from jest_tf.config import base_config
 from jest_tf.devices import parse_topology
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import VARIANTS
+from jest_tf.preflight.tpu_compile import compiler
+from jest_tf.preflight.tpu_compile.collectives import CompiledCollectives
+from jest_tf.preflight.tpu_compile.lower import hlo_of, jest_model, lower_selection
 from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, gather_picked, select
-from jest_tf.tpu_compile import compiler
-from jest_tf.tpu_compile.collectives import CompiledCollectives
-from jest_tf.tpu_compile.lower import hlo_of, jest_model, lower_selection
 
 ROOT = pathlib.Path(__file__).parents[2]
 V5E = parse_topology("v5e:2x4")

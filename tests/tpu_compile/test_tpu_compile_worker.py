@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from jest_tf.devices import parse_topology
 from jest_tf.errors import UserError
+from jest_tf.preflight.tpu_compile import compiler, worker
+from jest_tf.preflight.tpu_compile.collectives import CompiledCollectives, as_words
+from jest_tf.preflight.tpu_compile.lower import hlo_of
 from jest_tf.selection import SelectionSpec, gather_picked, select
-from jest_tf.tpu_compile import compiler, worker
-from jest_tf.tpu_compile.collectives import CompiledCollectives, as_words
-from jest_tf.tpu_compile.lower import hlo_of
 
 HLO = """\
 HloModule m

@@ -3,14 +3,14 @@
 One name per number everywhere: TensorBoard's tag is the key in metrics.jsonl, its group numbered.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import ml_collections
 import numpy as np
 
 from jest_tf.config import flat_keys
-from jest_tf.evaluation.results import cut_results
+from jest_tf.evaluation.evaluators import headlines
 from jest_tf.monitoring.evaluation_curves import EvaluationCurves
 from jest_tf.monitoring.metrics_log import MetricsLog
 from jest_tf.monitoring.picks_log import PicksLog
@@ -18,14 +18,8 @@ from jest_tf.monitoring.picks_sheet import group_sheet
 from jest_tf.monitoring.progress import Progress
 from jest_tf.monitoring.samples import GROUPS, Samples, cut_samples, write_samples
 from jest_tf.monitoring.tensorboard import TensorBoard
+from jest_tf.results import cut_results
 from jest_tf.training.run.workdir import Workdir
-
-# Kind of evaluation → the metrics that its tables begin with.
-HEADLINES = {
-    "retrieval": ("image_to_text/recall@1", "text_to_image/recall@1"),
-    "zero_shot": ("top1",),
-    "few_shot": ("10shot/accuracy",),
-}
 
 
 class RunOutputs(Protocol):
@@ -86,7 +80,7 @@ class Files:
         if start_step == 0:
             self._tensorboard.config(config.to_dict())
             self._tensorboard.cockpit()
-            self._tensorboard.hparams(_flat(config), list(_headlines(config)))
+            self._tensorboard.hparams(_flat(config), ["train/loss", *headlines(config.evals)])
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """One line in metrics.jsonl and one point per value in TensorBoard."""
@@ -148,14 +142,6 @@ class Files:
         self._curves.close()
         if self._picks is not None:
             self._picks.close()
-
-
-def _headlines(config: ml_collections.ConfigDict) -> Iterator[str]:
-    """Names of the numbers by which runs are compared first."""
-    yield "train/loss"
-    for name, spec in config.evals.items():
-        for metric in HEADLINES[spec.kind]:
-            yield f"eval/{name}/{metric}"
 
 
 def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import tensorflow as tf
 from jest_tf.config import needs_reference
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoderConfig
+from jest_tf.preflight.tpu_compile.collectives import CompiledCollectives
 from jest_tf.selection import Embeddings, select
-from jest_tf.tpu_compile.collectives import CompiledCollectives
 from jest_tf.training import assemble
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.resolution import StepPlan

@@ -16,11 +16,6 @@ _CLIP_BENCHMARK = {
     **{f"image_to_text/recall@{k}": f"text_retrieval_recall@{k}" for k in (1, 5, 10)},
     **{f"text_to_image/recall@{k}": f"image_retrieval_recall@{k}" for k in (1, 5, 10)},
 }
-_TASKS = {
-    "retrieval": "zeroshot_retrieval",
-    "zero_shot": "zeroshot_classification",
-    "few_shot": "linear_probe",
-}
 
 
 def clip_benchmark_fields(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +29,7 @@ def clip_benchmark_fields(result: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": result["dataset"],
         "model": result["model"],
         "pretrained": str(result.get("checkpoint")),
-        "task": _TASKS[result["kind"]],
+        "task": result["task"],
         "language": "en",
         "metrics": metrics,
     }

@@ -1,0 +1,181 @@
+"""Evaluation data: every record once, with all of its captions and its label."""
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.data.examples import parse_examples
+from jest_tf.data.manifest import Manifest, Source, check_files
+from jest_tf.data.preprocess import decode_all
+from jest_tf.errors import UserError
+from jest_tf.model_record import PixelRule
+
+LABEL_BATCH = 1024
+_LABELS: dict[str, np.ndarray] = {}
+
+
+class Batch(NamedTuple):
+    """k records that could be read.
+
+    `encoded`: the image files; `images`: uint8 [k, S, S, 3]; `captions`: those of each record, or
+    an empty list where the source has none; `labels`: int64 [k], -1 where the source has none;
+    `rows`: int64 [k], their numbers in the order of the manifest.
+    """
+
+    encoded: list[bytes]
+    images: np.ndarray
+    captions: list[list[str]]
+    labels: np.ndarray
+    rows: np.ndarray
+
+
+class EvaluationData:
+    """Reads a manifest for evaluation, in file order.
+
+    Args:
+        manifest: what to read.
+        decode_size, pixels: side in pixels of the images, and how they are resized to it.
+
+    Attributes:
+        n_skipped: records passed over in the last pass: pictures that cannot be decoded.
+    """
+
+    def __init__(self, manifest: Manifest, decode_size: int, pixels: PixelRule = PixelRule()):
+        check_files(manifest)
+        self.manifest = manifest
+        self.decode_size, self.pixels = decode_size, pixels
+        self.n_skipped = 0
+
+    @property
+    def label_texts(self) -> tuple[str, ...]:
+        """Text of each class in label order, as far as the (first) source knows them."""
+        return self.manifest.sources[0].labels
+
+    def labels(self) -> np.ndarray:
+        """int64 [n]: the label of every record, readable or not; -1 where it has none."""
+        if self.manifest.fingerprint not in _LABELS:
+            found = np.full([self.manifest.n_records], -1)
+            for number, source in enumerate(self.manifest.sources):
+                records = _serialized(self.manifest, number).batch(LABEL_BATCH)
+                labels = records.map(lambda rows, batch, s=source: (rows, _label_of(s, batch)))
+                for rows, of_batch in self._read(source, labels.prefetch(1)):
+                    found[rows.numpy()] = of_batch.numpy()
+            _LABELS.clear()  # one set is enough: it is read again at the next step
+            _LABELS[self.manifest.fingerprint] = found
+        return _LABELS[self.manifest.fingerprint].copy()
+
+    def batches(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
+        """All readable records in batches of at most `batch_size`, or those of `rows` (ascending).
+
+        Raises:
+            UserError: a file that is not TFRecord or is corrupt.
+        """
+        self.n_skipped = 0
+        for number, source in enumerate(self.manifest.sources):
+            asked = None if rows is None else tuple(rows.tolist())
+            # Iterated anew each time; built once, because a run evaluates thousands of times
+            # and each graph takes a second to build and memory that is slow to come back.
+            records = _parsed(
+                self.manifest, number, batch_size, self.decode_size, self.pixels, asked
+            )
+            for fields in self._read(source, records):
+                yield self._readable(source, fields)
+
+    def _read(self, source: Source, records: tf.data.Dataset) -> Iterator[dict]:
+        try:
+            yield from records
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"{self.manifest.name}: source {source.name!r} cannot be read: {error.message}. "
+                "Restore its files, or prepare the set again."
+            ) from error
+
+    def _readable(self, source: Source, fields: dict) -> Batch:
+        ok = fields["ok"].numpy()
+        self.n_skipped += int(np.count_nonzero(~ok))
+        captions = []
+        if source.captions:
+            written = fields["captions"].to_list()
+            captions = [_texts(of_one) for of_one, is_ok in zip(written, ok, strict=True) if is_ok]
+        encoded = fields["encoded"].numpy()[ok].tolist()
+        images, labels, rows = (fields[name].numpy()[ok] for name in ("images", "labels", "rows"))
+        return Batch(encoded, images, captions, labels, rows)
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(
+    manifest: Manifest,
+    number: int,
+    batch_size: int,
+    decode_size: int,
+    pixels: PixelRule,
+    rows: tuple[int, ...] | None,
+) -> tf.data.Dataset:
+    """The records of one source of a manifest, in batches of fields."""
+    source = manifest.sources[number]
+    records = _serialized(manifest, number)
+    if rows is not None:
+        is_asked = np.zeros([manifest.n_records], bool)
+        is_asked[list(rows)] = True
+        is_asked = tf.constant(is_asked)
+        records = records.filter(lambda row, _: is_asked[row])
+    parsed = records.batch(batch_size).map(
+        lambda rows, batch: _parse(source, batch, decode_size, pixels) | {"rows": rows}
+    )
+    return parsed.prefetch(1)
+
+
+def _serialized(manifest: Manifest, number: int) -> tf.data.Dataset:
+    """(row int64, record) of one source, shard after shard; rows count over the manifest."""
+    starts = np.cumsum([0] + [shard.records for shard in manifest.shards])
+    shards = [(s, at) for s, at in zip(manifest.shards, starts, strict=False) if s.source == number]
+    files = tf.data.Dataset.from_tensor_slices(
+        (
+            [shard.path for shard, _ in shards],
+            *(
+                tf.constant(values, tf.int64)
+                for values in (
+                    [shard.start for shard, _ in shards],
+                    [shard.records for shard, _ in shards],
+                    [at for _, at in shards],
+                )
+            ),
+        )
+    )
+    return files.flat_map(
+        lambda path, start, n, at: tf.data.TFRecordDataset(path).skip(start).take(n).enumerate(at)
+    )
+
+
+def _label_of(source: Source, serialized: tf.Tensor) -> tf.Tensor:
+    if not source.label:
+        return tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
+    spec = {source.label: tf.io.FixedLenFeature([], tf.int64, -1)}
+    return parse_examples(serialized, spec)[source.label]
+
+
+def _parse(source: Source, serialized: tf.Tensor, decode_size: int, pixels: PixelRule) -> dict:
+    spec = {source.image: tf.io.FixedLenFeature([], tf.string, "")}
+    if source.captions:
+        spec[source.captions] = tf.io.RaggedFeature(tf.string)
+    if source.label:
+        spec[source.label] = tf.io.FixedLenFeature([], tf.int64, -1)
+    fields = parse_examples(serialized, spec)
+    images, ok = decode_all(fields[source.image], decode_size, pixels)
+    labels = tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
+    return {
+        "encoded": fields[source.image],
+        "images": images,
+        "ok": ok,
+        "labels": fields[source.label] if source.label else labels,
+        "captions": fields[source.captions] if source.captions else tf.constant(0),
+    }
+
+
+def _texts(captions: list[bytes]) -> list[str]:
+    """Decoded captions without those that are empty."""
+    texts = [caption.decode("utf-8", errors="replace") for caption in captions]
+    return [text for text in texts if text.strip()]

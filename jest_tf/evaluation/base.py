@@ -1,0 +1,150 @@
+"""What every evaluation is made of: the class to derive from, the model and the data it reads."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from jest_tf.data.evaluation_data import EvaluationData
+from jest_tf.data.sources import open_source
+from jest_tf.errors import UserError
+from jest_tf.model_record import PixelRule
+
+
+class Encoder(Protocol):
+    """A model to evaluate.
+
+    Attributes:
+        decode_size, pixels: side in pixels of the images that `encode_image` expects, and how
+            pictures are resized to it.
+        description: {model, checkpoint, step, fingerprint, preprocessing} and, of a run, its cost;
+            kept with every result.
+    """
+
+    decode_size: int
+    pixels: PixelRule
+    description: dict[str, Any]
+
+    def encode_image(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [n, S, S, 3] -> float32 [n, d], unit norm."""
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        """n strings -> float32 [n, d], unit norm."""
+
+
+class Embedded(NamedTuple):
+    """A data set in file order: `zimg` float32 [n, d], `captions` of each image, `labels` int64
+    [n] (-1: none), `label_texts` in label order; `rows` int64 [n] are the record numbers."""
+
+    zimg: np.ndarray
+    captions: list[list[str]]
+    labels: np.ndarray
+    label_texts: tuple[str, ...]
+    rows: np.ndarray
+
+
+class Reader:
+    """Embeds data sets for one evaluation, and keeps account of what was read.
+
+    Args:
+        encoder: the model.
+        batch_size: rows that go through the model at once.
+        data_dir: where TFDS sets are prepared.
+        passes: embedded data sets that evaluations of the same step share.
+
+    Attributes:
+        read: role -> source, fingerprint, and how many examples were read and skipped.
+    """
+
+    def __init__(
+        self, encoder: Encoder, batch_size: int, data_dir: str | None, passes: dict | None = None
+    ):
+        self.encoder, self.batch_size, self.data_dir = encoder, batch_size, data_dir
+        self.read: dict[str, Any] = {}
+        self._passes = {} if passes is None else passes
+
+    def embed(
+        self, source: str, role: str = "evaluated", rows: np.ndarray | None = None
+    ) -> Embedded:
+        """A whole data set, or the records `rows` (ascending) of it."""
+        data = self._open(source)
+        key = data.manifest.fingerprint, self.batch_size
+        if rows is not None or key not in self._passes:
+            found = self._embed(data, rows), data.n_skipped
+            if rows is None:
+                self._passes[key] = found
+        else:
+            found = self._passes[key]
+        embedded, n_skipped = found
+        self.read[role] = {
+            "source": source,
+            "resolved": data.manifest.name,
+            "fingerprint": data.manifest.fingerprint,
+            "n_examples": len(embedded.zimg),
+            "n_skipped": n_skipped,
+        }
+        return embedded
+
+    def labels(self, source: str) -> np.ndarray:
+        """int64 [n]: the label of every record, -1 where it has none; no picture is decoded."""
+        return self._open(source).labels()
+
+    def embed_texts(self, texts: list[str]) -> np.ndarray:
+        """float32 [n, d]."""
+        parts = [texts[i : i + self.batch_size] for i in range(0, len(texts), self.batch_size)]
+        return np.concatenate([self.encode_text(part) for part in parts])
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        """At most `batch_size` texts -> float32 [n, d]."""
+        padded = texts + [""] * (self.batch_size - len(texts))
+        return self.encoder.encode_text(padded)[: len(texts)]
+
+    def _open(self, source: str) -> EvaluationData:
+        manifest = open_source(source, self.data_dir)
+        return EvaluationData(manifest, self.encoder.decode_size, self.encoder.pixels)
+
+    def _embed(self, data: EvaluationData, rows: np.ndarray | None) -> Embedded:
+        zimg, captions, labels, kept = [], [], [], []
+        for batch in data.batches(self.batch_size, rows):
+            zimg.append(self._encode_image(batch.images))
+            captions += batch.captions
+            labels.append(batch.labels)
+            kept.append(batch.rows)
+        if not sum(map(len, zimg)):
+            raise UserError(
+                f"{data.manifest.name}: not one of {data.n_skipped} pictures could be decoded"
+            )
+        parts = (np.concatenate(parts) for parts in (zimg, labels, kept))
+        z, of_each, numbers = parts
+        return Embedded(z, captions, of_each, data.label_texts, numbers)
+
+    def _encode_image(self, images: np.ndarray) -> np.ndarray:
+        """On exactly `batch_size` rows: one compiled program on every device."""
+        n = len(images)
+        padding = [(0, self.batch_size - n)] + [(0, 0)] * (images.ndim - 1)
+        return self.encoder.encode_image(np.pad(images, padding))[:n]
+
+
+class Evaluation:
+    """One kind of evaluation. Derive from it, and add the class to `jest_tf.evaluation.kinds`.
+
+    Attributes:
+        kind: its name in a config.
+        options: those that it takes besides `kind`, `data` and `every_steps`, with defaults.
+        headlines: the metrics that tables begin with.
+        task: what CLIP_benchmark calls it.
+    """
+
+    kind: str
+    options: dict[str, Any] = {"batch_size": 256}
+    headlines: tuple[str, ...] = ()
+    task: str = ""
+
+    def check(self, name: str, options: Mapping[str, Any]) -> None:
+        """Raises UserError where the options of `evals.NAME` cannot work."""
+
+    def measure(
+        self, source: str, options: Mapping[str, Any], reader: Reader
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        """Metrics, and the rules that one must know to compare them with others'."""
+        raise NotImplementedError

@@ -1,0 +1,7 @@
+"""The kinds of evaluation that a config can name."""
+
+from jest_tf.evaluation.few_shot import FewShot
+from jest_tf.evaluation.retrieval import Retrieval
+from jest_tf.evaluation.zero_shot import ZeroShot
+
+KINDS = {evaluation.kind: evaluation for evaluation in (Retrieval(), ZeroShot(), FewShot())}

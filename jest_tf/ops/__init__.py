@@ -1,0 +1,1 @@
+"""Small tensor functions that several packages of layer 1 share."""
