@@ -16,7 +16,7 @@ def open_source(name: str, data_dir: str | None = None, keys: dict | None = None
 
     Args:
         name: one of
-            `tfds:BUILDER[/CONFIG]:SPLIT`, e.g. `tfds:emoji_captions/pool:train` (prepared below
+            `tfds:BUILDER[/CONFIG]:SPLIT`, e.g. `tfds:coco_captions:train` (prepared below
             `data_dir` when it is not there yet; files are read in place);
             the path of a manifest, or of the folder that holds a `manifest.json`;
             one of these with `#all_but=SHARE` or `#held_out=SHARE`: without, or only, this share of

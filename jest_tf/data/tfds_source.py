@@ -20,7 +20,7 @@ LABELS_FILE = "labels.jsonl"  # beside the shards of a prepared set, where its b
 
 
 def open_tfds(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
-    """Manifest of `BUILDER[/CONFIG]:SPLIT`, e.g. `emoji_captions/pool:train`.
+    """Manifest of `BUILDER[/CONFIG]:SPLIT`, e.g. `coco_captions:train`.
 
     Prepares (downloads, generates) the set below `data_dir` when it is not there yet.
 

@@ -11,6 +11,7 @@ from jest_tf import results
 from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.sources import open_source
+from jest_tf.errors import UserError
 from jest_tf.evaluation.classes import class_prompts
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
 from jest_tf.model_record import PixelRule
