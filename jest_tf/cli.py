@@ -19,6 +19,7 @@ from jest_tf import config_flag, host_memory  # noqa: E402
 from jest_tf.errors import UserError  # noqa: E402
 
 EXIT_USER_ERROR = 2
+TEXT_FLAGS = ("--text", "--separator")
 
 
 def run(
@@ -51,12 +52,28 @@ def run(
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
-            return config_flag.parse(argv)
+            return config_flag.parse(expand_paths(argv))
         except UserError as error:
             _exit(error)
 
     host_memory.bound_arenas()
     app.run(guarded, flags_parser=parse)
+
+
+def expand_paths(argv: Sequence[str]) -> list[str]:
+    """The words with `~` and `$VARIABLES` filled in: a shell leaves them in `--out=~/x`.
+
+    Any flag may name a path, or several with commas between; only TEXT_FLAGS never do.
+    """
+    expanded = list(argv[:1])
+    for before, word in zip(argv, argv[1:], strict=False):
+        name, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        if (name or before) not in TEXT_FLAGS:
+            value = ",".join(
+                os.path.expanduser(part) for part in os.path.expandvars(value).split(",")
+            )
+        expanded.append(name + equals + value)
+    return expanded
 
 
 def _exit(error: UserError) -> NoReturn:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 
+from jest_tf import cli
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 SCRIPT = """
@@ -44,9 +46,22 @@ def run(tmp_path, *args):
 
 
 def test_flags_and_rest_reach_main(tmp_path):
-    done = run(tmp_path, "query", "--mode=other", "rest")
+    done = run(tmp_path, "query", "--mode=other", "rest", "~/photos")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("other ['query', 'rest']")
+    assert done.stdout.startswith(f"other ['query', 'rest', '{os.path.expanduser('~/photos')}']")
+
+
+def test_home_and_variables_are_filled_in_wherever_a_path_may_stand(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATA", "/data")
+    words = ["program", "folder", "~/photos", "--out=~/x", "--config.data.train=~/a@1,$DATA/b@2"]
+    assert cli.expand_paths([*words, "--data", "${DATA}/c", "--k=10", "a~b", "$NONE/x"]) == [
+        "program", "folder", "/home/me/photos", "--out=/home/me/x",
+        "--config.data.train=/home/me/a@1,/data/b@2", "--data", "/data/c", "--k=10", "a~b",
+        "$NONE/x",
+    ]  # fmt: skip
+    texts = ["program", "--text=~ $DATA", "--text", "~/x", "--separator=~"]
+    assert cli.expand_paths(texts) == texts
 
 
 def test_user_error_is_one_line_and_exit_code_2(tmp_path):
