@@ -1,6 +1,7 @@
 """The folder that `prepare` writes: shards, reports, what it was made from, the manifest."""
 
 import collections
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -302,13 +303,22 @@ def _read_report(out: str, index: int) -> dict:
 
 
 def _keep_if_any(path: str, n: int) -> None:
-    """Puts PATH.new in the place of PATH, or leaves neither where nothing is in it."""
-    if n:
+    """Puts PATH.new in the place of PATH if it is another; removes both where nothing is in it."""
+    if n and not (tf.io.gfile.exists(path) and _is_same(path, path + ".new")):
         tf.io.gfile.rename(path + ".new", path, overwrite=True)
         return
-    for unused in (path, path + ".new"):
+    for unused in [path + ".new"] + [path] * (not n):
         if tf.io.gfile.exists(unused):
             tf.io.gfile.remove(unused)
+
+
+def _is_same(*paths: str) -> bool:
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tf.io.gfile.GFile(path, "rb")) for path in paths]
+        while True:
+            one, other = (file.read(1 << 20) for file in files)
+            if one != other or not one:
+                return one == other
 
 
 def _judge(settings: Settings, summary: Summary) -> None:
