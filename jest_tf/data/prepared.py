@@ -151,8 +151,11 @@ def _unpacked(path: str) -> Iterator[tuple[str, int, int]]:
 
 def changed_files(before: Iterable, now: Iterable) -> list[str]:
     """What differs between two listings of (name, bytes, time), both in the order of names."""
-    streams = [((e[0], i, *e[1:]) for e in s) for i, s in ((0, before), (1, now))]
-    merged = heapq.merge(*streams, key=lambda entry: encoded(entry[0]))
+
+    def marked(listing: Iterable, is_now: int) -> Iterator[tuple]:
+        return ((name, is_now, *version) for name, *version in listing)
+
+    merged = heapq.merge(marked(before, 0), marked(now, 1), key=lambda entry: encoded(entry[0]))
     names: dict[str, list] = {}
     for name, group in itertools.groupby(merged, key=lambda entry: entry[0]):
         versions = list(group)

@@ -16,6 +16,7 @@ from jest_tf.data.formats import annotations, table
 from jest_tf.data.formats.files import (
     IMAGE_ENDINGS,
     READ_ERRORS,
+    File,
     Place,
     ending_of,
     ends_as,
@@ -47,20 +48,29 @@ CAPTION_FILES = (
     "captions.csv",
 )  # fmt: skip
 BESIDE = (".txt", ".json", ".cls")
-PICTURE, TEXT, TABLE = range(3)
+PICTURE, TEXT, TABLE, OTHER = range(4)
 TABLES_OF_OTHERS = (".csv", ".tsv", ".jsonl", ".json", ".token", ".parquet", ".tar")
 _SCHEMA = """
-CREATE TABLE file (name BLOB PRIMARY KEY, stem BLOB, kind INT, size INT, time INT) WITHOUT ROWID;
+CREATE TABLE file (
+  name BLOB PRIMARY KEY, stem BLOB, kind INT, size INT, time INT, reason TEXT) WITHOUT ROWID;
 CREATE INDEX by_stem ON file (stem);
 CREATE TABLE caption (name BLOB, content TEXT);
-CREATE TABLE record (number INTEGER PRIMARY KEY, name BLOB);
+CREATE TABLE record (number INTEGER PRIMARY KEY, name BLOB UNIQUE);
 """
-# Pictures that a caption file names, or a text beside them; all, where there is neither.
-_RECORDS = """
+_HAS_TEXT = "EXISTS (SELECT 1 FROM file AS t WHERE t.stem = file.stem AND t.kind = 1)"
+# Pictures that a caption file names, or with a text beside them; all, where there is neither.
+_RECORDS = f"""
 INSERT INTO record (name) SELECT name FROM (
-  SELECT name FROM caption UNION SELECT name FROM file WHERE kind = 0 AND (
-    ? OR EXISTS (SELECT 1 FROM file AS beside WHERE beside.stem = file.stem AND beside.kind = 1))
+  SELECT name FROM caption UNION SELECT name FROM file WHERE kind = 0 AND (? OR {_HAS_TEXT})
 ) ORDER BY name
+"""
+# Files that are no record of their own.
+_PASSED_OVER = """
+SELECT kind, reason, stem IN (SELECT stem FROM file WHERE kind = 0) AS beside, COUNT(*) FROM file
+WHERE name NOT IN (SELECT name FROM record) GROUP BY kind, reason, beside
+"""
+_LISTING = """
+SELECT name, size, time FROM file WHERE kind < 3 OR name IN (SELECT name FROM record) ORDER BY name
 """
 
 
@@ -91,7 +101,7 @@ def open_folder(
     folder = folder if is_remote(folder) else os.path.abspath(folder)
     place = Place(folder, allow_outside)
     db = _database()
-    passed, tables, others = _list_files(db, walk(folder, skip, allow_outside), not captions)
+    tables, others = _list_files(db, walk(folder, skip, allow_outside), not captions)
     notes: list[str] = []
     named = [_captions_path(captions, folder)] if captions else [f"{folder}/{t}" for t in tables]
     for path in named:
@@ -101,16 +111,16 @@ def open_folder(
     no_captions = not named or classes_from_folders
     db.execute(_RECORDS, (no_captions,))
     n_records = _count(db, "record")
-    if not n_records or not (named or _count(db, "file WHERE kind = 1") or classes_from_folders):
+    has_texts = named or _count(db, f"file WHERE kind = 0 AND {_HAS_TEXT}")
+    if not n_records or not (has_texts or classes_from_folders):
         raise UserError(_nothing_found(folder, named, others))
-    passed += _not_used(db, named, captions)
     label = _folder_name if classes_from_folders else None
     unit = functools.partial(_unit, db, per_unit, place, layout.columns, label)
     return Opened(
         root=folder,
         listing=_listing(db, captions and named[0]),
         units=LazyUnits(-(-n_records // per_unit), unit),
-        passed_over=passed,
+        passed_over=_passed_over(db, named),
         notes=tuple(notes),
     )
 
@@ -136,39 +146,36 @@ def _count(db: sqlite3.Connection, what: str) -> int:
 
 
 def _list_files(
-    db: sqlite3.Connection, found: Iterator, look_for_tables: bool
-) -> tuple[Counter, list[str], list[str]]:
-    """(passed over by reason, caption files, some names of tables that are none of these)"""
-    passed: Counter = Counter()
+    db: sqlite3.Connection, found: Iterator[File], look_for_tables: bool
+) -> tuple[list[str], list[str]]:
+    """Notes all files; (caption files, some names of tables that are none of these)."""
     tables: dict[str, str] = {}
     others: list[str] = []
 
-    def row(file, kind: int) -> tuple:
-        stem = os.path.splitext(file.name)[0]
-        return encoded(file.name), encoded(stem), kind, file.size, file.time
+    def kind_of(file: File) -> int:
+        at, name = os.path.split(file.name)
+        if file.passed_over:
+            return OTHER
+        if ends_as(name, IMAGE_ENDINGS):
+            return PICTURE
+        if look_for_tables and name in CAPTION_FILES:
+            best = min(name, os.path.basename(tables.get(at, name)), key=CAPTION_FILES.index)
+            tables[at] = os.path.join(at, best)
+            return TABLE
+        if ends_as(name, TABLES_OF_OTHERS) and len(others) < 5:
+            others.append(file.name)
+        return TEXT if ends_as(name, BESIDE) else OTHER
 
-    def kept() -> Iterator[tuple]:
+    def rows() -> Iterator[tuple]:
         for file in found:
-            at, name = os.path.split(file.name)
-            if file.passed_over:
-                passed[file.passed_over] += 1
-            elif ends_as(name, IMAGE_ENDINGS):
-                yield row(file, PICTURE)
-            elif look_for_tables and name in CAPTION_FILES:
-                best = min(name, os.path.basename(tables.get(at, name)), key=CAPTION_FILES.index)
-                passed["caption file"] += 1
-                tables[at] = os.path.join(at, best)
-                yield row(file, TABLE)
-            elif ends_as(name, BESIDE):
-                others.extend([file.name] * (ends_as(name, TABLES_OF_OTHERS) and len(others) < 5))
-                yield row(file, TEXT)
-            else:
-                others.extend([file.name] * (ends_as(name, TABLES_OF_OTHERS) and len(others) < 5))
-                passed[ending_of(name)] += 1
+            stem = os.path.splitext(file.name)[0]
+            reason = file.passed_over or ending_of(file.name)
+            names = encoded(file.name), encoded(stem)
+            yield *names, kind_of(file), file.size, file.time, reason
 
     with db:
-        db.executemany("INSERT INTO file VALUES (?, ?, ?, ?, ?)", kept())
-    return passed, sorted(tables.values()), others
+        db.executemany("INSERT INTO file VALUES (?, ?, ?, ?, ?, ?)", rows())
+    return sorted(tables.values()), others
 
 
 def _captions_path(captions: str, folder: str) -> str:
@@ -230,19 +237,13 @@ def _exists(place: Place, name: str) -> bool:
         return False
 
 
-def _not_used(db: sqlite3.Connection, named: list[str], captions: str | None) -> Counter:
-    """Counts of pictures without a record and of texts beside pictures."""
-    pictures = _count(db, "file WHERE kind = 0 AND name NOT IN (SELECT name FROM record)")
-    stems = "(SELECT stem FROM file JOIN record ON record.name = file.name WHERE kind = 0)"
-    texts = _count(db, f"file WHERE kind = 1 AND stem IN {stems}")
-    alone = _count(db, f"file WHERE kind = 1 AND stem NOT IN {stems}")
-    return Counter(
-        {
-            f"picture that {os.path.basename(named[0])} does not name" if named else "": pictures,
-            "text beside a picture": texts,
-            "text without a picture": alone,
-        }
-    )
+def _passed_over(db: sqlite3.Connection, named: list[str]) -> Counter:
+    passed: Counter = Counter()
+    unnamed = f"picture that {os.path.basename(named[0]) if named else ''} does not name"
+    for kind, reason, beside, n in db.execute(_PASSED_OVER):
+        text = "text beside a picture" if beside else "text without a picture"
+        passed[{PICTURE: unnamed, TEXT: text, TABLE: "caption file"}.get(kind, reason)] += n
+    return passed
 
 
 def _nothing_found(folder: str, named: list[str], others: list[str]) -> str:
@@ -259,7 +260,7 @@ def _listing(db: sqlite3.Connection, captions: str | None) -> Iterator[tuple[str
     if captions and not is_remote(captions):
         status = os.stat(captions)
         yield "", status.st_size, int(status.st_mtime)
-    for name, size, time in db.execute("SELECT name, size, time FROM file ORDER BY name"):
+    for name, size, time in db.execute(_LISTING):
         yield _decoded(name), size, time
 
 

@@ -163,7 +163,8 @@ def _split_at_dots(key: str, parts: Parts) -> Iterator[tuple[str, Parts]]:
 
     Where no member is KEY.jpg, names such as v1.0.jpg and v1.0.txt are cut at their last dot.
     """
-    if any(ending in parts for ending in IMAGES) or not any("." in ending for ending in parts):
+    has_inner = any("." in e and e.rpartition(".")[2] in IMAGES for e in parts)
+    if not has_inner or any(ending in parts for ending in IMAGES):
         yield key, parts
         return
     inner: dict[str, Parts] = {}
