@@ -1,5 +1,6 @@
 """What a config names → a Manifest."""
 
+import importlib
 import re
 from collections.abc import Sequence
 
@@ -8,6 +9,10 @@ import tensorflow as tf
 from jest_tf.data.manifest import Manifest, mix, split
 from jest_tf.errors import UserError
 
+# `SCHEME:NAME` -> the module whose `open_named` gives the manifest of NAME; imported when needed.
+SCHEMES = {
+    "tfds": "jest_tf.data.tfds_source",
+}
 _PART = re.compile(r"(?P<name>.+)#(?P<which>all_but|held_out)=(?P<share>0?\.\d+)")
 
 
@@ -34,10 +39,9 @@ def open_source(name: str, data_dir: str | None = None, keys: dict | None = None
     if "," in name:
         names = [part.strip() for part in name.split(",")]
         return open_mixture(names, data_dir, keys)
-    if name.startswith("tfds:"):
-        from jest_tf.data import tfds_source
-
-        return tfds_source.open_tfds(name.removeprefix("tfds:"), data_dir, keys)
+    scheme, _, rest = name.partition(":")
+    if scheme in SCHEMES:
+        return importlib.import_module(SCHEMES[scheme]).open_named(rest, data_dir, keys)
     if not tf.io.gfile.exists(name):
         raise UserError(
             f"no data set at {name!r}: expected tfds:BUILDER/CONFIG:SPLIT, a manifest (.json), or "

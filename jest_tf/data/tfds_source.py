@@ -19,7 +19,7 @@ KEY_NAMES = ("key", "file_name", "image/filename", "url", "filename")
 LABELS_FILE = "labels.jsonl"  # beside the shards of a prepared set, where its builder wrote one
 
 
-def open_tfds(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
+def open_named(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
     """Manifest of `BUILDER[/CONFIG]:SPLIT`, e.g. `coco_captions:train`.
 
     Prepares (downloads, generates) the set below `data_dir` when it is not there yet.

@@ -129,13 +129,11 @@ class Evaluation:
     """One kind of evaluation. Derive from it, and add the class to `jest_tf.evaluation.kinds`.
 
     Attributes:
-        kind: its name in a config.
         options: those that it takes besides `kind`, `data` and `every_steps`, with defaults.
         headlines: the metrics that tables begin with.
         task: what CLIP_benchmark calls it.
     """
 
-    kind: str
     options: dict[str, Any] = {"batch_size": 256}
     headlines: tuple[str, ...] = ()
     task: str = ""

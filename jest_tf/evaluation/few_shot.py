@@ -136,7 +136,6 @@ def draw_shots(labels: np.ndarray, n_classes: int, k: int, seed: int) -> np.ndar
 class FewShot(Evaluation):
     """A linear probe of a few labelled images per class."""
 
-    kind = "few_shot"
     options = {
         "train": "",
         "validation": "",

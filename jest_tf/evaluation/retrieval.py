@@ -129,7 +129,6 @@ def _require_finite(embeddings: np.ndarray) -> None:
 class Retrieval(Evaluation):
     """Finds the text of an image and the image of a text among all of a data set."""
 
-    kind = "retrieval"
     options = {"caption_rule": "string", "batch_size": 256}
     headlines = ("image_to_text/recall@1", "text_to_image/recall@1")
     task = "zeroshot_retrieval"

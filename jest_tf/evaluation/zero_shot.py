@@ -86,7 +86,6 @@ def _mean_per_class(right: np.ndarray, labels: np.ndarray, n_classes: int) -> fl
 class ZeroShot(Evaluation):
     """Classifies images by the texts of their classes."""
 
-    kind = "zero_shot"
     options = {"classes": "", "templates": "", "batch_size": 256}
     headlines = ("top1",)
     task = "zeroshot_classification"

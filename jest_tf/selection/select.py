@@ -1,6 +1,7 @@
 """`select`: one call for every policy, criterion, loss and number of replicas."""
 
 import functools
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -10,6 +11,38 @@ from jest_tf.selection import scores
 from jest_tf.selection.draw import Noise, compiled, draw_once, sum_over
 from jest_tf.selection.joint import joint
 from jest_tf.selection.spec import Embeddings, Selection, SelectionSpec
+
+
+class Candidates(NamedTuple):
+    """What a policy chooses from, on this replica.
+
+    models: (sign, Embeddings) of each that the criterion uses. state [s, n]: see `scores`. s_ii:
+    [n], score of each row with itself. usable: bool [n], valid and finite.
+    """
+
+    models: list
+    state: tf.Tensor | None
+    s_ii: tf.Tensor
+    usable: tf.Tensor
+
+
+def _joint(spec, candidates, noise, collectives):
+    found = joint(spec, candidates.models, candidates.state, candidates.usable, noise, collectives)
+    return found.positions, {"gain": found.gain, "joint_score": found.set_score}
+
+
+def _independent(spec, candidates, noise, collectives):
+    return draw_once(spec, candidates.s_ii, candidates.usable, noise, collectives), {}
+
+
+# Policy -> its draw: global positions int32 [b], the same on every replica, and sums over this
+# replica's picks that become metrics.
+DRAWS = {
+    "joint": _joint,
+    "independent_top_k": _independent,
+    "independent_sampled": _independent,
+    "uniform": _independent,
+}
 
 
 @tf.autograph.experimental.do_not_convert
@@ -71,15 +104,9 @@ def _select(spec, learner, reference, valid, seed, gumbel, collectives):
     n = spec.super_batch // collectives.size
     start = collectives.rank * n
     models = [] if spec.policy == "uniform" else scores.terms(spec, learner, reference)
-    state, s_ii, usable = pool(spec.loss, models, valid)
-    sums = {}
-    noise = Noise(seed, gumbel)
-    if spec.policy == "joint":
-        outcome = joint(spec, models, state, usable, noise, collectives)
-        positions = outcome.positions
-        sums = {"gain": outcome.gain, "joint_score": outcome.set_score}
-    else:
-        positions = draw_once(spec, s_ii, usable, noise, collectives)
+    candidates = Candidates(models, *pool(spec.loss, models, valid))
+    s_ii, usable = candidates.s_ii, candidates.usable
+    positions, sums = DRAWS[spec.policy](spec, candidates, Noise(seed, gumbel), collectives)
 
     n_candidates = collectives.all_reduce_sum(tf.reduce_sum(tf.cast(usable, tf.int32)))
     if not models:
@@ -88,8 +115,7 @@ def _select(spec, learner, reference, valid, seed, gumbel, collectives):
     sums["pool_score"] = tf.reduce_sum(s_ii)
     totals = collectives.all_reduce_sum(tf.stack(list(sums.values())))
     metrics = dict(zip(sums, tf.unstack(totals / spec.sub_batch), strict=True))
-    candidates = tf.cast(tf.maximum(n_candidates, 1), tf.float32)
-    metrics["pool_score"] *= spec.sub_batch / candidates
+    metrics["pool_score"] *= spec.sub_batch / tf.cast(tf.maximum(n_candidates, 1), tf.float32)
     return Selection(positions, n_candidates, metrics)
 
 
