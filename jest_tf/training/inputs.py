@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import shutil
+from typing import Any
 
 import ml_collections
+import tensorflow as tf
 from absl import logging
 
 from jest_tf.data.manifest import Manifest
@@ -17,6 +18,7 @@ from jest_tf.errors import UserError
 from jest_tf.model_record import ModelRecord, PixelRule, TokenizerRule
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.monitoring.labels import keep_about
+from jest_tf.training.run.storage import write_atomically
 
 KEPT_VOCABULARY = "vocab"  # its name in a workdir, with the suffix of its kind
 VOCABULARY_SUFFIXES = (".txt", ".model")
@@ -32,28 +34,49 @@ class Inputs:
     tokenizer: Tokenizer
     pixels: PixelRule
 
+    @property
+    def fingerprints(self) -> dict[str, Any]:
+        """What identifies the data, wherever they lie."""
+        weights = [source.weight for source in self.manifest.sources]
+        return {"data": self.manifest.fingerprint, "mixture weights": weights}
 
-def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_chief: bool = True) -> Inputs:
-    """Opens the training data, prepared if need be, and the run's vocabulary.
 
-    The vocabulary is kept in the workdir, so that a run can be continued and exported without the
-    captions it was learned from.
+def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_new: bool) -> Inputs:
+    """Opens the training data, prepared if need be, and the vocabulary; writes nothing.
+
+    A run that goes on keeps the rules that it began with, for texts and for pictures.
 
     Raises:
-      UserError: the data or the vocabulary cannot be read.
+      UserError: the data or the vocabulary cannot be read, or it is not that of the begun run.
     """
     manifest = open_source(config.data.train, config.data.data_dir)
-    if ModelRecord.load(workdir):  # the run goes on: by the rules that it began with
-        tokenizer, pixels, _ = workdir_rules(workdir, config)
-        return Inputs(manifest, tokenizer, pixels)
-    source = find_vocabulary(config)
-    kept = os.path.join(workdir, KEPT_VOCABULARY + _suffix(source))
-    if is_chief and not os.path.exists(kept):
-        shutil.copyfile(source, kept)
-    if is_chief:
-        keep_about(manifest.about, pathlib.Path(workdir))
-    tokenizer = Tokenizer(source, config.data.n_tokens, tokenizer_rule(config))
-    return Inputs(manifest, tokenizer, pixel_rule(config))
+    if is_new:
+        rule = tokenizer_rule(config)
+        tokenizer = Tokenizer(find_vocabulary(config), config.data.n_tokens, rule)
+        return Inputs(manifest, tokenizer, pixel_rule(config))
+    tokenizer, pixels, _ = workdir_rules(workdir, config)
+    if os.path.exists(config.data.vocab):
+        given = Tokenizer(find_vocabulary(config), tokenizer.n_tokens, tokenizer.rule)
+        if given.fingerprint != tokenizer.fingerprint:
+            raise UserError(
+                f"data.vocab = {config.data.vocab} is not the vocabulary that the run in {workdir} "
+                f"began with ({tokenizer.vocab_path}). Give that one, or another --workdir."
+            )
+    return Inputs(manifest, tokenizer, pixels)
+
+
+def keep_inputs(inputs: Inputs, workdir: pathlib.Path) -> None:
+    """Copies the vocabulary and what is known of the data, in place of those of a failed start.
+
+    So a run can be continued and exported without the captions that its vocabulary comes from.
+    """
+    source = inputs.tokenizer.vocab_path
+    with tf.io.gfile.GFile(source, "rb") as file:
+        content = file.read()
+    for suffix in VOCABULARY_SUFFIXES:
+        (workdir / (KEPT_VOCABULARY + suffix)).unlink(missing_ok=True)
+    write_atomically(workdir / (KEPT_VOCABULARY + _suffix(source)), content)
+    keep_about(inputs.manifest.about, workdir)
 
 
 def pixel_rule(config: ml_collections.ConfigDict) -> PixelRule:

@@ -98,6 +98,7 @@ class Trainer:
         self.profiler = StepProfiler(steps, workdir.tensorboard)
         self.part_seconds = {}
         self.encoder = self._encoder()
+        self.scores = {}
         self.refused_in_a_row = 0
         self.saved_at = time.monotonic()
 
@@ -117,6 +118,8 @@ class Trainer:
                 self._evaluate_if_due()
             self._save()
         self.profiler.stop()
+        if self.step >= total:
+            self.outputs.finished(self.step, self.scores)
         self.outputs.close()
         if self._stuck():
             logging.error(
@@ -134,13 +137,23 @@ class Trainer:
 
     def _prepare(self) -> None:
         """Everything that is read or made before the model, and that workers may share."""
-        config = self.config
-        self.inputs = inputs.open_inputs(config, self.workdir.path, self.runtime.is_chief)
+        config, workdir = self.config, self.workdir
+        self.inputs = inputs.open_inputs(config, workdir.path, workdir.is_new)
         for name, spec in config.evals.items():
             checked_options(name, spec.to_dict())
             open_source(spec.data, config.data.data_dir)
         self.cache = restore.open_cache(config, self.inputs.manifest)
-        restore.choose_reference(config, self.workdir.path / restore.REFERENCE_RECORD)
+        fingerprints = self.inputs.fingerprints
+        if self.cache:
+            fingerprints["reference cache"] = self.cache.identity
+        if not self.runtime.is_chief:
+            workdir.compare(fingerprints)
+            return
+        record = workdir.path / restore.REFERENCE_RECORD
+        restore.choose_reference(config, record, again=workdir.is_new)
+        workdir.claim(fingerprints)
+        if workdir.is_new:
+            inputs.keep_inputs(self.inputs, workdir.path)
 
     def _require_shared_workdir(self) -> None:
         began = (self.workdir.path / "config.json").exists()
@@ -158,7 +171,11 @@ class Trainer:
             record = inputs.model_record(learner, tokenizer, config.data.image_size)
             record.save(self.workdir.path)
         reference = restore.load_reference(
-            config, tokenizer, self.workdir.path / restore.REFERENCE_RECORD, pixels
+            config,
+            tokenizer,
+            self.workdir.path / restore.REFERENCE_RECORD,
+            pixels,
+            self.runtime.is_chief,
         )
         sizes = learner.config, reference.config if reference else None
         self.schedule = assemble.resolution_schedule(config, *sizes, n_replicas)
@@ -376,6 +393,7 @@ class Trainer:
                     name, spec.to_dict(), self.encoder, self.config.data.data_dir, passes
                 )
                 write_result(self.workdir.evaluations, result)
+            self.scores[name] = result["metrics"]
             values = {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}
             self.outputs.evaluation(self.step, values, self._totals())
 
@@ -399,8 +417,13 @@ class Trainer:
     def _announce(self) -> None:
         s, total = self.config.selection, self.config.total_steps
         if self.step >= total:
-            self.outputs.note(f"{self.workdir.path} has all of its {total:,} steps already.")
-            return
+            return  # `finished` says so
+        if self.step and self.workdir.grown_from:
+            self.outputs.note(
+                f"Made longer: {self.workdir.grown_from:,} steps before, {total:,} now. From step "
+                f"{self.step:,} on the learning rate and the resolutions follow the schedules of "
+                f"{total:,} steps."
+            )
         ratio = 1 - s.sub_batch / s.super_batch
         self.outputs.note(
             f"{self.config.name}: {s.policy}"

@@ -25,6 +25,7 @@ CONFIG = {
     "seed": 0,
     "data": {"augment": ("flip",), "data_dir": "/a"},
     "strategy": {"kind": "default", "n_devices": 1},
+    "reference": {},
     "optimizer": {"learning_rate": 1e-3},
 }
 
@@ -41,10 +42,18 @@ def changed(**fields) -> dict:
     return config
 
 
+def begun(path, config=None, inputs=None):
+    """The workdir of a run that has saved a checkpoint."""
+    with open_workdir(path, config or CONFIG) as workdir:
+        workdir.claim(inputs or {"data": "a1"})
+        (workdir.checkpoints / "step-00000001").mkdir(parents=True, exist_ok=True)
+
+
 @pytest.mark.parametrize("name", ["plain", "with spaces/deep er", "ünï 中文"])
 def test_creates_then_reopens(tmp_path, name):
     with open_workdir(tmp_path / name, CONFIG) as first:
         assert first.is_new
+    begun(tmp_path / name)
     with open_workdir(str(tmp_path / name), CONFIG) as second:
         assert not second.is_new
         assert second.checkpoints == tmp_path / name / "checkpoints"
@@ -52,7 +61,7 @@ def test_creates_then_reopens(tmp_path, name):
 
 
 def test_another_config_is_refused_field_by_field(tmp_path):
-    open_workdir(tmp_path, CONFIG).close()
+    begun(tmp_path)
     other = changed(seed=1, optimizer__learning_rate=0.1, data__augment=())
     other["new"] = {"field": 5}
     with pytest.raises(UserError) as raised:
@@ -71,11 +80,46 @@ def test_another_config_is_refused_field_by_field(tmp_path):
 
 
 def test_fields_that_may_differ_are_taken_over(tmp_path):
-    open_workdir(tmp_path, CONFIG).close()
-    now = changed(strategy__kind="mirrored", strategy__n_devices=4, data__data_dir="/b")
-    open_workdir(tmp_path, now).close()
+    begun(tmp_path)
+    begun(tmp_path, changed(strategy__kind="mirrored", strategy__n_devices=4, data__data_dir="/b"))
     assert read_config(tmp_path)["strategy"] == {"kind": "mirrored", "n_devices": 4}
     assert all(reason for reason in MAY_DIFFER.values())
+
+
+def test_until_a_checkpoint_is_saved_another_config_takes_over(tmp_path):
+    with open_workdir(tmp_path, CONFIG) as workdir:
+        workdir.claim({"data": "a1"})
+    with open_workdir(tmp_path, changed(seed=1)) as workdir:
+        assert workdir.is_new
+        workdir.claim({"data": "b2"})
+    assert read_config(tmp_path)["seed"] == 1
+
+
+def test_what_lies_elsewhere_is_compared_by_content(tmp_path):
+    config = changed(data__train="mine", reference__workdir="teacher")
+    begun(tmp_path, config)
+    moved = copy.deepcopy(config)
+    moved["data"]["train"], moved["reference"]["workdir"] = "/else/mine", "/else/teacher"
+    begun(tmp_path, moved)
+    with pytest.raises(UserError, match="data: a1 there, b2 now"):
+        begun(tmp_path, config, {"data": "b2"})
+    moved["reference"]["workdir"] = ""
+    with pytest.raises(UserError, match="reference.workdir: '/else/teacher' there, '' now"):
+        open_workdir(tmp_path, moved)
+    (tmp_path / "inputs.json").unlink()  # a run of an older version: only paths are known
+    with pytest.raises(UserError, match="data.train: '/else/mine' there, 'mine' now"):
+        open_workdir(tmp_path, config)
+
+
+def test_a_run_may_be_made_longer_but_not_shorter(tmp_path):
+    begun(tmp_path, changed(total_steps=10))
+    with open_workdir(tmp_path, changed(total_steps=20)) as workdir:
+        assert workdir.grown_from == 10
+        workdir.claim({"data": "a1"})
+    with open_workdir(tmp_path, changed(total_steps=20)) as workdir:
+        assert workdir.grown_from == 0
+    with pytest.raises(UserError, match="total_steps may only grow"):
+        open_workdir(tmp_path, changed(total_steps=10))
 
 
 def test_what_training_depends_on_may_not_differ():
@@ -101,6 +145,7 @@ def test_differences_of_nested_dicts():
 
 
 def test_second_run_on_one_workdir_is_refused(tmp_path):
+    begun(tmp_path)
     with open_workdir(tmp_path, CONFIG):
         with pytest.raises(UserError, match=rf"in use by process {os.getpid()} on .*started 20"):
             open_workdir(tmp_path, CONFIG)
@@ -222,12 +267,13 @@ def test_full_disk_at_the_start_is_one_clear_message(tmp_path, monkeypatch):
 
     monkeypatch.setattr(workdir_module, "write_atomically", full)
     with pytest.raises(UserError, match="No space left on device"):
-        open_workdir(tmp_path, CONFIG)
+        begun(tmp_path)
     monkeypatch.undo()
-    open_workdir(tmp_path, CONFIG).close()
+    begun(tmp_path)
 
 
 def test_unreadable_config_names_the_file(tmp_path):
+    begun(tmp_path)
     (tmp_path / "config.json").write_text('{"half": ')
     with pytest.raises(UserError, match=r"config\.json cannot be read as JSON"):
         open_workdir(tmp_path, CONFIG)
@@ -238,10 +284,10 @@ def test_unreadable_config_names_the_file(tmp_path):
 def test_environment_is_recorded_for_every_start(tmp_path):
     file = tmp_path / "environment.json"
     for n_earlier in range(3):
-        open_workdir(tmp_path, CONFIG).close()
+        begun(tmp_path)
         assert len(json.loads(file.read_text())["earlier"]) == n_earlier
     assert "earlier" not in json.loads(file.read_text())["earlier"][0]
     assert json.loads(file.read_text())["packages"]["tensorflow"].startswith("2.20")
     file.write_text("[damaged")
-    open_workdir(tmp_path, CONFIG).close()
+    begun(tmp_path)
     assert json.loads(file.read_text())["earlier"] == []

@@ -18,7 +18,7 @@ from jest_tf.monitoring.picks_sheet import group_sheet
 from jest_tf.monitoring.progress import Progress
 from jest_tf.monitoring.samples import GROUPS, Samples, cut_samples, write_samples
 from jest_tf.monitoring.tensorboard import TensorBoard
-from jest_tf.results import cut_results
+from jest_tf.results import cut_results, result_path
 from jest_tf.training.run.workdir import Workdir
 
 
@@ -33,6 +33,7 @@ class RunOutputs(Protocol):
     def refused(self, step: int, reason: str, ids: np.ndarray) -> None: ...
     def progress(self, step: int, totals: Mapping[str, float], values: Mapping) -> None: ...
     def note(self, text: str) -> None: ...
+    def finished(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None: ...
     def sync(self) -> None: ...
     def close(self) -> None: ...
 
@@ -66,6 +67,8 @@ class Files:
         self._tensorboard = TensorBoard(workdir.tensorboard, start_step)
         self._curves = EvaluationCurves(workdir.tensorboard, totals)
         self._progress = Progress(config.total_steps)
+        self._workdir = workdir
+        self._headlines = list(headlines(config.evals))
         self._samples = workdir.samples
         cut_samples(self._samples, start_step)
         cut_results(workdir.evaluations, start_step)
@@ -80,7 +83,7 @@ class Files:
         if start_step == 0:
             self._tensorboard.config(config.to_dict())
             self._tensorboard.cockpit()
-            self._tensorboard.hparams(_flat(config), ["train/loss", *headlines(config.evals)])
+            self._tensorboard.hparams(_flat(config), ["train/loss", *self._headlines])
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """One line in metrics.jsonl and one point per value in TensorBoard."""
@@ -124,6 +127,21 @@ class Files:
     def note(self, text: str) -> None:
         """A line of its own on the terminal."""
         self._progress.note(text)
+
+    def finished(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """The last words of a run: its scores (evaluation -> metrics), and how to go on."""
+        lines = [f"All {step:,} steps are done; the run lies in {self._workdir.path}."]
+        for name, metrics in scores.items():
+            first = {m: v for m, v in metrics.items() if f"eval/{name}/{m}" in self._headlines}
+            shown = ", ".join(f"{metric} {value:.1%}" for metric, value in first.items())
+            lines.append(
+                f"  {name}: {shown}  ({result_path(self._workdir.evaluations, name, step)})"
+            )
+        lines.append(
+            "To train longer, rerun the same command with --config.total_steps=N: the learning "
+            "rate then follows the schedule of N steps."
+        )
+        self.note("\n".join(lines))
 
     def sync(self) -> None:
         """Brings everything to the disk; before a checkpoint is saved, which it must precede."""

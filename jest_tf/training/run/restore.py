@@ -69,7 +69,9 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
     return LoadedRun(config, model, tokenizer, state["step"], state)
 
 
-def choose_reference(config: ml_collections.ConfigDict, record: pathlib.Path) -> None:
+def choose_reference(
+    config: ml_collections.ConfigDict, record: pathlib.Path, again: bool = False
+) -> None:
     """Writes which checkpoint of the reference a new run takes: its newest sound one.
 
     A resumed run, and every worker process, takes the same one, also when the reference has been
@@ -77,10 +79,13 @@ def choose_reference(config: ml_collections.ConfigDict, record: pathlib.Path) ->
 
     Args:
       record: the file; one that exists is left as it is.
+      again: it is of a failed start, and is replaced.
 
     Raises:
       UserError: no run there, or all of its checkpoints are damaged.
     """
+    if again:
+        record.unlink(missing_ok=True)
     if not _runs_reference(config) or record.exists():
         return
     workdir = config.reference.workdir
@@ -100,21 +105,24 @@ def load_reference(
     tokenizer: Tokenizer,
     record: pathlib.Path,
     pixels: PixelRule = PixelRule(),
+    is_chief: bool = False,
 ) -> DualEncoder | None:
     """The frozen reference that the steps run, or None: none is needed, or it is cached.
 
     Args:
       tokenizer, pixels: of the learner; one super-batch serves both models.
       record: which checkpoint to take, see `choose_reference`; the newest where there is none.
+      is_chief: writes the identity of the weights into the record, if it is not there yet.
 
     Raises:
-      UserError: no such run, or it does not read texts or pictures as the learner does.
+      UserError: no such run, it does not read texts or pictures as the learner does, or its weights
+        are not those that this run began with.
     """
     if not _runs_reference(config):
         return None
     workdir = config.reference.workdir
-    step = parse_json(record.read_text())["step"] if record.exists() else None
-    run = load_workdir(workdir, step)
+    kept = parse_json(record.read_text()) if record.exists() else {}
+    run = load_workdir(workdir, kept.get("step"))
     if run.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"the reference in {workdir} reads text as {run.tokenizer.fingerprint} (vocabulary, "
@@ -126,6 +134,15 @@ def load_reference(
             f"the reference in {workdir} takes pictures resized by {run.model.pixels}, this run by "
             f"{pixels}. Set --config.data.resize, or {CACHE_IT}."
         )
+    weights = reference_identity(run)["weights"]
+    if kept.get("weights", weights) != weights:
+        raise UserError(
+            f"the reference in {workdir} is not the one that this run began with: step "
+            f"{run.step} has weights {weights}, expected {kept['weights']} ({record}). Name the "
+            f"run that lay in {kept['workdir']}, or take another --workdir."
+        )
+    if is_chief and kept and "weights" not in kept:
+        write_atomically(record, json.dumps(kept | {"weights": weights}).encode())
     run.model.trainable = False
     return run.model
 

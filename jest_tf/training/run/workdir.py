@@ -1,11 +1,14 @@
 """The folder of one run: opened once at a time, and never by another experiment.
 
-    config.json       the run's config; environment.json  versions, code revision, machine
-    run.lock          who is writing here
+    config.json       the run's config; inputs.json  fingerprints of what it reads
+    environment.json  versions, code revision, machine; run.lock  who is writing here
     metrics.jsonl  tensorboard/  checkpoints/  picks/  samples/  evaluations/  projector/  export/
 
 Checkpoints may lie elsewhere (`gs://…`); the workdir itself is a local or mounted folder, because
 locking and appending need a file system.
+
+A workdir belongs to a run from its first checkpoint on. Until then nothing is lost if the command
+is corrected, so another config may take the folder over.
 """
 
 import dataclasses
@@ -36,17 +39,57 @@ MAY_DIFFER: dict[str, str] = {
     "profile.*": "traces measure time and change nothing",
     "evals.*": "evaluations read the model and never change it",
 }
+# Fields that say where something lies. What lies there is compared by fingerprint.
+PLACES = ("data.train", "data.vocab", "data.vocab_from", "reference.workdir", "reference.cache")
 N_DIFFERENCES_SHOWN = 20
 ABSENT = "(absent)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """Paths inside a workdir. Use as a context manager, or call `close`, to release the lock."""
+    """Paths inside a workdir. Use as a context manager, or call `close`, to release the lock.
+
+    is_new: no checkpoint was saved yet. grown_from: total_steps of a run that is made longer, or 0.
+    """
 
     path: Path
     is_new: bool
+    config: Mapping[str, Any]
+    grown_from: int = 0
     _lock: WorkdirLock | None = dataclasses.field(default=None, repr=False)
+
+    def claim(self, inputs: Mapping[str, Any]) -> None:
+        """Write config, inputs and environment; call when all inputs have opened.
+
+        Args:
+          inputs: name -> fingerprint (JSON-serialisable) of what the run reads.
+        Raises:
+          UserError: a begun run reads other inputs now, or the folder cannot be written.
+        """
+        if not self.is_new:
+            self.compare(inputs)
+        try:
+            write_atomically(self.path / "inputs.json", _json_bytes(inputs))
+            _record_environment(self.path / "environment.json")
+            write_atomically(self.path / "config.json", _json_bytes(self.config))
+        except OSError as error:
+            raise _not_writable(self.path, error) from error
+
+    def compare(self, inputs: Mapping[str, Any]) -> None:
+        """Raises UserError if config or inputs are not those that were written here, if any."""
+        if not (self.path / "inputs.json").exists():
+            return
+        _refuse_other_config(self.path, read_config(self.path), self.config, MAY_DIFFER)
+        before = _read_json(self.path / "inputs.json")
+        changed = [name for name in inputs if name in before and before[name] != inputs[name]]
+        if changed:
+            lines = [f"  {name}: {before[name]} there, {inputs[name]} now" for name in changed]
+            raise UserError(
+                f"workdir {self.path} belongs to a run that read something else (fingerprints):\n"
+                + "\n".join(lines)
+                + "\nGive the same data, vocabulary and reference (they may lie elsewhere), or "
+                "another --workdir."
+            )
 
     @property
     def metrics(self) -> Path:
@@ -94,13 +137,13 @@ def open_workdir(
     is_writer: bool = True,
     may_differ: Mapping[str, str] = MAY_DIFFER,
 ) -> Workdir:
-    """Create the workdir of a run, or reopen it for the same config.
+    """Lock the workdir of a run and compare its config; `Workdir.claim` writes it.
 
     Args:
       path: local or mounted folder.
       config: nested, JSON-serialisable dict (`ConfigDict.to_dict()`).
-      is_writer: True for the one process that writes here: takes the lock, writes `config.json` and
-        `environment.json`. The other worker processes of a run pass False and only compare.
+      is_writer: True for the one process that writes here: makes the folder and takes the lock. The
+        other worker processes of a run pass False and only compare.
       may_differ: field patterns that a continued run may change, with the reason.
     Raises:
       UserError: not a folder, no permission, another run is writing here, another config.
@@ -112,22 +155,26 @@ def open_workdir(
         if is_writer:
             path.mkdir(parents=True, exist_ok=True)
             lock = WorkdirLock(path / "run.lock")
-        is_new = not (path / "config.json").exists()
-        if not is_new:
-            _refuse_other_config(path, read_config(path), config, may_differ)
-        if is_writer:
-            write_atomically(path / "config.json", _json_bytes(config))
-            _record_environment(path / "environment.json")
+        is_new = not any(path.glob("checkpoints/step-*"))
+        before = {} if is_new else read_config(path)
+        if before:
+            _refuse_other_config(path, before, config, may_differ)
     except OSError as error:
         _release(lock)
-        raise UserError(
-            f"workdir {path} cannot be written: {error.strerror or error}. Give a folder that this "
-            "user may create and write files in."
-        ) from error
+        raise _not_writable(path, error) from error
     except UserError:
         _release(lock)
         raise
-    return Workdir(path, is_new, lock)
+    steps, steps_before = (c.get("total_steps", 0) for c in (config, before))
+    grown_from = steps_before if steps > steps_before else 0
+    return Workdir(path, is_new, config, grown_from, lock)
+
+
+def _not_writable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"workdir {path} cannot be written: {error.strerror or error}. Give a folder that this "
+        "user may create and write files in."
+    )
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -139,6 +186,10 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     file = Path(path) / "config.json"
     if not file.exists():
         raise UserError(f"{path} is not the workdir of a run: it has no config.json.")
+    return _read_json(file)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         return parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -158,10 +209,20 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
 
 def _refuse_other_config(path: Path, before: dict, now: dict, may_differ: Mapping[str, str]):
+    has_fingerprints = (path / "inputs.json").exists()
+
+    def may(field: str, values: tuple) -> bool:
+        if field == "total_steps" and ABSENT not in values:
+            return values[0] < values[1]
+        if field in PLACES and has_fingerprints:
+            # A reference may lie elsewhere, but not come or go.
+            return all(values) or field.startswith("data.")
+        return any(fnmatch.fnmatchcase(field, pattern) for pattern in may_differ)
+
     refused = {
         field: values
         for field, values in differences(before, now).items()
-        if not any(fnmatch.fnmatchcase(field, pattern) for pattern in may_differ)
+        if not may(field, values)
     }
     if not refused:
         return
@@ -172,6 +233,7 @@ def _refuse_other_config(path: Path, before: dict, now: dict, may_differ: Mappin
         f"workdir {path} belongs to a run of another config; {len(refused)} field(s) differ:\n"
         + "\n".join(lines)
         + "\nTake another --workdir, or the config of that run to continue it."
+        + (" total_steps may only grow." if "total_steps" in refused else "")
     )
 
 
