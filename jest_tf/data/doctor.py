@@ -15,6 +15,7 @@ from PIL import Image
 from jest_tf.data import preprocess
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_rows
+from jest_tf.data.repeats import Repeats
 from jest_tf.errors import UserError
 from jest_tf.pages.html import data_uri, render
 
@@ -34,7 +35,7 @@ class SourceReport:
     problems: dict[str, list] = dataclasses.field(default_factory=dict)
     shorter_side: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     scripts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    caption_bytes: list[int] = dataclasses.field(default_factory=list)
+    caption_bytes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     samples: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     def note(self, kind: str, where: tuple[str, int, int]) -> None:
@@ -46,12 +47,16 @@ class SourceReport:
 
 @dataclasses.dataclass
 class Report:
-    """What `examine` found; `bad` counts records that training cannot use."""
+    """What `examine` found.
+
+    `bad` counts records that training cannot use, `shared_ids` ids that several sources have.
+    """
 
     name: str
     records: int
     bad: int
     duplicate_ids: int
+    shared_ids: int
     duplicate_captions: int
     unreadable_shards: dict[str, str]
     sources: dict[str, SourceReport]
@@ -62,10 +67,17 @@ class Report:
         for source in content["sources"].values():
             sizes = source.pop("caption_bytes")
             source.pop("samples")
-            source["caption_bytes_percentiles"] = (
-                np.percentile(sizes, [0, 25, 50, 75, 99, 100]).astype(int).tolist() if sizes else []
-            )
+            source["caption_bytes_percentiles"] = _percentiles(sizes)
         return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def _percentiles(sizes: collections.Counter) -> list[int]:
+    """The 0th, 25th, 50th, 75th, 99th and 100th; nothing of nothing."""
+    if not sizes:
+        return []
+    values, counts = zip(*sorted(sizes.items()), strict=True)
+    at = np.array([0, 0.25, 0.5, 0.75, 0.99, 1]) * (sum(counts) - 1)
+    return [values[i] for i in np.searchsorted(np.cumsum(counts), at, side="right")]
 
 
 def examine(manifest: Manifest, workers: int = 8, report: Callable[[str], None] = print) -> Report:
@@ -78,33 +90,45 @@ def examine(manifest: Manifest, workers: int = 8, report: Callable[[str], None] 
     Returns:
         Counts, the first records of every problem with file and index, and samples.
     """
-    sources = {source.name: SourceReport() for source in manifest.sources}
-    ids: collections.Counter = collections.Counter()
-    captions: collections.Counter = collections.Counter()
+    names = _different([source.name for source in manifest.sources])
+    sources = {name: SourceReport() for name in names}
+    ids_of = {name: Repeats() for name in names}
+    ids, captions = Repeats(), Repeats()
     unreadable: dict[str, str] = {}
     with futures.ThreadPoolExecutor(workers) as pool:
         parts = pool.map(lambda index: _examine_shard(manifest, index), range(len(manifest.shards)))
         for index, (part, shard_ids, shard_captions, error) in enumerate(parts):
             shard = manifest.shards[index]
-            _merge(sources[manifest.sources[shard.source].name], part)
-            ids.update(shard_ids)
-            captions.update(shard_captions)
+            name = names[shard.source]
+            _merge(sources[name], part)
+            ids.add(shard_ids)
+            ids_of[name].add(shard_ids)
+            captions.add(shard_captions)
             if error:
                 unreadable[shard.path] = error
             if (index + 1) % max(1, len(manifest.shards) // 20) == 0:
-                report(
-                    f"{index + 1:,}/{len(manifest.shards):,} shards, {sum(ids.values()):,} records"
-                )
+                report(f"{index + 1:,}/{len(manifest.shards):,} shards, {ids.n:,} records")
     bad = sum(s.counts["bad_record"] for s in sources.values())
     return Report(
         name=manifest.name,
         records=sum(source.records for source in sources.values()),
         bad=bad,
-        duplicate_ids=sum(n - 1 for n in ids.values()),
-        duplicate_captions=sum(n - 1 for n in captions.values()),
+        duplicate_ids=ids.count(),
+        shared_ids=ids.count() - sum(own.count() for own in ids_of.values()),
+        duplicate_captions=captions.count(),
         unreadable_shards=unreadable,
         sources=sources,
     )
+
+
+def _different(names: list[str]) -> list[str]:
+    """`name (2)` for the second source of a name."""
+    seen: collections.Counter = collections.Counter()
+    different = []
+    for name in names:
+        seen[name] += 1
+        different.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return different
 
 
 def _examine_shard(manifest: Manifest, index: int):
@@ -117,7 +141,7 @@ def _examine_shard(manifest: Manifest, index: int):
             where = (path, number, record_id)
             number += 1
             part.records += 1
-            ids.append(record_id)
+            ids += [record_id] * (record_id != -1)
             captions += [hash(text) for text in texts]
             usable = _examine_image(part, image, where)
             usable &= _examine_captions(part, texts, where)
@@ -167,7 +191,7 @@ def _examine_captions(part: SourceReport, texts: list[bytes], where: tuple) -> b
         return False
     empty = 0
     for text in texts:
-        part.caption_bytes.append(len(text))
+        part.caption_bytes[len(text)] += 1
         try:
             decoded = text.decode("utf-8")
         except UnicodeDecodeError:
@@ -195,7 +219,7 @@ def _merge(total: SourceReport, part: SourceReport) -> None:
     for kind, where in part.problems.items():
         listed = total.problems.setdefault(kind, [])
         listed += where[: LISTED - len(listed)]
-    total.caption_bytes += part.caption_bytes
+    total.caption_bytes.update(part.caption_bytes)
     total.samples += part.samples[: SAMPLES - len(total.samples)]
 
 

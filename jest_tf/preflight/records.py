@@ -31,6 +31,11 @@ def check_records(config: ml_collections.ConfigDict, n_replicas: int, folder: st
     section.add("repeated", f"{report.duplicate_ids:,} ids, {report.duplicate_captions:,} captions")
     section.add("written", " and ".join(written))
     section.problems += [f"{path}: {why}" for path, why in report.unreadable_shards.items()]
+    if report.shared_ids:
+        section.problems.append(
+            f"{report.shared_ids:,} ids are those of records of another source: embeddings by id "
+            "would go to the wrong record. Prepare one of the sources again with another --name."
+        )
     try:
         doctor.check_bound(report, config.data.max_bad_share)
         section.problems += _too_few_usable(config, n_replicas, report)

@@ -57,3 +57,14 @@ def test_a_corrupt_shard_is_reported_and_the_rest_is_read(manifest, tmp_path):
     assert "after record" in report.unreadable_shards[str(broken)]
     assert "40 records, the manifest says 50" in report.unreadable_shards[good.path]
     assert 80 < report.records < 120
+
+
+def test_ids_that_two_sources_share_are_told_and_sources_of_one_name_stay_apart(make_manifest):
+    one, other = make_manifest([10], name="a"), make_manifest([10], first_id=7, name="b")
+    sources = (Source("same", id="id"), Source("same", id="id"))
+    shards = (*one.shards, Shard(other.shards[0].path, 10, 1, 0, other.shards[0].bytes))
+    report = doctor.examine(Manifest("both", sources, shards), report=str)
+    assert (report.duplicate_ids, report.shared_ids) == (3, 3)
+    assert {name: s.records for name, s in report.sources.items()} == {"same": 10, "same (2)": 10}
+    sizes = json.loads(report.to_json())["sources"]["same"]["caption_bytes_percentiles"]
+    assert sizes == [8, 8, 8, 8, 8, 8]
