@@ -3,6 +3,7 @@
 TensorFlow's decoders pass over EXIF and drop transparency; they cannot read a WebP that moves.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -17,17 +18,21 @@ MIN_SIDE = 2
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 HEADER_BYTES = 48
 # EXIF stands at the start of a JPEG or PNG: nothing is searched behind it.
-_EXIF_WITHIN = 2**16
+_EXIF_WITHIN = 2**14
 BAD, JPEG, PNG, GIF, BMP, WEBP = range(6)
+
+
+# A function of its own in the graph. Else its operations, dozens, would stand in the way of each
+# picture that does not need it: TensorFlow visits the branches that it does not take.
+_rare = functools.partial(tf.function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 class Headers(NamedTuple):
     """What the first bytes of c files say, all [c].
 
-    `kind` int32 is BAD where the magic number or the size say so. `height`, `width` int64 are 0
+    `kind` int32 is BAD where the magic number or the size say so. `height`, `width` int64 are 2
     for JPEG, whose size stands further back and is judged later. `unusual`: a PNG that may be
-    transparent, a WebP that moves. `may_have_exif`: a JPEG, or a PNG or WebP that has more than
-    pixels.
+    transparent, a WebP that moves. `may_have_exif`: a file that holds more than pixels.
     """
 
     kind: tf.Tensor
@@ -37,38 +42,69 @@ class Headers(NamedTuple):
     may_have_exif: tf.Tensor
 
 
+# Where a number stands in a header: (first byte, bytes, most significant first).
+_NUMBERS = {
+    "at_2": (2, 2, True), "at_20": (20, 2, True), "at_0": (0, 4, True),
+    "at_4": (4, 4, True), "at_8": (8, 4, True), "at_12": (12, 4, True),
+    "png_w": (16, 4, True), "png_h": (20, 4, True), "png_colour": (25, 1, True),
+    "png_chunk": (37, 4, True), "gif_w": (6, 2, False), "gif_h": (8, 2, False),
+    "bmp_w": (18, 4, False), "bmp_h": (22, 4, False), "bmp_bits": (28, 2, False),
+    "webp_flags": (20, 1, False), "vp8x_w": (24, 3, False), "vp8x_h": (27, 3, False),
+    "vp8l": (21, 4, False), "vp8_w": (26, 2, False), "vp8_h": (28, 2, False),
+}  # fmt: skip
+
+
+def _weights() -> np.ndarray:
+    """float64 [HEADER_BYTES, numbers]: one product reads all numbers; 32 bits are exact in it."""
+    weights = np.zeros((HEADER_BYTES, len(_NUMBERS)))
+    for column, (at, n, is_big) in enumerate(_NUMBERS.values()):
+        powers = 256.0 ** np.arange(n)
+        weights[at : at + n, column] = powers[::-1] if is_big else powers
+    return weights
+
+
 def inspect(header: tf.Tensor) -> Headers:
     """Reads uint8 [c, HEADER_BYTES], zeros where a file is shorter."""
+    numbers = tf.cast(tf.cast(header, tf.float64) @ _weights(), tf.int64)
+    n = dict(zip(_NUMBERS, tf.unstack(numbers, axis=1), strict=True))
 
-    def starts(magic: bytes, at: int = 0) -> tf.Tensor:
-        expected = tf.constant(list(magic), tf.uint8)
-        return tf.reduce_all(header[:, at : at + len(magic)] == expected, -1)
+    def says(name: str, text: bytes) -> tf.Tensor:
+        return n[name] == int.from_bytes(text, "big")
 
-    def number(at: int, n_bytes: int, big_endian: bool = False) -> tf.Tensor:
-        return _number(header[:, at : at + n_bytes], big_endian)
-
-    kind = tf.where(starts(b"\xff\xd8\xff"), JPEG, BAD)
-    height = width = tf.zeros_like(kind, tf.int64)
-    is_png, is_webp = starts(PNG_MAGIC), starts(b"RIFF") & starts(b"WEBP", 8)
-    extended = is_webp & starts(b"VP8X", 12)
-    packed = number(21, 4)  # of WebP's lossless form: 14 bits less one each
-    for code, found, h, w in (
-        (PNG, is_png, number(20, 4, True), number(16, 4, True)),
-        (GIF, starts(b"GIF8"), number(8, 2), number(6, 2)),
-        # Of fewer bits TensorFlow reads the numbers of colours as colours.
-        (BMP, starts(b"BM") & (starts(b"\x18\0", 28) | starts(b"\x20\0", 28)),
-         number(22, 4), number(18, 4)),
-        (WEBP, extended, number(27, 3) + 1, number(24, 3) + 1),
-        (WEBP, is_webp & starts(b"VP8L", 12), packed // 2**14 % 2**14 + 1, packed % 2**14 + 1),
-        (WEBP, is_webp & starts(b"VP8 ", 12), number(28, 2) % 2**14, number(26, 2) % 2**14),
-    ):  # fmt: skip
-        kind = tf.where(found, tf.where(is_sane(h, w), code, BAD), kind)
-        height, width = tf.where(found, h, height), tf.where(found, w, width)
-    colour, flags = header[:, 25], header[:, 20]
-    is_plain = ((colour == 0) | (colour == 2)) & starts(b"IDAT", 37)
-    moves = extended & (flags & 2 > 0)
-    has_exif = (kind == JPEG) | (is_png & ~is_plain) | (extended & (flags & 8 > 0))
-    return Headers(kind, height, width, (is_png & ~is_plain) | moves, has_exif)
+    is_png = says("at_0", PNG_MAGIC[:4]) & says("at_4", PNG_MAGIC[4:])
+    is_webp = says("at_0", b"RIFF") & says("at_8", b"WEBP")
+    extended = is_webp & says("at_12", b"VP8X")
+    # Of fewer bits TensorFlow reads a BMP's numbers of colours as colours.
+    is_bmp = (n["at_0"] // 2**16 == 0x424D) & ((n["bmp_bits"] == 24) | (n["bmp_bits"] == 32))
+    two = tf.fill(tf.shape(n["at_0"]), tf.constant(2, tf.int64))  # a JPEG's size is judged later
+    rows = (
+        (JPEG, n["at_0"] // 256 == 0xFFD8FF, two, two),
+        (PNG, is_png, n["png_h"], n["png_w"]),
+        (GIF, says("at_0", b"GIF8"), n["gif_h"], n["gif_w"]),
+        (BMP, is_bmp, n["bmp_h"], n["bmp_w"]),
+        (WEBP, extended, n["vp8x_h"] + 1, n["vp8x_w"] + 1),
+        (WEBP, is_webp & says("at_12", b"VP8L"),
+         n["vp8l"] // 2**14 % 2**14 + 1, n["vp8l"] % 2**14 + 1),
+        (WEBP, is_webp & says("at_12", b"VP8 "), n["vp8_h"] % 2**14, n["vp8_w"] % 2**14),
+    )  # fmt: skip
+    kinds, found, heights, widths = zip(*rows, strict=True)
+    found, heights, widths = (tf.stack(column, 1) for column in (found, heights, widths))
+    sound = found & is_sane(heights, widths)
+    unplain_png = is_png & ~(
+        ((n["png_colour"] == 0) | (n["png_colour"] == 2)) & says("png_chunk", b"IDAT")
+    )
+    # The usual JPEG: nothing between its mark, JFIF or not, and its tables.
+    tables = (n["at_2"] == 0xFFDB) | ((n["at_2"] == 0xFFE0) & (n["at_20"] == 0xFFDB))
+    kind = tf.reduce_max(tf.where(sound, tf.constant(kinds), BAD), 1)
+    return Headers(
+        kind=kind,
+        height=tf.reduce_sum(tf.where(found, heights, 0), 1),
+        width=tf.reduce_sum(tf.where(found, widths, 0), 1),
+        unusual=unplain_png | (extended & (n["webp_flags"] // 2 % 2 == 1)),
+        may_have_exif=((kind == JPEG) & ~tables)
+        | unplain_png
+        | (extended & (n["webp_flags"] // 8 % 2 == 1)),
+    )
 
 
 def _number(digits: tf.Tensor, big_endian: bool | tf.Tensor) -> tf.Tensor:
@@ -100,42 +136,41 @@ def _after(text: tf.Tensor, mark: bytes) -> tf.Tensor:
     return tf.gather(flat, tf.where(found, parts.row_starts() + 1, tf.size(flat, tf.int64) - 1))
 
 
-def exif_of(encoded: tf.Tensor, head: Headers) -> tf.Tensor:
-    """string [c]: each file's EXIF from its byte order on; empty where it has none."""
-    start = tf.strings.substr(encoded, 0, _EXIF_WITHIN)
-    found = tf.fill(tf.shape(encoded), "")
-    for kind, where, mark in (
-        (JPEG, start, b"Exif\0\0"),
-        (PNG, start, b"eXIf"),
-        (WEBP, encoded, b"EXIF"),  # at its end
-    ):
-        searched = tf.where(head.may_have_exif & (head.kind == kind), where, "")
-        found = tf.strings.join([found, _after(searched, mark)])
-    # WebP: its length comes first, and with some writers the mark of JPEG.
-    is_webp = (head.kind == WEBP) & (tf.strings.length(found) >= 10)
-    skipped = tf.where(is_webp, 4, 0)
-    marked = tf.strings.substr(found, skipped, tf.fill(tf.shape(found), 6)) == b"Exif\0\0"
-    skipped += tf.where(marked, 6, 0)
-    return tf.strings.substr(found, skipped, tf.fill(tf.shape(found), _EXIF_WITHIN))
-
-
-def upright(images: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
-    """uint8 [c, S, S, 3] turned as their EXIF (string [c]) says; squares, so all keep their shape.
+def upright(images: tf.Tensor, encoded: tf.Tensor, head: Headers) -> tf.Tensor:
+    """uint8 [c, S, S, 3] turned as the EXIF of their files (string [c]) says.
 
     A resize to a square and a turn may change places: the turn of the small one costs nothing.
     """
-
-    def turned():
-        way = _orientation(tiff)[:, None, None, None]
-        out = tf.where(way >= 5, tf.transpose(images, [0, 2, 1, 3]), images)
-        mirrored = (way == 2) | (way == 3) | (way == 6) | (way == 7)
-        out = tf.where(mirrored, out[:, :, ::-1], out)
-        upside_down = (way == 3) | (way == 4) | (way == 7) | (way == 8)
-        return tf.where(upside_down, out[:, ::-1], out)
-
-    return tf.cond(tf.reduce_any(tf.strings.length(tiff) > 0), turned, lambda: images)
+    turned = lambda: _turned(images, _orientation(_exif_of(encoded, head)))  # noqa: E731
+    return tf.cond(tf.reduce_any(head.may_have_exif), turned, lambda: images)
 
 
+@_rare
+def _turned(images: tf.Tensor, way: tf.Tensor) -> tf.Tensor:
+    """uint8 [c, S, S, 3] by EXIF's orientation int64 [c]."""
+    way = way[:, None, None, None]
+    out = tf.where(way >= 5, tf.transpose(images, [0, 2, 1, 3]), images)
+    mirrored = (way == 2) | (way == 3) | (way == 6) | (way == 7)
+    out = tf.where(mirrored, out[:, :, ::-1], out)
+    upside_down = (way == 3) | (way == 4) | (way == 7) | (way == 8)
+    return tf.where(upside_down, out[:, ::-1], out)
+
+
+@_rare
+def _exif_of(encoded: tf.Tensor, head: Headers) -> tf.Tensor:
+    """string [c]: each file's EXIF from its byte order on; empty where it has none."""
+    encoded = tf.where(head.may_have_exif, encoded, "")
+    start = tf.strings.substr(encoded, 0, _EXIF_WITHIN)
+    chunk = _after(encoded, b"EXIF")  # of a WebP, at its end: the length, and with some a JPEG mark
+    length = tf.fill(tf.shape(chunk), 2**20)
+    chunk = tf.strings.substr(chunk, tf.minimum(tf.strings.length(chunk), 4), length)
+    is_marked = tf.strings.substr(chunk, 0, 6) == b"Exif\0\0"
+    of_webp = tf.where(is_marked, _after(chunk, b"Exif\0\0"), chunk)
+    of_png = tf.where(head.kind == PNG, _after(start, b"eXIf"), of_webp)
+    return tf.where(head.kind == JPEG, _after(start, b"Exif\0\0"), of_png)
+
+
+@_rare
 def _orientation(tiff: tf.Tensor) -> tf.Tensor:
     """int64 [c]: the orientation in EXIF (string [c]), 1 to 8; 1 where it is not said."""
     n_entries = 64
@@ -158,12 +193,14 @@ def _byte(value: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.constant([bytes([n]) for n in range(256)]), value)
 
 
+@_rare
 def still_webp(webp: tf.Tensor) -> tf.Tensor:
     """uint8 [h, w, 3] of a WebP (string []) that does not move."""
     image = tf.io.decode_webp(webp)[0]
     return tf.cond(tf.shape(image)[2] == 4, lambda: on_white(image), lambda: image)
 
 
+@_rare
 def first_frame(webp: tf.Tensor) -> tf.Tensor:
     """uint8 [h, w, 3] of a moving WebP (string []): its first frame, on a white canvas."""
     canvas = tf.io.decode_raw(tf.strings.substr(webp, 24, 6), tf.uint8, fixed_length=6)
@@ -185,6 +222,7 @@ def first_frame(webp: tf.Tensor) -> tf.Tensor:
     return tf.pad(image, [[top, bottom], [left, right], [0, 0]], constant_values=255)
 
 
+@_rare
 def opaque_gif(gif: tf.Tensor) -> tf.Tensor:
     """A GIF (string []) whose first frame is white where it was transparent.
 

@@ -13,7 +13,6 @@ import tensorflow as tf
 from jest_tf.data.picture_files import (
     HEADER_BYTES,
     PNG,
-    exif_of,
     first_frame,
     inspect,
     is_sane,
@@ -79,8 +78,13 @@ def decode_batch(
     are_small = h[0] * w[0] <= SMALL_PIXELS
     are_equal = tf.reduce_all((head.kind == PNG) & (h == h[0]) & (w == w[0]))
     images, ok = tf.cond(are_equal & are_small, equal_pngs, any_kind)
-    images = upright(images, exif_of(encoded, head))[:, :image_size, :image_size]
-    return tf.ensure_shape(images, [encoded.shape[0], image_size, image_size, 3]), ok
+    images = tf.ensure_shape(upright(images, encoded, head), [None, side, side, 3])
+    return _without_margin(images, image_size), ok
+
+
+def _without_margin(images: tf.Tensor, size: int) -> tf.Tensor:
+    """[n, side, side, 3] -> [n, size, size, 3]; no copy where the sides are the same."""
+    return images if images.shape[1] == size else images[:, :size, :size]
 
 
 def decode_all(
@@ -176,8 +180,8 @@ def fit(images: tf.Tensor, size: int, rule: PixelRule = OWN_RULE) -> tf.Tensor:
 
     shape = tf.shape(images)
     same = (shape[1] == side) & (shape[2] == side)
-    fitted = tf.cond(same, lambda: images, resized)[:, :size, :size]
-    return tf.ensure_shape(fitted, [images.shape[0], size, size, 3])
+    fitted = tf.ensure_shape(tf.cond(same, lambda: images, resized), [None, side, side, 3])
+    return _without_margin(fitted, size)
 
 
 def fit_decoded(images: tf.Tensor, size: int, rule: PixelRule = OWN_RULE) -> tf.Tensor:
