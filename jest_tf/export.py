@@ -1,8 +1,11 @@
-"""Exports a run's model as a SavedModel with tokenizer and preprocessing inside.
+"""Exports a run's model: for TensorFlow, Hugging Face's transformers, big_vision or Keras.
 
     python -m jest_tf.export --workdir=runs/joint --out=runs/joint/export
+    python -m jest_tf.export --workdir=runs/tuned --format=huggingface --out=tuned_siglip
+    python -m jest_tf.export --workdir=runs/tuned --interpolate=0.5 --with=runs/siglip
 
-Loading it needs tensorflow and tensorflow_text only; docs/export.md shows how.
+A SavedModel holds tokenizer and preprocessing, and loads with tensorflow and tensorflow_text alone
+(docs/export.md). docs/weights.md tells what the other formats hold.
 """
 
 import os
@@ -17,7 +20,25 @@ from jest_tf.json_text import parse_json
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=FLAGS)
 _OUT = flags.DEFINE_string(
-    "out", None, "Where to write; by default WORKDIR/export.", flag_values=FLAGS
+    "out", None, "Where to write; by default in the workdir.", flag_values=FLAGS
+)
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "saved_model",
+    ["saved_model", "huggingface", "big_vision", "keras"],
+    "What to write.",
+    flag_values=FLAGS,
+)
+_INTERPOLATE = flags.DEFINE_float(
+    "interpolate",
+    None,
+    "Share of the run's weights; the rest are those of --with (WiSE-FT).",
+    lower_bound=0.0,
+    upper_bound=1.0,
+    flag_values=FLAGS,
+)
+_WITH = flags.DEFINE_string(
+    "with", None, "--interpolate: workdir that the run was tuned from.", flag_values=FLAGS
 )
 _STEP = flags.DEFINE_integer(
     "step", None, "Checkpoint to export; by default the newest.", flag_values=FLAGS
@@ -29,10 +50,21 @@ def main(argv: list[str]) -> None:
     config_flag.refuse_extra(argv)
     if not _WORKDIR.value:
         raise UserError("--workdir is missing. Give the folder of the run to export.")
-    out = _OUT.value or os.path.join(_WORKDIR.value, "export")
+    if (_INTERPOLATE.value is None) != (_WITH.value is None):
+        raise UserError("--interpolate=SHARE and --with=WORKDIR go together")
+    from jest_tf.serving.public_formats import WRITERS, export_public, interpolate
     from jest_tf.training.run.restore import load_workdir  # TensorFlow: after the flags
 
     run = load_workdir(_WORKDIR.value, _STEP.value)
+    if _WITH.value:
+        interpolate(run.model, load_workdir(_WITH.value).model, _INTERPOLATE.value)
+    name = "export" if _FORMAT.value == "saved_model" else WRITERS[_FORMAT.value][0]
+    out = _OUT.value or os.path.join(_WORKDIR.value, name)
+    if _FORMAT.value != "saved_model":
+        remarks = export_public(run.model, run.tokenizer, _FORMAT.value, out)
+        told = "".join(f"\n  note: {remark}" for remark in remarks)
+        print(f"exported step {run.step} of {_WORKDIR.value} to {out} ({_FORMAT.value}){told}")
+        return
     fingerprint = export_run(run, _WORKDIR.value, out)
     print(f"exported step {run.step} of {_WORKDIR.value} to {out} (fingerprint {fingerprint})")
 

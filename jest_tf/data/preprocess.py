@@ -173,10 +173,14 @@ def fit(images: tf.Tensor, size: int, rule: PixelRule = OWN_RULE) -> tf.Tensor:
         return tf.reshape(rows, [n, side, w, 3])
 
     def resized():
+        if rule.resize == "bicubic":  # along the width first, and rounded, as Pillow does
+            once = along_height(tf.transpose(images, [0, 2, 1, 3]))
+            return to_bytes(along_height(tf.transpose(to_bytes(once), [0, 2, 1, 3])))
         sides_swapped = along_height(tf.transpose(along_height(images), [0, 2, 1, 3]))
-        if rule.resize == "bicubic":  # its weights are partly negative
-            sides_swapped = tf.clip_by_value(sides_swapped, 0.0, 255.0)
         return tf.transpose(tf.cast(sides_swapped + 0.5, tf.uint8), [0, 2, 1, 3])
+
+    def to_bytes(pixels):  # the filter is partly negative
+        return tf.cast(tf.clip_by_value(pixels, 0.0, 255.0) + 0.5, tf.uint8)
 
     shape = tf.shape(images)
     same = (shape[1] == side) & (shape[2] == side)

@@ -92,6 +92,16 @@ class Tokenizer(tf.Module):
         return self._end
 
     @property
+    def is_wordpiece(self) -> bool:
+        """Whether the vocabulary is a list of words and pieces, not a SentencePiece model."""
+        return self._vocab is not None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """int [tokens of the file]: the row of the token table that each id reads."""
+        return np.arange(self.vocab_size) if self._rows is None else self._rows
+
+    @property
     def special_ids(self) -> tuple[int, int]:
         """Of the end and the unknown token, in the vocabulary file."""
         return self._end, self._unknown
