@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from benchmarks.evidence import picks
 from benchmarks.evidence.curves import Mean, Reading, mean_of, reached_at, value_at
 from benchmarks.evidence.grid import RATE, TRIAL, Row, tried_for
-from jest_tf.monitoring.labels import BROKEN
+from examples.emoji.builder import NOISY
 
 # Column of a curve -> what it is called. The order is that of tables and plots.
 AXES = {
@@ -93,6 +93,22 @@ def speedup(row: RowResults, baseline: RowResults, axis: str, score: str) -> Spe
     return Speedup(mean_of(spent), mean_of(ratios), len(spent), len(row.cells))
 
 
+def with_reference(row: RowResults, rows: Mapping[str, RowResults], score: str) -> Mean | None:
+    """FLOPs of the baseline's whole run over those of the row, the reference's training counted.
+
+    None where the row never reaches the target, or the reference is not among `rows`.
+    """
+    baseline = rows["uniform"]
+    if not row.row.reference or row.row.name == "uniform":
+        return speedup(row, baseline, "flops", score).ratio
+    if row.row.reference not in rows:
+        return None
+    training, target = spent_by(rows[row.row.reference], "flops"), target_of(baseline, score)
+    spent = [reached_at(c["curve"]["flops_cached"], c["curve"][score], target) for c in row.cells]
+    whole = spent_by(baseline, "flops")
+    return mean_of([whole / (training + value) for value in spent if value])
+
+
 def at_equal(row: RowResults, axis: str, budget: float, score: str) -> tuple[Mean, bool]:
     """Score at a budget, mean over seeds, and whether the row's runs end before it."""
     readings: list[Reading] = [
@@ -141,7 +157,7 @@ def _truth_of_cell(cell: Mapping[str, Any], pool: Mapping[str, Any]) -> dict[str
         values["filter_ratio"] = ratio
         values["rejected_precision"] = picks.rejected_precision(is_broken, pool_broken, ratio)
         values["broken_rejected"] = picks.rejected(is_broken, pool_broken, ratio)
-        for kind in sorted(BROKEN & set(pool["shares"])):
+        for kind in sorted(NOISY & set(pool["shares"])):
             picked = after["shares"].get(kind, 0.0)
             values[f"{kind}_rejected"] = picks.rejected(picked, pool["shares"][kind], ratio)
     return values

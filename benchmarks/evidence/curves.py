@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from scipy import stats
+
 
 def reached_at(x: Sequence[float], y: Sequence[float], target: float) -> float | None:
     """The x from which on y stays at or above the target, between points by a straight line.
@@ -45,6 +47,14 @@ class Mean(NamedTuple):
     mean: float
     error: float | None
     n: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% confidence interval by Student's t; all numbers for a single seed."""
+        if self.error is None:
+            return -math.inf, math.inf
+        half = float(stats.t.ppf(0.975, self.n - 1)) * self.error
+        return self.mean - half, self.mean + half
 
     @property
     def beyond_noise(self) -> bool:

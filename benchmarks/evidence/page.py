@@ -1,30 +1,33 @@
-"""The page: every table from the analysis, every number from a cell's file that it links."""
+"""The page of the main experiment: what people read. Full tables are CSV files (`tables`)."""
 
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2
+
 from benchmarks.evidence import suites
 from benchmarks.evidence.analysis import (
     AXES,
-    SCORES,
     RowResults,
     Trials,
     at_equal,
     late_gain,
+    paired,
     speedup,
     spent_by,
-    target_of,
     truth_of,
+    with_reference,
 )
-from benchmarks.evidence.causes_page import causes
-from benchmarks.evidence.claims import PERCENT, POINTS, TIMES, Claim, Figure
+from benchmarks.evidence.claims import MARGIN, PERCENT, POINTS, TIMES, Claim, Figure
 from benchmarks.evidence.curves import Mean
 from benchmarks.evidence.grid import HEADLINE, best_rate
 from benchmarks.evidence.markdown import percent, points, ratio, table
-from benchmarks.evidence.truth_page import truth_check
-from jest_tf.monitoring.progress import duration, short_number
+from benchmarks.evidence.notes import notes
+from benchmarks.evidence.questions import SHOWN, answers
+from jest_tf.monitoring.progress import short_number
 
 Rows = Mapping[str, RowResults]
 
@@ -32,10 +35,10 @@ Rows = Mapping[str, RowResults]
 class Shown(NamedTuple):
     """What every page is made from.
 
-    command: that makes the page again. rows: finished cells by row. folder: of pictures, and store:
-    file of results, both relative to the page. results: of all finished cells, trials of learning
-    rates too. unfinished: names of declared cells without a result. pool: the pool, described (see
-    `picks`).
+    command: that makes the page again. rows: finished cells by row. folder: of pictures and tables,
+    and store: file of results, both relative to the page. results: of all finished cells, trials
+    of learning rates too. unfinished: names of declared cells without a result. pool: the pool,
+    described (see `picks`).
     """
 
     command: str
@@ -59,91 +62,141 @@ def page(
     Args:
       family: of the suites. tried: learning rates.
     """
-    rows, folder, results = shown.rows, shown.folder, shown.results
-    parts = [_head(family, shown), _figures(figures)]
-    if suites.UNIFORM in rows:
-        parts += [_speedups(rows), _pictures(folder)]
-    if suites.JOINT in rows:
-        parts.append(_protocols(rows))
-    parts += [_final(rows), _claims(claims), causes(rows, shown.pool)]
-    parts.append(truth_check(rows, shown.pool, folder))
-    parts += [_learning_rates(rows, tried), how(results), runs(results, shown.store)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    rows, pool = shown.rows, shown.pool
+    has_baseline, has_joint = suites.UNIFORM in rows, suites.JOINT in rows
+    questions, selected = _questions(rows, pool), _selected(rows, pool)
+    return render(
+        "results.md.j2",
+        shown,
+        family=family,
+        short=short_answer(rows) if has_baseline and has_joint else [],
+        headline=headline(rows, pool) if has_baseline else "",
+        goals_of_speed=_goals(f for f in figures if f.is_speed),
+        goals_of_quality=_goals(f for f in figures if not f.is_speed),
+        speedups=_speedups(rows) if has_baseline else "",
+        baseline_steps=f"{spent_by(rows[suites.UNIFORM], 'step'):,.0f}" if has_baseline else "",
+        late_gain=points(late_gain(rows[suites.UNIFORM])) if has_baseline else "",
+        equal_cost=_equal_cost(rows) if has_joint else "",
+        claims=_claims(claims),
+        margin=f"{100 * MARGIN:g}",
+        questions=questions,
+        n_questions=len(answers(rows, pool)),
+        notes=notes(rows, pool) if questions and has_joint else [],
+        selected=selected,
+        chance=_chance(rows, pool),
+        rates=_learning_rates(rows, tried),
+    )
+
+
+def render(template: str, shown: Shown, **values: Any) -> str:
+    """A Markdown page from `templates`, with what all pages show."""
+    common = {
+        "command": shown.command,
+        "n_runs": len(shown.results),
+        "unfinished": shown.unfinished,
+        "folder": shown.folder,
+        "store": shown.store,
+        "store_name": Path(shown.store).name,
+        "made": how(shown.results),
+    }
+    return _environment().get_template(template).render(**common, **values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(  # Markdown: nothing is escaped.
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _headline_rows(rows: Rows) -> list[RowResults]:
+    return [row for row in rows.values() if row.row.group == HEADLINE]
 
 
 def headline(rows: Rows, pool: Mapping[str, Any]) -> str:
-    """The headline rows in one small table, for the project's front page."""
+    """The headline rows in one table, the strongest baseline among them."""
     baseline, body = rows[suites.UNIFORM], []
-    for row in rows.values():
-        if row.row.group != HEADLINE or row.row.name in (suites.CURATED, suites.SAME_STEPS):
+    for row in _headline_rows(rows):
+        if row.row.name == suites.SAME_STEPS:
             continue
         steps, flops = (
             speedup(row, baseline, axis, "retrieval") for axis in ("step", "flops_cached")
         )
-        is_baseline = row.row.name == suites.UNIFORM
+        cost = [
+            f"{ratio(steps.ratio)} ({steps.n_reached}/{steps.n_seeds})",
+            ratio(flops.ratio),
+            ratio(with_reference(row, rows, "retrieval")),
+        ]
         truth = truth_of(row, pool)
         body.append(
             [
                 row.row.label,
-                f"{spent_by(row, 'step'):,.0f}",
-                "1x"
-                if is_baseline
-                else f"{ratio(steps.ratio)} ({steps.n_reached}/{steps.n_seeds})",
-                "1x" if is_baseline else ratio(flops.ratio),
+                *(["1x"] * 3 if row is baseline else cost),
                 percent(row.test_mean("retrieval")),
                 percent(row.test_mean("zero_shot")),
                 percent(truth["broken"]) if truth else "-",
             ]
         )
     heads = [
-        "trained by", "steps", "fewer steps to uniform's final score (seeds there)",
-        "fewer FLOPs to it", "retrieval", "zero-shot", "broken among picks",
+        "trained by", "fewer steps to uniform's final score (seeds there)", "fewer FLOPs",
+        "fewer FLOPs, reference's training counted", "retrieval", "zero-shot", "noisy selected",
     ]  # fmt: skip
-    seeds = len(baseline.cells)
     return (
-        f"{table(heads, body)}\n\nMeans ± standard errors over {seeds} seeds, in %; FLOPs with the "
-        "reference's embeddings cached. Each policy has the same trials of learning rates."
+        f"{table(heads, body)}\n\nScores and shares in %, mean ± standard error over "
+        f"{len(baseline.cells)} seeds; scores of the test part. FLOPs: the reference's embeddings "
+        "are stored with the data. Each policy has the same trials of learning rates."
     )
 
 
-def _head(family: str, shown: Shown) -> str:
-    lines = [
-        "# Does selection help? Results on the shipped pool"
-        + (" (quick suite)" if family == "quick" else ""),
-        f"Generated by `{shown.command} --report_only` from {len(shown.results)} runs; never "
-        "edited by hand. The pool has 60,000 image-text pairs, 40% of them broken, and the kind of "
-        "noise of every row is known (it is used for measuring only). Scores are of a vendor whose "
-        "drawings no run trains on.",
-        "What these numbers can and cannot tell:",
-        "- Retrieval score: the mean of R@1 and R@5, image to text and text to image. Zero-shot: "
-        "top-1 accuracy over 64 classes. Scores and shares are in %.\n"
-        "- Curves, speed-ups, equal-cost tables and choices use the validation part (a fifth of "
-        "the evaluation rows); final scores and claims the test part, evaluated once, at a run's "
-        "end.\n"
-        "- ± is one standard error over seeds; a seed changes initialisation, data order, draws "
-        "and the reference model (of the same seed). A single seed has no ±.\n"
-        "- 99.6% of the evaluation captions occur verbatim in training text: this tests new "
-        "drawings, not new text. 27% of the pool's clean pairs are verbatim in the curated set "
-        "that the reference is trained on: see *picks seen* below.\n"
-        "- FLOPs are those of matrix products by formula. Seconds are of steps and input, without "
-        "compiling and evaluating, on the machine named at each run.",
+def short_answer(rows: Rows) -> list[str]:
+    """The result in a few sentences, the strongest baseline first named where it wins."""
+    baseline, joint = rows[suites.UNIFORM], rows[suites.JOINT]
+    steps, flops = (
+        speedup(joint, baseline, axis, "retrieval") for axis in ("step", "flops_cached")
+    )
+    said = [
+        f"Joint selection reaches uniform sampling's final score in {ratio(steps.ratio)} fewer "
+        f"steps and {ratio(flops.ratio)} fewer FLOPs, the reference's embeddings being stored."
     ]
-    return "\n\n".join([*lines, *unfinished_note(shown)])
+    if suites.CURATED in rows:
+        said += _against_reference(rows)
+    if suites.TOP_K in rows:
+        top_k = rows[suites.TOP_K]
+        size = joint.one["config"]["selection"]["sub_batch"]
+        said.append(
+            f"Joint selection and independent top-k tie at b = {size}: "
+            f"{points(paired(joint.test(), top_k.test()))} points on the test part, "
+            f"{points(paired(joint.validation(), top_k.validation()))} on the validation part."
+        )
+    return said
 
 
-def unfinished_note(shown: Shown) -> list[str]:
-    """A sentence about the declared runs that have no result yet; nothing if there are none."""
-    names = shown.unfinished
-    if not names:
-        return []
-    listed = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
-    return [f"**{len(names)} declared runs are not finished**: {listed}."]
+def _against_reference(rows: Rows) -> list[str]:
+    """What the reference costs, and how training on its data alone compares."""
+    baseline, joint, curated = (
+        rows[name] for name in (suites.UNIFORM, suites.JOINT, suites.CURATED)
+    )
+    alone = speedup(curated, baseline, "flops", "retrieval")
+    training, whole = (spent_by(row, "flops") for row in (curated, baseline))
+    counted = with_reference(joint, rows, "retrieval")
+    return [
+        f"Training on the curated set alone costs less on this pool: it reaches the same score in "
+        f"{ratio(alone.ratio)} fewer FLOPs and ends at {percent(curated.test_mean())}%, joint "
+        f"selection at {percent(joint.test_mean())}%.",
+        f"Training the reference costs {training / 1e12:.1f} TFLOP once, {training / whole:.0%} of "
+        f"the whole uniform run. With it counted, uniform sampling spends {ratio(counted)} the "
+        "FLOPs of joint selection for the same score.",
+    ]
 
 
-_WRITERS = {TIMES: (ratio, ""), PERCENT: (percent, " %"), POINTS: (points, " points")}
+_WRITERS = {TIMES: (ratio, ""), PERCENT: (percent, "%"), POINTS: (points, " points")}
 
 
-def _figures(figures: Sequence[Figure]) -> str:
+def _goals(figures) -> str:
     body = []
     for f in figures:
         if f.value is None:
@@ -153,119 +206,74 @@ def _figures(figures: Sequence[Figure]) -> str:
             value = write(Mean(f.value, f.error, 0)) + unit
         mark = {True: "reached", False: "missed", None: ""}[f.reached]
         body.append([f"`{f.name}`", f.goal, value, mark, f.detail])
-    return "## Goals\n\n" + table(["figure", "goal", "value", "", "what it is"], body)
+    return table(["figure", "goal", "value", "", "what it is"], body)
 
 
 def _speedups(rows: Rows) -> str:
-    baseline = rows[suites.UNIFORM]
-    texts = []
-    for score, name in SCORES.items():
-        target = target_of(baseline, score)
-        body = []
-        for row in rows.values():
-            found = {axis: speedup(row, baseline, axis, score) for axis in AXES if axis != "loaded"}
-            steps = found["step"]
-            count = f"{steps.n_reached}/{steps.n_seeds}"
-            spent = "-" if steps.spent is None else f"{steps.spent.mean:,.0f}"
-            body.append([row.row.label, count, spent, *(ratio(s.ratio) for s in found.values())])
-        heads = [f"fewer {text}" for axis, text in AXES.items() if axis != "loaded"]
-        texts.append(
-            f"**{name}**, target {target:.1%}\n\n"
-            + table(["row", "seeds there", "steps needed", *heads], body)
-        )
-    whole = spent_by(baseline, "step")
-    text = (
-        "## What each policy needs to reach uniform's final score\n\n"
-        f"The baseline trains on {whole:,.0f} uniform batches (the last fifth of them added "
-        f"{points(late_gain(baseline))} points); the target is its final validation score, mean "
-        "over its seeds. A run has reached it from the point on after which its curve never falls "
-        "below it again (linear between evaluations; step 0 is chance). Ratios are the baseline's "
-        "whole spending over the run's; means are over the seeds that got there. *Reference "
-        "cached*: without the reference's forward passes, as when its embeddings are stored with "
-        "the data."
-    )
-    cost = _reference_cost(rows)
-    return "\n\n".join([text, *texts, *([cost] if cost else [])])
+    baseline, body = rows[suites.UNIFORM], []
+    for row in _headline_rows(rows):
+        cells = [row.row.label]
+        for score in ("retrieval", "zero_shot"):
+            found = [speedup(row, baseline, axis, score) for axis in ("step", "flops_cached")]
+            cells += [f"{found[0].n_reached}/{found[0].n_seeds}", *(ratio(s.ratio) for s in found)]
+        body.append(cells)
+    heads = ["trained by", "retrieval: seeds there", "fewer steps", "fewer FLOPs",
+             "zero-shot: seeds there", "fewer steps", "fewer FLOPs"]  # fmt: skip
+    return table(heads, body)
 
 
-def _reference_cost(rows: Rows) -> str:
-    if suites.CURATED not in rows or suites.FLEXI not in rows:
-        return ""
-    baseline, flexi = rows[suites.UNIFORM], rows[suites.FLEXI]
-    training = spent_by(rows[suites.CURATED], "flops")
-    spent = speedup(flexi, baseline, "flops_cached", "retrieval").spent
-    text = f"Training the reference once costs {short_number(training)}FLOP"
-    if spent:
-        fewer = spent_by(baseline, "flops") / (spent.mean + training)
-        text += f"; with it, {flexi.row.label} needs {fewer:.1f}x fewer FLOPs than uniform"
-    return text + "."
-
-
-def _pictures(folder: str) -> str:
-    return (
-        f"![retrieval score against cost]({folder}/retrieval.png)\n\n"
-        f"![zero-shot accuracy against cost]({folder}/zero_shot.png)"
-    )
-
-
-def _protocols(rows: Rows) -> str:
-    """Every row's score where it has spent what joint selection spends in all, on four axes."""
+def _equal_cost(rows: Rows) -> str:
     axes = [axis for axis in AXES if axis != "flops_cached"]
     budgets = {axis: spent_by(rows[suites.JOINT], axis) for axis in axes}
-    texts = []
-    for score, name in SCORES.items():
-        body = []
-        for row in rows.values():
-            cells = [row.row.label]
-            for axis, budget in budgets.items():
-                mean, ended = at_equal(row, axis, budget, score)
-                cells.append(percent(mean) + (" †" if ended else ""))
-            body.append(cells)
-        heads = [f"{AXES[axis]} = {short_number(budget)}" for axis, budget in budgets.items()]
-        texts.append(f"**{name}**\n\n" + table(["row", *heads], body))
-    text = (
-        "## Four protocols side by side\n\n"
-        "Score on the validation part where a run has spent as much as a joint-selection run "
-        "spends in all. Uniform trains on all that it loads. † the run ends earlier: its final "
-        "score. A run that is read before its end is read in the middle of its learning-rate "
-        "schedule."
-    )
-    return "\n\n".join([text, *texts])
-
-
-def _final(rows: Rows) -> str:
     body = []
-    for row in rows.values():
-        c = row.one["config"]
-        selection = c["selection"]
-        body.append(
-            [
-                row.row.label,
-                f"{selection['super_batch']:,} → {selection['sub_batch']:,}",
-                f"{c['total_steps']:,}",
-                percent(row.test_mean("retrieval")),
-                percent(row.test_mean("zero_shot")),
-                ", ".join(f"{100 * v:.1f}" for v in row.test().values()),
-            ]
-        )
-    heads = ["row", "B → b", "steps", "retrieval", "zero-shot", "retrieval by seed"]
-    return "## Final scores, test part\n\n" + table(heads, body)
+    for row in _headline_rows(rows):
+        cells = [row.row.label]
+        for axis, budget in budgets.items():
+            mean, ended = at_equal(row, axis, budget, "retrieval")
+            cells.append(percent(mean) + (" †" if ended else ""))
+        body.append(cells)
+    heads = [f"{AXES[axis]} = {short_number(budget)}" for axis, budget in budgets.items()]
+    return table(["trained by", *heads], body)
 
 
 def _claims(claims: Sequence[Claim]) -> str:
-    if not claims:
-        return ""
+    body = [[c.text, f"**{c.verdict}**", "; ".join(c.numbers)] for c in claims]
+    return table(["claim", "verdict", "numbers"], body) if body else ""
+
+
+def _questions(rows: Rows, pool: Mapping[str, Any]) -> str:
     body = []
-    for c in claims:
-        few = f" ({c.n_seeds} seeds)" if 1 < c.n_seeds < 3 else ""
-        body.append([c.text, f"**{c.verdict}**{few}", "; ".join(c.numbers)])
-    return (
-        "## The paper's claims on this data\n\n"
-        "Final test retrieval scores at equal steps, paired by seed. Confirmed or refuted means "
-        "beyond 2 standard errors of the paired difference; of two seeds that is a hint and no "
-        "proof: chance alone does it three times in ten.\n\n"
-        + table(["claim", "verdict", "numbers"], body)
-    )
+    for a in answers(rows, pool, SHOWN):
+        noisy = "-" if a.broken is None else points(a.broken)
+        scores = (points(score) for score in (a.retrieval, a.validation))
+        what = f"{a.changed} − {a.plain}"
+        body.append([a.question, what, *scores, noisy, str(a.retrieval.n)])
+    heads = ["question", "difference", "retrieval", "on validation", "noisy selected", "seeds"]
+    return table(heads, body) if body else ""
+
+
+def _selected(rows: Rows, pool: Mapping[str, Any]) -> str:
+    found = [(row.row.label, t) for row in _headline_rows(rows) if (t := truth_of(row, pool))]
+    if not found:
+        return ""
+    columns = {
+        "clean": "clean",
+        "broken": "noisy",
+        "truncated": "truncated",
+        "broken_rejected": "noisy pairs rejected",
+        "pair_seen": "in the curated set",
+    }
+    body = []
+    for label, truth in found:
+        cells = [percent(truth[key]) if key in truth else "-" for key in columns]
+        body.append([label, *cells, f"{truth['distinct'].mean:,.0f}"])
+    return table(["trained by", *columns.values(), "distinct examples"], body)
+
+
+def _chance(rows: Rows, pool: Mapping[str, Any]) -> str:
+    ratios = [t["filter_ratio"].mean for row in _headline_rows(rows)
+              if (t := truth_of(row, pool)) and "filter_ratio" in t]  # fmt: skip
+    return f"{100 * ratios[0]:.0f}" if ratios else ""
 
 
 def _learning_rates(rows: Rows, tried: Sequence[Trials]) -> str:
@@ -275,69 +283,34 @@ def _learning_rates(rows: Rows, tried: Sequence[Trials]) -> str:
     both = [trials for trials in tried if trials.name in suites.CHOOSING]
     body = []
     for trials in tried:
-        cells = [_trial(trials, rate) for rate in rates]
+        cells = [f"{100 * trials.scores[r]:.1f}" if r in trials.scores else "-" for r in rates]
         label = rows[trials.name].row.label if trials.name in rows else trials.name
         chosen = "as below" if trials.name == suites.JOINT else f"{trials.best:g}"
         body.append([label, *cells, chosen])
     if len(both) > 1:
         pooled = {rate: [trials.scores[rate] for trials in both] for rate in both[0].scores}
         means = (f"{100 * statistics.fmean(pooled[rate]):.1f}" for rate in rates)
-        body.append(["mean of both that select", *means, f"{best_rate(pooled):g}"])
-    return (
-        "## Learning rates\n\nThe same trials for every policy, one seed that is not reported "
-        "elsewhere; final validation retrieval scores decide. Independent top-k takes its own "
-        "best. Joint selection and its variants take what is best on average over both policies' "
-        "trials: one trial differs by its seed as much as by its rate. A row of the ablations "
-        "shows what joint selection's own best trial alone would have given. What is distilled has "
-        "trials of its own.\n\n" + table(["row", *(f"{rate:g}" for rate in rates), "chosen"], body)
-    )
-
-
-def _trial(trials: Trials, rate: float) -> str:
-    if rate not in trials.scores:
-        return "-"
-    return f"{100 * trials.scores[rate]:.1f}"
+        body.append(["mean of both selecting policies", *means, f"{best_rate(pooled):g}"])
+    return table(["trained by", *(f"{rate:g}" for rate in rates), "chosen"], body)
 
 
 def how(results: Sequence[Mapping[str, Any]]) -> str:
     """When and on what the runs were made."""
     if not results:
-        return ""
+        return "No run is finished."
     made = [result["made"] for result in results]
     hours = sum(m["wall_seconds"] for m in made) / 3600
     machines = sorted({f"{m['cpu']}, {m['n_cpus']} CPU(s) per run" for m in made})
     jobs = sorted({m["jobs"] for m in made})
     versions = sorted({m["packages"]["tensorflow"] for m in made})
+    days = sorted({m["started_utc"][:10] for m in made})
+    dirty = sum(bool(m["git"] and m["git"]["dirty"]) for m in made)
     text = (
-        f"## How it was made\n\n{len(made)} runs, {hours:.1f} hours in all, "
-        f"{min(m['started_utc'] for m in made)[:10]} to "
-        f"{max(m['started_utc'] for m in made)[:10]}, on: {'; '.join(machines)}. TensorFlow "
-        f"{', '.join(versions)}. Runs at a time: {', '.join(map(str, jobs))}."
+        f"{len(made)} runs, {hours:.1f} hours in all, {' to '.join({days[0]: 0, days[-1]: 0})}, on "
+        f"{'; '.join(machines)}, TensorFlow {', '.join(versions)}, "
+        f"{', '.join(map(str, jobs))} runs at a time. {dirty} of them started with uncommitted "
+        "changes in the checkout."
     )
     if len(jobs) > 1 or len(machines) > 1:
         text += " Seconds of runs made in different ways do not compare."
     return text
-
-
-def runs(results: Sequence[Mapping[str, Any]], store: str) -> str:
-    """A line for each run."""
-    body = []
-    for cell in results:
-        made = cell["made"]
-        git = made["git"] or {"revision": "unknown", "dirty": False}
-        body.append(
-            [
-                cell["cell"],
-                git["revision"][:9] + (" + changes" if git["dirty"] else ""),
-                made["started_utc"][:16].replace("T", " "),
-                duration(made["wall_seconds"]),
-                f"{made['load_average']:.1f}",
-                f"{cell['config']['optimizer']['learning_rate']:g}",
-            ]
-        )
-    heads = ["run", "revision", "started (UTC)", "took", "load", "learning rate"]
-    where = f"[{Path(store).name}]({store})"
-    return (
-        f"## The runs\n\nResult, configuration and command of each are a line of {where} (gzipped "
-        "JSON lines).\n\n" + table(heads, body)
-    )

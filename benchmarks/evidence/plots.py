@@ -9,7 +9,6 @@ import numpy as np
 
 from benchmarks.evidence import picks
 from benchmarks.evidence.analysis import RowResults
-from jest_tf.errors import UserError
 
 PANELS = {
     "step": ("steps", 1.0),
@@ -17,7 +16,7 @@ PANELS = {
     "flops": ("TFLOP", 1e12),
     "seconds": ("seconds of training", 1.0),
 }
-KINDS_SHOWN = {"clean": "clean", "broken": "broken", "duplicate": "duplicate", "icon": "icon"}
+KINDS_SHOWN = {"clean": "clean", "broken": "noisy", "duplicate": "duplicate", "icon": "icon"}
 DPI = 110
 
 
@@ -51,7 +50,7 @@ def picked(rows: Sequence[RowResults], path: Path, pool: Mapping[str, Any]) -> N
     for panel, (kind, label) in zip(axes.flat, KINDS_SHOWN.items(), strict=True):
         _along_training(panel, rows, functools.partial(_share, kind=kind))
         panel.axhline(100 * _share(pool, kind), color="grey", linestyle=":", linewidth=1)
-        panel.set_ylabel(f"{label} rows among the picks, %")
+        panel.set_ylabel(f"{label} pairs among the selected, %")
     _save(plt, figure, axes[0, 0], path)
 
 
@@ -60,9 +59,9 @@ def distinct(rows: Sequence[RowResults], path: Path) -> None:
     plt = _pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(15, 5.5), layout="constrained")
     panels: list[tuple[str, Callable]] = [
-        ("distinct rows picked so far", lambda w: w["distinct_so_far"] / 100),
-        ("distinct concepts among 1,000 picks", lambda w: w["recent_concepts"] / 100),
-        ("picks whose pair is in the curated set, %", lambda w: w["pair_seen"]),
+        ("distinct examples selected so far", lambda w: w["distinct_so_far"] / 100),
+        ("distinct concepts among 1,000 selected", lambda w: w["recent_concepts"] / 100),
+        ("selected pairs that are in the curated set, %", lambda w: w["pair_seen"]),
     ]
     for panel, (label, value) in zip(axes.flat, panels, strict=True):
         _along_training(panel, rows, value)
@@ -115,12 +114,8 @@ def _share(described: Mapping, kind: str) -> float:
 
 
 def _pyplot():
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError(
-            "the page's pictures need matplotlib: pip install -e '.[bench]'."
-        ) from error
+    import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

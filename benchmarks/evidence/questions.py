@@ -3,7 +3,7 @@
 Each is one comparison of two rows that differ in one thing, paired by seed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.evidence import suites
@@ -13,47 +13,55 @@ from benchmarks.evidence.curves import Mean
 J, K = suites.JOINT, suites.TOP_K
 # (question, the row that has the change, the row without it)
 QUESTIONS = (
-    ("Is the rate of joint selection's own best trial better?", "own_rate", J),
-    ("Does the draw's noise hold joint selection back? The best instead", "greedy", J),
-    ("Is the draw too flat? A tenth of the temperature", "cold", J),
-    ("Do broken rows tie with learned ones? Half the learner's weight", "weight50", J),
-    ("The same without noise", "weight50_greedy", "greedy"),
+    ("Is the learning rate of joint selection's own best trial better?", "own_rate", J),
+    ("Is taking the best better than drawing?", "greedy", J),
+    ("Is a tenth of the temperature better?", "cold", J),
+    ("Does half the learner's weight help?", "weight50", J),
+    ("The same without drawing", "weight50_greedy", "greedy"),
     ("The same on top of distillation", suites.HALF_WEIGHT, suites.DISTILLED),
-    ("Does it miss the rate's decay when read early? The same in 240 steps", "remedies",
+    ("Do 240 steps, with the whole decay of the rate, do as well?", "remedies",
      suites.HALF_WEIGHT),
-    ("Does more of the reference's softmax help more? Twice as heavy", "distilled_twice",
+    ("Does twice the weight of the distillation help?", "distilled_twice",
      suites.HALF_WEIGHT),
-    ("Do the pair terms vanish at small b? SigLIP's bias of -10 instead of -log b", "bias10", J),
-    ("Do more chunks see more of the pairs? 64 instead of 16", "chunks64", J),
-    ("Are few chunks enough? 4 instead of 16", "chunks4", J),
-    ("Do the pair terms matter at all? Joint against independent, both sampled", J,
+    ("Is SigLIP's bias of -10 better than -log b?", "bias10", J),
+    ("Are 64 chunks better than 16?", "chunks64", J),
+    ("Are 4 chunks worse than 16?", "chunks4", J),
+    ("Is joint better than independent selection, both sampled?", J,
      "independent_sampled"),
-    ("The same against the best of independent selection", J, K),
-    ("And without noise", "greedy", K),
-    ("Does joint selection win at a larger b? Both at b = 256", "joint_b256", "top_k_b256"),
-    ("Does a larger b help by itself, at the same number of trained examples?", "joint_b256", J),
+    ("Is joint better than independent top-k?", J, K),
+    ("Is greedy joint better than independent top-k?", "greedy", K),
+    ("Is joint better than independent top-k at b = 256?", "joint_b256", "top_k_b256"),
+    ("Does b = 256 help, at as many trained examples?", "joint_b256", J),
     ("Does a stronger, larger reference help?", "larger_reference", J),
-    ("Is the reference overfitted? Its training pictures augmented", "augmented_reference", J),
-    ("Does a reference trained on the dirty pool do?", "dirty_reference", J),
+    ("Does augmenting the reference's training pictures help?", "augmented_reference", J),
+    ("Is a reference trained on the noisy pool worse?", "dirty_reference", J),
     ("Does the learner pass its reference at equal steps?", suites.JOINT_LONG, suites.CURATED),
     ("Is a softer filter better? f = 0.5, equal steps", "f50", J),
-    ("Does learning the reference's softmax too help?", suites.DISTILLED, J),
-    ("Is that selection's merit? Distillation of uniform batches alone", suites.UNIFORM_DISTILLED,
+    ("Does distilling the reference's softmax help?", suites.DISTILLED, J),
+    ("Does distillation help uniform sampling too?", suites.UNIFORM_DISTILLED,
      suites.SAME_STEPS),
-    ("What selection adds to distillation", suites.DISTILLED, suites.UNIFORM_DISTILLED),
-    ("Joint against independent, both distilled", suites.DISTILLED, "top_k_distilled"),
+    ("What does selection add to distillation?", suites.DISTILLED, suites.UNIFORM_DISTILLED),
+    ("Is joint better than independent top-k, both distilled?", suites.DISTILLED,
+     "top_k_distilled"),
     ("Does the distilled learner pass its reference at equal steps?", suites.DISTILLED_LONG,
      suites.CURATED),
     ("Does selection help with the softmax loss too?", "joint_softmax", "uniform_softmax"),
     ("Do cached embeddings of the reference change anything?", "uncached", J),
     ("What do the cheap scores of Flexi-JEST cost?", suites.FLEXI, J),
-    ("And with pictures stored at 48 px and half the learner's weight, both distilled",
+    ("Do pictures stored at 48 px and half the learner's weight help?",
      suites.FLEXI_HALF_WEIGHT, suites.FLEXI_DISTILLED),
-    ("And with three quarters of a sub-batch trained cheaply, instead of half",
+    ("Is three quarters of a sub-batch at low resolution better than half?",
      suites.FLEXI_MOSTLY_LOW, suites.FLEXI_HALF_WEIGHT),
     ("What does cheap text cost on top of cheap images?", suites.FLEXI, "flexi_patches"),
-    ("How far is selection from knowing the truth? Joint against the true-clean part", J,
+    ("Is selecting better than training on the truly clean pairs alone?", J,
      "uniform_clean"),
+)  # fmt: skip
+# Those on the page, as (with, without): what was asked first, and what helped or surprised.
+SHOWN = (
+    (J, K), ("greedy", K), (J, "independent_sampled"), ("joint_b256", "top_k_b256"),
+    ("chunks64", J), ("weight50", J), (suites.DISTILLED, J),
+    (suites.UNIFORM_DISTILLED, suites.SAME_STEPS), (suites.DISTILLED, suites.UNIFORM_DISTILLED),
+    ("dirty_reference", J), (suites.FLEXI, J), (J, "uniform_clean"),
 )  # fmt: skip
 
 
@@ -73,11 +81,17 @@ class Answer(NamedTuple):
     broken: Mean | None
 
 
-def answers(rows: Mapping[str, RowResults], pool: Mapping) -> list[Answer]:
-    """Those that can be given: both rows have results at a seed that they share."""
+def answers(
+    rows: Mapping[str, RowResults], pool: Mapping, only: Sequence[tuple[str, str]] = ()
+) -> list[Answer]:
+    """Those that can be given: both rows have results at a seed that they share.
+
+    Args:
+      only: the pairs (changed, plain) that are asked about; all by default.
+    """
     found = []
     for question, changed, plain in QUESTIONS:
-        if changed not in rows or plain not in rows:
+        if changed not in rows or plain not in rows or (only and (changed, plain) not in only):
             continue
         a, b = rows[changed], rows[plain]
         if not set(a.by_seed) & set(b.by_seed):

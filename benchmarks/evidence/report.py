@@ -17,6 +17,9 @@ from benchmarks.evidence import (
 )
 from benchmarks.evidence.grid import HEADLINE, make_cells
 from benchmarks.evidence.picks import PoolTruth
+from benchmarks.evidence.tables import Table, runs
+from benchmarks.evidence.tables import tables as all_tables
+from benchmarks.evidence.tables import write as write_tables
 
 
 def write_report(
@@ -27,43 +30,63 @@ def write_report(
     truth: PoolTruth,
     readme: Path | None = None,
 ) -> Path:
-    """Everything that is shown, from the results in `store` alone.
+    """Writes the page, and pictures and full tables into a folder of its name beside it.
 
     Args:
       family: of suites. command: to print on the page. store: file of results.
-      page_path: of the page. Pictures go into a folder of its name beside it.
       readme: a page with a part named `evidence` for the headline rows.
 
     Raises:
       UserError: `readme` has no such part.
     """
+    shown, tried = load(family, command, store, page_path, truth)
+    text, tables = contents(family, shown, tried)
+    page_path.parent.mkdir(parents=True, exist_ok=True)
+    page_path.write_text(text, encoding="utf-8")
+    write_tables(page_path.with_suffix(""), tables)
+    if family != "approximations":
+        _draw(shown.rows, page_path.with_suffix(""), shown.pool)
+    if readme is not None:
+        generated.fill(readme, "evidence", readme_part(shown))
+    return page_path
+
+
+def load(
+    family: str, command: str, store: Path, page_path: Path, truth: PoolTruth
+) -> tuple[page.Shown, list[analysis.Trials]]:
+    """What a page shows, from the results in `store` alone."""
     declared = suites.FULL_ROWS if family == "full" else suites.SUITES[family].rows
     cells = {f"{row.name}-s{seed}" for row in declared for seed in row.seeds}
     cells |= {cell.name for cell in make_cells(declared, [row.name for row in declared])}
     known = results.Store(store).read()
-    unfinished = sorted(cells - set(known))
     found = {name: result for name, result in known.items() if name in cells}
-    rows, pool = analysis.by_row(declared, found), truth.pool()
-    out = page_path.with_suffix("")
-    page_path.parent.mkdir(parents=True, exist_ok=True)
-    where = os.path.relpath(store, page_path.parent)
-    shown = page.Shown(command, rows, out.name, where, list(found.values()), unfinished, pool)
+    shown = page.Shown(
+        command,
+        analysis.by_row(declared, found),
+        page_path.stem,
+        os.path.relpath(store, page_path.parent),
+        list(found.values()),
+        sorted(cells - set(known)),
+        truth.pool(),
+    )
+    return shown, analysis.trials(declared, found)
+
+
+def contents(
+    family: str, shown: page.Shown, tried: list[analysis.Trials]
+) -> tuple[str, dict[str, Table]]:
+    """The page's text, and its tables by name."""
     if family == "approximations":
-        text = approximations_page.page(shown)
-    else:
-        text = _evidence(family, shown, analysis.trials(declared, found), out)
-    page_path.write_text(text, encoding="utf-8")
-    if readme is not None:
-        generated.fill(readme, "evidence", f"{page.headline(rows, pool)}\n")
-    return page_path
-
-
-def _evidence(family: str, shown: page.Shown, tried: list[analysis.Trials], out: Path) -> str:
-    """Draws the pictures and returns the page."""
+        return approximations_page.page(shown), {"runs": runs(shown.results)}
     figures = claims.figures(shown.rows, shown.pool)
-    verdicts = claims.claims(shown.rows)
-    _draw(shown.rows, out, shown.pool)
-    return page.page(family, shown, tried, figures, verdicts)
+    text = page.page(family, shown, tried, figures, claims.claims(shown.rows))
+    return text, all_tables(shown.rows, shown.pool, shown.results)
+
+
+def readme_part(shown: page.Shown) -> str:
+    """The part of the project's front page."""
+    lines = "\n".join(f"- {line}" for line in page.short_answer(shown.rows))
+    return f"{lines}\n\n{page.headline(shown.rows, shown.pool)}\n"
 
 
 def _draw(rows: Mapping[str, analysis.RowResults], out: Path, pool: Mapping[str, Any]) -> None:

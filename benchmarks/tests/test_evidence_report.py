@@ -11,8 +11,10 @@ import pytest
 from evidence_fake_run import write_run
 
 from benchmarks.evidence import results, suites
+from benchmarks.evidence.__main__ import SHIPPED
 from benchmarks.evidence.grid import make_cells
-from benchmarks.evidence.report import write_report
+from benchmarks.evidence.report import contents, load, readme_part, write_report
+from benchmarks.evidence.tables import as_csv
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -44,9 +46,11 @@ def test_report_of_the_quick_suite(tmp_path, pool_truth):
 
     short = readme.read_text()
     assert short.startswith("before\n") and short.endswith("<!-- /evidence -->\nafter\n")
-    assert "| uniform | 1,250 | 1x | 1x | 20.0 |" in short
-    assert re.search(r"\| joint, learnability \| 250 \| 12\.\dx \(1/1\) \| .* \| 50.0 \|", short)
-    assert "old" not in short and "curated" not in short
+    assert "| uniform | 1x | 1x | 1x | 20.0 |" in short
+    assert re.search(r"\| joint, learnability \| 12\.\dx \(1/1\) \| .* \| 50.0 \|", short)
+    assert "| curated only (the reference) |" in short, "the strongest baseline stands there too"
+    assert "Training the reference costs" in short
+    assert "old" not in short
 
 
 def test_report_of_the_approximations(tmp_path, pool_truth):
@@ -68,7 +72,7 @@ def test_report_of_the_approximations(tmp_path, pool_truth):
     write_report("approximations", "COMMAND", store.path, page, pool_truth)
     text = page.read_text()
     assert "`COMMAND --report_only` from 4 runs" in text
-    assert "declared runs are not finished**" in text
+    assert "declared runs are not finished" in text
     lines = [line for line in text.splitlines() if line.startswith("| larger patches: 48/16 ")]
     # The stand-in spends 1 TFLOP a step in every run, 0.4 of it on the reference.
     assert lines[0].split(" | ")[1:3] == ["1.00x", "496"]
@@ -76,6 +80,22 @@ def test_report_of_the_approximations(tmp_path, pool_truth):
     assert lines[1].split(" | ")[1:] == ["100 · 200", "0.60 · 0.85", "0.70", "0.90 · 0.95 |"]
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (tmp_path / link).exists(), link
+
+
+@pytest.mark.parametrize("suite", ["main", "approximations"])
+def test_the_shipped_pages_are_what_the_command_writes(suite, pool_truth):
+    family = suites.SUITES[suite].family
+    store, page_path = (ROOT / path for path in SHIPPED[family])
+    command = f"python -m benchmarks.evidence --suite={suite}"
+    shown, tried = load(family, command, store, page_path, pool_truth)
+    text, tables = contents(family, shown, tried)
+    assert page_path.read_text(encoding="utf-8") == text
+    assert len(text.splitlines()) <= 200
+    for name, table in tables.items():
+        kept = page_path.with_suffix("") / f"{name}.csv"
+        assert kept.read_text(encoding="utf-8") == as_csv(table), name
+    if suite == "main":
+        assert readme_part(shown) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def evidence(*arguments: str) -> subprocess.CompletedProcess:
