@@ -43,3 +43,16 @@ def test_every_page_of_docs_is_linked_from_somewhere():
               for link in links(page) if ":" not in link}  # fmt: skip
     missing = [p.name for p in (ROOT / "docs").glob("*.md") if p.resolve() not in linked]
     assert missing == []
+
+
+def test_pages_stay_short_enough_to_be_read():
+    lengths = {"README.md": 120, "docs/results.md": 200}
+    for name, most in lengths.items():
+        assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= most, name
+    assert sum(path.is_file() for path in (ROOT / "docs").rglob("*")) <= 60
+
+
+def test_every_page_of_docs_is_in_the_index():
+    index = ROOT / "docs" / "index.md"
+    listed = {(index.parent / link).resolve() for link in links(index)} | {index}
+    assert {p.resolve() for p in (ROOT / "docs").glob("*.md")} - listed == set()

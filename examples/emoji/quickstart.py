@@ -183,10 +183,9 @@ def told_picks(workdir: str) -> str:
         g: round(labels.noisy_share(labels.shares(ids)) * len(ids)) for g, ids in shown.items()
     }
     return (
-        f"Broken (a wrong caption, or none worth the name) are {broken['chosen']} of the "
-        f"{len(shown['chosen'])} chosen and {broken['rejected_noise']} of the "
-        f"{len(shown['rejected_noise'])} rejected as noise; of the whole pool "
-        f"{labels.noisy_share(labels.pool_shares()):.0%}."
+        f"{broken['chosen']} of the {len(shown['chosen'])} pairs in row 1 is noisy, and "
+        f"{broken['rejected_noise']} of the {len(shown['rejected_noise'])} in row 2. In the whole "
+        f"data set, {labels.noisy_share(labels.pool_shares()):.0%} are."
     )
 
 

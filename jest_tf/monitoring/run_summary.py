@@ -4,7 +4,7 @@ Read from the workdir alone (config, metrics.jsonl, picks, evaluations), so it s
 running ones and copies of either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jest_tf import results
@@ -23,7 +23,7 @@ COLUMNS = {
     "TFLOP": ("flops", "{:,.1f}"),
     "seconds": ("seconds", "{:,.0f}"),
     "clean": ("picked_clean", "{:.1%}"),
-    "broken": ("picked_broken", "{:.1%}"),
+    "noisy": ("picked_broken", "{:.1%}"),
     "I→T R@1": ("image_to_text_r1", "{:.1%}"),
     "R@5": ("image_to_text_r5", "{:.1%}"),
     "R@10": ("image_to_text_r10", "{:.1%}"),
@@ -31,6 +31,16 @@ COLUMNS = {
     "R@5 ": ("text_to_image_r5", "{:.1%}"),
     "R@10 ": ("text_to_image_r10", "{:.1%}"),
     "0-shot": ("zero_shot_accuracy", "{:.1%}"),
+}
+# The columns of a table in a page, which has room for seven.
+SHORT_COLUMNS = {
+    "run": ("name", "{}"),
+    "steps": ("steps", "{:,}"),
+    "TFLOP": ("flops", "{:,.1f}"),
+    "seconds": ("seconds", "{:,.0f}"),
+    "noisy selected": ("picked_broken", "{:.1%}"),
+    "retrieval": ("retrieval", "{:.1%}"),
+    "zero-shot": ("zero_shot_accuracy", "{:.1%}"),
 }
 TERA = 1e12
 
@@ -71,27 +81,28 @@ def _by_phase(metrics: dict, prefix: str) -> dict[str, float]:
 
 def table(rows: Sequence[dict]) -> str:
     """The rows as aligned text, one line each."""
-    cells = _cells(rows)
+    cells = _cells(rows, COLUMNS)
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def markdown_table(rows: Sequence[dict]) -> str:
-    """The same as a Markdown table."""
-    head, *body = ["| " + " | ".join(line) + " |" for line in _cells(rows)]
-    return "\n".join([head, "|---" * len(COLUMNS) + "|", *body])
+    """The SHORT_COLUMNS of the rows as a Markdown table."""
+    head, *body = ["| " + " | ".join(line) + " |" for line in _cells(rows, SHORT_COLUMNS)]
+    return "\n".join([head, "|---" * len(SHORT_COLUMNS) + "|", *body])
 
 
-def _cells(rows: Sequence[dict]) -> list[list[str]]:
-    cells = [list(COLUMNS)]
+def _cells(rows: Sequence[dict], columns: Mapping[str, tuple[str, str]]) -> list[list[str]]:
+    cells = [list(columns)]
     for row in rows:
         flops = row.get("flops")
         row = row | {"flops": None if flops is None else flops / TERA}
+        row["retrieval"] = retrieval_score(row) if "image_to_text_r1" in row else None
         cells.append(
             [
                 "-" if row.get(key) is None else form.format(row[key])
-                for key, form in COLUMNS.values()
+                for key, form in columns.values()
             ]
         )
     return cells

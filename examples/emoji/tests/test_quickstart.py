@@ -78,4 +78,4 @@ def test_the_pictures_broken_pairs_are_counted(tmp_path):
     samples.id[samples.group == "rejected_noise"] = by_kind["shuffled"][:6] + by_kind["icon"][:2]
     write_samples(tmp_path / "samples", 20, samples)
     told = quickstart.told_picks(str(tmp_path))
-    assert "1 of the 8 chosen and 6 of the 8 rejected as noise" in told and "pool 40%" in told
+    assert "1 of the 8 pairs in row 1" in told and "6 of the 8 in row 2" in told and "40%" in told
