@@ -2,19 +2,18 @@
 
     python -m benchmarks.licences
 
-Licences are what the installed packages say of themselves (importlib.metadata), for the versions in
-constraints.txt; run it again, in an environment made with them, when that file changes.
+Licences are what the installed packages say of themselves, as pip-licenses reads it, for the
+versions in constraints.txt. Run it again, in an environment made with them, when that file changes.
 """
 
-import importlib.metadata
+import json
 import pathlib
 import re
+import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
-LONGEST = 60  # of a licence's name; what is longer is the text of one
-CLASSIFIER = "License :: OSI Approved :: "
 # Packages whose metadata name no licence, with the place where it was read.
 READ_BY_HAND = {"namex": "Apache-2.0 (its LICENSE file)"}
 HEAD = """# Licences
@@ -52,39 +51,28 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def licence_of(name: str) -> str:
-    """The licence that an installed package states, or READ_BY_HAND's.
-
-    Raises:
-      KeyError: it states none, and nobody has looked.
-      importlib.metadata.PackageNotFoundError: not installed.
-    """
-    metadata = importlib.metadata.metadata(name)
-    if expression := metadata.get("License-Expression"):
-        return expression
-    classifiers = [
-        value.removeprefix(CLASSIFIER)
-        for value in metadata.get_all("Classifier", [])
-        if value.startswith(CLASSIFIER)
-    ]
-    if classifiers:
-        return ", ".join(classifiers)
-    stated = (metadata.get("License") or "").strip()
-    if stated and stated != "UNKNOWN":
-        first = stated.splitlines()[0].strip()
-        if len(first) <= LONGEST:
-            return first
-    return READ_BY_HAND[canonical(name)]
+def licences() -> dict[str, str]:
+    """Canonical name -> licence, of all installed packages that state one or are READ_BY_HAND."""
+    words = [sys.executable, "-m", "piplicenses", "--format=json", "--from=mixed", "--with-system"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    stated = {canonical(one["Name"]): one["License"] for one in json.loads(done.stdout)}
+    # Some state the whole text: its first line is the name.
+    named = {name: text.splitlines()[0].replace("; ", ", ") for name, text in stated.items()}
+    return {name: text for name, text in named.items() if text != "UNKNOWN"} | READ_BY_HAND
 
 
 def page() -> str:
-    """The whole page."""
+    """The whole page.
+
+    Raises:
+      KeyError: a pinned package is not installed, or states no licence and nobody has looked.
+    """
     setup = (ROOT / "setup.cfg").read_text(encoding="utf-8")
     direct = {canonical(name) for name in re.findall(r"^    ([A-Za-z0-9_-]+)\W", setup, re.M)}
-    rows = []
+    known, rows = licences(), []
     for name, version in pinned((ROOT / "constraints.txt").read_text()).items():
         mark = "yes" if canonical(name) in direct else ""
-        rows.append(f"| {name} | {version} | {licence_of(name)} | {mark} |")
+        rows.append(f"| {name} | {version} | {known[canonical(name)]} | {mark} |")
     readme = (ROOT / "data" / "emoji" / "README.md").read_text(encoding="utf-8")
     _, heading, data = readme.partition("## Sources and licences")
     if not heading:
