@@ -137,7 +137,9 @@ def test_a_tokenizer_json_gives_our_ids(kind, tmp_path):
     theirs.enable_truncation(16)
     theirs.enable_padding(length=16, pad_id=0, pad_token="x")
     with np.load(HERE / "tokens.npz") as arrays:
-        texts = [t for t in json.loads(bytes(arrays["texts"])) if not RARE & set(t)]
+        texts = json.loads(bytes(arrays["texts"]))
+    # The name of a special token is that token for transformers, and plain text for us.
+    texts = [t for t in texts if not RARE & set(t) and t != "[PAD]"]
     assert len(texts) > 200
     ours = tokenizer(tf.constant(texts)).numpy()
     expected = [encoding.ids for encoding in theirs.encode_batch(texts)]

@@ -233,6 +233,7 @@ def _check(model: DualEncoder, margin: int, path: str, report: Callable[[str], N
 def _write(model: DualEncoder, tokenizer: Tokenizer, workdir: str, name: str) -> None:
     """What a finished run leaves, at step 0."""
     with open_workdir(workdir, _config(model, tokenizer, name).to_dict()) as opened:
+        opened.claim({})
         shutil.copy(tokenizer.vocab_path, workdir)
         inputs.model_record(model, tokenizer, model.config.image_size).save(workdir)
         state = {"step": 0, "ledger": CostLedger().to_dict(), "records": {"seen": 0, "bad": 0}}
