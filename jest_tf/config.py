@@ -4,18 +4,14 @@ A file in `configs/` starts from `base_config()` and changes what its experiment
 Marks in the comments: [P] the paper's value, [R] recalled from it, unverified.
 """
 
-import difflib
 from collections.abc import Iterator
 
 import ml_collections
 
-from jest_tf.errors import UserError
+from jest_tf import selection_spec
+from jest_tf.errors import UserError, nearest
 
-POLICIES = ("joint", "independent_top_k", "independent_sampled", "uniform")
-CRITERIA = ("learnability", "hard_learner", "easy_reference")
-LOSSES = ("sigmoid", "softmax")
 SAME_CAPTION = ("negative", "ignore")
-SCOPES = ("global", "replica")
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 PRECISIONS = ("float32", "bfloat16")
 VARIANTS = ("nano", "mu", "Ti", "S", "B", "L", "custom")
@@ -265,12 +261,6 @@ def _typed(name: str, text: str, default):
         ) from None
 
 
-def nearest(name: str, valid) -> str:
-    """` (did you mean 'x'?)` for the valid name closest to `name`, or nothing."""
-    found = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]!r}?)" if found else ""
-
-
 def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:
     """Dotted names of all fields."""
     for key in config:
@@ -285,21 +275,18 @@ def problems(config: ml_collections.ConfigDict) -> list[str]:
 
     Each line names the field, what was found, what was expected, and the fix.
     """
-    found = list(_wrong_choices(config)) + list(_wrong_sizes(config))
+    found = selection_spec.problems({"loss": config.loss, **config.selection})
+    found += list(_wrong_choices(config)) + list(_wrong_sizes(config))
     found += list(_wrong_together(config))
     return found
 
 
 def _wrong_choices(c: ml_collections.ConfigDict) -> Iterator[str]:
     choices = {
-        "loss": (c.loss, LOSSES),
         "precision": (c.precision, PRECISIONS),
         "same_caption": (c.same_caption, SAME_CAPTION),
         "model.variant": (c.model.variant, VARIANTS),
         "data.resize": (c.data.resize, RESIZES),
-        "selection.policy": (c.selection.policy, POLICIES),
-        "selection.criterion": (c.selection.criterion, CRITERIA),
-        "selection.scope": (c.selection.scope, SCOPES),
         "strategy.kind": (c.strategy.kind, STRATEGIES),
     }
     for layer in c.data.augment:
@@ -312,9 +299,6 @@ def _wrong_choices(c: ml_collections.ConfigDict) -> Iterator[str]:
 def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
     at_least_one = {
         "total_steps": c.total_steps,
-        "selection.super_batch": c.selection.super_batch,
-        "selection.sub_batch": c.selection.sub_batch,
-        "selection.n_chunks": c.selection.n_chunks,
         "data.image_size": c.data.image_size,
         "data.n_tokens": c.data.n_tokens,
         "data.n_lanes": c.data.n_lanes,
@@ -348,8 +332,6 @@ def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
             "or 0 for all at once."
         )
     positive = {
-        "selection.learner_weight": c.selection.learner_weight,
-        "selection.temperature": c.selection.temperature,
         "optimizer.learning_rate": c.optimizer.learning_rate,
         "optimizer.clip_norm": c.optimizer.clip_norm,
         "model.init_scale": c.model.init_scale,
@@ -361,26 +343,11 @@ def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
 
 def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
     s = c.selection
-    if s.sub_batch > s.super_batch:
-        yield (
-            f"selection.sub_batch = {s.sub_batch} is larger than selection.super_batch = "
-            f"{s.super_batch}: one cannot choose more than was loaded. Lower sub_batch."
-        )
-    if s.learner_weight != 1 and s.criterion != "learnability":
-        yield (
-            f"selection.learner_weight = {s.learner_weight} has no meaning with criterion "
-            f"{s.criterion!r}: only learnability weighs the learner against the reference. Leave "
-            "it at 1."
-        )
-    if s.policy == "joint" and s.n_chunks > 0 and s.sub_batch % s.n_chunks:
-        yield (
-            f"selection.sub_batch = {s.sub_batch} is not divisible by selection.n_chunks = "
-            f"{s.n_chunks}. {_nearest_multiples('sub_batch', s.sub_batch, s.n_chunks)}"
-        )
     if c.data.n_lanes > 0 and s.super_batch % c.data.n_lanes:
         yield (
             f"selection.super_batch = {s.super_batch} is not divisible by data.n_lanes = "
-            f"{c.data.n_lanes}. {_nearest_multiples('super_batch', s.super_batch, c.data.n_lanes)}"
+            f"{c.data.n_lanes}. "
+            + selection_spec.nearest_multiples("super_batch", s.super_batch, c.data.n_lanes)
         )
     if c.model.patch_size > 0 and c.model.image_size % c.model.patch_size:
         yield (
@@ -413,25 +380,9 @@ def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
         )
 
 
-def _nearest_multiples(name: str, value: int, divisor: int) -> str:
-    below = value // divisor * divisor
-    return f"Nearest {name} that fit: {below or divisor} or {below + divisor}."
-
-
 def replica_problems(config: ml_collections.ConfigDict, n_hosts: int, n_replicas: int) -> list[str]:
     """What is wrong with the sizes for this many hosts and replicas (known once a strategy is)."""
-    s, found = config.selection, []
-    for name, value in (("super_batch", s.super_batch), ("sub_batch", s.sub_batch)):
-        if value % n_replicas:
-            fits = _nearest_multiples(name, value, n_replicas)
-            found.append(
-                f"selection.{name} = {value} is not divisible by the {n_replicas} replicas. {fits}"
-            )
-    if s.scope == "replica" and s.policy == "joint" and s.sub_batch // s.n_chunks % n_replicas:
-        found.append(
-            f"selection.scope = 'replica' gives each of the {n_replicas} replicas an equal part of "
-            f"a chunk, but a chunk has {s.sub_batch // s.n_chunks} examples. Lower n_chunks."
-        )
+    found = selection_spec.replica_problems(config.selection, n_replicas)
     if config.data.n_lanes % n_hosts:
         found.append(
             f"data.n_lanes = {config.data.n_lanes} is not a multiple of the {n_hosts} hosts."

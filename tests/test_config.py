@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from jest_tf import config as config_lib
-from jest_tf import config_flag
+from jest_tf import config_flag, selection_spec
 from jest_tf.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -139,16 +139,27 @@ def test_replicas_must_divide_the_batches(emoji):
     assert "scope" in config_lib.replica_problems(emoji, 1, 4)[0]
 
 
+def test_chunks_matter_to_joint_selection_alone():
+    config = config_lib.base_config()
+    config.data.train = "x"
+    config.selection.sub_batch, config.selection.super_batch = 100, 104
+    assert config_lib.problems(config) == []
+    spec = selection_spec.SelectionSpec(104, 100, policy="uniform")
+    assert spec.n_draws * spec.chunk_size == 100
+    config.selection.policy, config.reference.workdir = "joint", "r"
+    (problem,) = config_lib.problems(config)
+    assert "sub_batch = 100 is not divisible by selection.n_chunks = 16" in problem
+    with pytest.raises(UserError) as raised:
+        selection_spec.SelectionSpec(104, 100)
+    assert str(raised.value) == problem
+
+
 def test_choices_are_those_of_the_code_that_takes_them():
     """The config names them apart, because it must not import TensorFlow."""
     from jest_tf.data.augmentation import augmentation
     from jest_tf.losses import contrastive
     from jest_tf.models.dual_encoder import CUSTOM, VARIANTS
-    from jest_tf.selection import spec
 
-    assert set(config_lib.POLICIES) == set(spec.POLICIES)
-    assert set(config_lib.CRITERIA) == set(spec.CRITERIA)
-    assert set(config_lib.SCOPES) == set(spec.SCOPES)
-    assert set(config_lib.LOSSES) == set(spec.LOSSES) == set(contrastive.KINDS)
+    assert set(selection_spec.LOSSES) == set(contrastive.KINDS)
     assert set(config_lib.VARIANTS) == {*VARIANTS, CUSTOM}
     assert callable(augmentation(config_lib.AUGMENTATIONS))

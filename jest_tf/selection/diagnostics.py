@@ -85,7 +85,7 @@ def joint_score(
     own = [Term(sign, z.with_rows(rows)) for (sign, z), rows in zip(models, own, strict=True)]
     share = spec.sub_batch // collectives.size
     state = _start(spec.loss, own)
-    for chunk in tf.split(positions, spec.n_chunks):
+    for chunk in tf.split(positions, spec.n_draws):
         picked = exchange(models, usable, chunk, collectives)
         state = add_chunk(spec.loss, state, own, picked, tile_rows(spec.sub_batch, share))
     total = collectives.all_reduce_sum(_set_score(spec.loss, state, own))

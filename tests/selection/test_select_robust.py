@@ -228,9 +228,9 @@ def test_wrong_inputs_are_refused_by_name():
 
 
 def test_replicas_must_divide_the_sizes():
-    with pytest.raises(UserError, match="super_batch 64 is not divisible by 3"):
+    with pytest.raises(UserError, match="super_batch = 64 is not divisible by the 3"):
         BASE.check_replicas(3)
-    with pytest.raises(UserError, match="sub_batch 20 is not divisible by 8"):
+    with pytest.raises(UserError, match="sub_batch = 20 is not divisible by the 8"):
         SelectionSpec(64, 20, n_chunks=4).check_replicas(8)
-    with pytest.raises(UserError, match="chunk_size is 4"):
+    with pytest.raises(UserError, match="a chunk has 4 examples"):
         dataclasses.replace(BASE, scope="replica").check_replicas(8)
