@@ -3,8 +3,11 @@
     python -m jest_tf.cache_reference --reference=runs/reference --data=data/mine --out=cache/mine
     python -m jest_tf.cache_reference --embeddings='siglip/*.parquet' --scale=117.3 --bias=-12.9 \
         --data=data/mine --out=cache/mine
+    python -m jest_tf.cache_reference --datacompdr='dr/*.tar' --teacher=0 --data=data/datacomp \
+        --out=cache/datacomp
 
-The second form takes any model's embeddings: .npz or .parquet with id, zimg, ztxt (docs/data.md).
+The second form takes any model's embeddings: .npz or .parquet with id, zimg, ztxt (docs/data.md),
+the third the embeddings inside DataCompDR's tars (docs/weights.md).
 Rerunning goes on where it stopped; `--shard=i/n` spreads the work.
 """
 
@@ -17,6 +20,12 @@ FLAGS = flags.FlagValues()
 _REFERENCE = flags.DEFINE_string("reference", None, "Folder of a finished run.", flag_values=FLAGS)
 _EMBEDDINGS = flags.DEFINE_list(
     "embeddings", [], "Files of embeddings instead of a run.", flag_values=FLAGS
+)
+_DATACOMPDR = flags.DEFINE_list(
+    "datacompdr", [], "Tars of DataCompDR instead of a run.", flag_values=FLAGS
+)
+_TEACHER = flags.DEFINE_integer(
+    "teacher", 0, "--datacompdr: which of the two teachers.", 0, 1, flag_values=FLAGS
 )
 _SCALE = flags.DEFINE_float("scale", None, "Of the embeddings' model.", flag_values=FLAGS)
 _BIAS = flags.DEFINE_float("bias", None, "Of the embeddings' model.", flag_values=FLAGS)
@@ -41,8 +50,11 @@ def main(argv: list[str]) -> None:
     config_flag.refuse_extra(argv)
     if not _DATA.value or not _OUT.value:
         raise UserError("give --data (as for training) and --out (folder of the cache)")
-    if bool(_REFERENCE.value) == bool(_EMBEDDINGS.value):
-        raise UserError("give either --reference (a run) or --embeddings (files of any model)")
+    if sum(map(bool, (_REFERENCE.value, _EMBEDDINGS.value, _DATACOMPDR.value))) != 1:
+        raise UserError(
+            "give one of --reference (a run), --embeddings (files of any model) and --datacompdr "
+            "(its tars)"
+        )
     # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data.prepare import parse_part
     from jest_tf.data.registration import register
@@ -53,7 +65,10 @@ def main(argv: list[str]) -> None:
     run = load_workdir(_REFERENCE.value) if _REFERENCE.value else None
     manifest = open_source(_DATA.value, _DATA_DIR.value)
     part, parts = parse_part(_SHARD.value)
-    writer = _embed(run, manifest, part, parts) if run else _import(manifest)
+    if run:
+        writer = _embed(run, manifest, part, parts)
+    else:
+        writer = _datacompdr(manifest) if _DATACOMPDR.value else _import(manifest)
     missing = writer.missing_shards()
     if missing:
         print(f"{len(missing):,} shards are still to come from the other parts")
@@ -78,6 +93,25 @@ def _import(manifest):
         dtype=_DTYPE.value,
     )
     import_embeddings(writer, _EMBEDDINGS.value)
+    return writer
+
+
+def _datacompdr(manifest):
+    from jest_tf.data.datacompdr import DataCompDR, import_datacompdr
+    from jest_tf.data.reference_cache import CacheWriter
+
+    embeddings = DataCompDR(_DATACOMPDR.value, _TEACHER.value)
+    writer = CacheWriter(
+        _OUT.value,
+        manifest,
+        identity={"datacompdr": f"teacher {_TEACHER.value}"},
+        dim=embeddings.dim,
+        # CLIP's scale is 100 after training. It has no bias, which only a sigmoid loss needs.
+        scale=100.0 if _SCALE.value is None else _SCALE.value,
+        bias=0.0 if _BIAS.value is None else _BIAS.value,
+        dtype=_DTYPE.value,
+    )
+    import_datacompdr(writer, embeddings)
     return writer
 
 

@@ -1,0 +1,190 @@
+"""The embeddings that DataCompDR ships with its records, as a reference cache.
+
+Its tars hold, for each record, KEY.npz with image_emb [augmentations, d0 + d1] and text_emb
+[captions, d0 + d1]: two CLIP teachers side by side, the original caption first and synthetic ones
+after it; and KEY.json with its uid. Records are found by their key or by that uid.
+"""
+
+import functools
+import hashlib
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.data.formats.files import READ_ERRORS, find, open_binary, why
+from jest_tf.data.manifest import Manifest
+from jest_tf.data.records import hashed_id
+from jest_tf.data.reference_cache import CacheWriter
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+
+N_TEACHERS = 2
+IMAGES, TEXTS = "image_emb", "text_emb"
+# A record of 30 augmentations and 6 captions in float32 has 0.2 MB.
+MAX_MEMBER_BYTES = 1 << 26
+
+
+class Member(NamedTuple):
+    """Where a KEY.npz lies."""
+
+    tar: int
+    offset: int
+    size: int
+
+
+class DataCompDR:
+    """The embeddings of one teacher, found by key. Holds 50 bytes a record, no embedding.
+
+    Args:
+        patterns: paths and patterns of the tars (not compressed).
+        teacher: 0 or 1, which of the two.
+
+    Raises:
+        UserError: no such tars, one that is damaged, or members of another layout.
+    """
+
+    def __init__(self, patterns: Sequence[str], teacher: int):
+        found = find(patterns, (".tar",))
+        self.tars = [found.path(name) for name, _, _ in found.files]
+        self._teacher = teacher
+        members: dict[int, Member] = {}
+        for number, path in enumerate(self.tars):
+            for key, member in _members(path, number):
+                members.setdefault(_hash(key), member)
+        if not members:
+            raise UserError(
+                f"{self.tars[0]} (and {len(self.tars) - 1} more) hold no KEY.npz: expected the "
+                "tars of DataCompDR"
+            )
+        self._members = members
+        zimg, _ = self.read(next(iter(members.values())))
+        self.dim = len(zimg)
+
+    def find(self, key: str) -> Member | None:
+        """The member of a record, by its whole key or by what follows the name of its tar."""
+        for name in (key, key.rpartition(":")[2], key.rpartition("/")[2]):
+            if member := self._members.get(_hash(name)):
+                return member
+        return None
+
+    def read(self, member: Member) -> tuple[np.ndarray, np.ndarray]:
+        """(zimg [d], ztxt [captions, d]) of unit norm; zimg: the mean over the augmentations."""
+        path = self.tars[member.tar]
+        file = self._open(member.tar)
+        file.seek(member.offset)
+        content = file.read(member.size)
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                both = [_floats(arrays[name]) for name in (IMAGES, TEXTS)]
+            width = both[0].shape[1]
+            if width != both[1].shape[1] or width % N_TEACHERS:
+                raise ValueError(f"widths {width} and {both[1].shape[1]}")
+        except (*READ_ERRORS, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{path}: the .npz at byte {member.offset} is not as DataCompDR's ({why(error)}); "
+                f"expected {IMAGES} and {TEXTS}, each [n, {N_TEACHERS} teachers x d]"
+            ) from error
+        begin = self._teacher * width // N_TEACHERS
+        images, texts = (_unit(x[:, begin : begin + width // N_TEACHERS]) for x in both)
+        return _unit(images.mean(axis=0)), texts
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019  lives as long as the cache is filled
+    def _open(self, tar: int):
+        return open_binary(self.tars[tar])
+
+
+def import_datacompdr(
+    writer: CacheWriter, embeddings: DataCompDR, report: Callable[[str], None] = print
+) -> None:
+    """Fills a cache. A record with n captions takes the first n text embeddings.
+
+    Raises:
+        UserError: a record without key or embedding, or with more captions than embeddings.
+    """
+    for shard in writer.missing_shards():
+        writer.write_shard(shard, _rows(writer.manifest, shard, embeddings))
+        report(f"DataCompDR: shard {shard + 1} of {len(writer.manifest.shards)}")
+
+
+def _rows(
+    manifest: Manifest, index: int, embeddings: DataCompDR
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    shard = manifest.shards[index]
+    source = manifest.sources[shard.source]
+    if not source.key or source.id:
+        raise UserError(
+            f"{source.name} has no keys to find DataCompDR's records by: prepare the data from its "
+            "tars with `jest prepare`"
+        )
+    for serialized in tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records):
+        feature = tf.train.Example.FromString(serialized.numpy()).features.feature
+        key = b"".join(feature[source.key].bytes_list.value[:1])
+        member = embeddings.find(key.decode("utf-8", "replace"))
+        if member is None:
+            raise UserError(
+                f"record {key.decode('utf-8', 'replace')!r} of {shard.path} is in none of the "
+                f"{len(embeddings.tars)} tars of DataCompDR, neither by its key nor by a uid. Give "
+                "all tars, and data whose keys are those of the tars."
+            )
+        zimg, ztxt = embeddings.read(member)
+        n_captions = max(
+            1, len(feature[source.captions].bytes_list.value) if source.captions else 1
+        )
+        if n_captions > len(ztxt):
+            raise UserError(
+                f"record {key.decode('utf-8', 'replace')!r} has {n_captions} captions and "
+                f"DataCompDR {len(ztxt)} text embeddings: prepare the data without the others"
+            )
+        record_id = int(hashed_id(source.name, tf.constant(key)))
+        yield record_id, zimg, ztxt[:n_captions]
+
+
+def _members(path: str, number: int) -> Iterator[tuple[str, Member]]:
+    """(key, place) of each .npz, and the same place by the uid that its .json tells."""
+    uids: dict[str, str] = {}
+    found: dict[str, Member] = {}
+    try:
+        with open_binary(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for info in tar:
+                key, _, ending = info.name.removeprefix("./").partition(".")
+                if not info.isfile() or info.size > MAX_MEMBER_BYTES:
+                    continue
+                if ending == "npz":
+                    found[key] = Member(number, info.offset_data, info.size)
+                elif ending == "json" and info.size < 1 << 16:
+                    uids[key] = _uid(tar.extractfile(info).read())
+    except (*READ_ERRORS, tarfile.TarError) as error:
+        raise UserError(f"{path} cannot be read as a plain tar: {why(error)}") from error
+    for key, member in found.items():
+        yield key, member
+        yield key.rpartition("/")[2], member
+        if uids.get(key):
+            yield uids[key], member
+
+
+def _uid(content: bytes) -> str:
+    try:
+        return str(parse_json(content).get("uid") or "")
+    except (ValueError, AttributeError):
+        return ""
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def _floats(values: np.ndarray) -> np.ndarray:
+    """float32 [n, d]; numpy has no name for bfloat16 and stores two bytes."""
+    if values.dtype.kind == "V":
+        values = values.view(ml_dtypes.bfloat16)
+    return np.atleast_2d(values.astype(np.float32))
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
