@@ -58,15 +58,17 @@ class FigurePage:
         return figures.read(self.lines)
 
     def table(self) -> str:
-        """Markdown: one row per kept line."""
-        rows = ["| figure | goal | measured | with | made |", "|---|---|---|---|---|"]
-        for line in self.load():
+        """Markdown: a row per kept line that has a goal, then where all lines are and were made."""
+        lines = self.load()
+        rows = ["| figure | goal | measured | with |", "|---|---|---|---|"]
+        for line in lines:
             shown = [text.format(line[name]) for name, text in DETAILS.items() if name in line]
-            rows.append(
-                f"| `{line['figure']}` | {line['goal']} | {line['value']:.3g} {line['unit']} "
-                f"| {', '.join(shown)} | {line['date']}, {line['hardware']} |"
-            )
-        return "\n".join(rows) + "\n"
+            if line["goal"]:
+                rows.append(
+                    f"| `{line['figure']}` | {line['goal']} | {line['value']:.3g} {line['unit']} "
+                    f"| {', '.join(shown)} |"
+                )
+        return "\n".join([*rows, "", figures.made(lines, self.lines)]) + "\n"
 
     def _key(self, line: dict) -> tuple:
         return line["figure"], *(line.get(field) for field in self.case)

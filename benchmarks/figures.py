@@ -35,6 +35,13 @@ def made_here() -> dict[str, str]:
     }
 
 
+def made(lines: Iterable[dict[str, Any]], path: pathlib.Path) -> str:
+    """When and on what kept lines were measured, and where all of them are."""
+    when = sorted({(line["date"], line["hardware"]) for line in lines})
+    where = "; ".join(f"{date}, {hardware}" for date, hardware in when)
+    return f"Measured {where}. All figures: [{path.name}](../benchmarks/measured/{path.name})."
+
+
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of a file, in its order; none where there is no file."""
     if not path.exists():

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import ml_collections
+import pandas as pd
 from absl import flags
 
 from benchmarks import generated
@@ -64,8 +65,9 @@ def main(argv: list[str]) -> None:
     for item in _COMPILE.value:
         keep(path, *compile_one(item, _ENV.value))
     compiled = read(path)
-    tables = "\n".join([*cost_tables(compiled, _MFU.value, _IMAGES_PER_CORE.value), *fit_table()])
-    generated.fill(pathlib.Path(_DOC.value), "tables", f"\n{tables}\n\n")
+    rows, page = cost_rows(compiled, _MFU.value, _IMAGES_PER_CORE.value), pathlib.Path(_DOC.value)
+    generated.fill(page, "tables", "\n".join(["", *cost_tables(rows), *fit_table(), "", ""]))
+    pd.DataFrame(rows).to_csv(page.with_suffix(".csv"), index=False, lineterminator="\n")
 
 
 def row(config: ml_collections.ConfigDict, topology: Topology, mfu: float) -> Row:
@@ -92,50 +94,49 @@ def row(config: ml_collections.ConfigDict, topology: Topology, mfu: float) -> Ro
     )
 
 
-def cost_tables(compiled: dict, mfu: float, images_per_core: float) -> Iterator[str]:
-    """One table for each config."""
+def cost_rows(compiled: dict, mfu: float, images_per_core: float) -> list[dict[str, str]]:
+    """Every number of every config on every slice, as text."""
+    rows = []
     for name in CONFIGS:
         config = importlib.import_module(f"configs.{name}").get_config()
-        s = config.selection
+        known = compiled.get(name, {})
+        for text in [*SLICES, *(t for t in known if t not in SLICES)]:
+            r = row(config, parse_topology(text), mfu)
+            device, t, result = r.topology.device, r.topology, known.get(text)
+            rows.append(
+                {
+                    "config": name,
+                    "slice": t.name,
+                    "chips": f"{t.n_chips}",
+                    "hosts": f"{t.n_hosts}",
+                    "scored / trained per chip": f"{r.scored:,} / {r.trained:,}",
+                    "HBM GiB: estimate of available": f"{r.memory / GIB:.3g} of "
+                    f"{device.memory / GIB:.4g}",
+                    "compiled: HBM GiB, TFLOP": _compiled(result),
+                    "TFLOP per chip": f"{r.flops / 1e12:.3g}",
+                    f"s a step at {mfu:.0%} of peak": f"{r.seconds:.3g}",
+                    "GB sent per chip": f"{r.link_bytes / 1e9:.3g}",
+                    "s at link speed": f"{r.link_bytes / device.link_bandwidth:.2g}",
+                    "images/s per host": f"{r.images_per_second:,.0f}",
+                    "cores per host": f"{r.images_per_second / images_per_core:,.0f}",
+                    "breaks first": limit(r, result, images_per_core),
+                }
+            )
+    return rows
+
+
+def cost_tables(rows: list[dict[str, str]]) -> Iterator[str]:
+    """A table of seven columns for each config; the others are in the CSV file."""
+    hidden = {"config", "chips", "hosts", "TFLOP per chip", "GB sent per chip", "s at link speed",
+              "images/s per host"}  # fmt: skip
+    columns = [name for name in rows[0] if name not in hidden]
+    for name, of_config in itertools.groupby(rows, lambda one: one["config"]):
+        s = importlib.import_module(f"configs.{name}").get_config().selection
         yield f"### {name}: B = {s.super_batch:,}, b = {s.sub_batch:,}\n"
-        columns = [
-            "slice",
-            "chips, hosts",
-            "scored / trained per chip",
-            "HBM GiB: estimate of available",
-            "compiled: HBM GiB, TFLOP",
-            "TFLOP per chip",
-            f"s a step at {mfu:.0%} of peak",
-            "GB sent per chip: s at link speed",
-            "images/s per host",
-            "cores per host",
-            "breaks first",
-        ]
         yield f"| {' | '.join(columns)} |"
         yield "|" + "---|" * len(columns)
-        known = [t for t in compiled.get(name, {}) if t not in SLICES]
-        for text in [*SLICES, *known]:
-            r = row(config, parse_topology(text), mfu)
-            yield _line(r, compiled.get(name, {}).get(text), images_per_core)
+        yield from (f"| {' | '.join(one[c] for c in columns)} |" for one in of_config)
         yield ""
-
-
-def _line(r: Row, compiled: dict | None, images_per_core: float) -> str:
-    device, t = r.topology.device, r.topology
-    cells = [
-        t.name,
-        f"{t.n_chips}, {t.n_hosts}",
-        f"{r.scored:,} / {r.trained:,}",
-        f"{r.memory / GIB:.3g} of {device.memory / GIB:.4g}",
-        _compiled(compiled),
-        f"{r.flops / 1e12:.3g}",
-        f"{r.seconds:.3g}",
-        f"{r.link_bytes / 1e9:.3g}: {r.link_bytes / device.link_bandwidth:.2g}",
-        f"{r.images_per_second:,.0f}",
-        f"{r.images_per_second / images_per_core:,.0f}",
-        limit(r, compiled, images_per_core),
-    ]
-    return "| " + " | ".join(cells) + " |"
 
 
 def _compiled(result: dict | None) -> str:

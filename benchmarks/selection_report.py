@@ -10,6 +10,17 @@ from jest_tf.errors import UserError
 RESULTS = str(figures.MEASURED / "selection.jsonl")
 PAGE = figures.DOCS / "selection.md"
 SECTION = "measured"
+# What a reader asks first: is it fast, is it small, does it matter in a step?
+SHOWN = (
+    "dense_speedup_sigmoid",
+    "dense_speedup_softmax",
+    "vs_torch_listing",
+    "over_floor",
+    "peak_memory_share",
+    "step_share_measured",
+    "paper_scale_seconds",
+    "growth_N",
+)
 CASE = (
     "super_batch",
     "sub_batch",
@@ -48,21 +59,19 @@ def write(path: str, page: pathlib.Path = PAGE) -> None:
 
 
 def table(lines: Iterable[dict]) -> str:
-    """A row per line, by figure; then where and when they were measured."""
+    """A row per figure of SHOWN, on the most devices; then where and when all were measured."""
     rows = [
         "| figure | case | value | goal | from |",
         "|---|---|---|---|---|",
     ]
     lines = sorted(lines, key=lambda line: (line["figure"], str(_case(line))))
-    for line in lines:
+    for line in {line["figure"]: line for line in lines if line["figure"] in SHOWN}.values():
         value = "not measured" if line["value"] is None else f"{line['value']:.4g} {line['unit']}"
         rows.append(
             f"| `{line['figure']}` | {_described(line['context'])} | {value} | {line['goal']} "
             f"| {_ratio(line)} |"
         )
-    made = sorted({(line["date"], line["hardware"], line["tensorflow"]) for line in lines})
-    where = "; ".join(f"{date}: {cpu}, TensorFlow {version}" for date, cpu, version in made)
-    return "\n".join([*rows, "", f"Measured on {where}."])
+    return "\n".join([*rows, "", figures.made(lines, pathlib.Path(RESULTS))])
 
 
 def _case(line: dict) -> tuple:

@@ -60,7 +60,7 @@ def test_a_line_replaces_the_earlier_one_of_its_case(tmp_path):
     page.write_text("above\n<!-- measured: by x -->\nold\n<!-- /measured -->\nbelow\n")
     selection_report.write(results, page)
     text = page.read_text()
-    assert "| `over_floor` | B 10,240, 1 device | 1.5 x | <= 1.3 | 1.5 / 1 |" in text
+    assert "| `over_floor` | B 10,240, 2 devices | 2 x | <= 1.3 | 2 / 1 |" in text
     assert text.startswith("above") and text.endswith("below\n") and "old" not in text
     with pytest.raises(UserError, match="no section"):
         page.write_text("no markers")

@@ -1,5 +1,6 @@
 """The page of costs: made by its command, and current."""
 
+import pandas as pd
 import pytest
 
 from benchmarks import scaling
@@ -13,8 +14,11 @@ def test_the_page_is_current():
     page = (DOCS / "scaling.md").read_text()
     compiled = scaling.read(str(MEASURED / "scaling_compiled.json"))
     mfu, cores = (scaling.FLAGS[name].default for name in ("mfu", "images_per_core"))
-    for line in [*scaling.cost_tables(compiled, mfu, cores), *scaling.fit_table()]:
+    rows = scaling.cost_rows(compiled, mfu, cores)
+    for line in [*scaling.cost_tables(rows), *scaling.fit_table()]:
         assert line in page, "run `python -m benchmarks.scaling`"
+    kept = pd.read_csv(DOCS / "scaling.csv", dtype=str, keep_default_na=False)
+    assert kept.to_dict("records") == rows
 
 
 def test_rows_follow_from_sizes():
