@@ -1,4 +1,4 @@
-"""Computes a frozen reference's embeddings of a data set once, for training to read along.
+"""Computes a frozen reference's embeddings of a data set once, so that training reads them.
 
     python -m jest_tf.cache_reference --reference=runs/reference --data=data/mine --out=cache/mine
     python -m jest_tf.cache_reference --embeddings='siglip/*.parquet' --scale=117.3 --bias=-12.9 \

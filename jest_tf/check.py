@@ -1,10 +1,10 @@
-"""Looks at a run before it starts: sizes, data, reference, memory, cost; needs no accelerator.
+"""Checks a run before it starts: sizes, data, reference, memory, cost. It needs no accelerator.
 
     python -m jest_tf.check --config=configs/emoji.py:policy=uniform
     python -m jest_tf.check --config=configs/jest_b16.py --nodata --compile_for=v5p:4x4x8
     python -m jest_tf.check --config=configs/emoji.py --all_records --report=runs/data_report
 
-One page; exit code 0 if nothing is wrong, 1 if the page names a problem, 2 for wrong flags.
+It prints one page. Exit codes: 0 no problem found, 1 the page names a problem, 2 wrong flags.
 """
 
 import os

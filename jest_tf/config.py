@@ -63,17 +63,17 @@ def _data() -> ml_collections.ConfigDict:
     # How pictures are resized: bilinear | bicubic, antialiased, or bilinear_plain without (as
     # big_vision does). A reference that runs beside the learner must agree.
     c.resize = "bilinear"
-    c.n_lanes = 8  # readers whose order does not know hosts; a multiple of the number of hosts
+    c.n_lanes = 8  # data lanes: independent reading orders; a multiple of the number of hosts
     c.shuffle = True  # off only to look at data in file order
-    c.max_bad_share = 0.05  # of records that cannot be used, above which the run stops, saved
-    # Changes to the pictures of the chosen, drawn by seed, step and row: flip, colour, cutout.
+    c.max_bad_share = 0.05  # share of unusable records above which the run saves and stops
+    # Augmentation of the selected images, drawn by seed, step and row: flip, colour, cutout.
     c.augment = ()  # none, as in SigLIP
     return c
 
 
 def _model() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
-    c.variant = "mu"  # nano | mu | Ti | S | B | L [P: B] | custom: all is in `sizes`
+    c.variant = "mu"  # nano | mu | Ti | S | B | L [P: B] | custom: see `sizes`
     c.sizes = ml_collections.ConfigDict()  # custom: image, text, embed_dim, vocab_size
     c.image_size = 48  # pixels, full resolution: where evaluation and export happen
     c.patch_size = 8  # pixels [P: 16 at 256 px]
@@ -86,9 +86,8 @@ def _reference() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.workdir = ""  # a finished run whose newest checkpoint is the frozen reference
     c.cache = ""  # folder of its embeddings (jest_tf.cache_reference): no forward pass per step
-    # Weight, beside the loss, of learning its softmax over the chosen batch; 0: none, as in the
-    # paper. ACED (arXiv 2411.18674) adds it. Where the policy scores by the reference or a cache is
-    # given, its embeddings are there already.
+    # Weight of distilling the reference's softmax over the sub-batch, added to the loss (ACED,
+    # arXiv 2411.18674); 0: none, as in the paper. It reuses the embeddings that scored the batch.
     c.distillation = 0.0
     return c
 
@@ -97,17 +96,17 @@ def _selection() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.policy = "uniform"  # joint | independent_top_k | independent_sampled | uniform
     c.criterion = "learnability"  # learnability | hard_learner | easy_reference [P]
-    # Of the learner's loss in learnability [P: 1]. Below 1, what is learned outranks what is wrong:
-    # both score 0 at 1. For data that is seen more than once (docs/results.md).
+    # Weight of the learner's loss in `learnability` [P: 1]. At 1, learned and wrong pairs score
+    # about 0. Below 1, learned pairs score higher: for data that is seen more than once.
     c.learner_weight = 1.0
     c.super_batch = 128  # examples loaded (and scored) per step, B [P: 163,840]
     c.sub_batch = 128  # examples trained on per step, b [P: 32,768]
     c.n_chunks = 16  # draws of b / n_chunks examples each [P]
     c.temperature = 1.0  # divides the logits before the draw; 1.0 is the paper
-    # True: take the best instead of sampling. At a small b the draw's noise takes more joint score
-    # than the pair terms add (docs/results.md).
+    # True: take the best instead of sampling. At a small b, the noise of the draw costs more joint
+    # score than the pair terms add (docs/results.md).
     c.greedy = False
-    c.scope = "global"  # global: any replica may give any number | replica: each gives its share
+    c.scope = "global"  # global: a replica may give any number | replica: each gives b / R
     return c
 
 
@@ -118,8 +117,8 @@ def _resolution() -> ml_collections.ConfigDict:
     c.hold_steps = 1  # steps for which a drawn resolution stays; a multiple of steps_per_loop
     c.score = _approximation()  # of the learner at scoring [P: 32 px patches instead of 16]
     c.reference = _approximation()  # of the reference at scoring
-    # Of the sub-batch, trained as it is scored: at its resolution, by its first blocks, on its
-    # tokens. That is what makes cheap scores good. [P: 0.5 for Flexi-JEST]
+    # Share of the sub-batch that trains at the scoring resolution, depth and text length. Without
+    # it the cheap scores get worse during training. [P: 0.5 for Flexi-JEST]
     c.low_share = 0.0
     return c
 
@@ -152,9 +151,10 @@ def _strategy() -> ml_collections.ConfigDict:
     c.steps_per_loop = 1  # steps per call from the host; 10-100 on TPU keeps Python out of the way
     c.jit_compile = True  # XLA; off starts faster, for tests and debugging
     c.deterministic = False  # bit-identical reruns on one machine, slower on GPUs
-    c.micro_batch = 0  # examples per replica in one forward or backward pass; 0: all at once.
-    # Fits any batch into memory: where the sub-batch is larger, training embeds it twice.
-    c.recompute = False  # keep only the inputs of transformer blocks, run them again backwards
+    # Examples per replica in one forward or backward pass; 0: all at once. It fits any batch into
+    # memory; if the sub-batch is larger, training embeds it twice.
+    c.micro_batch = 0
+    c.recompute = False  # keep only the inputs of blocks, compute them again for the gradient
     return c
 
 
@@ -169,12 +169,12 @@ def _checkpoint() -> ml_collections.ConfigDict:
 def _log() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.every_steps = 20  # scalars, JSON lines
-    # Chosen and rejected examples to look at; a multiple of every_steps. After 100 times ever more
-    # rarely, so that a long run's log stays small.
+    # Keeps selected and rejected examples to look at; a multiple of every_steps. After 100 times it
+    # gets rarer, so that the log of a long run stays small.
     c.samples_every_steps = 100
-    c.samples_per_group = 16  # of them, of each kind; 16 emoji take 0.1 MB
-    c.picks_every_steps = 1  # ids of the chosen, 8 bytes each; 0: never
-    c.max_refused_steps = 20  # in a row (not finite, too few valid rows) before the run stops
+    c.samples_per_group = 16  # examples of each group; 16 emoji take 0.1 MB
+    c.picks_every_steps = 1  # ids of the selected examples, 8 bytes each; 0: never
+    c.max_refused_steps = 20  # refused steps in a row after which the run stops
     return c
 
 

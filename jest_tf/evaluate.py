@@ -5,8 +5,7 @@
     python -m jest_tf.evaluate --export=runs/joint/export --out=results
     python -m jest_tf.evaluate --workdir=runs/joint --projector=retrieval
 
-What is evaluated stands in the run's config (`evals`) or in a JSON file (`--evals`), see
-docs/evaluation.md.
+The run's config (`evals`) or a JSON file (`--evals`) says what to evaluate: docs/evaluation.md.
 """
 
 import os

@@ -1,10 +1,10 @@
-"""Writes one HTML page that shows what a run did and what it chose, alone or against other runs.
+"""Writes one HTML page that shows what a run did and selected, alone or compared with other runs.
 
     python -m jest_tf.report --workdir=runs/joint --compare=runs/uniform,runs/independent
     python -m jest_tf.report --workdir=runs/joint --picture=picks.png
 
-The page holds everything in itself: it opens offline, in light and dark. Running runs work too.
-`--picture` draws only what the newest kept step chose and rejected.
+The page needs no network and no other file, and is light or dark as the browser is. It also works
+while a run goes on. `--picture` draws only the examples of the newest kept step.
 """
 
 import datetime
@@ -30,7 +30,7 @@ _SAMPLE_STEPS = flags.DEFINE_integer(
     "sample_steps", 4, "Of how many steps to show examples.", lower_bound=0, flag_values=FLAGS
 )
 _PICTURE = flags.DEFINE_string(
-    "picture", None, "Write a PNG of chosen and rejected examples instead of the page.",
+    "picture", None, "Write a PNG of selected and rejected examples instead of the page.",
     flag_values=FLAGS,
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     if _PICTURE.value:
         config_flag.refuse_extra(argv)
         step = write_picture(_WORKDIR.value, Path(_PICTURE.value))
-        print(f"wrote {_PICTURE.value}: the picks of step {step:,}")
+        print(f"wrote {_PICTURE.value}: the examples of step {step:,}")
         return
     more = argv[1:]
     if more and not _COMPARE.value:
@@ -71,7 +71,7 @@ def write_report(workdirs: list[str], out: Path, n_sample_steps: int = 4) -> int
 
 
 def write_picture(workdir: str, out: Path) -> int:
-    """Draws the chosen and rejected examples of the newest kept step; returns the step.
+    """Draws the selected and rejected examples of the newest kept step; returns the step.
 
     Raises:
       UserError: the run kept no examples, or the picture cannot be written.
@@ -84,7 +84,10 @@ def write_picture(workdir: str, out: Path) -> int:
     folder = Path(workdir) / "samples"
     steps = sample_steps(folder)
     if not steps:
-        raise UserError(f"{folder} holds no examples: the run chose none, or has not logged yet.")
+        raise UserError(
+            f"{folder} holds no examples: the policy scores none (uniform), or the run has not "
+            "logged yet."
+        )
     samples = read_samples(folder, steps[-1])
     sheet = picks_sheet(samples, f"Step {steps[-1]:,}")
     buffer = io.BytesIO()

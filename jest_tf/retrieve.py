@@ -1,10 +1,10 @@
-"""Finds images by text or by image, with an exported model.
+"""Searches images by text or by image, with an exported model.
 
     python -m jest_tf.retrieve index --images=PHOTOS --model=EXPORT --out=INDEX
     python -m jest_tf.retrieve query --index=INDEX --text="a red apple" -k 10 --out=FOUND
 
-`index` adds to an index that is there: known images are passed over, changed ones replaced. `query`
-writes FOUND/contact_sheet.png and FOUND/results.json. docs/retrieval.md has the index format.
+`index` adds to an existing index: it skips known images and replaces changed ones. `query` writes
+FOUND/contact_sheet.png and FOUND/results.json. docs/retrieval.md describes the index format.
 """
 
 import time

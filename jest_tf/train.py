@@ -1,4 +1,4 @@
-"""Trains a contrastive image-text model that chooses its data.
+"""Trains a contrastive image-text model that selects its training data.
 
     python -m jest_tf.train --config=configs/emoji.py:policy=uniform --workdir=runs/uniform
 

@@ -1,4 +1,4 @@
-"""JEST on the shipped emoji pairs: 60,000 noisy pairs, 40% of them broken, on a laptop.
+"""JEST on the shipped emoji pairs: 60,000 noisy pairs, 40% of them noisy, on a laptop.
 
     python -m jest_tf.train --config=configs/emoji.py:reference --workdir=runs/reference
     python -m jest_tf.train --config=configs/emoji.py --workdir=runs/joint \

@@ -5,8 +5,8 @@
     3. embed each micro-batch again, and carry its rows of that gradient back to the weights
 
 The result is the plain gradient of the whole batch, for one forward pass more, with the activations
-of one micro-batch. So b = 32,768 with all its negatives fits on few devices. `gradients` takes this
-way only where the batch is larger than a micro-batch; elsewhere one pass is cheaper and enough.
+of one micro-batch. So b = 32,768 with all its negatives fits on few devices. `gradients` uses this
+only if the batch exceeds one micro-batch; otherwise it runs a single forward and backward pass.
 """
 
 from collections.abc import Callable, Sequence

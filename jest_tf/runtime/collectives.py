@@ -27,8 +27,8 @@ class ReplicaCollectives:
             raise RuntimeError("ReplicaCollectives must be built inside strategy.run")
         self.rank = tf.convert_to_tensor(self._context.replica_id_in_sync_group)
         self.size = self._context.num_replicas_in_sync
-        # One TPU program holds the collectives too. Elsewhere they meet in `merge_call`, which a
-        # graph loop does not allow.
+        # One TPU program holds the collectives too. Elsewhere TensorFlow runs them in `merge_call`,
+        # unless all devices are GPUs and the step is compiled; a graph loop does not allow that.
         self.in_loops = isinstance(self._context.strategy, tf.distribute.TPUStrategy)
         # MultiWorkerMirroredStrategy takes a gather's destination from the device of its tensor,
         # and a tensor inside a tf.function has none ("destinations can not be empty").

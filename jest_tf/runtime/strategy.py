@@ -111,6 +111,11 @@ def build(config: ml_collections.ConfigDict) -> Runtime:
 def _mirrored(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
     if _has_gpu():
         gpus = tf.config.list_logical_devices("GPU")
+        if len(gpus) < config.n_devices:
+            raise UserError(
+                f"strategy.n_devices = {config.n_devices}, but TensorFlow sees {len(gpus)} GPU(s). "
+                "Lower it, or check CUDA_VISIBLE_DEVICES."
+            )
         return tf.distribute.MirroredStrategy([d.name for d in gpus[: config.n_devices]])
     cpu = tf.config.list_physical_devices("CPU")[0]
     known = tf.config.get_logical_device_configuration(cpu)

@@ -75,8 +75,9 @@ class JestModel(keras.Model):
     """Trains `learner` on the sub-batch that a selection policy picks from each super-batch.
 
     `train_step` runs inside `strategy.run` (each replica holds its rows of the super-batch), or
-    under Keras's own `fit` on one device. One XLA program on one device and on TPU; elsewhere the
-    parts between the collectives are compiled.
+    under Keras's own `fit`, on one device or under MirroredStrategy. On TPU, and on one GPU, the
+    step is one XLA program. Elsewhere selection, losses and fused layers are compiled each on its
+    own, and TensorFlow runs the rest of the towers operation by operation.
 
     Args:
       learner: the dual encoder to train: a DualEncoder, or any built Keras model with the methods

@@ -1,9 +1,9 @@
-"""The training loop: steps, what they cost, what they chose, evaluations, checkpoints.
+"""The training loop: steps, their cost and selection, evaluations, checkpoints.
 
-Order within an iteration: steps -> refusals -> log -> save -> evaluate -> stop if asked to. All
-that a rerun needs is in the checkpoint; all else carries its step and is cut on resume. Saving
-comes before evaluating, so that a run killed in a long evaluation has lost no step; the evaluation
-is then made up for, because its result is missing.
+Order within an iteration: steps -> refusals -> log -> save -> evaluate -> stop if asked to. A
+checkpoint holds everything needed to resume. Logs store the step of each line; on resume, lines
+after the restored step are deleted. A run saves before it evaluates, so that a kill in a long
+evaluation loses no step; the next start makes up for the evaluation, whose result is missing.
 """
 
 import time
