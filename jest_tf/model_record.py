@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 
 SCHEMA = 1
@@ -103,10 +104,8 @@ class ModelRecord:
                 "range": RANGE,
             },
         }
-        path = os.path.join(workdir, FILE)
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
-            file.write(json.dumps(content, ensure_ascii=False) + "\n")
-        os.replace(f"{path}.new", path)
+        text = json.dumps(content, ensure_ascii=False) + "\n"
+        write_atomically(os.path.join(workdir, FILE), text)
 
     @classmethod
     def load(cls, workdir: str | os.PathLike) -> "ModelRecord | None":

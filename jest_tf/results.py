@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 
 # Our metric -> the name that CLIP_benchmark gives the same number.
@@ -45,9 +46,7 @@ def write_result(folder: str | os.PathLike, result: Mapping[str, Any]) -> Path:
     path = result_path(folder, result["name"], result.get("step"))
     path.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps({**result, **clip_benchmark_fields(result)}, indent=1)
-    incomplete = path.with_suffix(".incomplete")
-    incomplete.write_text(content + "\n")
-    os.replace(incomplete, path)
+    write_atomically(path, content + "\n")
     return path
 
 

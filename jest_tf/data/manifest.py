@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from jest_tf.data.about import About, merged
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 
 VERSION = 1
@@ -140,10 +141,7 @@ class Manifest:
             content["about"] = dataclasses.asdict(self.about) | {"labels": labels}
         if folder:
             tf.io.gfile.makedirs(folder)
-        temporary = path + ".incomplete"
-        with tf.io.gfile.GFile(temporary, "w") as file:
-            file.write(json.dumps(content, indent=1))
-        tf.io.gfile.rename(temporary, path, overwrite=True)
+        write_atomically(path, json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, path: str) -> "Manifest":

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 
@@ -23,6 +22,7 @@ from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.records import hashed_id
 from jest_tf.data.repeats import Repeats
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 
 MAX_CLASSES = 100_000
@@ -114,8 +114,8 @@ def claim(settings: Settings, name: str, opened: Opened) -> None:
     if not tf.io.gfile.exists(source):
         if strange := sorted(n for n in tf.io.gfile.listdir(out) if n.startswith("unit-")):
             raise UserError(f"{out} holds {strange[0]} of another run; use an empty folder.")
-        _write(listing, _packed(opened.listing))
-        _write(source, json.dumps(wanted, indent=1).encode())
+        write_atomically(listing, _packed(opened.listing))
+        write_atomically(source, json.dumps(wanted, indent=1).encode())
         return
     with tf.io.gfile.GFile(source) as file:
         found = parse_json(file.read())
@@ -169,17 +169,9 @@ def changed_files(before: Iterable, now: Iterable) -> list[str]:
     return [f"{n:,} files {kind}: {', '.join(first)}" for kind, (n, first) in names.items()]
 
 
-def _write(path: str, content: bytes) -> None:
-    # Own temporary names: several runs may write the same file at once.
-    temporary = f"{path}.{time.time_ns()}"
-    with tf.io.gfile.GFile(temporary, "wb") as file:
-        file.write(content)
-    tf.io.gfile.rename(temporary, path, overwrite=True)
-
-
 def write_report(out: str, index: int, report: dict) -> None:
     """Marks a unit as done."""
-    _write(f"{out}/{report_name(index)}", json.dumps(report).encode())
+    write_atomically(f"{out}/{report_name(index)}", json.dumps(report).encode())
 
 
 class ShardWriter:
@@ -205,7 +197,9 @@ class ShardWriter:
     def __exit__(self, kind, *_) -> None:
         if kind is None:
             self._close()
-            _write(f"{self._out}/unit-{self._index:06d}.ids", np.array(self._ids, "<i8").tobytes())
+            write_atomically(
+                f"{self._out}/unit-{self._index:06d}.ids", np.array(self._ids, "<i8").tobytes()
+            )
         elif self._file:
             self._file.close()
 

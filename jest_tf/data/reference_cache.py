@@ -15,6 +15,7 @@ import tensorflow as tf
 from jest_tf.data.examples import parse_examples
 from jest_tf.data.manifest import Manifest
 from jest_tf.errors import UserError
+from jest_tf.files import replacing, write_atomically
 from jest_tf.json_text import parse_json
 
 VERSION = 1
@@ -177,13 +178,13 @@ class CacheWriter:
         path = shard_path(self.cache.folder, index)
         expected = self.manifest.shards[index].records
         count = 0
-        with tf.io.TFRecordWriter(path + ".incomplete") as writer:
-            for record_id, zimg, ztxt in rows:
-                writer.write(self._serialize(record_id, zimg, ztxt))
-                count += 1
-        if count != expected:
-            raise ValueError(f"{path}: {count} rows for a shard of {expected} records")
-        tf.io.gfile.rename(path + ".incomplete", path, overwrite=True)
+        with replacing(path) as aside:
+            with tf.io.TFRecordWriter(aside) as writer:
+                for record_id, zimg, ztxt in rows:
+                    writer.write(self._serialize(record_id, zimg, ztxt))
+                    count += 1
+            if count != expected:
+                raise ValueError(f"{path}: {count} rows for a shard of {expected} records")
 
     def finish(self) -> ReferenceCache:
         """Writes `cache.json`; raises UserError while shards are missing."""
@@ -219,10 +220,7 @@ class CacheWriter:
         return json.dumps(content, indent=1)
 
     def _write_json(self, name: str) -> None:
-        path = f"{self.cache.folder}/{name}"
-        with tf.io.gfile.GFile(path + ".new", "w") as file:
-            file.write(self._json())
-        tf.io.gfile.rename(path + ".new", path, overwrite=True)
+        write_atomically(f"{self.cache.folder}/{name}", self._json())
 
     def _serialize(self, record_id: int, zimg: np.ndarray, ztxt: np.ndarray) -> bytes:
         ztxt = np.atleast_2d(ztxt)

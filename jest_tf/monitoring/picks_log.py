@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 
 FORMAT = 1
@@ -94,9 +95,7 @@ class PicksLog:
                 )
             return
         (self._folder / "ids.bin").unlink(missing_ok=True)
-        aside = path.with_suffix(".aside")
-        aside.write_text(json.dumps(self._header))
-        os.replace(aside, path)
+        write_atomically(path, json.dumps(self._header))
 
     def _cut(self, n_records: int) -> None:
         n_found = self._file.tell() // self._record_bytes

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 
 # Group → how a person would call it.
 GROUPS = {
@@ -91,9 +92,7 @@ def write_samples(folder: str | os.PathLike, step: int, samples: Samples) -> Pat
     path = folder / f"step-{step:08d}.npz"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".incomplete")
-        aside.write_bytes(buffer.getvalue())
-        os.replace(aside, path)
+        write_atomically(path, buffer.getvalue())
     except OSError as error:
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}. Free disk space or fix the "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 
 _LIST = "best.json"
@@ -96,9 +97,7 @@ class BestExports:
             for step, score in scores.items()
         ]
         content = {"by": f"{self.name}:{self.metric}", "exports": exports}
-        incomplete = self.folder / f"{_LIST}.incomplete"
-        incomplete.write_text(json.dumps(content, indent=1))
-        os.replace(incomplete, self.folder / _LIST)
+        write_atomically(self.folder / _LIST, json.dumps(content, indent=1))
 
 
 def _folder_name(step: int) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 
 FORMAT = 1
@@ -179,14 +180,14 @@ class ImageIndex:
             file.write("".join(_line(item) for item in items).encode())
 
     def _rewrite_items(self) -> None:
-        _replace(self.path / ITEMS, "".join(_line(item) for item in self.items).encode())
+        write_atomically(self.path / ITEMS, "".join(_line(item) for item in self.items).encode())
 
     def _commit(self) -> None:
         """Makes the rows count: first in the array's header, then in meta.json."""
         self.meta["n"] = len(self.items)
         with open(self.path / EMBEDDINGS, "r+b") as file:
             file.write(_npy_header(len(self.items), self.meta["d"]))
-        _replace(self.path / META, json.dumps(self.meta, indent=1).encode())
+        write_atomically(self.path / META, json.dumps(self.meta, indent=1).encode())
 
     def drop_uncommitted(self) -> None:
         """Cuts off what an interrupted `add` has left behind; call before adding."""
@@ -203,9 +204,3 @@ def _npy_header(n: int, d: int) -> bytes:
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, {d}), }}"
     text = text.ljust(_HEADER_BYTES - 11) + "\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    incomplete = path.with_suffix(path.suffix + ".incomplete")
-    incomplete.write_bytes(content)
-    os.replace(incomplete, path)

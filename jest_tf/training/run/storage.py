@@ -10,10 +10,11 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Protocol
 
 import tensorflow as tf
+
+from jest_tf.files import sync
 
 MANIFEST = "manifest.json"
 STAGING_PREFIX = ".staging-"
@@ -94,30 +95,6 @@ def digest(stream: IO[bytes]) -> BytesDigest:
     return BytesDigest(sha256.hexdigest(), n_bytes)
 
 
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Replace the local file `path` by `data`: a reader sees the old or the new bytes, whole."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: str | os.PathLike) -> None:
-    # A rename is only durable when the folder that holds the name is on the disk too.
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class LocalStorage:
     """A folder on a file system whose rename is atomic."""
 
@@ -148,11 +125,11 @@ class LocalStorage:
         return open(os.path.join(self.root, folder, name), "rb")
 
     def publish(self, staged: str, folder: str) -> None:
-        _sync_folder(os.path.join(self.root, staged))
+        sync(os.path.join(self.root, staged))
         if os.path.isdir(os.path.join(self.root, folder)):
             self.remove(folder)
         os.rename(os.path.join(self.root, staged), os.path.join(self.root, folder))
-        _sync_folder(self.root)
+        sync(self.root)
 
     def remove(self, folder: str) -> None:
         path = os.path.join(self.root, folder)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 from jest_tf.monitoring import environment
 from jest_tf.training.run.lock import WorkdirLock
-from jest_tf.training.run.storage import write_atomically
 
 # Fields in which a continued run may differ from its start, each with the reason why the learned
 # weights and the record of the run stay meaningful. `*` matches any text.

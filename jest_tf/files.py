@@ -1,0 +1,57 @@
+"""Files that a reader finds whole or not at all, on a disk or in a bucket."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+
+
+def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
+    """Replaces the file by `data` (text as UTF-8). Several processes may do so at once."""
+    folder, _, name = os.fspath(path).rpartition("/")
+    aside = f"{folder + '/' if folder else ''}.{name}.{secrets.token_hex(4)}"
+    with replacing(path, aside) as aside, _open(aside) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, aside: str | None = None) -> Iterator[str]:
+    """Gives a path to write to, whose file takes the place of `path` when the block ends well.
+
+    On a disk the content and the name are durable before the block is left. By default the place
+    to write to is `PATH.incomplete`: what a killed writer left there is written over.
+    """
+    path = os.fspath(path)
+    aside = aside or f"{path}.incomplete"
+    try:
+        yield aside
+        if "://" in path:
+            import tensorflow as tf  # for buckets only
+
+            tf.io.gfile.rename(aside, path, overwrite=True)
+        else:
+            sync(aside)
+            os.replace(aside, path)
+            sync(os.path.dirname(path) or ".")
+    except BaseException:
+        if "://" not in path:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+        raise
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Brings a file's content, or a folder's names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _open(path: str):
+    if "://" in path:
+        import tensorflow as tf
+
+        return tf.io.gfile.GFile(path, "wb")
+    return open(path, "wb")
