@@ -4,7 +4,8 @@ A file in `configs/` starts from `base_config()` and changes what its experiment
 Marks in the comments: [P] the paper's value, [R] recalled from it, unverified.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ml_collections
 
@@ -261,13 +262,13 @@ def _typed(name: str, text: str, default):
         ) from None
 
 
-def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields."""
-    for key in config:
-        if isinstance(config[key], ml_collections.ConfigDict):
-            yield from flat_keys(config[key], f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+def flat(values: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value of all fields of nested dicts or ConfigDicts."""
+    found = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping | ml_collections.ConfigDict)
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
 
 
 def problems(config: ml_collections.ConfigDict) -> list[str]:

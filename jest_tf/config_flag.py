@@ -15,7 +15,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from jest_tf.config import evaluation, flat_keys, nearest
+from jest_tf.config import evaluation, flat, nearest
 from jest_tf.errors import UserError
 
 NAME = "config"
@@ -140,7 +140,7 @@ def _explain_unknown(name: str) -> str:
     config = flags.FLAGS[NAME].value
     if not isinstance(config, ml_collections.ConfigDict):
         return f"--{name}: --config could not be loaded: {_load_error(config)}"
-    keys = list(flat_keys(config))
+    keys = list(flat(config))
     return f"unknown config field --{name}{nearest(field, keys)}. See jest_tf/config.py for all."
 
 

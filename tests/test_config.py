@@ -43,7 +43,7 @@ def test_reference_and_uniform_load_only_what_they_train_on():
 
 def test_policies_differ_in_nothing_but_the_policy():
     joint, uniform = load("emoji", "quick"), load("emoji", "quick,policy=uniform")
-    keys = config_lib.flat_keys(joint)
+    keys = config_lib.flat(joint)
     different = {key for key in keys if _get(joint, key) != _get(uniform, key)}
     assert different == {"name", "selection.policy", "selection.super_batch"}
 

@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 
 from jest_tf import config_flag
-from jest_tf.config import flat_keys, nearest, problems, require_sound
+from jest_tf.config import flat, nearest, problems, require_sound
 from jest_tf.errors import UserError
 
 CONFIG = "configs/emoji.py"
@@ -100,7 +100,7 @@ class Cell:
           UserError: an override names no field, or the config is not sound.
         """
         config = config_flag.load(CONFIG, self.argument)
-        keys = list(flat_keys(config))
+        keys = list(flat(config))
         for field, value in self.row.overrides:
             if field not in keys:
                 raise UserError(

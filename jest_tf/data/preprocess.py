@@ -22,6 +22,7 @@ from jest_tf.data.picture_files import (
     upright,
 )
 from jest_tf.model_record import PixelRule
+from jest_tf.ops.resizing import resize_matrix
 
 OWN_RULE = PixelRule()  # antialiased bilinear
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
@@ -219,24 +220,14 @@ def resize(images: tf.Tensor, image_size: int, rule: PixelRule = OWN_RULE) -> tf
     images = tf.cast(images, tf.float32)
     h, w = images.shape[1:3]
     if h != image_size:
-        images = tf.einsum("oh,nhwc->nowc", resize_matrix(h, image_size, rule), images)
+        images = tf.einsum(
+            "oh,nhwc->nowc", resize_matrix(h, image_size, rule).astype(np.float32), images
+        )
     if w != image_size:
-        images = tf.einsum("ow,nhwc->nhoc", resize_matrix(w, image_size, rule), images)
+        images = tf.einsum(
+            "ow,nhwc->nhoc", resize_matrix(w, image_size, rule).astype(np.float32), images
+        )
     return images
-
-
-def resize_matrix(size_in: int, size_out: int, rule: PixelRule = OWN_RULE) -> np.ndarray:
-    """float32 [size_out, size_in]: rows of the rule's filter, widened when shrinking."""
-    scale = size_in / size_out
-    centers = (np.arange(size_out) + 0.5) * scale
-    distance = np.abs(np.arange(size_in) + 0.5 - centers[:, None])
-    distance /= max(scale, 1.0) if rule.antialias else 1.0
-    weights = np.maximum(0.0, 1.0 - distance)
-    if rule.resize == "bicubic":  # Keys' kernel with a = -0.5, as Pillow's
-        near = (1.5 * distance - 2.5) * distance**2 + 1.0
-        far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
-        weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def to_model_range(images: tf.Tensor) -> tf.Tensor:

@@ -5,20 +5,7 @@ from functools import cache
 import numpy as np
 import tensorflow as tf
 
-
-@cache
-def resize_matrix(n_in: int, n_out: int) -> np.ndarray:
-    """Antialiased bilinear resize of a line as a matrix [n_out, n_in]; float64, rows sum to 1.
-
-    The same weights as `tf.image.resize(..., antialias=True)` (half-pixel centres). Antialiased,
-    because the images that meet the resized weights are resized so too.
-    """
-    ratio = n_in / n_out
-    support = max(ratio, 1.0)
-    centres = (np.arange(n_out) + 0.5) * ratio - 0.5
-    distance = np.abs(centres[:, None] - np.arange(n_in)[None, :])
-    weights = np.maximum(0.0, 1.0 - distance / support)
-    return weights / weights.sum(axis=1, keepdims=True)
+from jest_tf.ops.resizing import resize_matrix
 
 
 @cache

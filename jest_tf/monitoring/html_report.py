@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jest_tf.config import flat
 from jest_tf.monitoring.progress import duration, short_number
 from jest_tf.monitoring.run_history import RunHistory, config_differences
 from jest_tf.monitoring.run_summary import COLUMNS, TERA, verdict
@@ -310,12 +311,4 @@ def _differences(runs: Sequence[RunHistory]) -> dict[str, Any] | None:
 
 
 def _lines(values: dict[str, Any]) -> str:
-    return "\n".join(f"{key}: {value}" for key, value in _flat(values))
-
-
-def _flat(values: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return "\n".join(f"{key}: {value}" for key, value in flat(values).items())

@@ -2,12 +2,13 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jest_tf.config import flat
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 from jest_tf.monitoring.labels import Labels, Window, run_labels, windows
@@ -111,9 +112,9 @@ def read_series(path: Path) -> dict[str, Series]:
 
 def config_differences(runs: list[RunHistory]) -> dict[str, list[Any]]:
     """Dotted field → value in each run, of the fields in which the runs differ."""
-    flat = [dict(_flat(run.config)) for run in runs]
-    fields = sorted(set().union(*flat))
-    rows = {field: [values.get(field, "(absent)") for values in flat] for field in fields}
+    fields_of = [flat(run.config) for run in runs]
+    fields = sorted(set().union(*fields_of))
+    rows = {field: [values.get(field, "(absent)") for values in fields_of] for field in fields}
     return {field: row for field, row in rows.items() if any(v != row[0] for v in row)}
 
 
@@ -129,14 +130,6 @@ def _spread(steps: list[int], n: int) -> list[int]:
     if len(steps) <= n:
         return steps
     return [steps[round(i * (len(steps) - 1) / max(1, n - 1))] for i in range(n)][-n:]
-
-
-def _flat(config: Mapping[str, Any], prefix: str = ""):
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _read_json(path: Path) -> dict[str, Any]:

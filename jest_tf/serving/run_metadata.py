@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jest_tf.config import flat
+
 
 def run_metadata(
     config: Mapping[str, Any],
@@ -32,7 +34,7 @@ def run_metadata(
         "data": _data(config["data"]),
         "selection": _selection(config["selection"], config["reference"]["workdir"]),
         "training": _training(config, step),
-        "cost": flat(cost or {}),
+        "cost": _filled(cost or {}),
         "scores": list(scores),
         "licences": [
             "Code: Apache-2.0",
@@ -42,7 +44,7 @@ def run_metadata(
             *about.get("limits", []),
             "Not examined for social bias, and not meant for decisions about people",
         ],
-        "environment": flat(environment or {}),
+        "environment": _filled(environment or {}),
         "evals": dict(config["evals"]),
     }
 
@@ -94,12 +96,6 @@ def _training(config: Mapping[str, Any], step: int) -> dict[str, Any]:
     }
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, keys joined by dots; None and empty values left out."""
-    found = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        elif value not in (None, "", [], ()):
-            found[f"{prefix}{key}"] = value
-    return found
+def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts as one, without what is empty."""
+    return {key: value for key, value in flat(values).items() if value not in (None, "", [], ())}

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import ml_collections
 import numpy as np
 
-from jest_tf.config import flat_keys
+from jest_tf.config import flat
 from jest_tf.evaluation.evaluators import headlines
 from jest_tf.monitoring.evaluation_curves import EvaluationCurves
 from jest_tf.monitoring.metrics_log import MetricsLog
@@ -83,7 +83,7 @@ class Files:
         if start_step == 0:
             self._tensorboard.config(config.to_dict())
             self._tensorboard.cockpit()
-            self._tensorboard.hparams(_flat(config), ["train/loss", *self._headlines])
+            self._tensorboard.hparams(flat(config), ["train/loss", *self._headlines])
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """One line in metrics.jsonl and one point per value in TensorBoard."""
@@ -160,13 +160,3 @@ class Files:
         self._curves.close()
         if self._picks is not None:
             self._picks.close()
-
-
-def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    values = {}
-    for key in flat_keys(config):
-        node = config
-        for part in key.split("."):
-            node = node[part]
-        values[key] = node
-    return values

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jest_tf.config import flat
 from jest_tf.errors import UserError
 from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
@@ -200,7 +201,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted field → (before, now) of every field that differs between two nested configs."""
-    flat_before, flat_now = _flat(before), _flat(now)
+    flat_before, flat_now = flat(before), flat(now)
     return {
         field: (flat_before.get(field, ABSENT), flat_now.get(field, ABSENT))
         for field in sorted(flat_before | flat_now)
@@ -260,16 +261,6 @@ def _local_path(path: str | os.PathLike) -> str:
             "need one). Mount the bucket, for example with gcsfuse, and give the mounted path."
         )
     return os.path.abspath(os.path.expanduser(text))
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
