@@ -97,7 +97,8 @@ def test_three_commands(folder, monkeypatch):
     assert seen["cost/examples_scored"] == 3 * 16 and seen["cost/examples_trained"] == 3 * 8
     assert np.isfinite(seen["train/loss"])
     config = json.loads((folder / "runs" / "jest" / "config.json").read_text())
-    assert config["selection"]["policy"] == "joint" and config["data"]["train"] == "data/mine"
+    assert config["selection"]["policy"] == "joint"
+    assert config["data"]["train"] == "data/mine#all_but=0.05"
 
 
 def test_a_reference_of_another_model_and_width(folder, monkeypatch):
