@@ -270,7 +270,7 @@ def _cards(samples: Samples) -> list[dict[str, Any]]:
                 "text": str(samples.caption[i]),
                 "details": [
                     f"score {samples.score[i]:.2f}" + (f"; loss: {told}" if told else ""),
-                    f"{samples.source[i]}, id {samples.id[i]}",
+                    f"{samples.source[i]}, {samples.key[i] or f'id {samples.id[i]}'}",
                 ],
             }
         )

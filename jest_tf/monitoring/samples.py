@@ -4,7 +4,8 @@ samples/step-00000100.npz    plain numpy arrays of n examples, no pickle:
     group            unicode [n], a key of GROUPS
     id               int64 [n]
     image            uint8 [n, h, w, 3]
-    caption, source  unicode [n]
+    caption, source  unicode [n]; the caption as the record holds it, where that is known
+    key              unicode [n], what names the record in its source; "" where it is not known
     score            float32 [n], what the policy ranked by, S_ii
     learner_loss, reference_loss    float32 [n], -z_ii side of the pair loss; NaN without a model
 """
@@ -41,8 +42,11 @@ class Samples:
     score: np.ndarray
     learner_loss: np.ndarray
     reference_loss: np.ndarray
+    key: np.ndarray | None = None  # read as "" everywhere
 
     def __post_init__(self) -> None:
+        if self.key is None:
+            object.__setattr__(self, "key", np.full(len(self.id), "", np.str_))
         lengths = {field.name: len(getattr(self, field.name)) for field in dataclasses.fields(self)}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"samples: every field needs the same length, got {lengths}")
@@ -86,7 +90,7 @@ def write_samples(folder: str | os.PathLike, step: int, samples: Samples) -> Pat
     folder = Path(folder)
     buffer = io.BytesIO()
     arrays = {f.name: np.asarray(getattr(samples, f.name)) for f in dataclasses.fields(samples)}
-    for name in ("group", "caption", "source"):
+    for name in ("group", "caption", "source", "key"):
         arrays[name] = arrays[name].astype(np.str_)
     np.savez_compressed(buffer, **arrays)
     path = folder / f"step-{step:08d}.npz"
@@ -117,7 +121,8 @@ def read_samples(folder: str | os.PathLike, step: int) -> Samples:
     path = Path(folder) / f"step-{step:08d}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Samples(**{f.name: arrays[f.name] for f in dataclasses.fields(Samples)})
+            names = [f.name for f in dataclasses.fields(Samples) if f.name in arrays]
+            return Samples(**{name: arrays[name] for name in names})
     except Exception as error:  # a damaged zip raises zipfile's, zlib's, numpy's or OSError's
         raise UserError(f"{path} cannot be read: {error}. Delete it.") from error
 

@@ -62,6 +62,18 @@ def test_is_drawn_in_light_and_dark(browser, page, tmp_path):
         assert near(pixels[:, -10:], background) > 0.99 * 10 * 2400, scheme
 
 
+def test_nothing_is_cut_off_on_a_phone(browser, page, tmp_path):
+    shot = tmp_path / "phone.png"
+    run_browser(
+        browser, tmp_path, "--blink-settings=preferredColorScheme=1", "--window-size=400,3000",
+        f"--screenshot={shot}", page.as_uri(),
+    )  # fmt: skip
+    pixels = np.asarray(Image.open(shot).convert("RGB"))
+    background, first_line = SCHEMES["light"][1:]
+    assert near(pixels[:, -10:], background) > 0.99 * 10 * len(pixels)
+    assert near(pixels, first_line) > 300
+
+
 def test_the_browser_builds_what_was_written(browser, page, tmp_path):
     dom = run_browser(browser, tmp_path, "--dump-dom", page.as_uri())
     written = page.read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
 """Samples: which rows are shown, and that they come back as they were."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,15 @@ def test_comes_back_as_it_was(tmp_path):
     for name in ("group", "id", "image", "caption", "source", "score", "learner_loss"):
         np.testing.assert_array_equal(getattr(found, name), getattr(samples, name))
     assert list(found.of("rejected_noise").id) == [10**15, 4 * 10**15]
+
+
+def test_keys_come_back_and_files_without_them_are_read(tmp_path):
+    samples = dataclasses.replace(some_samples(3), key=np.array(["a/1.jpg", "", "b/2.jpg"]))
+    path = write_samples(tmp_path, 1, samples)
+    assert list(read_samples(tmp_path, 1).key) == ["a/1.jpg", "", "b/2.jpg"]
+    with np.load(path) as arrays:
+        np.savez(path, **{name: arrays[name] for name in arrays if name != "key"})
+    assert list(read_samples(tmp_path, 1).key) == [""] * 3
 
 
 def test_steps_and_cut(tmp_path):
