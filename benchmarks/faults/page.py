@@ -3,27 +3,27 @@
 import pathlib
 
 from benchmarks.faults.promises import SECTIONS, Promise
-from benchmarks.figures import read
+from benchmarks.figures import made, read
 
-HEAD = """# Guarantees
+HEAD = """# What is promised, and which test shows it?
 
-Written by `python -m benchmarks.faults --part=page`. Each promise stands with the tests that
-show it in CI and, where one test is too short, with the figures of the long form
-(`python -m benchmarks.faults`), measured on CPUs. Nothing here was tried on TPU hardware.
+Written by `python -m benchmarks.faults --part=page`. Each promise names the tests that show it. A
+bullet below a promise is a figure of a longer trial (`python -m benchmarks.faults`). Nothing here
+was tried on TPU hardware. {made}
 
 """
-TAIL = """## What is not promised
+TAIL = """## What is not promised?
 
 - Bits agree between two runs on the same machine, software and device layout, with
   `strategy.deterministic`. Another CPU or GPU model, another number of replicas or another version
-  of TensorFlow rounds differently: embeddings differ in their last digits, and a pick may differ
-  where its score is that close to the cut. The order of the data and the random draws do not
+  of TensorFlow rounds differently: embeddings differ in their last digits, and the selection may
+  differ where scores are that close to the cut. The order of the data and the random draws do not
   depend on the machine or the number of hosts.
 - A machine that loses power may lose what its disk had acknowledged without writing. What is read
   back is checked; the last checkpoint may be an earlier one.
-- An exported model is a program. Its operations are looked at before it is loaded, but a graph
-  that only computes may still compute for ever. Checkpoints and caches hold numbers alone.
-- Damage that leaves a record readable, for example a wrong caption, is not damage to the reader.
+- An exported model is a program. Its operations are checked before it is loaded, but a graph that
+  only computes may still compute for ever. Checkpoints and caches hold numbers only.
+- The reader does not notice damage that leaves a record readable, for example a wrong caption.
 """
 
 
@@ -39,7 +39,8 @@ def text(results: pathlib.Path) -> str:
         f"## {title}\n\n" + "\n".join(_promise(promise, known) for promise in promises)
         for title, promises in SECTIONS.items()
     ]
-    return HEAD + "\n\n".join(sections) + "\n\n" + TAIL
+    head = HEAD.format(made=made(known.values(), results))
+    return head + "\n\n".join(sections) + "\n\n" + TAIL
 
 
 def _promise(promise: Promise, known: dict) -> str:
@@ -54,7 +55,4 @@ def _figure(name: str, known: dict) -> str:
     line = known[name]
     value = f"{line['value']:,} {line['unit']}".strip()
     context = f"; {line['context']}" if "context" in line else ""
-    return (
-        f"`{name}`: **{value}** (goal: {line['goal']}){context} "
-        f"[{line['date']}, {line['hardware']}]"
-    )
+    return f"`{name}`: **{value}** (goal: {line['goal']}){context}."

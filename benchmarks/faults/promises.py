@@ -65,8 +65,8 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
             (_CHECKPOINT + "test_keep_never_drops_the_one_just_saved",),
         ),
         Promise(
-            "A forged one (fitting checksums, other content) is refused, takes no memory that its "
-            "header asks for, and runs nothing.",
+            "A forged checkpoint (fitting checksums, other content) is refused. It runs nothing, "
+            "and the memory that its header asks for is not allocated.",
             (_CHECKPOINT + "test_a_forged_checkpoint_is_refused_and_runs_nothing",),
         ),
     ),
@@ -104,8 +104,8 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
              "data/test_data_retry.py::test_too_many_bad_records_stop_the_run_with_a_list"),
         ),
         Promise(
-            "A record whose string claims more bytes than the record has, which ends TensorFlow's "
-            "own parser from 2 GB on, is one of those.",
+            "The same holds for a record whose string claims more bytes than the record has; from "
+            "2 GB on it would crash TensorFlow's own parser.",
             ("data/test_data_examples.py::test_training_and_its_vocabulary_pass_over_forged_records",
              "data/test_data_examples.py::test_a_length_beyond_the_record_is_an_error"),
         ),
@@ -171,8 +171,8 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
              _WORKDIR + "test_another_machine_that_is_silent_is_taken_over"),
         ),
         Promise(
-            "A clock that goes backwards, LC_ALL=C, any time zone, a home that cannot be written, "
-            "paths with spaces and letters beyond ASCII change nothing.",
+            "Runs do not depend on a clock that goes backwards, LC_ALL=C, the time zone, a home "
+            "folder without write permission, or paths with spaces and letters beyond ASCII.",
             (_UNDISTURBED,),
         ),
         Promise(
