@@ -17,6 +17,7 @@ from jest_tf.devices import GIB, Device, Topology, parse_device, parse_topology
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section, n_problems, render
 from jest_tf.preflight.sizes import check_sizes
+from jest_tf.tuning import follow_init
 
 EXIT_PROBLEMS = 1
 
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # The page is all that is said.
     config_flag.refuse_extra(argv)
     config = config_flag.value_of(_CONFIG)
+    follow_init(config, "")
     settle(config)
     topology = parse_topology(_COMPILE_FOR.value) if _COMPILE_FOR.value else None
     _require_layout(config, topology)

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from jest_tf import selection_spec
 from jest_tf.errors import UserError, nearest
+from jest_tf.tuning import tuning_problems
 
 SAME_CAPTION = ("negative", "ignore")
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
@@ -78,8 +80,33 @@ def _model() -> ml_collections.ConfigDict:
     c.sizes = ml_collections.ConfigDict()  # custom: image, text, embed_dim, vocab_size
     c.image_size = 48  # pixels, full resolution: where evaluation and export happen
     c.patch_size = 8  # pixels [P: 16 at 256 px]
+    # A workdir (of a run or an import) whose weights the learner starts from. Its variant, sizes
+    # and text and pixel rules are taken too; an image_size or patch_size of 0 is also its own, and
+    # another one resizes its weights as FlexiViT does. The optimizer starts afresh.
+    c.init = ""
     c.init_scale = 10.0  # SigLIP [P]
-    c.init_bias = -10.0  # SigLIP [P]; suits b = 32,768, a small b wants about -log(b)
+    # SigLIP [P]; suits b = 32,768. auto: -log(sub_batch), for a learner with `init` as well.
+    c.init_bias = config_dict.FieldReference(-10.0, field_type=object)
+    c.train_scale = True  # off: the scale of the logits stays as it starts
+    c.train_bias = True  # off: their bias stays
+    c.image = _tower()
+    # Folder of a frozen image tower's embeddings of the data, computed where it is missing. The
+    # steps then read no pictures.
+    c.image.cache = ""
+    c.text = _tower()
+    c.text.train_embedding = True  # off: the token table stays as it starts
+    c.lora = ml_collections.ConfigDict()
+    # Of low-rank adapters on the kernels of attention and MLP, in the blocks that train; all else
+    # of the towers is then frozen. They are merged into the kernels on export. 0: none.
+    c.lora.rank = 0
+    c.lora.alpha = 16.0  # an adapter adds alpha / rank times its product
+    return c
+
+
+def _tower() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.train = "full"  # full | frozen | last:K (the last K blocks and what comes after them)
+    c.learning_rate = 1.0  # multiplies optimizer.learning_rate
     return c
 
 
@@ -87,6 +114,9 @@ def _reference() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.workdir = ""  # a finished run whose newest checkpoint is the frozen reference
     c.cache = ""  # folder of its embeddings (jest_tf.cache_reference): no forward pass per step
+    # Clean pairs that no run trained on, named as data.train: the reference's scale and bias are
+    # fitted to them for the run's loss and sub_batch. Empty: they stay as they are.
+    c.calibrate = ""
     # Weight of distilling the reference's softmax over the sub-batch, added to the loss (ACED,
     # arXiv 2411.18674); 0: none, as in the paper. It reuses the embeddings that scored the batch.
     c.distillation = 0.0
@@ -141,6 +171,9 @@ def _optimizer() -> ml_collections.ConfigDict:
     c.beta_2 = 0.95  # steadier than 0.999 with a sigmoid loss [R]
     c.clip_norm = 1.0  # of the global gradient, after the all-reduce [R]
     c.warmup_steps = 100  # linear, then cosine to zero
+    # Decay of an exponential moving average of the trained weights, which is what is evaluated,
+    # exported and used as a reference; 0: none. 0.999 remembers about 1,000 steps.
+    c.ema = 0.0
     return c
 
 
@@ -176,6 +209,9 @@ def _log() -> ml_collections.ConfigDict:
     c.samples_per_group = 16  # examples of each group; 16 emoji take 0.1 MB
     c.picks_every_steps = 1  # ids of the selected examples, 8 bytes each; 0: never
     c.max_refused_steps = 20  # refused steps in a row after which the run stops
+    # With model.init: the run stops once the first metric of an evaluation is below this share of
+    # what it was at step 0. 0: never.
+    c.min_score_share = 0.0
     return c
 
 
@@ -278,7 +314,7 @@ def problems(config: ml_collections.ConfigDict) -> list[str]:
     """
     found = selection_spec.problems({"loss": config.loss, **config.selection})
     found += list(_wrong_choices(config)) + list(_wrong_sizes(config))
-    found += list(_wrong_together(config))
+    found += list(_wrong_together(config)) + list(tuning_problems(config))
     return found
 
 
@@ -333,6 +369,9 @@ def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
             "or 0 for all at once."
         )
     positive = {
+        "model.image.learning_rate": c.model.image.learning_rate,
+        "model.text.learning_rate": c.model.text.learning_rate,
+        "model.lora.alpha": c.model.lora.alpha,
         "optimizer.learning_rate": c.optimizer.learning_rate,
         "optimizer.clip_norm": c.optimizer.clip_norm,
         "model.init_scale": c.model.init_scale,

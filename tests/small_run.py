@@ -26,7 +26,7 @@ def small_data(folder: pathlib.Path, n: int = 12) -> str:
         for i in range(n):
             out = io.BytesIO()
             colour = np.zeros((10, 10, 3), np.uint8)
-            colour[..., i % 3] = 255 - 10 * i
+            colour[..., i % 3] = 255 - 10 * (i % 24)
             Image.fromarray(colour).save(out, "PNG")
             caption = f"{'dark ' * (i // 3 % 2)}{['red', 'green', 'blue'][i % 3]} square"
             writer.write(_example(out.getvalue(), caption, i % 3))

@@ -9,7 +9,8 @@ of one micro-batch. So b = 32,768 with all its negatives fits on few devices. `g
 only if the batch exceeds one micro-batch; otherwise it runs a single forward and backward pass.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -107,7 +108,7 @@ def gradients(
         return _in_one_pass(parts, logits, variables, options)
     embedded = [embed_in_micro_batches(*part, micro_batch) for part in parts]
     zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
-    with tf.GradientTape() as tape:
+    with _tape(variables) as tape:
         scale, bias = logits()
     loss, dz = loss_and_gradients(zimg, ztxt, scale, bias, **options)
     found = _gradients(tape, (scale, bias), (dz.scale, dz.bias), variables)
@@ -125,7 +126,7 @@ def _fits(parts: Sequence[EmbeddedPart], micro_batch: int) -> bool:
 
 
 def _in_one_pass(parts, logits, variables, options) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    with tf.GradientTape() as tape:
+    with _tape(variables) as tape:
         embedded = [part.embed(part.batch) for part in parts]
         zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
         loss = contrastive_loss(zimg, ztxt, *logits(), **options)
@@ -142,7 +143,7 @@ def _add_part(
     """`gradients` plus what the rows of one part contribute."""
 
     def add(gradients: Sequence[tf.Tensor], start: tf.Tensor | int, size: int) -> list[tf.Tensor]:
-        with tf.GradientTape() as tape:
+        with _tape(variables) as tape:
             embeddings = part.embed(_rows(part.batch, start, size))
         found = _gradients(tape, embeddings, _rows(dz, start, size), variables)
         return [a + b for a, b in zip(gradients, found, strict=True)]
@@ -154,6 +155,14 @@ def _add_part(
     if n_full:
         gradients = _loop(0, n_full, body, gradients)
     return add(gradients, n_full * micro_batch, rest) if rest else gradients
+
+
+@contextlib.contextmanager
+def _tape(variables: Sequence[tf.Variable]) -> Iterator[tf.GradientTape]:
+    """A tape for the gradient of `variables` alone: nothing is kept or run for frozen parts."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(variables)
+        yield tape
 
 
 def _gradients(tape: tf.GradientTape, targets, upstream, variables) -> list[tf.Tensor]:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
+from jest_tf.models.lora import Adapter, Lora, kernel_of
 from jest_tf.models.text_transformer import TextTransformer
 from jest_tf.models.vit import VisionTransformer
 
@@ -155,6 +156,7 @@ class DualEncoder(keras.Model):
       recompute: of a transformer block keep only its input and run it again in the backward pass:
         the same gradient with far less memory, for a third more time.
       pixels: how pictures are resized for these weights. Whoever makes the images follows it.
+      lora: of adapters in all blocks, see `lora`; None: there are none.
 
     Attributes:
       log_scale, bias: float32 scalar weights; the logits are exp(log_scale)·<zimg, ztxt> + bias.
@@ -168,19 +170,20 @@ class DualEncoder(keras.Model):
         name: str = "dual_encoder",
         recompute: bool = False,
         pixels: PixelRule = PixelRule(),
+        lora: Lora | None = None,
     ) -> None:
         super().__init__(dtype=dtype, name=name)
-        self.config, self.pixels = config, pixels
+        self.config, self.pixels, self.lora = config, pixels, lora
         with keras.name_scope(self.name):
             self.image_tower = VisionTransformer(
                 image_size=config.image_size, patch_size=config.patch_size,
                 embed_dim=config.embed_dim, seed=seed, dtype=self.dtype_policy, name="image",
-                recompute=recompute, **dataclasses.asdict(config.image),
+                recompute=recompute, lora=lora, **dataclasses.asdict(config.image),
             )  # fmt: skip
             self.text_tower = TextTransformer(
                 n_tokens=config.n_tokens, vocab_size=config.vocab_size,
                 embed_dim=config.embed_dim, seed=seed, dtype=self.dtype_policy, name="text",
-                recompute=recompute, **dataclasses.asdict(config.text),
+                recompute=recompute, lora=lora, **dataclasses.asdict(config.text),
             )  # fmt: skip
         constant = keras.initializers.Constant
         self.log_scale = self.add_weight(
@@ -228,6 +231,20 @@ class DualEncoder(keras.Model):
         """(images, tokens) -> (zimg, ztxt) at full resolution and depth."""
         images, tokens = inputs
         return self.encode_image(images), self.encode_text(tokens)
+
+    def merged(self) -> "DualEncoder":
+        """The same function with each adapter added to its kernel; itself if it has none."""
+        if self.lora is None:
+            return self
+        plain = DualEncoder(self.config, dtype=self.dtype_policy, pixels=self.pixels)
+        ours = {v.path: v.value for v in self.variables}
+        for layer in self._flatten_layers():
+            if isinstance(layer, Adapter):
+                path = kernel_of(layer)
+                ours[path] = layer.merged_into(ours[path])
+        for variable in plain.variables:
+            variable.assign(ours[variable.path])
+        return plain
 
 
 def _checked_depth(depth: int | None, blocks: int, tower: str) -> int:

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from jest_tf.errors import UserError
+from jest_tf.models.lora import Lora
 from jest_tf.models.transformer import Block, LayerNorm, normal
 
 
@@ -26,7 +27,8 @@ class TextTransformer(keras.layers.Layer):
 
     def __init__(
         self, *, n_tokens: int, vocab_size: int, width: int, depth: int, heads: int,
-        mlp_dim: int, embed_dim: int, seed: int, recompute: bool = False, **kwargs,
+        mlp_dim: int, embed_dim: int, seed: int, recompute: bool = False,
+        lora: Lora | None = None, **kwargs,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         policy = self.dtype_policy
@@ -42,8 +44,9 @@ class TextTransformer(keras.layers.Layer):
             name="positions",
         )
         with keras.name_scope(self.name):
+            of_block = (width, heads, mlp_dim, seed)
             self.blocks = [
-                Block(width, heads, mlp_dim, seed, f"text/block_{k}", recompute, dtype=policy)
+                Block(*of_block, f"text/block_{k}", recompute, lora, dtype=policy)
                 for k in range(depth)
             ]
             self.norm = LayerNorm(width, dtype=policy, name="norm")

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from jest_tf.models.fused import gelu, layer_norm
+from jest_tf.models.lora import Adapter, Lora
 
 
 def derived_seed(seed: int, name: str) -> int:
@@ -52,7 +53,9 @@ class LayerNorm(keras.layers.Layer):
 class Mlp(keras.layers.Layer):
     """Two dense layers around a GELU: [..., width] -> [..., width]."""
 
-    def __init__(self, width: int, mlp_dim: int, seed: int, name: str, **kwargs) -> None:
+    def __init__(
+        self, width: int, mlp_dim: int, seed: int, name: str, lora: Lora | None = None, **kwargs
+    ) -> None:
         super().__init__(name=name.split("/")[-1], **kwargs)
         self.up = keras.layers.Dense(
             mlp_dim,
@@ -71,10 +74,32 @@ class Mlp(keras.layers.Layer):
         with keras.name_scope(self.name):
             self.up.build((None, width))
             self.down.build((None, mlp_dim))
+            self.lora_up = adapter(lora, width, mlp_dim, seed, f"{name}/lora_up", self.dtype_policy)
+            self.lora_down = adapter(
+                lora, mlp_dim, width, seed, f"{name}/lora_down", self.dtype_policy
+            )
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        return self.down(gelu(self.up(x)))
+        hidden = gelu(_adapted(self.up(x), self.lora_up, x))
+        return _adapted(self.down(hidden), self.lora_down, hidden)
+
+
+def adapter(
+    lora: Lora | None, n_in: int, n_out: int, seed: int, name: str, policy: keras.DTypePolicy
+) -> Adapter | None:
+    """The adapter `name` (…/lora_KERNEL) of a kernel [n_in, n_out]; None where there are none."""
+    if lora is None:
+        return None
+    initializer, own_name = normal(n_in**-0.5, seed, name), name.rpartition("/lora_")[2]
+    return Adapter(n_in, n_out, lora, initializer, own_name, dtype=policy)
+
+
+def _adapted(
+    y: tf.Tensor, adapter: Adapter | None, x: tf.Tensor, columns: slice = slice(None)
+) -> tf.Tensor:
+    """`y`, a product of `x` with (columns of) a kernel, and what the kernel's adapter adds."""
+    return y if adapter is None else y + adapter(x, columns=columns)
 
 
 class SelfAttention(keras.layers.Layer):
@@ -84,7 +109,9 @@ class SelfAttention(keras.layers.Layer):
     keras.layers.MultiHeadAttention a quarter more.
     """
 
-    def __init__(self, width: int, heads: int, seed: int, name: str, **kwargs) -> None:
+    def __init__(
+        self, width: int, heads: int, seed: int, name: str, lora: Lora | None = None, **kwargs
+    ) -> None:
         super().__init__(name=name.split("/")[-1], **kwargs)
         self.width, self.heads, self.head_dim = width, heads, width // heads
         self.qkv_kernel = self.add_weight(
@@ -101,6 +128,9 @@ class SelfAttention(keras.layers.Layer):
         )
         with keras.name_scope(self.name):
             self.out.build((None, width))
+            policy = self.dtype_policy
+            self.lora_qkv = adapter(lora, width, 3 * width, seed, f"{name}/lora_qkv", policy)
+            self.lora_out = adapter(lora, width, width, seed, f"{name}/lora_out", policy)
         self.built = True
 
     def call(self, x: tf.Tensor, last_query_only: bool = False) -> tf.Tensor:
@@ -110,14 +140,19 @@ class SelfAttention(keras.layers.Layer):
             sizes = [self.width, 2 * self.width]
             q_kernel, kv_kernel = tf.split(kernel, sizes, axis=1)
             q_bias, kv_bias = tf.split(bias, sizes)
-            (q,) = self._heads(keras.ops.matmul(x[:, -1:], q_kernel) + q_bias, 1)
-            k, v = self._heads(keras.ops.matmul(x, kv_kernel) + kv_bias, 2)
+            query, rest = slice(self.width), slice(self.width, None)
+            last = x[:, -1:]
+            q = _adapted(keras.ops.matmul(last, q_kernel) + q_bias, self.lora_qkv, last, query)
+            kv = _adapted(keras.ops.matmul(x, kv_kernel) + kv_bias, self.lora_qkv, x, rest)
+            (q,), (k, v) = self._heads(q, 1), self._heads(kv, 2)
         else:
-            q, k, v = self._heads(keras.ops.matmul(x, kernel) + bias, 3)
+            qkv = _adapted(keras.ops.matmul(x, kernel) + bias, self.lora_qkv, x)
+            q, k, v = self._heads(qkv, 3)
         logits = tf.matmul(q * self.head_dim**-0.5, k, transpose_b=True)  # [n, heads, Lq, L]
         weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), x.dtype)
         mixed = tf.transpose(tf.matmul(weights, v), [0, 2, 1, 3])  # [n, Lq, heads, head_dim]
-        return self.out(tf.reshape(mixed, [-1, mixed.shape[1], self.width]))
+        mixed = tf.reshape(mixed, [-1, mixed.shape[1], self.width])
+        return _adapted(self.out(mixed), self.lora_out, mixed)
 
     def _heads(self, projected: tf.Tensor, parts: int) -> list[tf.Tensor]:
         """[n, L, parts·width] -> `parts` tensors [n, heads, L, head_dim]."""
@@ -141,6 +176,7 @@ class Block(keras.layers.Layer):
         seed: int,
         name: str,
         recompute: bool = False,
+        lora: Lora | None = None,
         **kwargs,
     ) -> None:
         super().__init__(name=name.split("/")[-1], **kwargs)
@@ -148,9 +184,11 @@ class Block(keras.layers.Layer):
         self.recompute = recompute
         with keras.name_scope(self.name):
             self.norm_attention = LayerNorm(width, dtype=policy, name="norm_attention")
-            self.attention = SelfAttention(width, heads, seed, f"{name}/attention", dtype=policy)
+            self.attention = SelfAttention(
+                width, heads, seed, f"{name}/attention", lora, dtype=policy
+            )
             self.norm_mlp = LayerNorm(width, dtype=policy, name="norm_mlp")
-            self.mlp = Mlp(width, mlp_dim, seed, f"{name}/mlp", dtype=policy)
+            self.mlp = Mlp(width, mlp_dim, seed, f"{name}/mlp", lora, dtype=policy)
         self.built = True
 
     def call(self, x: tf.Tensor, last_only: bool = False) -> tf.Tensor:

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from jest_tf.errors import UserError
 from jest_tf.models.flexi import resize_patch_kernel, resize_positions
+from jest_tf.models.lora import Lora
 from jest_tf.models.transformer import Block, LayerNorm, Mlp, glorot_uniform, normal
 
 
@@ -118,7 +119,8 @@ class VisionTransformer(keras.layers.Layer):
 
     def __init__(
         self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int,
-        mlp_dim: int, embed_dim: int, seed: int, recompute: bool = False, **kwargs,
+        mlp_dim: int, embed_dim: int, seed: int, recompute: bool = False,
+        lora: Lora | None = None, **kwargs,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         policy = self.dtype_policy
@@ -126,8 +128,9 @@ class VisionTransformer(keras.layers.Layer):
             self.embedding = PatchEmbedding(
                 image_size, patch_size, width, seed, "image/embedding", dtype=policy
             )
+            of_block = (width, heads, mlp_dim, seed)
             self.blocks = [
-                Block(width, heads, mlp_dim, seed, f"image/block_{k}", recompute, dtype=policy)
+                Block(*of_block, f"image/block_{k}", recompute, lora, dtype=policy)
                 for k in range(depth)
             ]
             self.norm = LayerNorm(width, dtype=policy, name="norm")

@@ -29,6 +29,7 @@ GROUPS = (
     ("selection/",),
     ("acceptance/",),
     ("eval/",),
+    ("forgetting/",),
     ("eval by examples trained/",),
     ("eval by GFLOP/",),
     ("score/",),

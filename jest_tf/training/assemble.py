@@ -8,6 +8,7 @@ import ml_collections
 from jest_tf.data.augmentation import augmentation
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
+from jest_tf.models.lora import Lora
 from jest_tf.selection import Collectives, SelectionSpec
 from jest_tf.training import optimizer
 from jest_tf.training.jest_model import JestModel
@@ -17,6 +18,8 @@ from jest_tf.training.resolution import (
     ResolutionSchedule,
     StepPlan,
 )
+from jest_tf.training.trained import learning_rates
+from jest_tf.tuning import initial_bias
 
 
 def model_size(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncoderConfig:
@@ -30,7 +33,7 @@ def model_size(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncode
         "n_tokens": config.data.n_tokens,
         "vocab_size": vocab_size,
         "init_scale": config.model.init_scale,
-        "init_bias": config.model.init_bias,
+        "init_bias": initial_bias(config),
     }
     sizes = config.model.get("sizes", ml_collections.ConfigDict()).to_dict()
     return DualEncoderConfig.from_variant(config.model.variant, **(given | sizes))
@@ -48,6 +51,7 @@ def build_model(
         dtype=keras.DTypePolicy(policy),
         recompute=config.strategy.recompute,
         pixels=pixels,
+        lora=Lora(**config.model.lora) if config.model.lora.rank else None,
     )
 
 
@@ -77,7 +81,10 @@ def build_jest_model(
         same_caption=config.same_caption,
     )
     model.optimizer = optimizer.build(
-        config.optimizer, config.total_steps, learner.trainable_variables
+        config.optimizer,
+        config.total_steps,
+        learner.trainable_variables,
+        learning_rates(learner.trainable_variables, config),
     )
     return model
 

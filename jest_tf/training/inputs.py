@@ -80,7 +80,9 @@ def keep_inputs(inputs: Inputs, workdir: pathlib.Path) -> None:
 
 
 def pixel_rule(config: ml_collections.ConfigDict) -> PixelRule:
-    """How a new run resizes pictures, as `data.resize` says."""
+    """How a new run resizes pictures: as `model.init` does, or as `data.resize` says."""
+    if config.model.get("init"):
+        return ModelRecord.load(config.model.init).pixels
     return pixel_rule_of(config.data.get("resize", "bilinear"))  # older runs have no such field
 
 

@@ -6,6 +6,7 @@ after the restored step are deleted. A run saves before it evaluates, so that a 
 evaluation loses no step; the next start makes up for the evaluation, whose result is missing.
 """
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -20,16 +21,15 @@ from jest_tf.data.registration import register
 from jest_tf.data.retry import BadRecords, resilient_steps
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
-from jest_tf.evaluation.evaluators import checked_options, run_evaluation
+from jest_tf.evaluation.evaluators import checked_options
 from jest_tf.monitoring.acceptance import Acceptance
 from jest_tf.monitoring.profiler import StepProfiler
-from jest_tf.results import read_result, write_result
 from jest_tf.runtime import strategy
 from jest_tf.runtime.interrupt import Interrupt
 from jest_tf.runtime.peers import WorkerLost
 from jest_tf.runtime.strategy import Runtime
 from jest_tf.serving.encoders import ModelEncoder
-from jest_tf.training import assemble, inputs
+from jest_tf.training import assemble, calibration, inputs
 from jest_tf.training.cost import (
     SCORE_LEARNER,
     SCORE_REFERENCE,
@@ -38,16 +38,19 @@ from jest_tf.training.cost import (
     CostModel,
     split_seconds,
 )
+from jest_tf.training.evaluating import Evaluations
 from jest_tf.training.host_loop import HostLoop, HostLoopResult
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.part_times import part_seconds
-from jest_tf.training.run import restore
+from jest_tf.training.run import initial, restore
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.outputs import Files, Silent
 from jest_tf.training.run.workdir import Workdir, open_workdir
 from jest_tf.training.showcase import pool_accuracy, showcase, shows_examples
+from jest_tf.training.trained import choose_trained
 
-EXIT_STOPPED = 3  # too many refused steps in a row; the last good state is saved
+EXIT_STOPPED = 3  # too many refused steps in a row, or a score fell too far; saved
+FORGOT = 1000  # added to a signal's number where a score fell too far
 EXIT_WORKER_LOST = 4  # another worker process or host is gone; the last checkpoint is kept
 
 
@@ -97,8 +100,7 @@ class Trainer:
         steps = profiled_steps(config.profile.steps) if runtime.is_chief else None
         self.profiler = StepProfiler(steps, workdir.tensorboard)
         self.part_seconds = {}
-        self.encoder = self._encoder()
-        self.scores = {}
+        self.evaluations = Evaluations(config, workdir, self.model, self._encoder(), self.outputs)
         self.refused_in_a_row = 0
         self.saved_at = time.monotonic()
 
@@ -107,7 +109,9 @@ class Trainer:
         total = self.config.total_steps
         self._announce()
         with Interrupt() as interrupt, self.runtime.peers.watched():
-            if self.step:
+            if self.config.model.init and not self.step:
+                self._save()  # so that a rerun does not depend on `model.init`
+            if self.config.model.init or self.step:
                 self._evaluate_if_due()
             while self.step < total and not self._stopping(interrupt):
                 result = self._advance(self._steps_until_next_event())
@@ -119,8 +123,11 @@ class Trainer:
             self._save()
         self.profiler.stop()
         if self.step >= total:
-            self.outputs.finished(self.step, self.scores)
+            self.outputs.finished(self.step, self.evaluations.scores)
         self.outputs.close()
+        if self.evaluations.stopped:
+            logging.error("Stopped at step %d, saved: %s", self.step, self.evaluations.stopped)
+            return EXIT_STOPPED
         if self._stuck():
             logging.error(
                 "Stopped at step %d: %d steps in a row were refused; see %s. The last good state "
@@ -148,9 +155,11 @@ class Trainer:
             fingerprints["reference cache"] = self.cache.identity
         if not self.runtime.is_chief:
             workdir.compare(fingerprints)
+            self.calibration = calibration.of_run(config, workdir.path)
             return
         record = workdir.path / restore.REFERENCE_RECORD
         restore.choose_reference(config, record, again=workdir.is_new)
+        self.calibration = calibration.of_run(config, workdir.path, again=workdir.is_new)
         workdir.claim(fingerprints)
         if workdir.is_new:
             inputs.keep_inputs(self.inputs, workdir.path)
@@ -167,6 +176,7 @@ class Trainer:
         config, n_replicas = self.config, self.runtime.n_replicas
         tokenizer, pixels = self.inputs.tokenizer, self.inputs.pixels
         learner = assemble.build_model(config, tokenizer.vocab_size, pixels)
+        choose_trained(learner, config)
         if self.runtime.is_chief:
             record = inputs.model_record(learner, tokenizer, config.data.image_size)
             record.save(self.workdir.path)
@@ -177,6 +187,9 @@ class Trainer:
             pixels,
             self.runtime.is_chief,
         )
+        if reference and self.calibration:
+            reference.log_scale.assign(math.log(self.calibration.scale))
+            reference.bias.assign(self.calibration.bias)
         sizes = learner.config, reference.config if reference else None
         self.schedule = assemble.resolution_schedule(config, *sizes, n_replicas)
         self.costs = CostModel(
@@ -196,23 +209,39 @@ class Trainer:
             reference,
             self.schedule.plan(0),
             self.runtime.collectives,
-            (self.cache.scale, self.cache.bias) if self.cache else None,
+            self._cached_logits(),
         )
 
+    def _cached_logits(self) -> tuple[float, float] | None:
+        """Scale and bias of a reference whose embeddings are cached."""
+        logits = self.calibration or self.cache
+        return (logits.scale, logits.bias) if self.cache else None
+
     def _variables(self) -> dict:
-        model = self.model
-        return restore.learner_variables(model.learner) | {
-            restore.OPTIMIZER + v.path: v for v in model.optimizer.variables
+        learner, optimizer = self.model.learner, self.model.optimizer
+        of_weights = zip(optimizer.averages, learner.trainable_variables, strict=False)
+        names = {average.path: restore.AVERAGE + weight.path for average, weight in of_weights}
+        return restore.learner_variables(learner) | {
+            names.get(v.path, restore.OPTIMIZER + v.path): v for v in optimizer.variables
         }
 
     def _restore(self) -> int:
         """Restores the newest sound checkpoint; returns the number of finished steps."""
         state = self.checkpoints.restore(self._variables())
         if state is None:
+            self._start()
             return 0
         self.ledger = CostLedger.from_dict(state["ledger"])
         self.bad_records.seen, self.bad_records.bad = (state["records"][k] for k in ("seen", "bad"))
         return state["step"]
+
+    def _start(self) -> None:
+        """The weights of step 0, where there is no checkpoint."""
+        model, config = self.model, self.config
+        if config.model.init:
+            initial.start_from_init(config, model.learner)
+            model.optimizer.restart_averages(model.learner.trainable_variables)
+        initial.require_something_learnable(config, model.learner, model.reference, self.cache)
 
     def _batches(self) -> Iterator:
         """Per-replica super-batches from the current step on, read again after a read error."""
@@ -311,9 +340,14 @@ class Trainer:
             raise
 
     def _stopping(self, interrupt: Interrupt) -> bool:
-        if signal_number := max(self.runtime.peers.of_all(interrupt.signal_number)):
+        # The chief alone evaluates: it tells the others with the number that all exchange anyway.
+        code = interrupt.signal_number + FORGOT * bool(self.evaluations.stopped)
+        codes = self.runtime.peers.of_all(code)
+        if signal_number := max(code % FORGOT for code in codes):
             interrupt.request(signal_number)
-        return self._stuck() or interrupt.requested
+        if max(codes) >= FORGOT and not self.evaluations.stopped:
+            self.evaluations.stopped = "a score fell too far, see the first worker's log"
+        return bool(self.evaluations.stopped) or self._stuck() or interrupt.requested
 
     def _stuck(self) -> bool:
         return self.refused_in_a_row > self.config.log.max_refused_steps
@@ -380,22 +414,8 @@ class Trainer:
         )
 
     def _evaluate_if_due(self) -> None:
-        is_last = self.step >= self.config.total_steps
-        passes = {}
-        for name, spec in self.config.evals.items():
-            due = is_last or (spec.every_steps and self.step % spec.every_steps == 0)
-            if not due or not self.runtime.is_chief:
-                continue
-            result = read_result(self.workdir.evaluations, name, self.step)
-            if result is None:
-                self.encoder.description.update(step=self.step, cost=self.ledger.to_dict())
-                result = run_evaluation(
-                    name, spec.to_dict(), self.encoder, self.config.data.data_dir, passes
-                )
-                write_result(self.workdir.evaluations, result)
-            self.scores[name] = result["metrics"]
-            values = {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}
-            self.outputs.evaluation(self.step, values, self._totals())
+        if self.runtime.is_chief:
+            self.evaluations.run_due(self.step, self.ledger, self._totals())
 
     def _save_if_due(self) -> None:
         c = self.config.checkpoint
@@ -432,6 +452,8 @@ class Trainer:
             f"{self.inputs.manifest.n_records:,} records, {self.runtime.n_replicas} replica(s), "
             f"steps {self.step:,} to {total:,}"
         )
+        if self.calibration:
+            self.outputs.note(str(self.calibration))
 
 
 def _why_refused(of_step: dict[str, float], sub_batch: int) -> str:

@@ -1,21 +1,56 @@
 """AdamW for a distributed step: reduces nothing by itself, and can refuse an update."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
+
 import keras
 import ml_collections
 import tensorflow as tf
 
 
 class GuardedAdamW(keras.optimizers.AdamW):
-    """Keras's AdamW with two changes that a distributed contrastive step needs.
+    """Keras's AdamW with what a distributed contrastive step and tuning need.
 
     The gradients come already summed over replicas and clipped (Keras would clip each replica's
     own gradient before the sum, so that a run would depend on the number of replicas). And an
     update can be refused inside the graph without `tf.cond`, which tf.distribute does not allow
-    around an update: weights and moments then keep every bit, only `iterations` counts on, so that
-    the schedule and the data position stay functions of the step.
+    around an update: weights, moments and averages then keep every bit, only `iterations` counts
+    on, so that the schedule and the data position stay functions of the step.
+
+    Args:
+      rates: what multiplies the learning rate of each variable, in the order of `build`; None: 1.
+      ema: decay of an exponential moving average of each variable; 0: none. `averages` holds them.
     """
 
     _accept: tf.Tensor | None = None
+
+    def __init__(self, *args, rates: Sequence[float] | None = None, ema: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._rates, self._ema = rates, ema
+        self.averages: list[keras.Variable] = []
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        super().build(variables)
+        if self._ema:
+            self.averages = [self.add_variable_from_reference(v, "average") for v in variables]
+            self.restart_averages(variables)
+
+    def restart_averages(self, variables: list[keras.Variable]) -> None:
+        """The averages begin at the present weights; `variables` as in `build`."""
+        for average, variable in zip(self.averages, variables, strict=bool(self.averages)):
+            average.value.assign(variable.value)
+
+    @contextlib.contextmanager
+    def averaged(self, variables: list[keras.Variable]) -> Iterator[None]:
+        """The averages stand in place of the weights, which come back afterwards, bit for bit."""
+        kept = [variable.numpy() for variable in variables] if self.averages else []
+        for average, variable in zip(self.averages, variables, strict=bool(self.averages)):
+            variable.value.assign(average.numpy())
+        try:
+            yield
+        finally:
+            for value, variable in zip(kept, variables, strict=bool(kept)):
+                variable.value.assign(value)
 
     def apply_if(self, accept: tf.Tensor, gradients: list, variables: list) -> None:
         """Applies the gradients where `accept` (bool []) holds, otherwise changes nothing."""
@@ -25,8 +60,25 @@ class GuardedAdamW(keras.optimizers.AdamW):
         finally:
             self._accept = None
 
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        """Decay, Adam's update and the average of one variable, at its own rate."""
+        index = self._get_variable_index(variable)
+        if self._rates:
+            learning_rate = learning_rate * self._rates[index]
+        if self.weight_decay and self._use_weight_decay(variable):
+            decay = tf.cast(self.weight_decay, variable.dtype)
+            rate = tf.cast(learning_rate, variable.dtype)
+            self.assign_sub(variable, variable * decay * rate)
+        super().update_step(gradient, variable, learning_rate)
+        if self.averages:
+            average = self.averages[index]
+            self.assign_add(average, (1 - self._ema) * (variable - average))
+
+    def _apply_weight_decay(self, variables) -> None:
+        """Nothing: `update_step` decays each variable at its own rate."""
+
     def assign_add(self, variable, value):
-        """Moments: the increment, or zero for a refused update (whose value may be NaN)."""
+        """Moments and averages: the increment, or zero for a refused update (it may be NaN)."""
         if self._accept is not None and variable is not self.iterations:
             value = tf.where(self._accept, value, tf.zeros_like(value))
         super().assign_add(variable, value)
@@ -42,7 +94,10 @@ class GuardedAdamW(keras.optimizers.AdamW):
 
 
 def build(
-    config: ml_collections.ConfigDict, total_steps: int, variables: list[keras.Variable]
+    config: ml_collections.ConfigDict,
+    total_steps: int,
+    variables: list[keras.Variable],
+    rates: Sequence[float] | None = None,
 ) -> GuardedAdamW:
     """AdamW over `variables`, with linear warm-up and cosine decay, as `config.optimizer` says.
 
@@ -59,6 +114,8 @@ def build(
         weight_decay=config.weight_decay,
         beta_1=config.beta_1,
         beta_2=config.beta_2,
+        rates=rates,
+        ema=config.ema,
         name="adamw",  # fixed: checkpoints name variables by it, Keras would count instances
     )
     adamw.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])

@@ -91,12 +91,14 @@ class Files:
         self._metrics.write(step, values)
 
     def evaluation(self, step: int, values: Mapping, totals: Mapping[str, float]) -> None:
-        """`eval/NAME/METRIC` → number over steps, and over what was spent (`totals`) until here.
+        """`eval/NAME/METRIC` → number over steps, and over what was spent (`totals`) until here;
+        `forgetting/NAME/METRIC` → its difference to step 0, over steps.
 
         Once: what metrics.jsonl has was written before a kill at this very step.
         """
         if not self._metrics.has(step, values):
-            self._curves.write(values, totals)
+            measured = {name: v for name, v in values.items() if name.startswith("eval/")}
+            self._curves.write(measured, totals)
             self.scalars(step, values)
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:

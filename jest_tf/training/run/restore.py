@@ -23,9 +23,11 @@ from jest_tf.training.assemble import build_model
 from jest_tf.training.inputs import workdir_rules
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.workdir import read_config
+from jest_tf.training.trained import choose_trained
 
 LEARNER = "learner/"  # prefix of the learner's variables in a checkpoint
 OPTIMIZER = "optimizer/"
+AVERAGE = "average/"  # of the averages of trained weights, see `optimizer.ema`
 CACHE_IT = (
     "let the reference read the data its own way, once: python -m jest_tf.cache_reference "
     "--reference=DIR --data=… --out=CACHE, then --config.reference.cache=CACHE"
@@ -52,6 +54,8 @@ def learner_variables(model: DualEncoder) -> dict[str, keras.Variable]:
 def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
     """The model that a run has saved: at `step`, or its newest sound checkpoint.
 
+    With averaged weights, if the run keeps an average, and adapters merged into their kernels.
+
     Raises:
       UserError: no run there, no checkpoint, or a checkpoint that the config does not fit.
     """
@@ -61,12 +65,17 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
     model = build_model(config, tokenizer.vocab_size, pixels)
     checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"), config.checkpoint.keep)
     state = checkpoints.restore(learner_variables(model), step, only=LEARNER)
+    if state is not None and config.optimizer.get("ema", 0.0):
+        choose_trained(model, config)
+        averages = {AVERAGE + v.path: v for v in model.trainable_variables}
+        checkpoints.restore(averages, state["step"], only=AVERAGE)
+        model.trainable = True
     if state is None:
         raise UserError(
             f"{workdir} holds no checkpoint. Train it first: "
             f"python -m jest_tf.train --config=… --workdir={workdir}"
         )
-    return LoadedRun(config, model, tokenizer, state["step"], state)
+    return LoadedRun(config, model.merged(), tokenizer, state["step"], state)
 
 
 def choose_reference(
@@ -162,15 +171,20 @@ def open_cache(config: ml_collections.ConfigDict, manifest: Manifest) -> Referen
     return cache
 
 
-def reference_identity(run: LoadedRun) -> dict[str, str | int]:
-    """What a run's embeddings depend on; kept in a cache and compared before it is used."""
+def weights_digest(model: DualEncoder) -> str:
+    """Fingerprint of a model's weights."""
     digest = hashlib.sha256()
-    for variable in run.model.variables:
+    for variable in model.variables:
         digest.update(variable.path.encode())
         digest.update(variable.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def reference_identity(run: LoadedRun) -> dict[str, str | int]:
+    """What a run's embeddings depend on; kept in a cache and compared before it is used."""
     rule = run.model.pixels
     return {
-        "weights": digest.hexdigest()[:16],
+        "weights": weights_digest(run.model),
         "step": int(run.step),
         "tokenizer": run.tokenizer.fingerprint,
         "decoded_size": int(run.config.data.image_size),

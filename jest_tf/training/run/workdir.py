@@ -36,6 +36,7 @@ MAY_DIFFER: dict[str, str] = {
     "checkpoint.*": "how often and how many, not what",
     "log.every_steps": "cadence of scalars; each line carries its step",
     "log.samples_*": "examples to look at do not feed back",
+    "log.min_score_share": "when to give up, not what is computed",
     "log.max_refused_steps": "when to give up, not what is computed",
     "profile.*": "traces measure time and change nothing",
     "evals.*": "evaluations read the model and never change it",

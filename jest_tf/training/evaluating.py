@@ -1,0 +1,112 @@
+"""The evaluations of a run, and their difference to step 0 where it starts from trained weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from jest_tf.evaluation.evaluators import run_evaluation
+from jest_tf.evaluation.kinds import KINDS
+from jest_tf.results import read_result, write_result
+from jest_tf.serving.encoders import ModelEncoder
+from jest_tf.training.cost import CostLedger
+from jest_tf.training.jest_model import JestModel
+from jest_tf.training.run.outputs import RunOutputs
+from jest_tf.training.run.workdir import Workdir
+
+CHANGES = "change_since_step_0"  # field of a result: metric → difference ("forgetting")
+
+
+class Evaluations:
+    """Runs what is due, on the averaged weights if there are any.
+
+    Args:
+      config: `evals` says what is measured and how often; with `model.init`, all at step 0 as well.
+      encoder: of the learner.
+
+    Attributes:
+      scores: name → metrics of the newest result of each.
+      stopped: why the run is to stop, with a score below `log.min_score_share`; empty if it is not.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: Workdir,
+        model: JestModel,
+        encoder: ModelEncoder,
+        outputs: RunOutputs,
+    ):
+        self._config, self._folder, self._model = config, workdir.evaluations, model
+        self._encoder, self._outputs = encoder, outputs
+        self.scores, self.stopped = {}, ""
+
+    def run_due(self, step: int, ledger: CostLedger, totals: Mapping[str, float]) -> None:
+        """Runs the evaluations of this step; one whose result is there is only told again."""
+        passes = {}  # data sets that evaluations of this step share
+        for name, spec in self._config.evals.items():
+            if not self._is_due(step, spec.every_steps):
+                continue
+            result = read_result(self._folder, name, step)
+            if result is None:
+                self._encoder.description.update(step=step, cost=ledger.to_dict())
+                result = self._measure(name, step, spec.to_dict(), passes)
+                write_result(self._folder, result)
+            self.scores[name] = result["metrics"]
+            values = {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}
+            changes = result.get(CHANGES, {})
+            values |= {f"forgetting/{name}/{k}": v for k, v in changes.items()}
+            self._outputs.evaluation(step, values, totals)
+            self._outputs.note(described(name, step, result))
+            self._stop_if_forgotten(name, step, result)
+
+    def _is_due(self, step: int, every_steps: int) -> bool:
+        if step == 0:
+            return bool(self._config.model.init)
+        is_last = step >= self._config.total_steps
+        return is_last or bool(every_steps and step % every_steps == 0)
+
+    def _measure(self, name: str, step: int, spec: dict, passes: dict) -> dict[str, Any]:
+        with self._model.optimizer.averaged(self._model.learner.trainable_variables):
+            data_dir = self._config.data.data_dir
+            result = run_evaluation(name, spec, self._encoder, data_dir, passes)
+        if start := self._start(name, step):
+            metrics, before = result["metrics"], start["metrics"]
+            result[CHANGES] = {k: metrics[k] - before[k] for k in metrics if k in before}
+        return result
+
+    def _stop_if_forgotten(self, name: str, step: int, result: Mapping[str, Any]) -> None:
+        start, metric, share = self._start(name, step), headline(result), self._bound
+        if not start or metric not in start["metrics"]:
+            return
+        before, now = start["metrics"][metric], result["metrics"][metric]
+        if now < share * before:
+            self.stopped = (
+                f"{metric} of {name} is {now:.4f}, below {share:g} times the {before:.4f} of step "
+                "0 (log.min_score_share). Lower optimizer.learning_rate or train fewer parts, in "
+                "another workdir; --config.log.min_score_share=0 goes on with this run."
+            )
+
+    @property
+    def _bound(self) -> float:
+        return self._config.log.min_score_share
+
+    def _start(self, name: str, step: int) -> dict[str, Any] | None:
+        """The result of step 0, for a later step of a run that starts from trained weights."""
+        if not self._config.model.init or not step:
+            return None
+        return read_result(self._folder, name, 0)
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """The metric by which runs are compared first."""
+    metrics = result["metrics"]
+    return next((m for m in KINDS[result["kind"]].headlines if m in metrics), next(iter(metrics)))
+
+
+def described(name: str, step: int, result: Mapping[str, Any]) -> str:
+    """One line: the first metric, and its difference to step 0."""
+    metric = headline(result)
+    line = f"step {step:,}: {name} {metric} {result['metrics'][metric]:.4f}"
+    change = result.get(CHANGES, {}).get(metric)
+    return line if change is None else f"{line} ({change:+.4f} since step 0)"

@@ -1,0 +1,162 @@
+"""What a config says about starting from trained weights, read without TensorFlow."""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+from jest_tf.model_record import ModelRecord
+
+TOWERS = ("image", "text")
+AUTO = "auto"
+
+
+def follow_init(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Fills in what follows from `model.init`: sizes, and how text and pictures are read.
+
+    A run that has begun follows its own workdir, so that it goes on where `model.init` is gone.
+
+    Raises:
+      UserError: no run is in `model.init`, or its files are damaged.
+    """
+    if not config.model.init:
+        return
+    stored = _config_of(workdir) if workdir else None
+    began = stored is not None and stored["model"].get("init") == config.model.init
+    source = workdir if began else config.model.init
+    theirs = stored if began else _config_of(config.model.init)
+    record = ModelRecord.load(source)
+    if theirs is None or record is None:
+        raise UserError(
+            f"model.init = {config.model.init!r} holds no model: expected a workdir with "
+            "config.json and model.json, of a run or of `python -m jest_tf.import_weights`."
+        )
+    model, data = config.model, config.data
+    sizes = dict(record.sizes)
+    model.variant = "custom"
+    own = {k: sizes[k] for k in ("image", "text", "embed_dim", "vocab_size")}
+    model.sizes = ml_collections.ConfigDict(own)
+    for name in ("image_size", "patch_size"):
+        model[name] = model[name] or sizes[name]
+    data.n_tokens = record.n_tokens
+    data.vocab = config.model.init
+    data.image_size = data.image_size or max(model.image_size, record.image_size)
+    data.resize = record.pixels.resize + ("" if record.pixels.antialias else "_plain")
+
+
+def _config_of(workdir: str) -> dict[str, Any] | None:
+    path = os.path.join(workdir, "config.json")
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            return parse_json(file.read())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}. Restore it.") from error
+
+
+def initial_bias(config: ml_collections.ConfigDict) -> float:
+    """The bias that a new learner starts with. -log(b): an easy negative then weighs 1/b."""
+    bias = config.model.init_bias
+    return -math.log(config.selection.sub_batch) if bias == AUTO else float(bias)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedTower:
+    """What of a tower is trained.
+
+    blocks: the last so many, and what comes after them; None: all, embeddings included.
+    cached: its embeddings come with the data. rank: of adapters, trained instead of weights.
+    """
+
+    blocks: int | None = None
+    cached: bool = False
+    rank: int = 0
+
+    @property
+    def frozen(self) -> bool:
+        return self.blocks == 0
+
+    def first_block(self, depth: int) -> int:
+        """The lowest block that trains, of `depth` that are run."""
+        return 0 if self.blocks is None else depth - self.blocks
+
+
+def trained_tower(config: ml_collections.ConfigDict, tower: str) -> TrainedTower:
+    """What `model.TOWER` and `model.lora` say of a tower: image | text.
+
+    Raises:
+      UserError: `train` is none of full, frozen, last:K.
+    """
+    how = config.model[tower]
+    blocks = {"full": None, "frozen": 0}.get(how.train, -1)
+    if blocks == -1:
+        last = re.fullmatch(r"last:([1-9]\d*)", how.train)
+        if not last:
+            raise UserError(
+                f"model.{tower}.train is {how.train!r}; expected full, frozen, or last:K, such as "
+                "last:2 for the last two blocks."
+            )
+        blocks = int(last[1])
+    rank = config.model.lora.rank if blocks != 0 else 0
+    return TrainedTower(blocks, bool(how.get("cache")), rank)
+
+
+def tuning_problems(c: ml_collections.ConfigDict) -> Iterator[str]:
+    """All that is wrong with the fields about what is trained, and from where."""
+    towers = {}
+    for name in TOWERS:
+        try:
+            towers[name] = trained_tower(c, name)
+        except UserError as error:
+            yield str(error)
+    scalars = c.model.train_scale or c.model.train_bias
+    if len(towers) == 2 and all(t.frozen for t in towers.values()) and not scalars:
+        yield "nothing is trained: both towers are frozen, and train_scale and train_bias are off."
+    if c.model.lora.rank < 0:
+        yield f"model.lora.rank is {c.model.lora.rank}; expected a rank such as 8, or 0 for none."
+    if c.model.init_bias != AUTO and not isinstance(c.model.init_bias, int | float):
+        yield f"model.init_bias is {c.model.init_bias!r}; expected a number or {AUTO}."
+    if not 0 <= c.optimizer.ema < 1:
+        yield f"optimizer.ema is {c.optimizer.ema}; expected a decay such as 0.999, or 0 for none."
+    if not 0 <= c.log.min_score_share <= 1:
+        yield f"log.min_score_share is {c.log.min_score_share}; expected 0 (never) to 1."
+    if c.log.min_score_share and not c.model.init:
+        yield (
+            "log.min_score_share compares with the scores of model.init, which is empty. Set it to "
+            "0, or model.init to a workdir."
+        )
+    if c.model.init and c.data.vocab not in ("", c.model.init):
+        yield (
+            f"data.vocab is {c.data.vocab!r}, but the learner of model.init reads text by its own "
+            "tokenizer. Leave data.vocab empty."
+        )
+    if c.reference.calibrate and not c.reference.workdir:
+        yield (
+            "reference.calibrate embeds other pairs with the reference itself. Set "
+            "reference.workdir, also where reference.cache holds its embeddings of data.train."
+        )
+    if c.model.image.cache:
+        yield from _cache_problems(c)
+
+
+def _cache_problems(c: ml_collections.ConfigDict) -> Iterator[str]:
+    what = "model.image.cache holds the embeddings of a frozen image tower"
+    if c.model.image.train != "frozen" or not c.model.init:
+        yield f"{what}: set model.image.train=frozen and model.init to the workdir of its weights."
+    if c.data.augment:
+        yield f"{what}, so pictures cannot be changed: set data.augment=()."
+    r = c.resolution
+    if r.stages or r.random or r.score.resolution or r.score.image_depth:
+        yield f"{what} at full resolution and depth: leave resolution.* of images empty."
+    if c.reference.workdir and not c.reference.cache:
+        yield (
+            f"{what}, and no picture is read for a reference: set reference.cache (the same folder "
+            "if model.init is the reference too)."
+        )

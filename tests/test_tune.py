@@ -1,0 +1,178 @@
+"""Tuning end to end on a small data set: from a trained workdir, in parts, and back out."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from small_run import small_data
+
+from jest_tf.config import base_config, evaluation, problems
+from jest_tf.errors import UserError
+from jest_tf.monitoring.metrics_log import read_metrics
+from jest_tf.results import read_result
+from jest_tf.training import loop
+from jest_tf.training.run.restore import load_workdir
+from jest_tf.tuning import follow_init
+
+
+def config_of(data: str, folder: pathlib.Path, **fields):
+    c = base_config()
+    c.total_steps, c.optimizer.warmup_steps = 3, 1
+    c.data.train, c.data.data_dir = data, str(folder / "prepared")
+    c.data.image_size, c.data.n_tokens, c.data.vocab_size = 12, 4, 40
+    c.model.variant, c.model.image_size, c.model.patch_size = "nano", 8, 4
+    c.selection.super_batch = c.selection.sub_batch = 8
+    c.selection.n_chunks = 2
+    c.strategy.jit_compile = False
+    c.strategy.deterministic = True
+    c.log.every_steps = c.log.samples_every_steps = 1
+    c.evals.retrieval = evaluation("retrieval", data, batch_size=8)
+    c.evals.zero_shot = evaluation("zero_shot", data, batch_size=8)
+    for dotted, value in fields.items():
+        *path, last = dotted.split("__")
+        node = c
+        for name in path:
+            node = node[name]
+        node[last] = value
+    return c
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return small_data(tmp_path_factory.mktemp("data"), n=32)
+
+
+@pytest.fixture(scope="module")
+def init(data, tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("init")
+    config = config_of(data, workdir, optimizer__learning_rate=0.003)
+    assert loop.train(config, str(workdir)) == 0
+    return workdir
+
+
+def tune(data: str, init: pathlib.Path, workdir: pathlib.Path, **fields):
+    """(exit code, config) of a run that starts from `init`, as the command makes it."""
+    followed = {"model__image_size": 0, "model__patch_size": 0, "data__image_size": 0}
+    c = config_of(data, init, **(followed | {"model__init": str(init)} | fields))
+    follow_init(c, str(workdir))
+    assert problems(c) == []
+    return loop.train(c, str(workdir)), c
+
+
+def weights(workdir: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
+    return {v.path: v.numpy() for v in load_workdir(str(workdir), step).model.variables}
+
+
+def stored(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
+    """Names and values of a checkpoint."""
+    with np.load(workdir / "checkpoints" / f"step-{step:08d}" / "variables.npz") as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def test_a_run_starts_from_the_weights_and_tells_what_it_forgot(data, init, tmp_path, capfd):
+    code, c = tune(data, init, tmp_path / "run", evals__zero_shot__every_steps=2)
+    assert code == 0
+    assert (c.model.image_size, c.model.patch_size, c.data.image_size) == (8, 4, 12)
+    before, start = weights(init), weights(tmp_path / "run", 0)
+    assert all(np.array_equal(before[path], start[path]) for path in before)
+    moments = [v for name, v in stored(tmp_path / "run", 0).items() if name.startswith("optimizer")]
+    assert all((np.asarray(m) == 0).all() for m in moments if np.ndim(m)), "a fresh optimizer"
+
+    folder = tmp_path / "run" / "evaluations"
+    theirs = read_result(init / "evaluations", "zero_shot", 3)["metrics"]
+    first, last = (read_result(folder, "zero_shot", step) for step in (0, 3))
+    assert first["metrics"] == pytest.approx(theirs)
+    assert "change_since_step_0" not in first
+    for metric, change in last["change_since_step_0"].items():
+        assert change == last["metrics"][metric] - first["metrics"][metric]
+    logged = {k: v for line in read_metrics(tmp_path / "run" / "metrics.jsonl") for k, v in
+              line.items()}  # fmt: skip
+    assert logged["forgetting/zero_shot/top1"] == last["change_since_step_0"]["top1"]
+    assert {"eval/zero_shot/top1", "forgetting/retrieval/image_to_text/recall@1"} <= set(logged)
+    printed = capfd.readouterr()
+    assert "step 3: zero_shot top1" in printed.out + printed.err
+    assert "since step 0)" in printed.out + printed.err
+
+
+def test_another_size_is_resized_and_a_missing_init_does_not_stop_a_rerun(data, init, tmp_path):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    fields = {"model__image_size": 12, "total_steps": 2}
+    assert tune(data, init, run, **fields)[0] == 0
+    grid = weights(run)["dual_encoder/image/embedding/positions"]
+    assert grid.shape[:2] == (3, 3)
+    init.rename(moved)
+    try:
+        assert tune(data, init, run, **fields)[0] == 0
+        with pytest.raises(UserError, match="model.init .* holds no model"):
+            tune(data, init, tmp_path / "new")
+    finally:
+        moved.rename(init)
+
+
+@pytest.mark.parametrize(
+    ("fields", "trained"),
+    [
+        ({"model__image__train": "frozen", "model__text__train": "last:1"}, {"text/block_1"}),
+        ({"model__lora__rank": 2, "model__text__train": "frozen"}, {"image/block_0"}),
+    ],
+)
+def test_only_the_parts_that_are_named_change(data, init, tmp_path, fields, trained):
+    code, _ = tune(
+        data, init, tmp_path / "run", model__train_scale=False, model__train_bias=False, **fields
+    )
+    assert code == 0
+    before, after = weights(init), weights(tmp_path / "run")
+    assert set(before) == set(after), "adapters are merged"
+    changed = {path for path in before if not np.array_equal(before[path], after[path])}
+    if "model__lora__rank" in fields:
+        kernels = ("qkv_kernel", "out/kernel", "up/kernel", "down/kernel")
+        assert all("image/block_" in p and p.endswith(kernels) for p in changed)
+        assert len(changed) == 4 * 3  # four kernels in each of three blocks
+    else:
+        starts = ("dual_encoder/text/block_1", "dual_encoder/text/norm", "dual_encoder/text/proj")
+        assert changed and all(path.startswith(starts) for path in changed)
+
+
+def test_averages_are_what_is_evaluated_and_handed_on(data, init, tmp_path):
+    code, _ = tune(data, init, tmp_path / "run", optimizer__ema=0.5, checkpoint__every_steps=1)
+    assert code == 0
+    path = "dual_encoder/text/projection/kernel"
+    expected = weights(init)[path]
+    for step in (1, 2, 3):
+        own = stored(tmp_path / "run", step)
+        expected = expected + 0.5 * (own[f"learner/{path}"] - expected)
+        np.testing.assert_allclose(own[f"average/{path}"], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(weights(tmp_path / "run")[path], own[f"average/{path}"])
+    assert not np.array_equal(own[f"average/{path}"], own[f"learner/{path}"])
+
+
+def test_a_score_that_halves_stops_the_run_saved(data, init, tmp_path, caplog):
+    run = tmp_path / "run"
+    fields = {"optimizer__learning_rate": 1.0, "evals__zero_shot__every_steps": 1, "total_steps": 9}
+    code, _ = tune(data, init, run, log__min_score_share=1.0, **fields)
+    assert code == loop.EXIT_STOPPED
+    assert "log.min_score_share" in caplog.text and "of step 0" in caplog.text
+    assert tune(data, init, run, log__min_score_share=1.0, **fields)[0] == loop.EXIT_STOPPED
+    assert tune(data, init, run, log__min_score_share=0.0, **fields)[0] == 0
+
+
+def test_a_learner_that_is_its_reference_is_refused_before_the_run(data, init, tmp_path):
+    joint = {
+        "selection__policy": "joint",
+        "selection__sub_batch": 4,
+        "reference__workdir": str(init),
+    }
+    with pytest.raises(UserError, match="learner_weight=0.5.*easy_reference.*another model"):
+        tune(data, init, tmp_path / "run", **joint)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    for way_out in ({"selection__learner_weight": 0.5}, {"selection__criterion": "easy_reference"}):
+        name = next(iter(way_out))
+        assert tune(data, init, tmp_path / name, total_steps=2, **joint, **way_out)[0] == 0
+
+
+def test_the_bias_may_follow_the_batch(data, init, tmp_path):
+    assert tune(data, init, tmp_path / "run", model__init_bias="auto", total_steps=2)[0] == 0
+    assert weights(tmp_path / "run", 0)["dual_encoder/bias"] == pytest.approx(-np.log(8))
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert content["model"]["init_bias"] == "auto"
