@@ -153,6 +153,17 @@ class HostLoop:
         return self._runtime.strategy.experimental_local_results(per_replica)[0]
 
 
+def why_refused(of_step: dict[str, float], sub_batch: int) -> str:
+    """The reason, from what EACH_STEP kept of the step."""
+    usable = int(of_step["selection/n_candidates"])
+    if usable < sub_batch:
+        return (
+            f"only {usable} usable rows for a sub-batch of {sub_batch}; set selection.super_batch "
+            "higher (`python -m jest_tf.check --all_records` says how high)"
+        )
+    return f"loss {of_step['train/loss']}, gradient norm {of_step['train/gradient_norm']}"
+
+
 def _join(results: list[HostLoopResult]) -> HostLoopResult:
     return results[-1]._replace(
         picks=np.concatenate([r.picks for r in results]),

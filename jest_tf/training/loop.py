@@ -39,7 +39,7 @@ from jest_tf.training.cost import (
     split_seconds,
 )
 from jest_tf.training.evaluating import Evaluations
-from jest_tf.training.host_loop import HostLoop, HostLoopResult
+from jest_tf.training.host_loop import HostLoop, HostLoopResult, why_refused
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.part_times import part_seconds
 from jest_tf.training.run import initial, restore
@@ -203,19 +203,15 @@ class Trainer:
             recompute=config.strategy.recompute,
             distils=config.reference.distillation > 0,
         )
+        logits = self.calibration or self.cache
         return assemble.build_jest_model(
             config,
             learner,
             reference,
             self.schedule.plan(0),
             self.runtime.collectives,
-            self._cached_logits(),
+            (logits.scale, logits.bias) if self.cache else None,
         )
-
-    def _cached_logits(self) -> tuple[float, float] | None:
-        """Scale and bias of a reference whose embeddings are cached."""
-        logits = self.calibration or self.cache
-        return (logits.scale, logits.bias) if self.cache else None
 
     def _variables(self) -> dict:
         learner, optimizer = self.model.learner, self.model.optimizer
@@ -322,7 +318,7 @@ class Trainer:
             of_step = {name: values[i] for name, values in result.of_each.items()}
             self.refused_in_a_row = 0 if of_step["accepted"] else self.refused_in_a_row + 1
             if not of_step["accepted"]:
-                reason = _why_refused(of_step, self.config.selection.sub_batch)
+                reason = why_refused(of_step, self.config.selection.sub_batch)
                 self.outputs.refused(first + i, reason, ids)
 
     def _note_bad_records(self, result: HostLoopResult) -> None:
@@ -454,13 +450,3 @@ class Trainer:
         )
         if self.calibration:
             self.outputs.note(str(self.calibration))
-
-
-def _why_refused(of_step: dict[str, float], sub_batch: int) -> str:
-    usable = int(of_step["selection/n_candidates"])
-    if usable < sub_batch:
-        return (
-            f"only {usable} usable rows for a sub-batch of {sub_batch}; set selection.super_batch "
-            "higher (`python -m jest_tf.check --all_records` says how high)"
-        )
-    return f"loss {of_step['train/loss']}, gradient norm {of_step['train/gradient_norm']}"
