@@ -15,10 +15,10 @@ from jest_tf.data.records import read_captions
 from jest_tf.data.sources import open_source
 from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.model_record import ModelRecord, PixelRule, TokenizerRule
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.monitoring.labels import keep_about
-from jest_tf.training.run.storage import write_atomically
 
 KEPT_VOCABULARY = "vocab"  # its name in a workdir, with the suffix of its kind
 VOCABULARY_SUFFIXES = (".txt", ".model")
