@@ -1,23 +1,19 @@
 """Workdirs: refuse another config field by field, one writer at a time, awkward paths and users."""
 
 import copy
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 from unprivileged import unprivileged
 
 from jest_tf.errors import UserError
-from jest_tf.training.run import lock as lock_module
 from jest_tf.training.run import workdir as workdir_module
-from jest_tf.training.run.lock import WorkdirLock
 from jest_tf.training.run.workdir import MAY_DIFFER, differences, open_workdir, read_config
 
 CONFIG = {
@@ -158,85 +154,33 @@ def test_second_run_on_one_workdir_is_refused(tmp_path):
 
 HOLD_LOCK = """
 import sys, time
-from jest_tf.training.run.lock import WorkdirLock
-WorkdirLock(sys.argv[1])
+from jest_tf.training.run.workdir import open_workdir
+held = open_workdir(sys.argv[1], {})
 print("held", flush=True)
 time.sleep(60)
 """
 
 
+@pytest.mark.process
 def test_lock_of_a_killed_process_is_free_at_once(tmp_path):
-    path = tmp_path / "run.lock"
-    command = [sys.executable, "-c", HOLD_LOCK, str(path)]
+    command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout.readline() == "held\n"
             with pytest.raises(UserError, match=f"process {holder.pid} "):
-                WorkdirLock(path)
+                open_workdir(tmp_path, CONFIG)
         finally:
             holder.kill()
-    assert json.loads(path.read_text())["pid"] == holder.pid
-    WorkdirLock(path, sleep=no_waiting).release()
+    open_workdir(tmp_path, CONFIG).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
 
 
-def no_waiting(_):
-    raise AssertionError("no wait is needed here")
-
-
-def left_by(path: Path, **fields) -> None:
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "x"} | fields))
-
-
-def test_another_machine_that_still_beats_is_refused(tmp_path):
-    left_by(tmp_path / "run.lock")
-
-    def beat_with_a_clock_that_runs_backwards(_):
-        os.utime(tmp_path / "run.lock", (1, 1))
-
-    with pytest.raises(UserError, match="process 1 on elsewhere"):
-        WorkdirLock(tmp_path / "run.lock", sleep=beat_with_a_clock_that_runs_backwards)
-
-
-def test_another_machine_that_is_silent_is_taken_over(tmp_path):
-    left_by(tmp_path / "run.lock")
-    waits = []
-    lock = WorkdirLock(tmp_path / "run.lock", watch_seconds=90, sleep=waits.append)
-    assert sum(waits) == 90
-    assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
-    lock.release()
-    assert json.loads((tmp_path / "run.lock").read_text()) == {}
-    lock.release()
-
-
-def test_without_flock_the_process_identity_decides(tmp_path, monkeypatch):
-    def unsupported(*_):
-        raise OSError(lock_module.errno.ENOTSUP, "no locks here")
-
-    monkeypatch.setattr(fcntl, "flock", unsupported)
-    held = WorkdirLock(tmp_path / "run.lock")
-    with pytest.raises(UserError, match="in use"):
-        WorkdirLock(tmp_path / "run.lock", sleep=no_waiting)
-    # The same process number after a restart of the machine is another process.
-    holder = json.loads((tmp_path / "run.lock").read_text())
-    held.release()
-    left_by(tmp_path / "run.lock", **(holder | {"start_tick": "another boot:5"}))
-    WorkdirLock(tmp_path / "run.lock", sleep=no_waiting).release()
-
-
-def test_the_holder_touches_the_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock_module, "BEAT_SECONDS", 0.01)
-    lock = WorkdirLock(tmp_path / "run.lock")
-    before = os.stat(tmp_path / "run.lock").st_mtime_ns
-    deadline = time.monotonic() + 10
-    while os.stat(tmp_path / "run.lock").st_mtime_ns == before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert os.stat(tmp_path / "run.lock").st_mtime_ns != before
-    lock.release()
-
-
-def test_a_damaged_lock_file_is_no_obstacle(tmp_path):
+def test_a_damaged_owner_file_is_no_obstacle(tmp_path):
     (tmp_path / "run.lock").write_bytes(b"\xff{half")
-    WorkdirLock(tmp_path / "run.lock", sleep=no_waiting).release()
+    with open_workdir(tmp_path, CONFIG):
+        (tmp_path / "run.owner.json").write_bytes(b"\xff{half")
+        with pytest.raises(UserError, match="in use by a process that has just started"):
+            open_workdir(tmp_path, CONFIG)
 
 
 def test_no_write_permission_is_one_clear_message():

@@ -1,7 +1,7 @@
 """The folder of one run: opened once at a time, and never by another experiment.
 
     config.json       the run's config; inputs.json  fingerprints of what it reads
-    environment.json  versions, code revision, machine; run.lock  who is writing here
+    environment.json  versions, code revision, machine; run.lock, run.owner.json  who writes here
     metrics.jsonl  tensorboard/  checkpoints/  picks/  samples/  evaluations/  projector/  export/
 
 Checkpoints may lie elsewhere (`gs://…`); the workdir itself is a local or mounted folder, because
@@ -11,20 +11,24 @@ A workdir belongs to a run from its first checkpoint on. Until then nothing is l
 is corrected, so another config may take the folder over.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import json
 import os
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from jest_tf.config import flat
 from jest_tf.errors import UserError
 from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 from jest_tf.monitoring import environment
-from jest_tf.training.run.lock import WorkdirLock
 
 # Fields in which a continued run may differ from its start, each with the reason why the learned
 # weights and the record of the run stay meaningful. `*` matches any text.
@@ -45,6 +49,7 @@ MAY_DIFFER: dict[str, str] = {
 PLACES = ("data.train", "data.vocab", "data.vocab_from", "reference.workdir", "reference.cache")
 N_DIFFERENCES_SHOWN = 20
 ABSENT = "(absent)"
+LOCK, OWNER = "run.lock", "run.owner.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Workdir:
     is_new: bool
     config: Mapping[str, Any]
     grown_from: int = 0
-    _lock: WorkdirLock | None = dataclasses.field(default=None, repr=False)
+    _lock: FileLock | None = dataclasses.field(default=None, repr=False)
 
     def claim(self, inputs: Mapping[str, Any]) -> None:
         """Write config, inputs and environment; call when all inputs have opened.
@@ -122,8 +127,7 @@ class Workdir:
         return self.path / "export"
 
     def close(self) -> None:
-        if self._lock:
-            self._lock.release()
+        _release(self._lock)
 
     def __enter__(self) -> "Workdir":
         return self
@@ -156,7 +160,7 @@ def open_workdir(
     try:
         if is_writer:
             path.mkdir(parents=True, exist_ok=True)
-            lock = WorkdirLock(path / "run.lock")
+            lock = _locked(path)
         is_new = not any(path.glob("checkpoints/step-*"))
         before = {} if is_new else read_config(path)
         if before:
@@ -273,6 +277,34 @@ def _json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _release(lock: WorkdirLock | None) -> None:
-    if lock:
+def _locked(path: Path) -> FileLock:
+    """The lock of a workdir, held until it is released or the process dies.
+
+    Raises:
+      UserError: another run holds it; names its machine, process and start.
+    """
+    lock, owner = FileLock(path / LOCK, timeout=0), path / OWNER
+    try:
+        lock.acquire()
+    except Timeout:
+        who = "a process that has just started"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = parse_json(owner.read_bytes())
+            who = f"process {found['pid']} on {found['host']}, started {found['started']}"
+        raise UserError(
+            f"workdir {path} is in use by {who}. Stop that run first, or take another --workdir."
+        ) from None
+    started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
+    try:
+        write_atomically(owner, json.dumps(me))
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _release(lock: FileLock | None) -> None:
+    if lock and lock.is_locked:
+        Path(lock.lock_file).with_name(OWNER).unlink(missing_ok=True)
         lock.release()
