@@ -6,8 +6,8 @@ import pathlib
 import re
 import signal
 
-import numpy as np
 import pytest
+import safetensors.numpy
 
 from jest_tf import config_flag
 from jest_tf.errors import UserError
@@ -62,8 +62,8 @@ def finished(data_dir, reference, tmp_path_factory):
 def state_of(workdir: pathlib.Path) -> dict:
     """All of a run that must not depend on interruptions."""
     checkpoint = workdir / "checkpoints" / f"step-{STEPS:08d}"
-    with np.load(checkpoint / "variables.npz", allow_pickle=False) as arrays:
-        variables = {name: arrays[name].tobytes() for name in arrays.files}
+    arrays = safetensors.numpy.load_file(checkpoint / "variables.safetensors")
+    variables = {name: array.tobytes() for name, array in arrays.items()}
     ledger = json.loads((checkpoint / "state.json").read_text())["state"]["ledger"]
     ledger.pop("seconds")
     metrics = [

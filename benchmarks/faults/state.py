@@ -5,7 +5,7 @@ import pathlib
 import re
 from typing import Any
 
-import numpy as np
+import safetensors
 
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.training.run.checkpoint import STATE, VARIABLES, Checkpointer, folder_name
@@ -30,8 +30,8 @@ def state_of(workdir: pathlib.Path) -> dict[str, Any]:
     if step is None:
         raise ValueError(f"{workdir} holds no checkpoint")
     folder = checkpoints / folder_name(step)
-    with np.load(folder / VARIABLES, allow_pickle=False) as arrays:
-        variables = {name: arrays[name].tobytes() for name in arrays.files}
+    with safetensors.safe_open(folder / VARIABLES, framework="numpy") as file:
+        variables = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
     state = json.loads((folder / STATE).read_text())["state"]
     state["ledger"].pop("seconds")
     evaluations = (workdir / "evaluations").glob("*.json")

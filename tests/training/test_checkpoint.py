@@ -14,9 +14,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import safetensors
 import tensorflow as tf
 from unprivileged import unprivileged
 
+from jest_tf.models.weights.tensors import open_tensors
 from jest_tf.training.run.checkpoint import (
     CheckpointDamaged,
     Checkpointer,
@@ -107,10 +109,45 @@ def test_newest_is_restored_and_a_named_step_on_request(directory):
     assert checkpointer.read_state(9) == {"step": 9}
 
 
-def test_plain_numpy_reads_the_file(tmp_path):
-    Checkpointer(tmp_path).save(1, one(2.5), {})
-    with np.load(tmp_path / "step-00000001" / "variables.npz", allow_pickle=False) as archive:
-        np.testing.assert_array_equal(archive["w"], np.full([1000], 2.5, np.float32))
+def test_the_safetensors_library_reads_the_file(tmp_path):
+    values = awkward_values()
+    Checkpointer(tmp_path).save(1, variables_of(values), {})
+    path = tmp_path / "step-00000001" / "variables.safetensors"
+    with safetensors.safe_open(path, framework="numpy") as file:
+        assert set(file.keys()) == set(values)
+        for name in values:
+            part = file.get_slice(name)
+            assert tuple(part.get_shape()) == values[name].shape, name
+            if part.get_dtype() != "BF16":  # numpy alone has no such type
+                assert file.get_tensor(name).tobytes() == values[name].tobytes(), name
+
+
+def as_an_earlier_version(folder: Path) -> None:
+    """Rewrites a checkpoint as .npz, format 1."""
+    tensors = open_tensors([str(folder / "variables.safetensors")])
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(tensors):
+            value = tensors[name].read()
+            value = value.view("uint16") if tensors[name].dtype == "bfloat16" else value
+            archive.writestr(f"{name}.npy", array_bytes(value))
+    (folder / "variables.safetensors").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["format"] = 1
+    del manifest["files"]["variables.safetensors"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    forge(folder, "variables.npz", out.getvalue())
+
+
+def test_a_checkpoint_of_an_earlier_version_is_restored(tmp_path):
+    values = awkward_values()
+    Checkpointer(tmp_path).save(1, variables_of(values), STATE)
+    as_an_earlier_version(tmp_path / "step-00000001")
+    restored = zeros_like(values)
+    assert Checkpointer(tmp_path).restore(restored) == STATE
+    assert_same_bits(restored, values)
+    Checkpointer(tmp_path).save(2, variables_of(values), STATE)
+    assert Checkpointer(tmp_path).steps() == [1, 2]
 
 
 def test_equal_values_give_equal_bytes(tmp_path):
@@ -120,7 +157,7 @@ def test_equal_values_give_equal_bytes(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.parametrize("file", ["variables.npz", "state.json", "manifest.json"])
+@pytest.mark.parametrize("file", ["variables.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("spoil", [flip_bit, truncate, os.unlink])
 def test_damaged_newest_is_reported_and_the_previous_used(tmp_path, file, spoil):
     checkpointer = Checkpointer(tmp_path)
@@ -144,7 +181,7 @@ def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     for step in (1, 2):
         checkpointer.save(step, one(step), {})
-        truncate(tmp_path / f"step-0000000{step}" / "variables.npz")
+        truncate(tmp_path / f"step-0000000{step}" / "variables.safetensors")
     with pytest.raises(CheckpointDamaged, match="(?s)step 2.*step 1"):
         checkpointer.restore(one(0))
 
@@ -192,7 +229,7 @@ def test_keep_never_drops_the_one_just_saved(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=1)
     checkpointer.save(100, one(100), {"step": 100})
     shutil.copytree(tmp_path / "step-00000100", tmp_path / "step-00000200")
-    flip_bit(tmp_path / "step-00000200" / "variables.npz")
+    flip_bit(tmp_path / "step-00000200" / "variables.safetensors")
     checkpointer.save(150, one(150), {"step": 150})
     assert 150 in checkpointer.steps()
     assert checkpointer.restore(one(0)) == {"step": 150}
@@ -201,9 +238,9 @@ def test_keep_never_drops_the_one_just_saved(tmp_path):
 def test_a_sound_step_is_not_written_twice(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, one(1), {"at": "cadence"})
-    before = (tmp_path / "step-00000001" / "variables.npz").stat().st_mtime_ns
+    before = (tmp_path / "step-00000001" / "variables.safetensors").stat().st_mtime_ns
     checkpointer.save(1, one(1), {"at": "SIGTERM"})
-    assert (tmp_path / "step-00000001" / "variables.npz").stat().st_mtime_ns == before
+    assert (tmp_path / "step-00000001" / "variables.safetensors").stat().st_mtime_ns == before
 
 
 @contextlib.contextmanager
@@ -258,7 +295,7 @@ def test_write_error_that_the_disk_did_not_report_is_caught(tmp_path, monkeypatc
     def lose_a_bit(handle):
         publish_sync(handle)
         path = Path(os.readlink(f"/proc/self/fd/{handle}"))
-        if path.name == "variables.npz":
+        if path.name == "variables.safetensors":
             flip_bit(path)
 
     monkeypatch.setattr(os, "fsync", lose_a_bit)
@@ -423,24 +460,41 @@ def array_bytes(value: np.ndarray, **options) -> bytes:
     return out.getvalue()
 
 
+def npz_bytes(value: np.ndarray, **options) -> bytes:
+    """As the array of the variable, in a sound archive."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("w.npy", array_bytes(value, **options))
+    return out.getvalue()
+
+
+def tensor_bytes(**fields) -> bytes:
+    """A file of the variable whose header tells something else."""
+    entry = {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]} | fields
+    header = json.dumps({"w": entry}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(4000)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("state.json", b'{"state": {}, "variables": []}'),
         ("state.json", b"[" * 100_000),
         ("state.json", b"\xff{}"),
+        ("variables.safetensors", b"no archive"),
+        ("variables.safetensors", b"\xff" * 8 + b"{}"),
+        ("variables.safetensors", tensor_bytes(shape=[10**9])),
+        ("variables.safetensors", tensor_bytes(data_offsets=[0, 2**60])),
+        ("variables.safetensors", tensor_bytes(data_offsets=[10**9, 10**9 + 4000])),
         ("variables.npz", b"no archive"),
-        ("variables.npz", array_bytes(np.zeros([10**7], np.int8))),
-        ("variables.npz", array_bytes(np.array([print] * 1000), allow_pickle=True)),
+        ("variables.npz", npz_bytes(np.zeros([10**7], np.int8))),
+        ("variables.npz", npz_bytes(np.array([print] * 1000), allow_pickle=True)),
     ],
 )
 def test_a_forged_checkpoint_is_refused_and_runs_nothing(tmp_path, name, content):
     Checkpointer(tmp_path).save(1, one(1), {})
-    if content.startswith(b"\x93NUMPY"):  # as the array of the variable, in a sound archive
-        out = io.BytesIO()
-        with zipfile.ZipFile(out, "w") as archive:
-            archive.writestr("w.npy", content)
-        content = out.getvalue()
+    if name == "variables.npz":
+        as_an_earlier_version(tmp_path / "step-00000001")
     forge(tmp_path / "step-00000001", name, content)
     variables = one(0)
     with pytest.raises(CheckpointDamaged, match="was not written by this program"):

@@ -12,6 +12,7 @@ import sys
 import near_ties
 import numpy as np
 import pytest
+import safetensors.numpy
 from multi_worker_run import SAVED_EVERY, STEPS, config_of, shrink_towers
 
 from jest_tf.models import dual_encoder
@@ -117,6 +118,6 @@ def losses(workdir: pathlib.Path) -> dict[int, float]:
 
 
 def weights(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    file = workdir / "checkpoints" / f"step-{STEPS:08d}" / "variables.npz"
-    with np.load(file, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files if name.startswith("learner/")}
+    file = workdir / "checkpoints" / f"step-{STEPS:08d}" / "variables.safetensors"
+    arrays = safetensors.numpy.load_file(file)
+    return {name: array for name, array in arrays.items() if name.startswith("learner/")}

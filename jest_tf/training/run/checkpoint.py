@@ -1,16 +1,15 @@
 """Checkpoints: everything a run needs to continue, as one folder that is whole or not there.
 
     checkpoints/step-00000100/
-        variables.npz   one .npy member per variable, in name order; plain numpy, never pickled
-        state.json      the caller's JSON state, and the dtype and shape of every variable
-        manifest.json   step, and the SHA-256 and length of the two files above; written last
+        variables.safetensors  the variables, in name order
+        state.json             the caller's JSON state, and the dtype and shape of every variable
+        manifest.json          step, SHA-256 and length of the two files above; written last
 
-Why .npz and not tf.train.Checkpoint: names, shapes and dtypes are ours to compare, so a variable
-that is missing, left over or of another dtype is an error with its name; every byte is covered by a
-checksum that is verified BEFORE the first variable is assigned; one variable at a time passes
-through memory, both ways; the same values give the same bytes; and it opens with numpy alone.
-Bits are kept exactly: a dtype that numpy lacks (bfloat16) is stored as unsigned integers of its
-width.
+Why not tf.train.Checkpoint: here we can compare names, shapes and dtypes before assigning anything.
+A variable that is missing, left over or of another dtype is an error with its name. Every byte is
+covered by a checksum that is verified BEFORE the first variable is assigned. One variable at a time
+passes through memory, both ways. The same values give the same bytes, and bits are kept exactly.
+Earlier versions wrote variables.npz, which is still read.
 
 Distributed variables: a save reads the primary copy, a restore assigns to all copies. With several
 worker processes only the chief saves; all restore.
@@ -19,39 +18,42 @@ worker processes only the chief saves; all restore.
 import contextlib
 import dataclasses
 import json
-import math
 import re
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
-from jest_tf.training.run.storage import MANIFEST, BytesDigest, HashingWriter, digest, open_storage
+from jest_tf.training.run.storage import MANIFEST, BytesDigest, digest, open_storage
+from jest_tf.training.run.tensor_file import (
+    Variable,
+    describe,
+    read_npz,
+    read_tensors,
+    tf_variable,
+    write_tensors,
+)
 
-VARIABLES = "variables.npz"
+VARIABLES = "variables.safetensors"
 STATE = "state.json"
-FORMAT = 1
+FORMAT = 2
+# Format -> the file of the variables, and how it is read.
+READERS = {1: ("variables.npz", read_npz), FORMAT: (VARIABLES, read_tensors)}
 FOLDER_NAME = re.compile(r"step-(\d{8,})")
 AUTOMATIC_NUMBER = re.compile(r"(_\d+)+(?=[/_:]|$)|:\d+$")
-# Fixed, so that equal values give equal bytes; it is the earliest date that a zip can hold.
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 N_DIFFERENCES_SHOWN = 8
-NPY_VERSION = (1, 0)
 WRITE_ERRORS = (OSError, tf.errors.OpError)
 # What numpy, zipfile, json and our own reading raise for content that is not what we write.
 NOT_AS_WRITTEN = (
     ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, RuntimeError,
     NotImplementedError, OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-
-Variable = Any  # tf.Variable, a distributed tf.Variable, or keras.Variable
 
 
 class CheckpointNotSaved(UserError):
@@ -221,7 +223,7 @@ class Checkpointer:
     def _write(self, step: int, variables: Mapping[str, Variable], state: Mapping[str, Any]) -> str:
         staged = self._storage.stage(folder_name(step))
         with self._storage.write(staged, VARIABLES) as file:
-            described = write_variables(file, variables)
+            described = write_tensors(file, variables)
             files = {VARIABLES: file.digest()}
         content = {"state": dict(state), "variables": described}
         with self._storage.write(staged, STATE) as file:
@@ -241,9 +243,11 @@ class Checkpointer:
         try:
             with self._storage.read(folder, MANIFEST) as file:
                 manifest = parse_json(file.read())
-            if manifest["format"] != FORMAT:
-                return f"{MANIFEST} has format {manifest['format']}, this version reads {FORMAT}"
-            if manifest["step"] != step or set(manifest["files"]) != {VARIABLES, STATE}:
+            if manifest["format"] not in READERS:
+                known = ", ".join(map(str, READERS))
+                return f"{MANIFEST} has format {manifest['format']}, this version reads {known}"
+            variables, _ = READERS[manifest["format"]]
+            if manifest["step"] != step or set(manifest["files"]) != {variables, STATE}:
                 return f"{MANIFEST} does not describe this step"
             for name, recorded in manifest["files"].items():
                 with self._storage.read(folder, name) as file:
@@ -305,15 +309,10 @@ class Checkpointer:
         )
 
     def _assign(self, step: int, variables: Mapping[str, Variable], stored: dict) -> None:
-        with (
-            self._storage.read(folder_name(step), VARIABLES) as file,
-            self._damage_is_told(step),
-            zipfile.ZipFile(file) as archive,
-        ):
-            for name in sorted(variables):
-                with archive.open(f"{name}.npy") as member:
-                    value = _read_array(member, **stored[name])
-                _tf_variable(variables[name]).assign(value)
+        is_npz = not self._storage.has(folder_name(step), VARIABLES)
+        name, read = READERS[1 if is_npz else FORMAT]
+        with self._storage.read(folder_name(step), name) as file, self._damage_is_told(step):
+            read(file, stored, lambda name, value: tf_variable(variables[name]).assign(value))
 
     def _drop_old(self, just_saved: int) -> None:
         for step in self.steps()[: -self._keep]:
@@ -348,65 +347,6 @@ def named(group: str, variables: Iterable[Variable]) -> dict[str, Variable]:
 def folder_name(step: int) -> str:
     """Folder of a step; sorts by name up to 99,999,999 steps."""
     return f"step-{step:08d}"
-
-
-def describe(variable: Variable) -> dict[str, Any]:
-    """Shape and dtype of a variable, as JSON."""
-    variable = _tf_variable(variable)
-    return {"shape": list(variable.shape), "dtype": variable.dtype.name}
-
-
-def write_variables(file: IO[bytes] | HashingWriter, variables: Mapping[str, Variable]) -> dict:
-    """Write an uncompressed .npz, one variable at a time; returns name → description."""
-    described = {}
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(variables):
-            described[name] = describe(variables[name])
-            value = _storable(name, variables[name])
-            entry = zipfile.ZipInfo(f"{name}.npy", ZIP_DATE)
-            with archive.open(entry, "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, value, NPY_VERSION, allow_pickle=False)
-    return described
-
-
-def _read_array(member: IO[bytes], shape: list[int], dtype: str) -> np.ndarray:
-    """The array of a .npy stream, which must have this shape and items as wide as this dtype.
-
-    Compared before anything is read: the header of a hostile file can ask for any memory.
-    """
-    version = np.lib.format.read_magic(member)
-    if version != NPY_VERSION:
-        raise ValueError(f".npy of version {version}")
-    found_shape, is_fortran, stored_as = np.lib.format.read_array_header_1_0(member)
-    dtype = np.dtype(tf.as_dtype(dtype).as_numpy_dtype)
-    if list(found_shape) != shape or is_fortran or stored_as.itemsize != dtype.itemsize:
-        raise ValueError(f"array of {stored_as} {found_shape}, expected {dtype} {shape}")
-    n_bytes = math.prod(shape) * dtype.itemsize
-    data = member.read(n_bytes)
-    if stored_as.hasobject or len(data) != n_bytes:
-        raise ValueError(f"{len(data)} bytes, expected {n_bytes}")
-    return np.frombuffer(data, dtype).reshape(shape)
-
-
-def _storable(name: str, variable: Variable) -> np.ndarray:
-    variable = _tf_variable(variable)
-    # Its copies differ by design, and a single number cannot bring them back.
-    if getattr(variable, "synchronization", None) == tf.VariableSynchronization.ON_READ:
-        raise UserError(
-            f"Variable {name} has a different value on each replica (synchronization=ON_READ) and "
-            "cannot be saved. Keep such sums out of the checkpoint."
-        )
-    value = np.asarray(variable.numpy(), order="C")
-    if value.dtype.kind in "biufc":
-        return value
-    if value.dtype.kind == "V":
-        return value.view(f"uint{8 * value.dtype.itemsize}")
-    raise UserError(f"Variable {name} has dtype {value.dtype}; only numbers and bools are saved.")
-
-
-def _tf_variable(variable: Variable) -> tf.Variable:
-    # A keras.Variable holds its tf.Variable in `.value`; on a tf.Variable that is a method.
-    return variable if isinstance(variable, tf.Variable) else variable.value
 
 
 def _text(description: dict | None) -> str:

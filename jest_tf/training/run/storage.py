@@ -62,7 +62,7 @@ class BytesDigest:
 class HashingWriter:
     """A write-only stream that knows the SHA-256 and the length of what went through it.
 
-    It cannot seek, so `zipfile` writes strictly forwards and the digest is that of the file.
+    It cannot seek: the file is written strictly forwards, and the digest is that of the file.
     """
 
     def __init__(self, stream: IO[bytes]):

@@ -1,0 +1,124 @@
+"""The variables of a checkpoint as a .safetensors file, one at a time in memory, both ways.
+
+The layout is that of https://github.com/huggingface/safetensors: 8 bytes of header length, a JSON
+header, and the bytes of each tensor. The library itself reads local files only, and writes from
+memory; a checkpoint may lie in a bucket and is hashed while it is written.
+"""
+
+import json
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.errors import UserError
+from jest_tf.json_text import parse_json
+
+Variable = Any  # tf.Variable, a distributed tf.Variable, or keras.Variable
+# dtype -> its name in a .safetensors file.
+DTYPES = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16",
+    "uint32": "U32", "int32": "I32", "uint64": "U64", "int64": "I64",
+    "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
+}  # fmt: skip
+MAX_HEADER = 100_000_000  # bytes, as in the library
+
+
+def describe(variable: Variable) -> dict[str, Any]:
+    """Shape and dtype of a variable, as JSON."""
+    variable = tf_variable(variable)
+    return {"shape": list(variable.shape), "dtype": variable.dtype.name}
+
+
+def write_tensors(file: IO[bytes], variables: Mapping[str, Variable]) -> dict[str, dict]:
+    """Writes the variables in name order; returns name -> description.
+
+    Raises:
+      UserError: a variable that is no number, or that differs between replicas by design.
+    """
+    described = {name: describe(variables[name]) for name in sorted(variables)}
+    header, end = {}, 0
+    for name, of_one in described.items():
+        if of_one["dtype"] not in DTYPES:
+            raise UserError(f"Variable {name} has dtype {of_one['dtype']}; only numbers are saved.")
+        begin, end = end, end + _n_bytes(**of_one)
+        header[name] = {
+            "dtype": DTYPES[of_one["dtype"]], "shape": of_one["shape"],
+            "data_offsets": [begin, end],
+        }  # fmt: skip
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in described:
+        variable = tf_variable(variables[name])
+        # Its copies differ by design, and a single number cannot bring them back.
+        if getattr(variable, "synchronization", None) == tf.VariableSynchronization.ON_READ:
+            raise UserError(
+                f"Variable {name} has a different value on each replica (synchronization=ON_READ) "
+                "and cannot be saved. Keep such sums out of the checkpoint."
+            )
+        file.write(np.asarray(variable.numpy(), order="C").tobytes())
+    return described
+
+
+def read_tensors(
+    file: IO[bytes], stored: Mapping[str, dict], give: Callable[[str, np.ndarray], None]
+) -> None:
+    """Calls `give(name, value)` for each tensor in `stored` (name -> description), in name order.
+
+    Raises:
+      ValueError: the file holds other tensors than these descriptions say.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if not 0 < length <= MAX_HEADER:
+        raise ValueError(f"a header of {length} bytes")
+    header = parse_json(file.read(length))
+    for name in sorted(stored):
+        shape, dtype = stored[name]["shape"], stored[name]["dtype"]
+        found = header[name]
+        begin, end = found["data_offsets"]
+        n_bytes = _n_bytes(shape, dtype)
+        if (found["dtype"], found["shape"], end - begin) != (DTYPES[dtype], shape, n_bytes):
+            raise ValueError(f"{name}: {found}, expected {dtype} {shape}")
+        file.seek(8 + length + begin)
+        give(name, _array(file.read(n_bytes), shape, dtype))
+
+
+def read_npz(
+    file: IO[bytes], stored: Mapping[str, dict], give: Callable[[str, np.ndarray], None]
+) -> None:
+    """`read_tensors` of the .npz that earlier versions wrote: one .npy member per variable.
+
+    What a header asks for is compared before anything is read: a hostile one can ask for any
+    memory.
+    """
+    with zipfile.ZipFile(file) as archive:
+        for name in sorted(stored):
+            shape, dtype = stored[name]["shape"], stored[name]["dtype"]
+            with archive.open(f"{name}.npy") as member:
+                if np.lib.format.read_magic(member) != (1, 0):
+                    raise ValueError(f"{name}: another version of .npy")
+                found, is_fortran, kept_as = np.lib.format.read_array_header_1_0(member)
+                width = _n_bytes([], dtype)
+                if list(found) != shape or is_fortran or kept_as.itemsize != width:
+                    raise ValueError(f"{name}: {kept_as} {found}, expected {dtype} {shape}")
+                if kept_as.hasobject:
+                    raise ValueError(f"{name} is pickled")
+                value = _array(member.read(_n_bytes(shape, dtype)), shape, dtype)
+            give(name, value)
+
+
+def tf_variable(variable: Variable) -> tf.Variable:
+    # A keras.Variable holds its tf.Variable in `.value`; on a tf.Variable that is a method.
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+def _array(data: bytes, shape: list[int], dtype: str) -> np.ndarray:
+    return np.frombuffer(data, tf.as_dtype(dtype).as_numpy_dtype).reshape(shape)
+
+
+def _n_bytes(shape: list[int], dtype: str) -> int:
+    return math.prod(shape) * tf.as_dtype(dtype).size
