@@ -24,13 +24,13 @@ import numpy as np
 from benchmarks.evidence.grid import Cell
 from benchmarks.evidence.picks import PoolTruth, describe_picks
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
 from jest_tf.results import read_results
 from jest_tf.training.assemble import model_size
 from jest_tf.training.cost import forward_flops, resize_flops
 from jest_tf.training.resolution import Fidelity
-from jest_tf.training.run.storage import write_atomically
 
 FORMAT = 1
 AGREEMENT = "agreement.json"  # its name in a workdir
