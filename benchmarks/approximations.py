@@ -29,6 +29,7 @@ from jest_tf.data.pipeline import super_batches
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.selection import LOCAL, select
 from jest_tf.selection.scores import terms
 from jest_tf.selection.select import pool
@@ -37,7 +38,6 @@ from jest_tf.training.jest_model import JestModel
 from jest_tf.training.resolution import StepPlan
 from jest_tf.training.run import restore
 from jest_tf.training.run.checkpoint import Checkpointer
-from jest_tf.training.run.storage import write_atomically
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string(

@@ -19,10 +19,10 @@ from jest_tf.config import needs_reference
 from jest_tf.data.pipeline import evaluation_batches
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 from jest_tf.serving.saved_model import encode_pixels
 from jest_tf.training.run.restore import REFERENCE_RECORD, LoadedRun, load_workdir
-from jest_tf.training.run.storage import write_atomically
 
 FILE = "calibration.json"  # its name in a workdir
 MAX_PAIRS, GROUP = 8192, 1024  # of the sample; rows that are each other's negatives in the fit
