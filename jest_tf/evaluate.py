@@ -109,10 +109,10 @@ def _follow(workdir: str) -> None:
     from jest_tf.serving.best_exports import BestExports
     from jest_tf.training.run.checkpoint import Checkpointer, CheckpointNotFound
     from jest_tf.training.run.restore import load_workdir
-    from jest_tf.training.run.workdir import read_config
+    from jest_tf.training.run.workdir import stored_config
 
     _wait_for(os.path.join(workdir, "config.json"), 60.0 * _TIMEOUT_MINUTES.value)
-    config = read_config(workdir)
+    config = stored_config(workdir)
     total_steps = config["total_steps"]
     specs = _specs(_given_specs() or config["evals"])
     best = BestExports(os.path.join(workdir, "best"), _BEST.value, _N_BEST.value, specs)

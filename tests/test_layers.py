@@ -14,7 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "ground": {
         "errors", "config", "devices", "host_memory", "json_text", "model_record", "results",
-        "files", "collectives", "pages", "selection_spec", "tuning",
+        "files", "collectives", "pages", "selection_spec",
+        "stored_config", "tuning",
     },
     "operations": {"ops"},
     "layer 1": {"selection", "losses", "models", "data"},

@@ -16,6 +16,7 @@ from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
 from jest_tf.monitoring.run_summary import summarise
 from jest_tf.monitoring.samples import Samples, read_samples, sample_steps
+from jest_tf.stored_config import completed
 
 N_WINDOWS = 40
 
@@ -76,7 +77,7 @@ def load_runs(workdirs: Iterable[str], n_sample_steps: int) -> list[RunHistory]:
 
 def load_run(path: Path, n_sample_steps: int) -> RunHistory:
     """One run; `n_sample_steps`: of how many steps, spread over the run, to read the samples."""
-    config = _read_json(path / "config.json")
+    config = completed(_read_json(path / "config.json"))
     has_environment = (path / "environment.json").exists()
     labels = run_labels(path)
     pool = labels.pool_shares() if labels else {}

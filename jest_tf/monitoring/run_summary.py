@@ -12,6 +12,7 @@ from jest_tf.json_text import parse_json
 from jest_tf.monitoring.labels import CLEAN, run_labels
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
+from jest_tf.stored_config import completed
 
 # Column of the table -> (key in the row, format). The order is the table's.
 COLUMNS = {
@@ -51,7 +52,7 @@ def summarise(workdir: str) -> dict:
     Keys are those of `COLUMNS` (and a few more); shares and accuracies in 0..1, flops absolute.
     """
     folder = Path(workdir)
-    config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    config = completed(parse_json((folder / "config.json").read_text(encoding="utf-8")))
     last = {}
     for line in read_metrics(folder / "metrics.jsonl"):
         last |= line

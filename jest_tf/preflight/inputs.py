@@ -17,7 +17,7 @@ from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section
 from jest_tf.training.inputs import find_vocabulary, pixel_rule, tokenizer_rule, workdir_rules
 from jest_tf.training.run.checkpoint import Checkpointer
-from jest_tf.training.run.workdir import read_config
+from jest_tf.training.run.workdir import stored_config
 
 # A vocabulary of so few records is learned at once; of more, by the run itself.
 SMALL = 200_000
@@ -99,7 +99,7 @@ def reference_config(config: ml_collections.ConfigDict) -> ml_collections.Config
     """
     if not needs_reference(config):
         return None
-    run = ml_collections.ConfigDict(read_config(config.reference.workdir))
+    run = stored_config(config.reference.workdir)
     tokenizer, _, _ = workdir_rules(config.reference.workdir, run)
     run.data.vocab_size = tokenizer.vocab_size
     return run

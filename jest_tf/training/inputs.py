@@ -81,9 +81,9 @@ def keep_inputs(inputs: Inputs, workdir: pathlib.Path) -> None:
 
 def pixel_rule(config: ml_collections.ConfigDict) -> PixelRule:
     """How a new run resizes pictures: as `model.init` does, or as `data.resize` says."""
-    if config.model.get("init"):
+    if config.model.init:
         return ModelRecord.load(config.model.init).pixels
-    return pixel_rule_of(config.data.get("resize", "bilinear"))  # older runs have no such field
+    return pixel_rule_of(config.data.resize)
 
 
 def pixel_rule_of(kind: str) -> PixelRule:

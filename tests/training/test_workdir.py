@@ -12,9 +12,16 @@ from pathlib import Path
 import pytest
 from unprivileged import unprivileged
 
+from jest_tf.config import base_config
 from jest_tf.errors import UserError
 from jest_tf.training.run import workdir as workdir_module
-from jest_tf.training.run.workdir import MAY_DIFFER, differences, open_workdir, read_config
+from jest_tf.training.run.workdir import (
+    MAY_DIFFER,
+    differences,
+    open_workdir,
+    read_config,
+    stored_config,
+)
 
 CONFIG = {
     "name": "é run",
@@ -235,3 +242,29 @@ def test_environment_is_recorded_for_every_start(tmp_path):
     file.write_text("[damaged")
     begun(tmp_path)
     assert json.loads(file.read_text())["earlier"] == []
+
+
+def test_a_run_outlives_an_upgrade_that_added_fields(tmp_path):
+    older = base_config().to_dict()
+    del older["strategy"]["recompute"], older["reference"]["distillation"], older["log"]
+    older["evals"] = {"mine": {"kind": "retrieval", "data": "x"}}
+    begun(tmp_path, older)
+    now = base_config().to_dict()
+    with open_workdir(tmp_path, now) as workdir:
+        workdir.claim({"data": "a1"})
+    (tmp_path / "config.json").write_text(json.dumps(older))  # without a schema, as it was
+    found = stored_config(tmp_path)
+    assert found.reference.distillation == 0.0 and found.strategy.recompute is False
+    assert found.evals.to_dict() == older["evals"]
+    now["reference"]["distillation"] = 0.5
+    with pytest.raises(UserError, match="reference.distillation: 0.0 there, 0.5 now"):
+        open_workdir(tmp_path, now)
+
+
+def test_a_run_of_a_newer_version_is_refused(tmp_path):
+    begun(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["schema"] == 1
+    (tmp_path / "config.json").write_text(json.dumps(content | {"schema": 2}))
+    with pytest.raises(UserError, match="newer version .*schema 2"):
+        open_workdir(tmp_path, CONFIG)

@@ -22,7 +22,7 @@ from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.training.assemble import build_model
 from jest_tf.training.inputs import workdir_rules
 from jest_tf.training.run.checkpoint import Checkpointer
-from jest_tf.training.run.workdir import read_config
+from jest_tf.training.run.workdir import stored_config
 from jest_tf.training.trained import choose_trained
 
 LEARNER = "learner/"  # prefix of the learner's variables in a checkpoint
@@ -59,13 +59,13 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
     Raises:
       UserError: no run there, no checkpoint, or a checkpoint that the config does not fit.
     """
-    config = ml_collections.ConfigDict(read_config(workdir))
-    register(config.data.get("tfds_module", ""))
+    config = stored_config(workdir)
+    register(config.data.tfds_module)
     tokenizer, pixels, _ = workdir_rules(workdir, config)
     model = build_model(config, tokenizer.vocab_size, pixels)
     checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"), config.checkpoint.keep)
     state = checkpoints.restore(learner_variables(model), step, only=LEARNER)
-    if state is not None and config.optimizer.get("ema", 0.0):
+    if state is not None and config.optimizer.ema:
         choose_trained(model, config)
         averages = {AVERAGE + v.path: v for v in model.trainable_variables}
         checkpoints.restore(averages, state["step"], only=AVERAGE)
@@ -98,7 +98,7 @@ def choose_reference(
     if not _runs_reference(config) or record.exists():
         return
     workdir = config.reference.workdir
-    keep = read_config(workdir)["checkpoint"]["keep"]
+    keep = stored_config(workdir).checkpoint.keep
     step = Checkpointer(os.path.join(workdir, "checkpoints"), keep).newest_sound_step()
     if step is not None:
         kept = {"workdir": os.path.abspath(workdir), "step": step}

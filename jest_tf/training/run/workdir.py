@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 from filelock import FileLock, Timeout
 
 from jest_tf.config import flat
@@ -29,6 +30,7 @@ from jest_tf.errors import UserError
 from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 from jest_tf.monitoring import environment
+from jest_tf.stored_config import completed, to_store
 
 # Fields in which a continued run may differ from its start, each with the reason why the learned
 # weights and the record of the run stay meaningful. `*` matches any text.
@@ -78,7 +80,7 @@ class Workdir:
         try:
             write_atomically(self.path / "inputs.json", _json_bytes(inputs))
             _record_environment(self.path / "environment.json")
-            write_atomically(self.path / "config.json", _json_bytes(self.config))
+            write_atomically(self.path / "config.json", _json_bytes(to_store(self.config)))
         except OSError as error:
             raise _not_writable(self.path, error) from error
 
@@ -195,6 +197,11 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     return _read_json(file)
 
 
+def stored_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
+    """`read_config`, with the defaults of this version where the run knew no such field."""
+    return ml_collections.ConfigDict(completed(read_config(path)))
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         return parse_json(file.read_text(encoding="utf-8"))
@@ -216,6 +223,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
 def _refuse_other_config(path: Path, before: dict, now: dict, may_differ: Mapping[str, str]):
     has_fingerprints = (path / "inputs.json").exists()
+    before, now = _as_json(completed(before)), _as_json(completed(now))
 
     def may(field: str, values: tuple) -> bool:
         if field == "total_steps" and ABSENT not in values:

@@ -1,0 +1,42 @@
+"""The config of a run as it lies in a workdir, and as the running version reads it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jest_tf.config import base_config
+from jest_tf.errors import UserError
+
+# Of config.json. Raised when a field changes its meaning; a new field with a default needs nothing.
+SCHEMA = 1
+_KEY = "schema"
+
+
+def to_store(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json holds."""
+    return {_KEY: SCHEMA, **config}
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of this version, overlaid by what was stored: a run outlives an upgrade.
+
+    Raises:
+      UserError: a newer version wrote it.
+    """
+    schema = stored.get(_KEY, 1)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise UserError(
+            f"a newer version of jest_tf wrote this run (config schema {schema}; this one reads "
+            f"up to {SCHEMA}). Install that version, or a later one."
+        )
+    fields = {key: value for key, value in stored.items() if key != _KEY}
+    return _overlaid(base_config().to_dict(), fields)
+
+
+def _overlaid(defaults: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(defaults)
+    for key, value in stored.items():
+        default = defaults.get(key)
+        # Groups that are empty by default hold names of the user's: they are taken as they are.
+        is_group = isinstance(value, Mapping) and isinstance(default, Mapping) and default
+        found[key] = _overlaid(default, value) if is_group else value
+    return found
