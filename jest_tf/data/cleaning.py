@@ -54,13 +54,9 @@ def check_image(
     """
     try:
         stored, size = _normalised(image, max_side)
-        if not _decoder()(stored)[1]:
-            raise ValueError("training's decoder finds no picture in it")
+        require_decodable(stored)
         return stored, size, None
     except Exception as error:  # Pillow raises many types; each means one unusable image
-        if isinstance(error, tf.errors.OpError):
-            message = error.message.splitlines()[0].rpartition("}} ")[2]
-            error = f"training's decoder says: {message}"
         return b"", (0, 0), f"not a readable image: {error}"[:200]
 
 
@@ -92,6 +88,16 @@ def open_image(open_file: Callable) -> Image.Image | None:
             return read_picture(file.read())
     except Exception:  # Pillow raises many types; each means one unusable image
         return None
+
+
+def require_decodable(image: bytes) -> None:
+    """Raises ValueError, with the reason, unless the decoder of training reads a picture."""
+    try:
+        if not _decoder()(image)[1]:
+            raise ValueError("no picture, or too small or large")
+    except tf.errors.OpError as error:
+        message = error.message.splitlines()[0].rpartition("}} ")[2]
+        raise ValueError(f"training's decoder says: {message}") from None
 
 
 @functools.cache

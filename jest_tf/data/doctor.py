@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from jest_tf.data import preprocess
+from jest_tf.data.cleaning import read_picture, require_decodable
+from jest_tf.data.fields import is_text
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_rows
 from jest_tf.data.repeats import Repeats
@@ -21,7 +22,6 @@ from jest_tf.pages.html import data_uri, render
 
 SAMPLES = 12
 LISTED = 100
-PREVIEW = 32
 SIDES = (32, 64, 128, 256, 512, 1024, 2048)
 
 
@@ -148,8 +148,8 @@ def _examine_shard(manifest: Manifest, index: int):
             if not usable:
                 part.note("bad_record", where)
             elif len(part.samples) < SAMPLES and number % 37 == 1:
-                text = texts[0].decode("utf-8", "replace")[:200]
-                part.samples.append((data_uri(Image.open(io.BytesIO(image)).convert("RGB")), text))
+                text = next(filter(is_text, texts)).decode("utf-8", "replace")[:200]
+                part.samples.append((data_uri(read_picture(image)), text))
     except tf.errors.OpError as error:
         reason = f"after record {number}: {error.message.splitlines()[0]}"
         return part, ids, captions, reason
@@ -161,27 +161,15 @@ def _examine_shard(manifest: Manifest, index: int):
 
 def _examine_image(part: SourceReport, image: bytes, where: tuple) -> bool:
     try:
-        _, ok = _decode()(image)  # the very function that training decodes with
-        if not ok:
-            raise ValueError("no image, or too small or large")
+        require_decodable(image)
         with Image.open(io.BytesIO(image)) as picture:
             side = min(picture.size)
-    except (tf.errors.OpError, OSError, ValueError):
+    except (OSError, ValueError):
         part.note("unreadable_image", where)
         return False
     bucket = next((s for s in SIDES if side <= s), None)
     part.shorter_side[f"<={bucket}" if bucket else f">{SIDES[-1]}"] += 1
     return True
-
-
-_decoder: list = []
-
-
-def _decode() -> tf.types.experimental.PolymorphicFunction:
-    if not _decoder:
-        signature = [tf.TensorSpec([], tf.string)]
-        _decoder.append(tf.function(lambda e: preprocess.decode(e, PREVIEW), signature))
-    return _decoder[0]
 
 
 def _examine_captions(part: SourceReport, texts: list[bytes], where: tuple) -> bool:
@@ -197,7 +185,7 @@ def _examine_captions(part: SourceReport, texts: list[bytes], where: tuple) -> b
         except UnicodeDecodeError:
             part.note("caption_not_utf8", where)
             decoded = text.decode("utf-8", "ignore")
-        if not decoded.strip():
+        if not is_text(text):
             part.note("empty_caption", where)
             empty += 1
         part.scripts[script_of(decoded)] += 1

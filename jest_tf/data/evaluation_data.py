@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.data.examples import parse_examples
+from jest_tf.data.fields import in_graph, is_text
 from jest_tf.data.manifest import Manifest, Source, check_files
 from jest_tf.data.preprocess import decode_all
 from jest_tf.errors import UserError
@@ -99,7 +99,11 @@ class EvaluationData:
         captions = []
         if source.captions:
             written = fields["captions"].to_list()
-            captions = [_texts(of_one) for of_one, is_ok in zip(written, ok, strict=True) if is_ok]
+            captions = [
+                [caption.decode("utf-8", "ignore") for caption in of_one if is_text(caption)]
+                for of_one, is_ok in zip(written, ok, strict=True)
+                if is_ok
+            ]
         encoded = fields["encoded"].numpy()[ok].tolist()
         images, labels, rows = (fields[name].numpy()[ok] for name in ("images", "labels", "rows"))
         return Batch(encoded, images, captions, labels, rows)
@@ -151,31 +155,21 @@ def _serialized(manifest: Manifest, number: int) -> tf.data.Dataset:
 
 
 def _label_of(source: Source, serialized: tf.Tensor) -> tf.Tensor:
-    if not source.label:
-        return tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
-    spec = {source.label: tf.io.FixedLenFeature([], tf.int64, -1)}
-    return parse_examples(serialized, spec)[source.label]
+    return _labels(source, serialized, in_graph(source, serialized, ("label",)))
+
+
+def _labels(source: Source, serialized: tf.Tensor, read: dict) -> tf.Tensor:
+    nothing = tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
+    return read["label"] if source.label else nothing
 
 
 def _parse(source: Source, serialized: tf.Tensor, decode_size: int, pixels: PixelRule) -> dict:
-    spec = {source.image: tf.io.FixedLenFeature([], tf.string, "")}
-    if source.captions:
-        spec[source.captions] = tf.io.RaggedFeature(tf.string)
-    if source.label:
-        spec[source.label] = tf.io.FixedLenFeature([], tf.int64, -1)
-    fields = parse_examples(serialized, spec)
-    images, ok = decode_all(fields[source.image], decode_size, pixels)
-    labels = tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
+    read = in_graph(source, serialized, ("image", "captions", "label"))
+    images, ok = decode_all(read["image"], decode_size, pixels)
     return {
-        "encoded": fields[source.image],
+        "encoded": read["image"],
         "images": images,
         "ok": ok,
-        "labels": fields[source.label] if source.label else labels,
-        "captions": fields[source.captions] if source.captions else tf.constant(0),
+        "labels": _labels(source, serialized, read),
+        "captions": read["captions"],
     }
-
-
-def _texts(captions: list[bytes]) -> list[str]:
-    """Decoded captions without those that are empty."""
-    texts = [caption.decode("utf-8", errors="replace") for caption in captions]
-    return [text for text in texts if text.strip()]

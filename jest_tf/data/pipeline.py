@@ -79,9 +79,10 @@ def super_batches(
 
     Returns:
         Elements {id int64 [k], image uint8 [k, S, S, 3], tokens int32 [k, n_tokens], valid bool
-        [k], source int32 [k]}, k = super_batch / hosts / replicas per host; with a reference cache
-        also reference_zimg, reference_ztxt float32 [k, d]. A record that cannot
-        be read keeps its slot with valid = False and a black image.
+        [k], source int32 [k], record int64 [k], caption_index int32 [k]}, k = super_batch / hosts /
+        replicas per host; the last two say which record of the manifest it is, and which of its
+        captions was drawn. With a reference cache also reference_zimg, reference_ztxt float32
+        [k, d]. A record that cannot be read keeps its slot with valid = False and a black image.
 
     Raises:
         UserError: sizes that do not divide, missing or cut files, fewer records than lanes.
@@ -104,7 +105,6 @@ def super_batches(
     )
     batch_size = super_batch // num_input_pipelines // replicas_per_pipeline
     batches = _decoded_batches(chunks, chunk, reader, tokenizer, batch_size)
-    batches = batches.map(graph_only(lambda batch: {k: batch[k] for k in batch if k != "label"}))
     if replicas_per_pipeline > 1:  # one batch is in the making; those of the other replicas here
         batches = batches.prefetch(replicas_per_pipeline - 1)
     return batches.with_options(_options())
@@ -166,8 +166,7 @@ def evaluation_batches(
     """Every record once, in manifest order, with its first caption; the last batch is padded.
 
     Returns:
-        Elements as of `super_batches`, and `label` int32 [k] (-1 where there is none). Padding has
-        valid = False and id = -1.
+        Elements as of `super_batches`. Padding has valid = False and id = -1.
     """
     check_files(manifest)
     shards = [entry for stream in order.streams(manifest) for entry in stream]

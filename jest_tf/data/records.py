@@ -1,19 +1,18 @@
-"""From serialized tf.train.Examples to {id, image, caption, source, label, valid}, in graph."""
+"""From serialized tf.train.Examples to {id, image, caption, source, valid …}, in graph."""
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent import futures
 
+import numpy as np
 import tensorflow as tf
 
-from jest_tf.data import preprocess
-from jest_tf.data.examples import parse_examples
+from jest_tf.data import fields, preprocess
+from jest_tf.data.fields import Record
 from jest_tf.data.manifest import Manifest, Source
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.model_record import PixelRule
-
-# A caption counts as empty when its first bytes, as UTF-8, hold nothing but white space.
-MAX_JUDGED_BYTES = 4096
 
 
 class RecordReader:
@@ -23,7 +22,8 @@ class RecordReader:
         manifest: whose sources and shards the records come from.
         image_size: side of the decoded square image, in pixels.
         seed: of the draw of one caption where a record has several.
-        draw_caption: draw a caption per visit (training), or take the first (evaluation).
+        draw_caption: draw one of the captions that are not empty per visit (training), or take the
+            first of them (evaluation).
         reference_cache: whose records come along with the data's.
         pixels: how pictures are resized.
     """
@@ -71,29 +71,25 @@ class RecordReader:
             cached: with a reference cache, string [c]: its records.
 
         Returns:
-            {id int64, image uint8 [c, S, S, 3], caption string, source int32, label int32,
-            valid bool}, all [c]. Raises in graph where a record cannot be parsed or decoded, which
-            the pipeline turns into an invalid record.
+            {id int64, image uint8 [c, S, S, 3], caption string, source int32, valid bool, record
+            int64, caption_index int32}, all [c]. Raises in graph where a record cannot be parsed or
+            decoded, which the pipeline turns into an invalid record.
         """
-        fields = self._parse_all(epoch, record, serialized)
-        encoded = fields.pop("encoded")
-        image, decoded = preprocess.decode_batch(encoded, self.image_size, self.pixels)
-        text = tf.strings.unicode_transcode(
-            tf.strings.substr(fields["caption"], 0, MAX_JUDGED_BYTES), "UTF-8", "UTF-8", "ignore"
-        )
-        valid = decoded & tf.strings.regex_full_match(text, r"(?s).*\S.*")
-        caption_index = fields.pop("caption_index")
+        read = self._parse_all(epoch, record, serialized)
+        image, decoded = preprocess.decode_batch(read.pop("encoded"), self.image_size, self.pixels)
+        valid = decoded & read.pop("has_text")
         if self.reference_cache:
-            reference = self.reference_cache.parse(cached[0], caption_index)
+            index = tf.cast(read["caption_index"], tf.int64)
+            reference = self.reference_cache.parse(cached[0], index)
             # A wrong reference would be worse than one candidate less.
-            valid &= reference.pop("id") == fields["id"]
-            fields |= reference
-        return fields | {"image": image, "valid": valid}
+            valid &= reference.pop("id") == read["id"]
+            read |= reference
+        return read | {"image": image, "valid": valid}
 
     def without_image(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor, *_):
         """As `read`, but for records whose image is corrupt: black and not valid."""
-        fields = self._parse_all(epoch, record, serialized)
-        return {name: fields.get(name, value) for name, value in self._blank(record).items()}
+        read = self._parse_all(epoch, record, serialized)
+        return {name: read.get(name, value) for name, value in self._blank(record).items()}
 
     def unreadable(self, epoch: tf.Tensor, record: tf.Tensor, *_):
         """What stands in the slots of records that `read` raises on: valid = False, id < 0.
@@ -107,7 +103,8 @@ class RecordReader:
         blank = {
             "id": -record - 1,
             "caption": tf.fill([n], ""),
-            "label": tf.fill([n], -1),
+            "record": record,
+            "caption_index": tf.zeros([n], tf.int32),
             "image": tf.zeros([n, size, size, 3], tf.uint8),
             "source": tf.gather(tf.constant(self._shard_sources, tf.int32), self._shard_of(record)),
             "valid": tf.zeros([n], tf.bool),
@@ -123,51 +120,36 @@ class RecordReader:
         merged = {}
         for index, features in enumerate(self.sources):
             own = tf.where(source == index, serialized, b"")
-            fields = self._parse(features, own, shard, record, epoch)
+            read = self._parse(features, own, shard, record, epoch)
             merged = {
                 name: tf.where(source == index, value, merged.get(name, value))
-                for name, value in fields.items()
+                for name, value in read.items()
             }
-        return merged | {"source": source}
+        return merged | {"source": source, "record": record}
 
     def _shard_of(self, record: tf.Tensor) -> tf.Tensor:
         firsts = tf.constant(self._first_records, tf.int64)
         return tf.maximum(tf.searchsorted(firsts, record, side="right") - 1, 0)
 
     def _parse(self, source: Source, serialized, shard, record, epoch) -> dict:
-        spec = {source.image: tf.io.FixedLenFeature([], tf.string, "")}
-        if source.captions:
-            spec[source.captions] = tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
-        if source.id:
-            spec[source.id] = tf.io.FixedLenFeature([], tf.int64, -1)
-        elif source.key:
-            spec[source.key] = tf.io.FixedLenFeature([], tf.string, "")
-        if source.label:
-            spec[source.label] = tf.io.FixedLenFeature([], tf.int64, -1)
-        parsed = parse_examples(serialized, spec)
-        record_id = self._id(source, parsed, shard, record)
-        label = tf.fill(tf.shape(record), tf.constant(-1, tf.int64))
-        label = parsed[source.label] if source.label else label
-        if source.captions:
-            caption, index = self._one_caption(parsed[source.captions], record_id, epoch)
-        else:
-            texts = tf.constant(("",) + source.labels)
-            caption = tf.gather(texts, tf.clip_by_value(label + 1, 0, len(source.labels)))
-            index = tf.zeros_like(record)
+        wanted = ("image", "captions", "id" if source.id else "key")
+        read = fields.in_graph(source, serialized, wanted)
+        record_id = self._id(source, read, shard, record)
+        caption, index, has_text = self._one_caption(read["captions"], record_id, epoch)
         return {
             "id": tf.where(record < 0, tf.constant(-1, tf.int64), record_id),  # padding
-            "encoded": parsed[source.image],
+            "encoded": read["image"],
             "caption": caption,
-            "caption_index": index,
-            "label": tf.cast(label, tf.int32),
+            "caption_index": tf.cast(index, tf.int32),
+            "has_text": has_text,
         }
 
-    def _id(self, source: Source, parsed: dict, shard, record) -> tf.Tensor:
+    def _id(self, source: Source, read: dict, shard, record) -> tf.Tensor:
         """int64 [c]: the record's own id, or a hash of source and key (or of file and index)."""
         if source.id:
-            return parsed[source.id]
+            return read["id"]
         if source.key:
-            key = parsed[source.key]
+            key = read["key"]
         else:
             names = tf.gather(tf.constant(self._shard_names), shard)
             index = record - tf.gather(tf.constant(self._first_records, tf.int64), shard)
@@ -176,8 +158,14 @@ class RecordReader:
         return hashed_id(source.name, key)
 
     def _one_caption(self, captions: tf.RaggedTensor, record_id, epoch):
-        """(string [c], int64 [c]): a caption of each record, and which of its captions it is."""
-        n = captions.row_lengths()
+        """A caption of each record, which of its captions it is, whether it has one: all [c].
+
+        Empty captions are dropped before one is drawn.
+        """
+        flat = captions.flat_values
+        places = tf.where(fields.are_texts(flat))[:, 0]
+        rows = tf.gather(captions.value_rowids(), places)
+        n = tf.math.unsorted_segment_sum(tf.ones_like(rows), rows, captions.nrows())
         pick = tf.zeros_like(n)
         if self.draw_caption:
             visit = [
@@ -188,9 +176,12 @@ class RecordReader:
             draw = tf.strings.to_hash_bucket_fast(tf.strings.join(visit, "/"), 2**31 - 1)
             pick = draw % tf.maximum(n, 1)
         # One empty caption more, for records that have none.
-        texts = tf.concat([captions.flat_values, [""]], 0)
-        none = tf.size(texts, tf.int64) - 1
-        return tf.gather(texts, tf.where(n > 0, captions.row_starts() + pick, none)), pick
+        none = tf.size(flat, tf.int64)
+        places = tf.concat([places, [none]], 0)
+        first = tf.cumsum(n, exclusive=True)
+        place = tf.gather(places, tf.where(n > 0, first + pick, tf.size(places, tf.int64) - 1))
+        index = tf.where(n > 0, place - captions.row_starts(), 0)
+        return tf.gather(tf.concat([flat, [""]], 0), place), index, n > 0
 
 
 def _traced_once(function, dtypes) -> tf.types.experimental.PolymorphicFunction:
@@ -204,33 +195,56 @@ def hashed_id(source_name: str, key: tf.Tensor) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(tf.strings.join([source_name, key], ":"), 2**63 - 1)
 
 
-def shard_rows(manifest: Manifest, index: int) -> Iterator[tuple[int, bytes, list[bytes]]]:
-    """(id, encoded image, captions) of each record of a shard, in order, as training reads them.
+def shard_records(manifest: Manifest, index: int) -> Iterator[Record]:
+    """Each record of a shard, in order, as training reads it; with an id and a key for each.
 
-    A record that is no tf.train.Example keeps its place with id -1 and nothing in it.
+    A record that is no tf.train.Example keeps its place as `fields.UNREADABLE`.
     """
     shard = manifest.shards[index]
-    source = manifest.sources[shard.source]
     file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
     for number, serialized in enumerate(file.as_numpy_iterator(), start=shard.start):
+        yield _record(manifest, index, number, serialized)
+
+
+def _record(manifest: Manifest, index: int, number: int, serialized: bytes) -> Record:
+    shard = manifest.shards[index]
+    source = manifest.sources[shard.source]
+    record = fields.in_python(source, serialized)
+    if record == fields.UNREADABLE:
+        return record
+    place = f"{os.path.basename(shard.path)}#{number}".encode()
+    if source.id:
+        return record._replace(key=record.key or place)
+    key = record.key if source.key else place
+    return record._replace(key=key, id=int(hashed_id(source.name, tf.constant(key))))
+
+
+def look_up(manifest: Manifest, records: Sequence[int]) -> list[Record]:
+    """The records with these numbers in manifest order; UNREADABLE where a file cannot be read.
+
+    Each costs a walk through its file up to its place, several at a time.
+    """
+    ends = np.cumsum([shard.records for shard in manifest.shards])
+
+    def find(record: int) -> Record:
+        index = int(np.searchsorted(ends, record, side="right"))
+        if not 0 <= record < ends[-1]:
+            return fields.UNREADABLE
+        path, number = manifest.locate(record)
         try:
-            feature = tf.train.Example.FromString(serialized).features.feature
-        except Exception:  # protobuf's DecodeError has no stable import path
-            yield -1, b"", []
-            continue
-        image = b"".join(feature[source.image].bytes_list.value[:1])
-        if source.captions:
-            captions = list(feature[source.captions].bytes_list.value)
-        else:
-            captions = [source.labels[i].encode() for i in feature[source.label].int64_list.value]
-        if source.id:
-            record_id = next(iter(feature[source.id].int64_list.value), -1)
-        else:
-            key = f"{os.path.basename(shard.path)}#{number}".encode()
-            if source.key:
-                key = b"".join(feature[source.key].bytes_list.value[:1])
-            record_id = int(hashed_id(source.name, tf.constant(key)))
-        yield record_id, image, captions
+            (serialized,) = tf.data.TFRecordDataset(path).skip(number).take(1).as_numpy_iterator()
+        except (tf.errors.OpError, ValueError):
+            return fields.UNREADABLE
+        return _record(manifest, index, number, serialized)
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        return list(pool.map(find, map(int, records)))
+
+
+def shard_rows(manifest: Manifest, index: int) -> Iterator[tuple[int, bytes, list[bytes]]]:
+    """(id, encoded image, captions) of `shard_records`."""
+    for record in shard_records(manifest, index):
+        yield record.id, record.image, record.captions
 
 
 def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
@@ -244,18 +258,22 @@ def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
         if source.captions is None:
             captions |= dict.fromkeys(text.encode() for text in source.labels)
             continue
-        spec = {source.captions: tf.io.RaggedFeature(tf.string)}
         file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
-        parse = _traced_once(lambda s, spec=spec: parse_examples(s, spec), [tf.string])
+
+        def texts(serialized, source=source):
+            flat = fields.in_graph(source, serialized, ("captions",))["captions"].flat_values
+            return tf.boolean_mask(flat, fields.are_texts(flat))
+
+        parse = _traced_once(texts, [tf.string])
         for batch in file.batch(1024):
-            for parsed in _parsed(parse, batch):
-                captions |= dict.fromkeys(parsed[source.captions].flat_values.numpy().tolist())
+            for found in _parsed(parse, batch):
+                captions |= dict.fromkeys(found.numpy().tolist())
         if len(captions) >= limit:
             break
     return list(captions)[:limit]
 
 
-def _parsed(parse, serialized: tf.Tensor) -> Iterator[dict]:
+def _parsed(parse, serialized: tf.Tensor) -> Iterator[tf.Tensor]:
     """`parse` of all at once, or, where one of them raises, of those that do not."""
     try:
         yield parse(serialized)

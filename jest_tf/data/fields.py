@@ -1,0 +1,103 @@
+"""What a record says by its Source, read in a graph and in Python by one rule.
+
+Training and evaluation use the graph, tools that look at single records use Python. Both take the
+same records, and the same captions of each, for usable.
+"""
+
+import unicodedata
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from jest_tf.data.examples import parse_examples
+from jest_tf.data.manifest import Source
+
+# A caption is empty when its first bytes, as UTF-8, hold nothing but blanks and control characters.
+MAX_JUDGED_BYTES = 4096
+_EMPTY = r"[\x00-\x20\x7f-\x{a0}\pZ]*"
+ALL = ("image", "captions", "id", "key", "label")
+
+
+def are_texts(captions: tf.Tensor) -> tf.Tensor:
+    """bool [...]: which captions (string [...]) are not empty."""
+    start = tf.strings.substr(captions, 0, MAX_JUDGED_BYTES)
+    text = tf.strings.unicode_transcode(start, "UTF-8", "UTF-8", "ignore")
+    return ~tf.strings.regex_full_match(text, _EMPTY)
+
+
+def is_text(caption: bytes) -> bool:
+    """`are_texts` of one caption, in Python."""
+    text = caption[:MAX_JUDGED_BYTES].decode("utf-8", "ignore")
+    return any(
+        not (c <= " " or "\x7f" <= c <= "\xa0" or unicodedata.category(c)[0] == "Z") for c in text
+    )
+
+
+def in_graph(source: Source, serialized: tf.Tensor, wanted: tuple[str, ...] = ALL) -> dict:
+    """Fields of c records (string [c]), those of `wanted` that the source has a feature for.
+
+    Returns:
+        image string [c]; captions RaggedTensor string [c, None], also of a source whose labels are
+        its captions; id int64 [c]; key string [c]; label int64 [c], -1 where there is none.
+        Raises in graph where a record is no tf.train.Example of these features.
+    """
+    kinds = {
+        "image": tf.io.FixedLenFeature([], tf.string, ""),
+        "captions": tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64),
+        "id": tf.io.FixedLenFeature([], tf.int64, -1),
+        "key": tf.io.FixedLenFeature([], tf.string, ""),
+        "label": tf.io.FixedLenFeature([], tf.int64, -1),
+    }
+    named = "captions" in wanted and not source.captions
+    names = {name: getattr(source, name) for name in ALL if name in wanted}
+    if named:
+        names["label"] = source.label
+    names = {name: feature for name, feature in names.items() if feature}
+    parsed = parse_examples(serialized, {names[name]: kinds[name] for name in names})
+    fields = {name: parsed[feature] for name, feature in names.items()}
+    if named:
+        label = fields["label"]
+        is_known = (label >= 0) & (label < len(source.labels))
+        texts = tf.gather(tf.constant(source.labels), tf.boolean_mask(label, is_known))
+        fields["captions"] = tf.RaggedTensor.from_row_lengths(texts, tf.cast(is_known, tf.int64))
+    return fields
+
+
+class Record(NamedTuple):
+    """`in_graph` of one record, in Python: id and label are -1, and key is empty, without one."""
+
+    id: int
+    key: bytes
+    image: bytes
+    captions: list[bytes]
+    label: int
+
+
+UNREADABLE = Record(-1, b"", b"", [], -1)
+
+
+def in_python(source: Source, serialized: bytes) -> Record:
+    """Fields of one record; UNREADABLE where `in_graph` raises."""
+    try:
+        features = tf.train.Example.FromString(serialized).features.feature
+    except Exception:  # protobuf's DecodeError has no stable import path
+        return UNREADABLE
+    fields = {}
+    for name in ALL:
+        feature = features[getattr(source, name)] if getattr(source, name) else None
+        kind = "int64_list" if name in ("id", "label") else "bytes_list"
+        if feature is None or feature.WhichOneof("kind") is None:
+            fields[name] = []
+            continue
+        fields[name] = list(getattr(feature, kind).value)
+        if feature.WhichOneof("kind") != kind or (name != "captions" and len(fields[name]) != 1):
+            if (name == "key" and source.id) or (name == "label" and source.captions):
+                fields[name] = []  # training does not read it
+            else:
+                return UNREADABLE
+    label = fields["label"][0] if fields["label"] else -1
+    if not source.captions and 0 <= label < len(source.labels):
+        fields["captions"] = [source.labels[label].encode()]
+    record_id = fields["id"][0] if fields["id"] else -1
+    image, key = (fields[name][0] if fields[name] else b"" for name in ("image", "key"))
+    return Record(record_id, key, image, fields["captions"], label)
