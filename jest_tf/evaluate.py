@@ -184,9 +184,11 @@ def _run_all(
     if _PROJECTOR.value:
         _project(specs[_PROJECTOR.value]["data"], encoder, out, data_dir)
         return {}
-    from jest_tf.evaluation.evaluators import run_evaluation
+    from jest_tf.evaluation.evaluators import require_data, run_evaluation
     from jest_tf.results import write_result
 
+    for name, spec in specs.items():
+        require_data(name, spec, data_dir)
     results, passes = {}, {}
     for name, spec in specs.items():
         results[name] = run_evaluation(name, spec, encoder, data_dir, passes)

@@ -13,7 +13,8 @@ class About:
         licences: one line each.
         limits: what a model trained on the set cannot do, one line each.
         labels: paths of files of JSON lines {"id": 5, "label": "blurred", "noisy": true}, which
-            say what is known about some or all records.
+            say what is known about some or all records. `key` may stand in the place of `id`;
+            without `noisy`, every label but `clean` is.
     """
 
     licences: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from jest_tf.data import preprocess
+from jest_tf.data.fields import is_text
 from jest_tf.data.picture_files import MAX_PIXELS, MAX_SIDE, MIN_SIDE
 
 # No caption needs more; web data has some of a megabyte.
@@ -213,9 +214,9 @@ def clean_captions(captions: list[bytes], counts: collections.Counter) -> list[b
                 caption.decode("utf-8")
             except UnicodeDecodeError:
                 counts["captions_not_utf8"] += 1
-        text = caption.decode("utf-8", "ignore").strip()
-        if text:
-            cleaned.append(text.encode())
+        text = caption.decode("utf-8", "ignore").strip().encode()
+        if is_text(text):
+            cleaned.append(text)
         else:
             counts["captions_empty"] += 1
     return cleaned

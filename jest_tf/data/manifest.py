@@ -22,6 +22,8 @@ from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 
 VERSION = 1
+# Beside a manifest: what its owner knows of the records, see `About.labels`.
+OWN_LABELS = "labels.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +165,11 @@ class Manifest:
                 for entry in content["shards"]
             )
             about = About.from_dict(content.get("about", {}))
-            labels = tuple(_absolute(path, folder) for path in about.labels)
+            labels = [_absolute(path, folder) for path in about.labels]
+            own = _absolute(OWN_LABELS, folder)
+            if own not in labels and tf.io.gfile.exists(own):
+                labels.append(own)
+            labels = tuple(labels)
             about = dataclasses.replace(about, labels=labels)
             manifest = cls(content["name"], sources, shards, about)
         except tf.errors.OpError as error:

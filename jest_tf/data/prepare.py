@@ -183,6 +183,7 @@ def convert(unit: Unit, index: int, name: str, settings: Settings) -> dict:
         "records": sum(shard["records"] for shard in writer.shards),
         "shards": writer.shards,
         "classes": sorted(writer.classes),
+        "noise": writer.noise,
         "rejected": rejected,
         "passed_over": passed,
         "counts": counts,

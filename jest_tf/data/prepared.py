@@ -16,6 +16,7 @@ from concurrent import futures
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data.about import About
 from jest_tf.data.formats.files import find
 from jest_tf.data.formats.pairs import Opened, Pair, encoded
 from jest_tf.data.manifest import Manifest, Shard, Source
@@ -28,9 +29,11 @@ from jest_tf.json_text import parse_json
 MAX_CLASSES = 100_000
 SOURCE = "source.json"
 LISTING = "source_files.jsonl.gz"
+NOISE = "noise.jsonl"
+CLEAN = "clean"  # in a `noise` column: nothing is wrong with the pair
 OWN = re.compile(
     r"unit-\d{6}\.(json|ids)|shard-\d{6}-\d{3,}\.tfrecord|source\.json|source_files\.jsonl\.gz|"
-    r"manifest\.json|rejected\.jsonl"
+    r"manifest\.json|rejected\.jsonl|noise\.jsonl"
 )
 
 
@@ -181,6 +184,7 @@ class ShardWriter:
         shards: the manifest's entries of the files that are complete.
         classes: names seen so far. In a shard a class is a number of this run's own, until `finish`
             knows all classes and renumbers them by the name that stands beside.
+        noise: (id, what is known to be wrong) of the records of which it is known.
     """
 
     def __init__(self, settings: Settings, name: str, index: int):
@@ -190,6 +194,7 @@ class ShardWriter:
         self._ids: list[int] = []
         self.shards: list[dict] = []
         self.classes: dict[str, int] = {}
+        self.noise: list[tuple[int, str]] = []
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -224,6 +229,7 @@ class ShardWriter:
             features |= {"label": _integers([number]), "cls": _bytes([pair.label.encode()])}
         if pair.noise is not None:
             features["noise"] = _bytes([pair.noise.encode()])
+            self.noise.append((record_id, pair.noise))
         example = tf.train.Example(features=tf.train.Features(feature=features))
         self._file.write(example.SerializeToString())
         self._ids.append(record_id)
@@ -266,9 +272,17 @@ def finish(settings: Settings, name: str, opened: Opened, say: Callable[[str], N
     summary = Summary(passed_over=collections.Counter(opened.passed_over))
     classes, entries, repeats = set(), [], Repeats()
     rejected_path = f"{out}/rejected.jsonl"
-    with tf.io.gfile.GFile(rejected_path + ".new", "w") as rejected:
+    noise_path, n_noise = f"{out}/{NOISE}", 0
+    with (
+        tf.io.gfile.GFile(rejected_path + ".new", "w") as rejected,
+        tf.io.gfile.GFile(noise_path + ".new", "w") as noise,
+    ):
         for index in range(n_units):
             report = _read_report(out, index)
+            for record_id, label in report.get("noise", ()):
+                line = {"id": record_id, "label": label, "noisy": label != CLEAN}
+                noise.write(json.dumps(line) + "\n")
+                n_noise += 1
             for key, reason in report["rejected"]:
                 summary.reject(key, reason)
                 line = {"unit": report["unit"], "record": key, "reason": reason}
@@ -280,6 +294,7 @@ def finish(settings: Settings, name: str, opened: Opened, say: Callable[[str], N
             with tf.io.gfile.GFile(f"{out}/unit-{index:06d}.ids", "rb") as file:
                 repeats.add(np.frombuffer(file.read(), "<i8"))
     _keep_if_any(rejected_path, summary.rejected)
+    _keep_if_any(noise_path, n_noise)
     summary.records = sum(entry["records"] for entry in entries)
     summary.shards = len(entries)
     summary.counts["records_with_a_repeated_id"] = repeats.count()
@@ -289,7 +304,8 @@ def finish(settings: Settings, name: str, opened: Opened, say: Callable[[str], N
     if classes:
         _number_classes(settings, n_units, summary.classes)
         entries = [e for i in range(n_units) for e in _read_report(out, i)["shards"]]
-    path = _save_manifest(out, name, entries, summary.classes)
+    about = About(labels=(f"{_absolute(out)}/{NOISE}",)) if n_noise else About()
+    path = _save_manifest(out, name, entries, summary.classes, about)
     _tell(summary, path, rejected_path, say)
     return summary
 
@@ -378,13 +394,15 @@ def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
-def _save_manifest(out: str, name: str, entries: list[dict], classes: tuple[str, ...]) -> str:
+def _save_manifest(
+    out: str, name: str, entries: list[dict], classes: tuple[str, ...], about: About
+) -> str:
     base = _absolute(out)
     source = Source(name, id="id", key="key")
     if classes:
         source = dataclasses.replace(source, label="label", labels=classes)
     shards = tuple(Shard(f"{base}/{e['path']}", e["records"], 0, 0, e["bytes"]) for e in entries)
-    return save_if_new(Manifest(name, (source,), shards), f"{base}/manifest.json")
+    return save_if_new(Manifest(name, (source,), shards, about), f"{base}/manifest.json")
 
 
 def save_if_new(manifest: Manifest, path: str) -> str:

@@ -132,11 +132,13 @@ class Evaluation:
         options: those that it takes besides `kind`, `data` and `every_steps`, with defaults.
         headlines: the metrics that tables begin with.
         task: what CLIP_benchmark calls it.
+        needs_labels: whether every record that it reads must have a class.
     """
 
     options: dict[str, Any] = {"batch_size": 256}
     headlines: tuple[str, ...] = ()
     task: str = ""
+    needs_labels: bool = False
 
     def check(self, name: str, options: Mapping[str, Any]) -> None:
         """Raises UserError where the options of `evals.NAME` cannot work."""

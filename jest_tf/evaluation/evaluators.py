@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.evaluation.base import Encoder, Reader
 from jest_tf.evaluation.kinds import KINDS
@@ -80,6 +81,28 @@ def checked_options(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     options = defaults | {key: spec[key] for key in defaults if key in spec}
     evaluation.check(name, options)
     return options
+
+
+def require_data(name: str, spec: Mapping[str, Any], data_dir: str | None = None) -> None:
+    """Opens what an evaluation will read, so that what is missing is told before a model is built.
+
+    Raises:
+        UserError: see `checked_options`; data that cannot be opened, or has no class where one is
+            needed.
+    """
+    options = checked_options(name, spec)
+    options["data"] = spec["data"]
+    for role in ("data", "train", "validation"):
+        if not (source := options.get(role)):
+            continue
+        manifest = open_source(source, data_dir)
+        without = [part.name for part in manifest.sources if not part.label]
+        if KINDS[spec["kind"]].needs_labels and without:
+            raise UserError(
+                f"evals.{name}: {spec['kind']} needs the class of every record, and {source} "
+                f"({role}) has none (source {without[0]!r}). `jest prepare` stores classes from a "
+                "column or a .cls file (docs/your_data.md), or leave this evaluation out."
+            )
 
 
 def headlines(specs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -145,6 +145,7 @@ class FewShot(Evaluation):
     }
     headlines = ("10shot/accuracy",)
     task = "linear_probe"
+    needs_labels = True
 
     def check(self, name: str, options: Mapping[str, Any]) -> None:
         if not (options["train"] and options["validation"]):

@@ -89,6 +89,7 @@ class ZeroShot(Evaluation):
     options = {"classes": "", "templates": "", "batch_size": 256}
     headlines = ("top1",)
     task = "zeroshot_classification"
+    needs_labels = True
 
     def measure(self, source: str, options: Mapping[str, Any], reader: Reader) -> tuple[dict, dict]:
         found = reader.embed(source)

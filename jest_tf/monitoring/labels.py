@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.data.about import About
+from jest_tf.data.manifest import Manifest
+from jest_tf.data.records import hashed_id
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
@@ -110,38 +112,56 @@ class Window:
         return self.shares.get(CLEAN, 0.0)
 
 
-def read_labels(paths: Iterable[str]) -> Labels:
+def read_labels(paths: Iterable[str], manifest: Manifest | None = None) -> Labels:
     """The labels of some JSON-lines files, see `About.labels`.
+
+    Args:
+      manifest: whose records rows with a `key` name.
 
     Raises:
       UserError: a file cannot be read, or a line is no label, with its number.
     """
     label_by_id, noisy = {}, {}
     for path in paths:
+        names = _sources_beside(path, manifest) if manifest else ()
         for number, row in _rows(path):
             try:
-                label_by_id[int(row["id"])] = str(row["label"])
-                is_noisy = noisy.setdefault(str(row["label"]), bool(row["noisy"]))
-            except (KeyError, TypeError, ValueError) as error:
+                label = str(row["label"])
+                is_noisy = bool(row.get("noisy", label != CLEAN))
+                ids = [int(row["id"])] if "id" in row else _ids_of(str(row["key"]), names)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise UserError(
-                    f"{path} line {number}: expected {{id, label, noisy}}, found {row} ({error!r})."
+                    f"{path} line {number}: expected {{id or key, label, noisy}}, found {row} "
+                    f"({error!r})."
                 ) from error
-            if is_noisy != bool(row["noisy"]):
+            label_by_id |= dict.fromkeys(ids, label)
+            if noisy.setdefault(label, is_noisy) != is_noisy:
                 raise UserError(
-                    f"{path} line {number}: label {row['label']!r} is noisy in some rows and not "
+                    f"{path} line {number}: label {label!r} is noisy in some rows and not "
                     "in others. Give the two meanings two names."
                 )
     return Labels(label_by_id, [label for label, is_noisy in noisy.items() if is_noisy])
 
 
-def keep_about(about: About, workdir: Path) -> None:
+def _sources_beside(path: str, manifest: Manifest) -> list[str]:
+    """Names of the sources whose shards lie beside a file; of all where none does."""
+    folder = path.rpartition("/")[0] + "/"
+    beside = {s.source for s in manifest.shards if s.path.startswith(folder)}
+    return [source.name for i, source in enumerate(manifest.sources) if i in beside or not beside]
+
+
+def _ids_of(key: str, sources: Iterable[str]) -> list[int]:
+    return [int(hashed_id(name, tf.constant(key))) for name in sources]
+
+
+def keep_about(about: About, workdir: Path, manifest: Manifest | None = None) -> None:
     """Copies what a data set says about itself into the workdir of a run that trains on it."""
     if about == About():
         return
     lines = {"licences": about.licences, "limits": about.limits}
     (workdir / ABOUT_FILE).write_text(json.dumps(lines, indent=1, ensure_ascii=False), "utf-8")
     if about.labels and not (workdir / LABELS_FILE).exists():
-        read_labels(about.labels).save(workdir / LABELS_FILE)
+        read_labels(about.labels, manifest).save(workdir / LABELS_FILE)
 
 
 def run_about(workdir: Path) -> dict[str, list[str]]:

@@ -4,12 +4,13 @@ import numpy as np
 from PIL import Image
 
 from jest_tf.monitoring.samples import GROUPS, Samples
-from jest_tf.pages.contact_sheet import Hit, Row, contact_sheet
+from jest_tf.pages.contact_sheet import Hit, Row, contact_sheet, end_of
 
 COLUMNS = 8
 # TensorBoard shows pictures in narrow cards: fewer columns keep the captions readable.
 GROUP_COLUMNS = 4
-CAPTION_LINES = 3  # the captions of broken pairs tell the story
+KEY_LENGTH = 14  # characters, one line
+CAPTION_LINES = 4  # a key, then three: the captions of broken pairs tell the story
 
 
 def picks_sheet(samples: Samples, title: str) -> np.ndarray:
@@ -36,7 +37,13 @@ def group_sheet(samples: Samples, group: str) -> np.ndarray:
 
 
 def _hits(samples: Samples) -> list[Hit]:
+    """Each with the end of its record's key, then its caption, below."""
+    columns = samples.image, samples.score, samples.key, samples.caption
     return [
-        Hit(Image.fromarray(image), float(score), str(caption))
-        for image, score, caption in zip(samples.image, samples.score, samples.caption, strict=True)
+        Hit(
+            Image.fromarray(image),
+            float(score),
+            f"{end_of(str(key), KEY_LENGTH)} {caption}".strip(),
+        )
+        for image, score, key, caption in zip(*columns, strict=True)
     ]

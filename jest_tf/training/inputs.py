@@ -76,7 +76,7 @@ def keep_inputs(inputs: Inputs, workdir: pathlib.Path) -> None:
     for suffix in VOCABULARY_SUFFIXES:
         (workdir / (KEPT_VOCABULARY + suffix)).unlink(missing_ok=True)
     write_atomically(workdir / (KEPT_VOCABULARY + _suffix(source)), content)
-    keep_about(inputs.manifest.about, workdir)
+    keep_about(inputs.manifest.about, workdir, inputs.manifest)
 
 
 def pixel_rule(config: ml_collections.ConfigDict) -> PixelRule:

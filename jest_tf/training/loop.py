@@ -19,9 +19,8 @@ from jest_tf.config import profiled_steps, replica_problems, require_sound
 from jest_tf.data.pipeline import super_batches
 from jest_tf.data.registration import register
 from jest_tf.data.retry import BadRecords, resilient_steps
-from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
-from jest_tf.evaluation.evaluators import checked_options
+from jest_tf.evaluation.evaluators import require_data
 from jest_tf.monitoring.acceptance import Acceptance
 from jest_tf.monitoring.profiler import StepProfiler
 from jest_tf.runtime import strategy
@@ -147,8 +146,7 @@ class Trainer:
         config, workdir = self.config, self.workdir
         self.inputs = inputs.open_inputs(config, workdir.path, workdir.is_new)
         for name, spec in config.evals.items():
-            checked_options(name, spec.to_dict())
-            open_source(spec.data, config.data.data_dir)
+            require_data(name, spec.to_dict(), config.data.data_dir)
         self.cache = restore.open_cache(config, self.inputs.manifest)
         fingerprints = self.inputs.fingerprints
         if self.cache:
@@ -396,7 +394,8 @@ class Trainer:
         if shows_examples(self.step, self.config.log.samples_every_steps):
             n = self.config.log.samples_per_group
             self.outputs.samples(
-                self.step, showcase(last, batch, scores, self.inputs.tokenizer, self.sources, n)
+                self.step,
+                showcase(last, batch, scores, self.inputs.tokenizer, self.inputs.manifest, n),
             )
 
     def _encoder(self) -> ModelEncoder:

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data.manifest import Manifest
+from jest_tf.data.records import look_up
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.monitoring.samples import GROUPS, Samples, pick_samples
 from jest_tf.selection import Embeddings
@@ -47,7 +49,7 @@ def showcase(
     batch: dict[str, tf.Tensor],
     score: np.ndarray,
     tokenizer: Tokenizer,
-    sources: list[str],
+    manifest: Manifest,
     per_group: int,
 ) -> Samples:
     """The most telling rows of the super-batch that the first replica held.
@@ -56,8 +58,8 @@ def showcase(
       last: of a step, the values of the first replica.
       batch: its rows of the super-batch, see `jest_tf.data.pipeline`.
       score: float32 [n], S_ii of its rows.
-      tokenizer: turns tokens back into text; long captions show as far as the model reads them.
-      sources: name of each source number.
+      tokenizer: turns tokens back into text, where a record cannot be read a second time.
+      manifest: of the training data; keys and captions come from the records themselves.
       per_group: at most so many of each group.
     """
     n = len(score)
@@ -67,15 +69,23 @@ def showcase(
     losses = [_positive_loss(z, n) for z in (last.scored.learner, last.scored.reference)]
     groups = pick_samples(score, *losses, chosen, last.scored.valid.numpy(), per_group)
     rows = np.concatenate([groups[name] for name in GROUPS])
+    shown = {name: batch[name].numpy()[rows] for name in ("id", "image", "tokens", "source")}
+    captions, keys = tokenizer.to_text(shown["tokens"]), [""] * len(rows)
+    drawn = batch["caption_index"].numpy()[rows]
+    for row, record in enumerate(look_up(manifest, batch["record"].numpy()[rows])):
+        if record.id == shown["id"][row] and drawn[row] < len(record.captions):
+            captions[row] = record.captions[drawn[row]].decode("utf-8", "replace")
+            keys[row] = record.key.decode("utf-8", "replace")
     return Samples(
         group=np.repeat(list(GROUPS), [len(groups[name]) for name in GROUPS]),
-        id=batch["id"].numpy()[rows],
-        image=batch["image"].numpy()[rows],
-        caption=np.array(tokenizer.to_text(batch["tokens"].numpy()[rows]), np.str_),
-        source=np.array(sources, np.str_)[batch["source"].numpy()[rows]],
+        id=shown["id"],
+        image=shown["image"],
+        caption=np.array(captions, np.str_),
+        source=np.array([s.name for s in manifest.sources], np.str_)[shown["source"]],
         score=score[rows],
         learner_loss=losses[0][rows],
         reference_loss=losses[1][rows],
+        key=np.array(keys, np.str_),
     )
 
 
