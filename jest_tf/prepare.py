@@ -19,6 +19,8 @@ from jest_tf.errors import UserError
 
 KINDS = ("folder", "webdataset", "csv", "parquet", "img2dataset")
 
+EXIT_INTERRUPTED = 130
+
 FLAGS = flags.FlagValues()
 
 
@@ -108,7 +110,12 @@ def main(argv: list[str]) -> int:
     names = [field for field in prepare.Settings.__dataclass_fields__ if field in given]
     part, parts = prepare.parse_part(FLAGS.shard)
     settings = {name: given[name] for name in names} | {"split": tuple(FLAGS.split)}
-    prepare.prepare(prepare.Settings(kind=kind, paths=paths, part=part, parts=parts, **settings))
+    try:
+        prepare.prepare(
+            prepare.Settings(kind=kind, paths=paths, part=part, parts=parts, **settings)
+        )
+    except KeyboardInterrupt:  # it has said what is kept
+        return EXIT_INTERRUPTED
     return 0
 
 

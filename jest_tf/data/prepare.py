@@ -20,7 +20,7 @@ from concurrent import futures
 
 import tensorflow as tf
 
-from jest_tf.data import cleaning, prepared
+from jest_tf.data import cleaning, made_from, prepared
 from jest_tf.data.formats import folder, parquet, table, tar
 from jest_tf.data.formats.files import Place, why
 from jest_tf.data.formats.pairs import Columns, Opened, PassedOver, Rejected, Unit
@@ -55,7 +55,7 @@ def _prepare(settings: Settings, say: Callable[[str], None]) -> Summary:
     for note in opened.notes:
         say(note)
     name = settings.name or prepared.source_name(opened.root, settings.kind)
-    prepared.claim(settings, name, opened)
+    made_from.claim(settings.out, settings.decisive(name), opened.listing, settings.overwrite)
     there = set(tf.io.gfile.listdir(settings.out))
     mine = range(settings.part, len(opened.units), settings.parts)
     todo = [index for index in mine if prepared.report_name(index) not in there]

@@ -1,16 +1,13 @@
-"""The folder that `prepare` writes: shards, reports, what it was made from, the manifest."""
+"""The folder that `prepare` writes: shards, reports of units, the manifest."""
 
 import collections
 import contextlib
 import dataclasses
-import gzip
 import hashlib
-import heapq
-import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent import futures
 
 import numpy as np
@@ -23,18 +20,12 @@ from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.records import hashed_id
 from jest_tf.data.repeats import Repeats
 from jest_tf.errors import UserError
-from jest_tf.files import write_atomically
+from jest_tf.files import replacing, write_atomically
 from jest_tf.json_text import parse_json
 
 MAX_CLASSES = 100_000
-SOURCE = "source.json"
-LISTING = "source_files.jsonl.gz"
 NOISE = "noise.jsonl"
 CLEAN = "clean"  # in a `noise` column: nothing is wrong with the pair
-OWN = re.compile(
-    r"unit-\d{6}\.(json|ids)|shard-\d{6}-\d{3,}\.tfrecord|source\.json|source_files\.jsonl\.gz|"
-    r"manifest\.json|rejected\.jsonl|noise\.jsonl"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +77,7 @@ class Summary:
     def reject(self, key: str, reason: str) -> None:
         """Counts by kind of reason: what it says before details, with numbers left out."""
         self.rejected += 1
-        kind = re.sub(r"\d[\d,.]*", "N", re.split(r": |; | \(", reason)[0])[:80]
+        kind = re.sub(r"\d[\d,.]*", "N", re.split(r": |; | \(| \[", reason)[0])[:80]
         self.reasons.setdefault(kind, [0, key, reason])[0] += 1
 
     def reasons_text(self) -> str:
@@ -102,74 +93,6 @@ def source_name(root: str, kind: str) -> str:
 
 def report_name(index: int) -> str:
     return f"unit-{index:06d}.json"
-
-
-def claim(settings: Settings, name: str, opened: Opened) -> None:
-    """Notes what this folder is made from, or refuses to mix it with something else.
-
-    Raises:
-        UserError: it was made from other files or with other settings; says which.
-    """
-    out, wanted = settings.out, settings.decisive(name)
-    if settings.overwrite:
-        _clear(out)
-    source, listing = f"{out}/{SOURCE}", f"{out}/{LISTING}"
-    if not tf.io.gfile.exists(source):
-        if strange := sorted(n for n in tf.io.gfile.listdir(out) if n.startswith("unit-")):
-            raise UserError(f"{out} holds {strange[0]} of another run; use an empty folder.")
-        write_atomically(listing, _packed(opened.listing))
-        write_atomically(source, json.dumps(wanted, indent=1).encode())
-        return
-    with tf.io.gfile.GFile(source) as file:
-        found = parse_json(file.read())
-    changes = [
-        f"{key}: {found.get(key)!r} then, {value!r} now"
-        for key, value in wanted.items()
-        if found.get(key) != value
-    ]
-    if set(found) >= set(wanted):
-        changes += changed_files(_unpacked(listing), opened.listing)
-    if changes:
-        raise UserError(
-            f"{out} was made from something else:\n  " + "\n  ".join(changes) + "\nUse an empty "
-            "folder, or --overwrite to prepare all of it again here."
-        )
-
-
-def _clear(out: str) -> None:
-    for name in tf.io.gfile.listdir(out):
-        if OWN.fullmatch(name):
-            tf.io.gfile.remove(f"{out}/{name}")
-
-
-def _packed(listing: Iterable[tuple[str, int, int]]) -> bytes:
-    return gzip.compress(b"".join(json.dumps(e).encode() + b"\n" for e in listing), 1, mtime=0)
-
-
-def _unpacked(path: str) -> Iterator[tuple[str, int, int]]:
-    with tf.io.gfile.GFile(path, "rb") as file, gzip.open(file) as lines:
-        for line in lines:
-            yield tuple(parse_json(line))
-
-
-def changed_files(before: Iterable, now: Iterable) -> list[str]:
-    """What differs between two listings of (name, bytes, time), both in the order of names."""
-
-    def marked(listing: Iterable, is_now: int) -> Iterator[tuple]:
-        return ((name, is_now, *version) for name, *version in listing)
-
-    merged = heapq.merge(marked(before, 0), marked(now, 1), key=lambda entry: encoded(entry[0]))
-    names: dict[str, list] = {}
-    for name, group in itertools.groupby(merged, key=lambda entry: entry[0]):
-        versions = list(group)
-        if len(versions) == 2 and versions[0][2:] == versions[1][2:]:
-            continue
-        kind = "changed" if len(versions) == 2 else ("gone", "new")[versions[0][1]]
-        count = names.setdefault(kind, [0, []])
-        count[0] += 1
-        if len(count[1]) < 5:
-            count[1].append(name or "the --captions file")
-    return [f"{n:,} files {kind}: {', '.join(first)}" for kind, (n, first) in names.items()]
 
 
 def write_report(out: str, index: int, report: dict) -> None:
@@ -378,7 +301,7 @@ def _number_classes(settings: Settings, n_units: int, classes: tuple[str, ...]) 
 
 def _renumbered(path: str, number: dict[str, int]) -> int:
     """Writes a shard anew with `label` by the name in `cls`; returns its bytes."""
-    with tf.io.TFRecordWriter(path + ".incomplete") as writer:
+    with replacing(path) as aside, tf.io.TFRecordWriter(aside) as writer:
         for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
             example = tf.train.Example.FromString(serialized)
             feature = example.features.feature
@@ -386,7 +309,6 @@ def _renumbered(path: str, number: dict[str, int]) -> int:
                 name = feature["cls"].bytes_list.value[0].decode()
                 feature["label"].int64_list.value[:] = [number[name]]
             writer.write(example.SerializeToString())
-    tf.io.gfile.rename(path + ".incomplete", path, overwrite=True)
     return tf.io.gfile.stat(path).length
 
 

@@ -231,7 +231,8 @@ def find(patterns: Sequence[str], endings: Sequence[str] = (), skip: str = "") -
 
 def ending_of(name: str) -> str:
     """`.md` of README.md, for counting what is passed over."""
-    return os.path.splitext(name)[1].lower()[:12] or "no ending"
+    ending = os.path.splitext(name)[1].lower()
+    return ending if re.fullmatch(r"\.[a-z0-9]{1,8}", ending) else "no usual ending"
 
 
 def _matches(pattern: str) -> list[str]:
