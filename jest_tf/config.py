@@ -394,6 +394,12 @@ def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
             f"model.image_size = {c.model.image_size} is not divisible by model.patch_size = "
             f"{c.model.patch_size}."
         )
+    if c.data.image_size < c.model.image_size:
+        yield (
+            f"data.image_size = {c.data.image_size} is below model.image_size = "
+            f"{c.model.image_size}: pictures would be decoded to less than the model looks at. Set "
+            f"--config.data.image_size={c.model.image_size}."
+        )
     if needs_reference(c) and not (c.reference.workdir or c.reference.cache):
         why = f"selection.policy = {s.policy!r} with criterion {s.criterion!r} needs"
         if c.reference.distillation > 0:

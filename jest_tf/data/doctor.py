@@ -22,6 +22,8 @@ from jest_tf.pages.html import data_uri, render
 
 SAMPLES = 12
 LISTED = 100
+MOST_REPEATED = 10
+HELD_TEXTS = 200_000
 SIDES = (32, 64, 128, 256, 512, 1024, 2048)
 
 
@@ -49,7 +51,8 @@ class SourceReport:
 class Report:
     """What `examine` found.
 
-    `bad` counts records that training cannot use, `shared_ids` ids that several sources have.
+    `bad` counts records that training cannot use, `shared_ids` ids that several sources have;
+    `most_repeated`: the captions that come most often, and how often.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Report:
     duplicate_ids: int
     shared_ids: int
     duplicate_captions: int
+    most_repeated: dict[str, int]
     unreadable_shards: dict[str, str]
     sources: dict[str, SourceReport]
 
@@ -94,16 +98,19 @@ def examine(manifest: Manifest, workers: int = 8, report: Callable[[str], None] 
     sources = {name: SourceReport() for name in names}
     ids_of = {name: Repeats() for name in names}
     ids, captions = Repeats(), Repeats()
+    texts: collections.Counter = collections.Counter()
     unreadable: dict[str, str] = {}
     with futures.ThreadPoolExecutor(workers) as pool:
         parts = pool.map(lambda index: _examine_shard(manifest, index), range(len(manifest.shards)))
-        for index, (part, shard_ids, shard_captions, error) in enumerate(parts):
+        for index, (part, shard_ids, shard_texts, error) in enumerate(parts):
             shard = manifest.shards[index]
             name = names[shard.source]
             _merge(sources[name], part)
             ids.add(shard_ids)
             ids_of[name].add(shard_ids)
-            captions.add(shard_captions)
+            captions.add([hash(text) for text in shard_texts])
+            texts.update(shard_texts)
+            _keep_frequent(texts)
             if error:
                 unreadable[shard.path] = error
             if (index + 1) % max(1, len(manifest.shards) // 20) == 0:
@@ -116,9 +123,23 @@ def examine(manifest: Manifest, workers: int = 8, report: Callable[[str], None] 
         duplicate_ids=ids.count(),
         shared_ids=ids.count() - sum(own.count() for own in ids_of.values()),
         duplicate_captions=captions.count(),
+        most_repeated={
+            text.decode("utf-8", "replace")[:200]: n
+            for text, n in texts.most_common(MOST_REPEATED)
+            if n > 1
+        },
         unreadable_shards=unreadable,
         sources=sources,
     )
+
+
+def _keep_frequent(texts: collections.Counter) -> None:
+    """Bounds the memory: the rarest texts are forgotten, those that come often stay."""
+    least = 1
+    while len(texts) > HELD_TEXTS:
+        for text in [text for text, n in texts.items() if n <= least]:
+            del texts[text]
+        least *= 2
 
 
 def _different(names: list[str]) -> list[str]:
@@ -132,7 +153,7 @@ def _different(names: list[str]) -> list[str]:
 
 
 def _examine_shard(manifest: Manifest, index: int):
-    """(SourceReport, ids, hashes of captions, why the shard could not be read, or None)"""
+    """(SourceReport, ids, captions, why the shard could not be read, or None)"""
     path = manifest.shards[index].path
     part, ids, captions = SourceReport(), [], []
     number = manifest.shards[index].start
@@ -142,7 +163,7 @@ def _examine_shard(manifest: Manifest, index: int):
             number += 1
             part.records += 1
             ids += [record_id] * (record_id != -1)
-            captions += [hash(text) for text in texts]
+            captions += texts
             usable = _examine_image(part, image, where)
             usable &= _examine_captions(part, texts, where)
             if not usable:
@@ -236,6 +257,7 @@ def to_html(report: Report) -> str:
         generated="",
         contents=[],
         totals=_counted(totals.items()),
+        repeated=_counted(report.most_repeated.items()),
         unreadable=list(report.unreadable_shards.items()),
         sources=[_section(name, source) for name, source in report.sources.items()],
     )

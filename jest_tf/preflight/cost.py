@@ -10,6 +10,9 @@ from jest_tf.preflight.report import Section, decimal
 from jest_tf.training.cost import CostModel, StepCost
 from jest_tf.training.resolution import Fidelity, StepPlan, TrainPart
 
+# What a laptop or a small server computes in float32, all cores together.
+CPU_FLOPS = 1e11
+
 
 def check_cost(
     config: ml_collections.ConfigDict, parts: Parts, n_replicas: int, device: Device
@@ -27,7 +30,25 @@ def check_cost(
     if device.flops:
         text += f", {each / device.flops:.3g} s at {device.name}'s peak"
     section.add("one step", text)
+    _whole_run(section, config.total_steps, each, device)
     return section
+
+
+def _whole_run(section: Section, steps: int, each: float, device: Device) -> None:
+    """How long all steps take at best, from the FLOPs of a replica's last kind of step."""
+    rate = device.flops or {"cpu": CPU_FLOPS}.get(device.name)
+    if rate is None:
+        return
+    hours = steps * each / rate / 3600
+    duration = f"{hours / 24:,.3g} days" if hours >= 48 else f"{hours:,.2g} hours"
+    how = f"at {device.name}'s peak" if device.flops else f"at {decimal(CPU_FLOPS)}FLOP/s, a CPU's"
+    section.add("the run", f"at least {duration} {how}")
+    if not device.flops and hours >= 24:
+        section.problems.append(
+            f"{steps:,} steps take at least {duration} on a CPU ({decimal(CPU_FLOPS)}FLOP/s). Take "
+            "fewer steps or a smaller model, or name the accelerator that it will run on with "
+            "--device."
+        )
 
 
 def step_cost(

@@ -9,18 +9,30 @@ from jest_tf.config import needs_reference
 from jest_tf.data import order
 from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import RecordReader
+from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.registration import register
 from jest_tf.data.sources import open_source
 from jest_tf.data.tfds_source import find_builder
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section
-from jest_tf.training.inputs import find_vocabulary, pixel_rule, tokenizer_rule, workdir_rules
+from jest_tf.training.inputs import (
+    cut_text,
+    find_vocabulary,
+    pixel_rule,
+    sample_captions,
+    tokenizer_rule,
+    workdir_rules,
+)
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.workdir import stored_config
 
 # A vocabulary of so few records is learned at once; of more, by the run itself.
 SMALL = 200_000
+# Passes over the data, trained: more are a slip of the pen and no experiment.
+MOST_PASSES = 1_000
+# Share of the captions that may lose words before it is a problem.
+MOST_CUT = 0.05
 
 
 def check_data(config: ml_collections.ConfigDict, n_hosts: int) -> Section:
@@ -47,6 +59,8 @@ def check_data(config: ml_collections.ConfigDict, n_hosts: int) -> Section:
 
 def check_reference(config: ml_collections.ConfigDict) -> Section:
     """Whether the reference exists and reads one super-batch as the learner does."""
+    if config.reference.cache:  # then no step runs the reference: it may read as it likes
+        return _check_cache(config)
     workdir = config.reference.workdir
     section = Section(f"Reference: {workdir}")
     try:
@@ -87,6 +101,19 @@ def check_reference(config: ml_collections.ConfigDict) -> Section:
     return section
 
 
+def _check_cache(config: ml_collections.ConfigDict) -> Section:
+    section = Section(f"Reference: the cache {config.reference.cache}")
+    try:
+        cache = ReferenceCache.load(config.reference.cache)
+        cache.check_manifest(open_source(config.data.train, config.data.data_dir))
+    except UserError as error:
+        section.problems.append(str(error))
+        return section
+    section.add("embeddings", f"{cache.dim} wide, of {sum(cache.records):,} records")
+    section.add("made by", ", ".join(f"{k} {v}" for k, v in cache.identity.items()) or "not said")
+    return section
+
+
 def _tokenizer(config: ml_collections.ConfigDict) -> Tokenizer:
     return Tokenizer(find_vocabulary(config), config.data.n_tokens, tokenizer_rule(config))
 
@@ -97,7 +124,7 @@ def reference_config(config: ml_collections.ConfigDict) -> ml_collections.Config
     Raises:
       UserError: no run is there.
     """
-    if not needs_reference(config):
+    if not needs_reference(config) or not config.reference.workdir:
         return None
     run = stored_config(config.reference.workdir)
     tokenizer, _, _ = workdir_rules(config.reference.workdir, run)
@@ -127,6 +154,14 @@ def _describe(
         f"{manifest.n_records:,} in {n_files:,} shards of {len(manifest.sources)} source(s); the "
         f"run passes over them {loaded / manifest.n_records:.3g} times",
     )
+    passes = config.total_steps * config.selection.sub_batch / manifest.n_records
+    if passes > MOST_PASSES:
+        steps = max(1, MOST_PASSES * manifest.n_records // config.selection.sub_batch)
+        section.problems.append(
+            f"the run trains {passes:,.0f} times on each of the {manifest.n_records:,} records: it "
+            f"would learn them by heart. {steps:,} steps are {MOST_PASSES:,} passes: lower "
+            "--config.total_steps, or train on more data."
+        )
     for stream in order.streams(manifest):
         order.lanes(stream, n_lanes)  # Raises if a lane would stay empty.
     per_lane = n_files / n_lanes
@@ -176,8 +211,30 @@ def _tokens(section: Section, config: ml_collections.ConfigDict, caption: str) -
         f"{tokens[:used]}, {used} of {config.data.n_tokens}, from {tokenizer.vocab_size:,} "
         f"({tokenizer.fingerprint})",
     )
+    _cut_captions(section, config, tokenizer)
     if tokenizer.vocab_size != config.data.vocab_size and config.data.vocab:
         section.add("vocabulary", f"data.vocab_size = {config.data.vocab_size:,} is not used")
+
+
+def _cut_captions(
+    section: Section, config: ml_collections.ConfigDict, tokenizer: Tokenizer
+) -> None:
+    """How many captions do not fit into n_tokens; many are a problem."""
+    captions = sample_captions(open_source(config.data.train, config.data.data_dir))
+    if not captions:
+        return
+    n_cut = tokenizer.count_cut(captions)
+    section.add("captions cut", cut_text(n_cut, len(captions), config.data.n_tokens))
+    if n_cut <= MOST_CUT * len(captions):
+        return
+    fits = config.data.n_tokens
+    while n_cut > MOST_CUT * len(captions) and fits < 1024:
+        fits += max(4, fits // 4)
+        n_cut = Tokenizer(tokenizer.vocab_path, fits, tokenizer.rule).count_cut(captions)
+    section.problems.append(
+        f"{section.rows[-1][1]}. With --config.data.n_tokens={fits} {n_cut / len(captions):.1%} are"
+        " cut (a reference that scores along needs the same, or a cache)."
+    )
 
 
 def _short(text: str) -> str:

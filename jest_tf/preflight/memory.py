@@ -147,7 +147,7 @@ def selection_bytes(parts: Parts, rows: int, n_replicas: int) -> int:
     """Embeddings of the candidates, of a chunk, and one block of similarities of each model."""
     spec = parts.spec
     models = [parts.learner] if spec.scores_learner else []
-    models += [parts.reference] if spec.scores_reference else []
+    models += [parts.reference or parts.learner] if spec.scores_reference else []
     dims = sum(2 * model.embed_dim for model in models)
     if spec.policy != "joint":
         return FLOAT * rows * dims

@@ -12,7 +12,8 @@ from jest_tf.training.resolution import ResolutionSchedule
 
 
 class Parts(NamedTuple):
-    """What a step is made of. `reference` is None where nothing needs one."""
+    """What a step is made of. `reference` is None where nothing needs one, or its embeddings come
+    from a cache; they then count as wide as the learner's."""
 
     learner: DualEncoderConfig
     reference: DualEncoderConfig | None
@@ -43,7 +44,7 @@ def parts_of(
     """
     learner = assemble.model_size(config, config.data.vocab_size)
     reference = None
-    if needs_reference(config):
+    if needs_reference(config) and not config.reference.cache:
         theirs = reference_config or config
         reference = assemble.model_size(theirs, theirs.data.vocab_size)
     schedule = assemble.resolution_schedule(config, learner, reference, n_replicas)

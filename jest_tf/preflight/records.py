@@ -29,6 +29,11 @@ def check_records(config: ml_collections.ConfigDict, n_replicas: int, folder: st
         ]
         section.add(name, f"{source.records:,} records; {', '.join(kinds) or 'nothing wrong'}")
     section.add("repeated", f"{report.duplicate_ids:,} ids, {report.duplicate_captions:,} captions")
+    named = ", ".join(
+        f"{text[:40]!r} {n:,} x" for text, n in list(report.most_repeated.items())[:5]
+    )
+    if named:
+        section.add("most often", named)
     section.add("written", " and ".join(written))
     section.problems += [f"{path}: {why}" for path, why in report.unreadable_shards.items()]
     if report.shared_ids:

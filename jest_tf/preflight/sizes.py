@@ -35,9 +35,19 @@ def check_sizes(config: ml_collections.ConfigDict, n_replicas: int, n_hosts: int
         section.add("each host", f"loads {big / n_hosts:,.6g} from {lanes:g} of the lanes")
     steps = config.total_steps
     section.add("the run", f"{steps:,} steps: {steps * small:,} trained, {steps * big:,} loaded")
-    if s.policy == "uniform" and small < big:
-        section.add("note", f"uniform reads {big - small:,} a step for nothing: lower super_batch")
+    if s.policy == "uniform":
+        section.add("in reserve", _reserve(big - small))
     return section
+
+
+def _reserve(spare: int) -> str:
+    """What a uniform run's larger super-batch is for."""
+    if not spare:
+        return (
+            "nothing: a step with a record that cannot be used is refused (`check --all_records` "
+            "names the super_batch that your data need)"
+        )
+    return f"a step survives {spare:,} records that cannot be used; no other use is made of them"
 
 
 def filter_ratio(super_batch: int, sub_batch: int) -> float:

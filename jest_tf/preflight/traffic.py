@@ -78,5 +78,5 @@ def link_bytes(found: list[Exchange], n_replicas: int) -> float:
 
 def _embed_dims(parts: Parts) -> list[int]:
     models = [parts.learner] if parts.spec.scores_learner else []
-    models += [parts.reference] if parts.spec.scores_reference else []
+    models += [parts.reference or parts.learner] if parts.spec.scores_reference else []
     return [model.embed_dim for model in models]

@@ -22,6 +22,7 @@ from jest_tf.monitoring.labels import keep_about
 
 KEPT_VOCABULARY = "vocab"  # its name in a workdir, with the suffix of its kind
 VOCABULARY_SUFFIXES = (".txt", ".model")
+CAPTION_SAMPLE = 2_000  # captions of which it is told how many are cut
 MAX_CAPTIONS = 1_000_000  # that a vocabulary is learned from; more change it little
 LEARNER_VERSION = 2  # 1 learned fewer tokens than asked
 
@@ -158,6 +159,17 @@ def find_vocabulary(config: ml_collections.ConfigDict) -> str:
         train_wordpiece(read_captions(manifest, MAX_CAPTIONS), config.data.vocab_size, aside)
         os.replace(aside, path)
     return path
+
+
+def sample_captions(manifest: Manifest) -> list[bytes]:
+    """The first different captions of a data set, by which the length of its texts is judged."""
+    return read_captions(manifest, CAPTION_SAMPLE)
+
+
+def cut_text(n_cut: int, n: int, n_tokens: int) -> str:
+    """How many of n captions are too long for the model, in words."""
+    share = n_cut / max(n, 1)
+    return f"{n_cut:,} of {n:,} captions ({share:.1%}) are cut: longer than n_tokens = {n_tokens}"
 
 
 def vocabulary_of(workdir: str) -> str:

@@ -449,3 +449,7 @@ class Trainer:
         )
         if self.calibration:
             self.outputs.note(str(self.calibration))
+        if not self.step and self.runtime.is_chief:
+            captions = inputs.sample_captions(self.inputs.manifest)
+            n_cut, n = self.inputs.tokenizer.count_cut(captions), len(captions)
+            self.outputs.note(inputs.cut_text(n_cut, n, self.inputs.tokenizer.n_tokens))

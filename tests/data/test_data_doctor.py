@@ -28,7 +28,7 @@ def test_it_finds_what_is_there(manifest, tokenizer, tmp_path):
     report = doctor.examine(manifest, report=str)
     source = report.sources["mine"]
     assert (report.records, report.bad, report.duplicate_ids) == (40, 4, 1)
-    assert report.duplicate_captions == 1
+    assert report.duplicate_captions == 1 and report.most_repeated == {"record 7": 2}
     assert source.counts["unreadable_image"] == 3 and source.counts["caption_not_utf8"] == 1
     assert source.scripts["CYRILLIC"] == 1 and source.scripts["LATIN"] >= 36
     assert source.shorter_side == {"<=32": 37}

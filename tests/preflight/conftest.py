@@ -23,6 +23,7 @@ def config(tmp_path, png):
     c.data.train = write_records(tmp_path, [example(png, "Red square, red")] * 3)
     c.data.vocab = str(tmp_path / "vocab.txt")
     c.data.n_lanes = 1
+    c.selection.super_batch = c.selection.sub_batch = 2
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     return c
 

@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 from small_records import example, write_records
 
+from jest_tf.data.reference_cache import CacheWriter
+from jest_tf.data.sources import open_source
 from jest_tf.preflight.inputs import check_data, check_reference, reference_config
+from jest_tf.preflight.parts import parts_of
 
 
 def test_one_record_is_decoded_and_tokenized(config):
@@ -87,3 +91,36 @@ def test_a_reference_without_checkpoint_or_run_is_a_problem(config, reference):
     assert "holds no checkpoint" in check_reference(config).problems[0]
     config.reference.workdir = str(reference / "nowhere")
     assert "is not the workdir of a run" in check_reference(config).problems[0]
+
+
+def test_so_many_passes_that_all_is_learned_by_heart_are_a_problem(config):
+    config.total_steps = 20_000
+    (problem,) = check_data(config, n_hosts=1).problems
+    assert "trains 13,333 times on each of the 3 records" in problem
+    assert "1,500 steps are 1,000 passes" in problem
+
+
+def test_captions_that_are_cut_are_told_and_many_are_a_problem(config):
+    rows = dict(check_data(config, n_hosts=1).rows)
+    assert rows["captions cut"].startswith("0 of 1 captions (0.0%) are cut")
+    config.data.n_tokens = 3
+    (problem,) = check_data(config, n_hosts=1).problems
+    assert "1 of 1 captions (100.0%) are cut" in problem and "--config.data.n_tokens=7" in problem
+
+
+def test_a_cache_alone_is_a_reference(config, tmp_path):
+    folder = str(tmp_path / "cache")
+    writer = CacheWriter(
+        folder, open_source(config.data.train), identity={"weights": "abc"}, dim=8, scale=10.0,
+        bias=-10.0,
+    )  # fmt: skip
+    writer.write_shard(0, [(n, np.eye(8)[0], np.eye(8)[:1]) for n in range(3)])
+    config.selection.policy, config.reference.cache = "joint", folder
+    assert "no finished reference cache" in check_reference(config).problems[0]
+    writer.finish()
+    section = check_reference(config)
+    assert section.problems == []
+    assert dict(section.rows)["embeddings"] == "8 wide, of 3 records"
+    assert reference_config(config) is None
+    config.selection.super_batch = config.selection.sub_batch = 16
+    assert parts_of(config, 1).reference is None

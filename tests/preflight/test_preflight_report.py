@@ -3,7 +3,7 @@
 import pytest
 
 from jest_tf.config import base_config
-from jest_tf.devices import TPUS
+from jest_tf.devices import TPUS, parse_device
 from jest_tf.preflight.cost import check_cost
 from jest_tf.preflight.parts import parts_of
 from jest_tf.preflight.report import Section, binary, decimal, n_problems, render
@@ -67,3 +67,26 @@ def test_binary_sizes(value, text):
 
 def test_decimal_sizes():
     assert [decimal(v) for v in (0, 1234, 5e12, 2e20)] == ["0", "1.23 k", "5 T", "200 E"]
+
+
+def test_days_on_a_cpu_are_a_problem(jest):
+    parts, cpu = parts_of(jest, 1), parse_device("cpu:8GiB")
+    assert check_cost(jest, parts, 1, cpu).problems == []
+    jest.total_steps = 100_000_000
+    (problem,) = check_cost(jest, parts, 1, cpu).problems
+    assert "days on a CPU" in problem
+    accelerated = check_cost(jest, parts, 1, TPUS["v5e"])
+    assert accelerated.problems == [] and "at v5e's peak" in dict(accelerated.rows)["the run"]
+
+
+def test_a_uniform_run_is_told_what_it_has_in_reserve(jest):
+    jest.selection.policy = "uniform"
+    assert "survives 512 records" in dict(check_sizes(jest, 1, 1).rows)["in reserve"]
+    jest.selection.super_batch = 128
+    assert "nothing: a step with a record" in dict(check_sizes(jest, 1, 1).rows)["in reserve"]
+
+
+def test_pictures_smaller_than_the_model_takes_are_refused(jest):
+    jest.data.image_size = 32
+    (problem,) = check_sizes(jest, 1, 1).problems
+    assert "--config.data.image_size=48" in problem
