@@ -33,8 +33,8 @@ def piece_id(model, *names: str) -> int | None:
 
 
 def is_gemma_like(model) -> bool:
-    """BPE with bytes, as SigLIP 2 has it; SigLIP's is a unigram model."""
-    return model.trainer_spec.model_type == BPE and model.trainer_spec.byte_fallback
+    """BPE, as SigLIP 2 has it; SigLIP's is a unigram model."""
+    return model.trainer_spec.model_type == BPE
 
 
 def siglip_rule(model) -> TokenizerRule:

@@ -325,6 +325,21 @@ def test_a_pickled_array_in_an_npz_is_refused(tmp_path):
         quiet(tmp_path / "x.npz", tmp_path / "run")
 
 
+def test_a_damaged_or_compressed_npz(blocks, tmp_path):
+    np.savez(tmp_path / "x.npz", **blocks)
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[5000] ^= 1
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(UserError, match="cut or damaged"):
+        quiet(tmp_path / "bad.npz", tmp_path / "run", vocab=vocabulary("siglip"))
+    (tmp_path / "cut.npz").write_bytes(content[:-100])
+    with pytest.raises(UserError, match="cut or damaged"):
+        quiet(tmp_path / "cut.npz", tmp_path / "run", vocab=vocabulary("siglip"))
+    np.savez_compressed(tmp_path / "small.npz", **blocks)
+    check = str(GOLDEN / "siglip" / "io.npz")
+    quiet(tmp_path / "small.npz", tmp_path / "run", vocab=vocabulary("siglip"), check=check)
+
+
 def test_a_workdir_that_exists_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="there already"):

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import os
+import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 
@@ -108,22 +110,39 @@ def _safetensors(path: str) -> Tensors:
 def _npz(path: str) -> Tensors:
     found = {}
     with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as stream:
+        if broken := archive.testzip():
+            raise ValueError(f"{broken} fails its checksum")
+        for info in archive.infolist():
+            with archive.open(info) as stream:
                 version = np.lib.format.read_magic(stream)
-                shape, _, dtype = NPY_HEADERS[version](stream)
+                shape, is_fortran, dtype = NPY_HEADERS[version](stream)
+                begin = stream.tell()
             if dtype.hasobject:
-                raise UserError(f"{path}: {member} is pickled, and no pickle is read")
-            kind = "bfloat16" if dtype.str.endswith("V2") else dtype.name
-            name = member.removesuffix(".npy")
-            found[name] = Tensor(shape, kind, functools.partial(_read_npy, path, member))
+                raise UserError(f"{path}: {info.filename} is pickled, and no pickle is read")
+            is_bfloat16 = dtype.str.endswith("V2")
+            read = functools.partial(_read_npy, path, info.filename, is_bfloat16)
+            if info.compress_type == zipfile.ZIP_STORED and not is_fortran and math.prod(shape):
+                # Mapped, so that a block of a stacked array is read without the others.
+                kind = ml_dtypes.bfloat16 if is_bfloat16 else dtype
+                at = _data_offset(path, info) + begin
+                read = functools.partial(np.memmap, path, kind, "r", at, shape)
+            name = info.filename.removesuffix(".npy")
+            found[name] = Tensor(shape, "bfloat16" if is_bfloat16 else dtype.name, read)
     return found
 
 
-def _read_npy(path: str, member: str) -> np.ndarray:
+def _data_offset(path: str, info: zipfile.ZipInfo) -> int:
+    """Where a member's bytes begin: behind its local header, name and extra field."""
+    with open(path, "rb") as file:
+        file.seek(info.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return info.header_offset + 30 + name + extra
+
+
+def _read_npy(path: str, member: str, is_bfloat16: bool) -> np.ndarray:
     with _damage_is_told(path), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
-    return array.view(ml_dtypes.bfloat16) if array.dtype.kind == "V" else array
+    return array.view(ml_dtypes.bfloat16) if is_bfloat16 else array
 
 
 def _h5(path: str) -> Tensors:
