@@ -12,6 +12,7 @@ from jest_tf.errors import UserError
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.results import read_result
 from jest_tf.training import loop
+from jest_tf.training.evaluating import Evaluations
 from jest_tf.training.run.restore import load_workdir
 from jest_tf.tuning import follow_init
 
@@ -176,3 +177,40 @@ def test_the_bias_may_follow_the_batch(data, init, tmp_path):
     assert weights(tmp_path / "run", 0)["dual_encoder/bias"] == pytest.approx(-np.log(8))
     content = json.loads((tmp_path / "run" / "config.json").read_text())
     assert content["model"]["init_bias"] == "auto"
+
+
+def test_a_frozen_image_tower_is_embedded_once_and_no_picture_is_read(
+    data, init, tmp_path, monkeypatch
+):
+    """Same picks as with pictures; the reference's embeddings may come from the same cache."""
+    cache = tmp_path / "cache"
+    joint = {
+        "model__image__train": "frozen",
+        "selection__policy": "joint",
+        "selection__sub_batch": 4,
+        "selection__learner_weight": 0.5,
+        "reference__workdir": str(init),
+        "total_steps": 2,
+    }
+    assert tune(data, init, tmp_path / "pictures", **joint)[0] == 0
+    cached = joint | {"model__image__cache": str(cache), "reference__cache": str(cache)}
+    assert tune(data, init, tmp_path / "cached", **cached)[0] == 0
+    ids = [(tmp_path / run / "picks" / "ids.bin").read_bytes() for run in ("pictures", "cached")]
+    assert ids[0] == ids[1]
+    path = "dual_encoder/text/projection/kernel"
+    both = [weights(tmp_path / run)[path] for run in ("pictures", "cached")]
+    np.testing.assert_allclose(*both, atol=5e-4)
+
+    shards = [pathlib.Path(shard) for shard in pathlib.Path(data).parent.glob("*.tfrecord")]
+    for shard in shards:
+        shard.rename(shard.with_suffix(".away"))
+    try:
+        monkeypatch.setattr(Evaluations, "run_due", lambda *_: None)
+        assert tune(data, init, tmp_path / "without", **cached)[0] == 0
+    finally:
+        for shard in shards:
+            shard.with_suffix(".away").rename(shard)
+    flops = json.loads(
+        (tmp_path / "cached" / "checkpoints" / "step-00000002" / "state.json").read_text()
+    )["state"]["ledger"]["flops"]
+    assert "score_reference" not in flops

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from jest_tf.data import order
+from jest_tf.data.embedded import EmbeddedReader, embedded
 from jest_tf.data.lanes import SegmentTable, graph_only, lane_chunks, lane_tables
 from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import RecordReader
@@ -58,6 +59,7 @@ def super_batches(
     shuffle: bool = True,
     reference_cache: ReferenceCache | None = None,
     pixels: PixelRule = PixelRule(),
+    image_cache: ReferenceCache | None = None,
 ) -> tf.data.Dataset:
     """Endless super-batches, one element per replica, from `start_step` on.
 
@@ -75,6 +77,7 @@ def super_batches(
             replicas of one step.
         reference_cache: embeddings of this manifest's records, read along with them.
         pixels: how pictures are resized.
+        image_cache: embeddings of the pictures, read instead of them, see `embedded`.
         shuffle: False keeps each lane's records in manifest order.
 
     Returns:
@@ -82,12 +85,12 @@ def super_batches(
         [k], source int32 [k], record int64 [k], caption_index int32 [k]}, k = super_batch / hosts /
         replicas per host; the last two say which record of the manifest it is, and which of its
         captions was drawn. With a reference cache also reference_zimg, reference_ztxt float32
-        [k, d]. A record that cannot be read keeps its slot with valid = False and a black image.
+        [k, d]; with an image cache learner_zimg float32 [k, d] instead of image. A record that
+        cannot be read keeps its slot with valid = False and a black image.
 
     Raises:
         UserError: sizes that do not divide, missing or cut files, fewer records than lanes.
     """
-    check_files(manifest)
     chunks, chunk = record_chunks(
         manifest,
         super_batch=super_batch,
@@ -99,10 +102,16 @@ def super_batches(
         replicas_per_pipeline=replicas_per_pipeline,
         shuffle=shuffle,
         reference_cache=reference_cache,
+        image_cache=image_cache,
     )
-    reader = RecordReader(
-        manifest, image_size, seed, reference_cache=reference_cache, pixels=pixels
-    )
+    if image_cache:
+        manifest = embedded(manifest, image_cache)
+        reader = EmbeddedReader(manifest, image_cache, seed, reference_cache)
+    else:
+        reader = RecordReader(
+            manifest, image_size, seed, reference_cache=reference_cache, pixels=pixels
+        )
+    check_files(manifest)
     batch_size = super_batch // num_input_pipelines // replicas_per_pipeline
     batches = _decoded_batches(chunks, chunk, reader, tokenizer, batch_size)
     if replicas_per_pipeline > 1:  # one batch is in the making; those of the other replicas here
@@ -122,6 +131,7 @@ def record_chunks(
     replicas_per_pipeline: int = 1,
     shuffle: bool = True,
     reference_cache: ReferenceCache | None = None,
+    image_cache: ReferenceCache | None = None,
 ) -> tuple[tf.data.Dataset, int]:
     """The order of `super_batches` before anything is decoded: cheap, to look up or to test.
 
@@ -133,6 +143,8 @@ def record_chunks(
     check_layout(super_batch, n_lanes, num_input_pipelines, replicas_per_pipeline)
     if reference_cache:
         reference_cache.check_manifest(manifest)
+    if image_cache:
+        manifest = embedded(manifest, image_cache)
     per_lane = super_batch // n_lanes
     batch_size = super_batch // num_input_pipelines // replicas_per_pipeline
     chunk = chunk_size(math.gcd(per_lane, batch_size))

@@ -76,7 +76,7 @@ class RecordReader:
             decoded, which the pipeline turns into an invalid record.
         """
         read = self._parse_all(epoch, record, serialized)
-        image, decoded = preprocess.decode_batch(read.pop("encoded"), self.image_size, self.pixels)
+        picture, decoded = self.picture(read.pop("encoded"))
         valid = decoded & read.pop("has_text")
         if self.reference_cache:
             index = tf.cast(read["caption_index"], tf.int64)
@@ -84,7 +84,16 @@ class RecordReader:
             # A wrong reference would be worse than one candidate less.
             valid &= reference.pop("id") == read["id"]
             read |= reference
-        return read | {"image": image, "valid": valid}
+        return read | picture | {"valid": valid}
+
+    def picture(self, encoded: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Image files [c] -> ({image uint8 [c, S, S, 3]}, whether each is a picture, bool [c])."""
+        image, decoded = preprocess.decode_batch(encoded, self.image_size, self.pixels)
+        return {"image": image}, decoded
+
+    def no_picture(self, n: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What stands where there is no picture."""
+        return {"image": tf.zeros([n, self.image_size, self.image_size, 3], tf.uint8)}
 
     def without_image(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor, *_):
         """As `read`, but for records whose image is corrupt: black and not valid."""
@@ -99,13 +108,13 @@ class RecordReader:
         return self._blank(record)
 
     def _blank(self, record: tf.Tensor) -> dict:
-        n, size = tf.shape(record)[0], self.image_size
+        n = tf.shape(record)[0]
         blank = {
             "id": -record - 1,
             "caption": tf.fill([n], ""),
             "record": record,
             "caption_index": tf.zeros([n], tf.int32),
-            "image": tf.zeros([n, size, size, 3], tf.uint8),
+            **self.no_picture(n),
             "source": tf.gather(tf.constant(self._shard_sources, tf.int32), self._shard_of(record)),
             "valid": tf.zeros([n], tf.bool),
         }

@@ -7,7 +7,7 @@ holds its id (checked against the data's in training), zimg, and one ztxt per ca
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +19,7 @@ from jest_tf.files import replacing, write_atomically
 from jest_tf.json_text import parse_json
 
 VERSION = 1
+CAPTIONS = "captions"  # feature of its records, empty where embeddings were imported
 DTYPES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 
 
@@ -122,11 +123,12 @@ class ReferenceCache:
         ztxt = tf.strings.substr(parsed["ztxt"], begin, tf.fill(tf.shape(begin), n_bytes))
         return {
             "id": parsed["id"],
-            "reference_zimg": self._floats(parsed["zimg"]),
-            "reference_ztxt": self._floats(ztxt),
+            "reference_zimg": self.floats(parsed["zimg"]),
+            "reference_ztxt": self.floats(ztxt),
         }
 
-    def _floats(self, raw: tf.Tensor) -> tf.Tensor:
+    def floats(self, raw: tf.Tensor) -> tf.Tensor:
+        """Stored embeddings, string [c] -> float32 [c, d]."""
         bits = tf.io.decode_raw(raw, tf.uint16, fixed_length=2 * self.dim)
         return tf.cast(tf.bitcast(bits, DTYPES[self.dtype]), tf.float32)
 
@@ -173,15 +175,18 @@ class CacheWriter:
         mine = range(part, len(self.manifest.shards), parts)
         return [i for i in mine if not tf.io.gfile.exists(shard_path(self.cache.folder, i))]
 
-    def write_shard(self, index: int, rows: Iterable[tuple[int, np.ndarray, np.ndarray]]) -> None:
-        """Writes one shard: (id, zimg [d], ztxt [n_captions, d]) per record, in manifest order."""
+    def write_shard(self, index: int, rows: Iterable[tuple]) -> None:
+        """Writes one shard: (id, zimg [d], ztxt [n_captions, d]) per record, in manifest order.
+
+        A fourth value, the captions (bytes), lets a run read the cache instead of the shard.
+        """
         path = shard_path(self.cache.folder, index)
         expected = self.manifest.shards[index].records
         count = 0
         with replacing(path) as aside:
             with tf.io.TFRecordWriter(aside) as writer:
-                for record_id, zimg, ztxt in rows:
-                    writer.write(self._serialize(record_id, zimg, ztxt))
+                for row in rows:
+                    writer.write(self._serialize(*row))
                     count += 1
             if count != expected:
                 raise ValueError(f"{path}: {count} rows for a shard of {expected} records")
@@ -222,7 +227,9 @@ class CacheWriter:
     def _write_json(self, name: str) -> None:
         write_atomically(f"{self.cache.folder}/{name}", self._json())
 
-    def _serialize(self, record_id: int, zimg: np.ndarray, ztxt: np.ndarray) -> bytes:
+    def _serialize(
+        self, record_id: int, zimg: np.ndarray, ztxt: np.ndarray, captions: Sequence[bytes] = ()
+    ) -> bytes:
         ztxt = np.atleast_2d(ztxt)
         if zimg.shape != (self.cache.dim,) or ztxt.shape[1] != self.cache.dim:
             raise UserError(
@@ -237,4 +244,5 @@ class CacheWriter:
 
         id_feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[int(record_id)]))
         features = {"id": id_feature, "zimg": stored(zimg), "ztxt": stored(ztxt)}
+        features[CAPTIONS] = tf.train.Feature(bytes_list=tf.train.BytesList(value=captions))
         return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()

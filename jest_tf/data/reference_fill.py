@@ -44,7 +44,7 @@ def embed(
         return
     manifest = _subset(writer.manifest, missing)
     images = _rows(
-        (encode_image(batch["image"]).numpy(), batch["id"].numpy())
+        (_known(encode_image(batch["image"]), batch), batch["id"].numpy())
         for batch in pipeline.evaluation_batches(
             manifest, tokenizer, batch_size, image_size, pixels
         )
@@ -53,8 +53,9 @@ def embed(
     for shard, index in enumerate(missing):
         captions = [texts for _, _, texts in shard_rows(manifest, shard)]
         ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
-        pairs = zip(ztxt, images, strict=False)  # texts first: images go on in the next shard
-        writer.write_shard(index, ((rid, zimg, texts) for texts, (zimg, rid) in pairs))
+        # Texts first: images go on in the next shard.
+        rows = zip(ztxt, captions, images, strict=False)
+        writer.write_shard(index, ((rid, zimg, z, texts) for z, texts, (zimg, rid) in rows))
         done += manifest.shards[shard].records
         rate = done / (time.time() - start)
         left = (manifest.n_records - done) / rate
@@ -96,6 +97,12 @@ def _subset(manifest: Manifest, indices: Sequence[int]) -> Manifest:
         sources=tuple(dataclasses.replace(manifest.sources[s], weight=None) for s in used),
         shards=tuple(dataclasses.replace(s, source=used.index(s.source)) for s in shards),
     )
+
+
+def _known(zimg: tf.Tensor, batch: dict[str, tf.Tensor]) -> np.ndarray:
+    """`zimg` [n, d], 0 where there was no picture: whoever reads the cache alone can tell."""
+    black = ~tf.reduce_any(batch["image"] != 0, axis=[1, 2, 3])
+    return tf.where((~batch["valid"] & black)[:, None], 0.0, zimg).numpy()
 
 
 def _rows(batches: Iterator[tuple[np.ndarray, ...]]) -> Iterator[tuple]:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from jest_tf.config import SAME_CAPTION
 from jest_tf.data import preprocess
 from jest_tf.data.augmentation import N_DRAWS, Augment
+from jest_tf.data.embedded import ZIMG
 from jest_tf.errors import UserError
 from jest_tf.losses import grad_cache
 from jest_tf.losses.distillation import Teacher
@@ -34,7 +35,8 @@ from jest_tf.training.optimizer import GuardedAdamW
 from jest_tf.training.resolution import Fidelity, StepPlan
 
 # What a chosen example takes along from the replica that loaded it to the one that trains on it.
-TRAINED_FEATURES = ("image", "tokens")
+# Where the image tower is frozen its embeddings may stand in place of the pictures.
+TRAINED_FEATURES = ("image", ZIMG, "tokens")
 # And with distillation, what the reference makes of it.
 TEACHER_FEATURES = ("teacher_zimg", "teacher_ztxt")
 # And with augmentation, the numbers that decide how its picture is changed.
@@ -190,7 +192,7 @@ class JestModel(keras.Model):
 
         scored = self.score(super_batch, plan, seed)
         selection = select(self.spec, *scored, collectives)
-        examples = {name: super_batch[name] for name in TRAINED_FEATURES}
+        examples = read_features(super_batch)
         if self.distillation:
             examples |= dict(zip(TEACHER_FEATURES, scored.reference[:2], strict=True))
         if self.augment:
@@ -229,7 +231,7 @@ class JestModel(keras.Model):
 
     def embed(self, model: DualEncoder, batch: dict[str, tf.Tensor], at: Fidelity) -> Embeddings:
         """One model's embeddings of this replica's rows, without gradient."""
-        rows = {name: batch[name] for name in TRAINED_FEATURES}
+        rows = read_features(batch)
         zimg, ztxt = grad_cache.embed_in_micro_batches(
             functools.partial(encode, model, at), rows, self.micro_batch
         )
@@ -274,7 +276,7 @@ class JestModel(keras.Model):
 
     def augmented(self, examples: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """What the learner reads of the chosen, their images changed if that was asked for."""
-        read = {name: examples[name] for name in TRAINED_FEATURES}
+        read = read_features(examples)
         if self.augment:
             read["image"] = self.augment(read["image"], examples[DRAWS])
         return read
@@ -303,6 +305,11 @@ class JestModel(keras.Model):
         return metrics
 
 
+def read_features(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """What a model reads of a batch."""
+    return {name: batch[name] for name in TRAINED_FEATURES if name in batch}
+
+
 def draws_of_rows(seed: tf.Tensor, n: int, collectives: Collectives) -> tf.Tensor:
     """Uniform numbers of this replica's n candidates, float32 [n, N_DRAWS]; seed: see `gumbel`."""
     first = collectives.rank * n * N_DRAWS
@@ -312,15 +319,25 @@ def draws_of_rows(seed: tf.Tensor, n: int, collectives: Collectives) -> tf.Tenso
 def encode(
     model: DualEncoder, at: Fidelity | None, rows: dict[str, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """image uint8 [n, h, w, 3], tokens int32 [n, L] -> zimg, ztxt [n, d]; resizes on the device."""
-    images, tokens = rows["image"], rows["tokens"]
+    """image uint8 [n, h, w, 3] (or learner_zimg [n, d]), tokens int32 [n, L] -> zimg, ztxt [n, d].
+
+    Resizes on the device.
+    """
+    tokens, depth = rows["tokens"], None
+    if at is not None:
+        tokens, depth = shorten_tokens(tokens, at.n_tokens), at.text_depth
+    ztxt = model.encode_text(tokens) if depth is None else model.encode_text(tokens, depth)
+    return rows[ZIMG] if ZIMG in rows else encode_image(model, at, rows["image"]), ztxt
+
+
+def encode_image(model: DualEncoder, at: Fidelity | None, images: tf.Tensor) -> tf.Tensor:
+    """uint8 [n, h, w, 3] -> zimg [n, d]; without a fidelity, of the images as they are."""
     if at is None:
-        return model.encode_image(images), model.encode_text(tokens)
+        return model.encode_image(images)
     rule = getattr(model, "pixels", preprocess.OWN_RULE)  # any Keras model may be a learner
     images = preprocess.resize(images, at.resolution.image_size, rule)
     images = preprocess.to_model_range(images)
-    zimg = model.encode_image(images, at.resolution.patch_size, at.image_depth)
-    return zimg, model.encode_text(shorten_tokens(tokens, at.n_tokens), at.text_depth)
+    return model.encode_image(images, at.resolution.patch_size, at.image_depth)
 
 
 def ids_at(positions: tf.Tensor, ids: tf.Tensor, collectives: Collectives) -> tf.Tensor:

@@ -28,7 +28,7 @@ from jest_tf.runtime.interrupt import Interrupt
 from jest_tf.runtime.peers import WorkerLost
 from jest_tf.runtime.strategy import Runtime
 from jest_tf.serving.encoders import ModelEncoder
-from jest_tf.training import assemble, calibration, inputs
+from jest_tf.training import assemble, calibration, image_cache, inputs
 from jest_tf.training.cost import (
     SCORE_LEARNER,
     SCORE_REFERENCE,
@@ -45,7 +45,7 @@ from jest_tf.training.run import initial, restore
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.outputs import Files, Silent
 from jest_tf.training.run.workdir import Workdir, open_workdir
-from jest_tf.training.showcase import pool_accuracy, showcase, shows_examples
+from jest_tf.training.showcase import of_both_models, showcase, shows_examples
 from jest_tf.training.trained import choose_trained
 
 EXIT_STOPPED = 3  # too many refused steps in a row, or a score fell too far; saved
@@ -147,10 +147,15 @@ class Trainer:
         self.inputs = inputs.open_inputs(config, workdir.path, workdir.is_new)
         for name, spec in config.evals.items():
             require_data(name, spec.to_dict(), config.data.data_dir)
+        self.image_cache = image_cache.open_image_cache(
+            config, self.inputs.manifest, workdir, self.runtime.is_chief
+        )
         self.cache = restore.open_cache(config, self.inputs.manifest)
         fingerprints = self.inputs.fingerprints
         if self.cache:
             fingerprints["reference cache"] = self.cache.identity
+        if self.image_cache:
+            fingerprints["image cache"] = self.image_cache.identity
         if not self.runtime.is_chief:
             workdir.compare(fingerprints)
             self.calibration = calibration.of_run(config, workdir.path)
@@ -263,6 +268,7 @@ class Trainer:
                 replicas_per_pipeline=replicas,
                 shuffle=config.data.shuffle,
                 reference_cache=self.cache,
+                image_cache=self.image_cache,
                 pixels=self.inputs.pixels,
             )
 
@@ -365,23 +371,13 @@ class Trainer:
         diagnosis = self.host_loop.diagnose(result.last)
         scores = diagnosis.pop("s_ii", None)
         values |= {f"selection/{name}": float(value) for name, value in diagnosis.items()}
-        values |= self.acceptance.take() | self._models(result)
+        scored = self.host_loop.first_replica(result.last.scored)
+        values |= self.acceptance.take() | of_both_models(scored)
         values["input/wait_share"] = self.ledger.share_of_seconds("input")
         values["input/bad_records"] = self.bad_records.bad
         self.outputs.scalars(self.step, values | self.ledger.scalars())
         if scores is not None:
             self._show(result, scores)
-
-    def _models(self, result: HostLoopResult) -> dict[str, float]:
-        """What the scores of the last step tell of the two models themselves."""
-        scored = self.host_loop.first_replica(result.last.scored)
-        values = {}
-        if scored.learner is not None:
-            values["train/pool_accuracy"] = pool_accuracy(scored)
-        if scored.reference is not None:
-            values["train/reference_scale"] = float(scored.reference.scale)
-            values["train/reference_bias"] = float(scored.reference.bias)
-        return values
 
     def _show(self, result: HostLoopResult, scores: np.ndarray) -> None:
         """Distributions of the scores, and examples of what was chosen and rejected."""
@@ -391,7 +387,7 @@ class Trainer:
         self.outputs.histogram(
             self.step, "score/chosen", scores[positions[positions < len(scores)]]
         )
-        if shows_examples(self.step, self.config.log.samples_every_steps):
+        if "image" in batch and shows_examples(self.step, self.config.log.samples_every_steps):
             n = self.config.log.samples_per_group
             self.outputs.samples(
                 self.step,

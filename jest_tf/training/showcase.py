@@ -14,6 +14,17 @@ from jest_tf.training.jest_model import Scored, StepOutput
 ACCURACY_ROWS = 1024
 
 
+def of_both_models(scored: Scored) -> dict[str, float]:
+    """What the scores of a step, as one replica has them, tell of the two models themselves."""
+    values = {}
+    if scored.learner is not None:
+        values["train/pool_accuracy"] = pool_accuracy(scored)
+    if scored.reference is not None:
+        values["train/reference_scale"] = float(scored.reference.scale)
+        values["train/reference_bias"] = float(scored.reference.bias)
+    return values
+
+
 def pool_accuracy(scored: Scored) -> float:
     """Share of candidates whose own text is the learner's nearest, among the first valid ones.
 
