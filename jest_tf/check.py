@@ -13,7 +13,7 @@ from absl import flags, logging
 
 from jest_tf import cli, config_flag
 from jest_tf.config import settle
-from jest_tf.devices import GIB, Device, Topology, parse_device, parse_topology
+from jest_tf.devices import GIB, Device, Topology, n_gpus, parse_device, parse_topology
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section, n_problems, render
 from jest_tf.preflight.sizes import check_sizes
@@ -133,7 +133,8 @@ def _require_layout(config, topology: Topology | None) -> None:
 
 def _layout(config, topology: Topology | None) -> tuple[int, int]:
     """(replicas, hosts) of the run."""
-    n_replicas = _REPLICAS.value or (topology.n_chips if topology else config.strategy.n_devices)
+    n_devices = config.strategy.n_devices or n_gpus() if config.strategy.kind == "mirrored" else 1
+    n_replicas = _REPLICAS.value or (topology.n_chips if topology else n_devices or 1)
     n_hosts = _HOSTS.value or (topology.n_hosts if topology else 1)
     if topology and n_replicas != topology.n_chips:
         raise UserError(

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Two programs on one GPU, such as a training and `evaluate --follow`: each takes what it needs.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 from absl import app, flags, logging  # noqa: E402
 

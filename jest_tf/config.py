@@ -180,7 +180,7 @@ def _optimizer() -> ml_collections.ConfigDict:
 def _strategy() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.kind = "default"  # default | mirrored | multi_worker | tpu
-    c.n_devices = 1  # mirrored: logical CPU devices (tests) or GPUs
+    c.n_devices = 0  # mirrored: GPUs, 0: all of them; without GPUs logical CPU devices (tests)
     c.tpu = "local"  # tpu: `local` on one TPU VM, or the name of a pod slice
     c.steps_per_loop = 1  # steps per call from the host; 10-100 on TPU keeps Python out of the way
     c.jit_compile = True  # XLA; off starts faster, for tests and debugging
@@ -342,7 +342,6 @@ def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
         "model.image_size": c.model.image_size,
         "model.patch_size": c.model.patch_size,
         "strategy.steps_per_loop": c.strategy.steps_per_loop,
-        "strategy.n_devices": c.strategy.n_devices,
         "checkpoint.keep": c.checkpoint.keep,
         "log.every_steps": c.log.every_steps,
         "log.samples_every_steps": c.log.samples_every_steps,
@@ -363,6 +362,8 @@ def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
             f"reference.distillation is {c.reference.distillation}; expected a weight above 0, or "
             "0 for none."
         )
+    if c.strategy.n_devices < 0:
+        yield f"strategy.n_devices is {c.strategy.n_devices}; expected a number, or 0 for all GPUs."
     if c.strategy.micro_batch < 0:
         yield (
             f"strategy.micro_batch is {c.strategy.micro_batch}; expected the examples of one pass, "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import re
 
 from jest_tf.errors import UserError
@@ -59,6 +60,11 @@ class Topology:
         """TPU VMs: up to 8 chips on one for v5e and v6e, otherwise 4 chips each."""
         on_one_host = 8 if self.device.name in ("v5e", "v6e") else 4
         return 1 if self.n_chips <= on_one_host else self.n_chips // 4
+
+
+def n_gpus() -> int:
+    """NVIDIA GPUs of this machine, by its driver."""
+    return len(list(pathlib.Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
 def parse_device(text: str) -> Device:

@@ -64,7 +64,7 @@ class SegmentTable:
 
 @dataclasses.dataclass(frozen=True)
 class StreamTables:
-    """One stream of a manifest: its segments, and where each lane starts in it (int64 [L]).
+    """One stream of a manifest: segments of this host's L lanes, and where each starts (int64 [L]).
 
     segment_keys, window_keys: seeds int64 [L, 2] of each lane's draws. They are constants of the
     graph: to derive them in it would double the time that a pipeline takes to start.
@@ -80,10 +80,14 @@ class StreamTables:
 
 @dataclasses.dataclass(frozen=True)
 class LaneTables:
-    """All that the lanes need to know. `given`: records that each lane gave before the start."""
+    """All that a host's lanes need to know.
+
+    given: records that each lane gave before the start. first: number of the host's first lane.
+    """
 
     streams: list[StreamTables]
     given: int
+    first: int
 
 
 def _file(path: tf.Tensor) -> tf.data.Dataset:
@@ -93,24 +97,23 @@ def _file(path: tf.Tensor) -> tf.data.Dataset:
 def lane_tables(
     manifest: Manifest,
     n_lanes: int,
+    here: range,
     given: int,
     seed: int,
     shuffle: bool,
     companions: Sequence[str] = (),
 ) -> LaneTables:
-    """Where every lane starts in every stream after it has given `given` records."""
-    streams = [order.lanes(stream, n_lanes) for stream in order.streams(manifest)]
-    given_by = [[given] for _ in range(n_lanes)]
+    """Where each of the lanes `here` starts in every stream after it has given `given` records."""
+    streams = [
+        order.lanes(stream, n_lanes)[here.start : here.stop] for stream in order.streams(manifest)
+    ]
+    given_by = [[given] for _ in here]
     if len(streams) > 1:
         pattern = order.mixture_pattern(manifest)
-        given_by = [
-            order.mixture_counts(pattern, seed, lane, given, shuffle) for lane in range(n_lanes)
-        ]
+        given_by = [order.mixture_counts(pattern, seed, lane, given, shuffle) for lane in here]
     tables = []
     for stream, lanes in enumerate(streams):
-        keys = [
-            order.lane_keys(tag, seed, stream, n_lanes) for tag in (order.SEGMENTS, order.WINDOW)
-        ]
+        keys = [order.lane_keys(tag, seed, stream, here) for tag in (order.SEGMENTS, order.WINDOW)]
         starts = [
             order.position(segments, keys[0][lane], int(given_by[lane][stream]), shuffle)
             for lane, segments in enumerate(lanes)
@@ -120,7 +123,7 @@ def lane_tables(
             for name in ("epoch", "group", "offset")
         )
         tables.append(StreamTables(SegmentTable(lanes, companions), *keys, *columns))
-    return LaneTables(tables, given)
+    return LaneTables(tables, given, here.start)
 
 
 def lane_chunks(
@@ -131,7 +134,7 @@ def lane_chunks(
     Returns:
         Elements (epoch int64, record number int64, serialized string[, companion string]), [chunk].
     """
-    windows = [_windows(stream, lane, shuffle) for stream in tables.streams]
+    windows = [_windows(stream, lane - tables.first, shuffle) for stream in tables.streams]
     if len(windows) == 1:
         return windows[0].rebatch(chunk, drop_remainder=True)
     pattern = order.mixture_pattern(manifest)

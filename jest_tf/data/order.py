@@ -108,10 +108,10 @@ def permutation(n, seed: tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_shuffle(indices, seed, alg="philox")
 
 
-def lane_keys(tag: int, seed: int, stream: int, n_lanes: int) -> tf.Tensor:
-    """int64 [n_lanes, 2]: `fold(seed, tag, stream, lane)` of every lane."""
+def lane_keys(tag: int, seed: int, stream: int, lanes: range) -> tf.Tensor:
+    """int64 [L, 2]: `fold(seed, tag, stream, lane)` of these L lanes."""
     common = fold(seed, tag, stream)
-    return tf.stack([fold(common, lane) for lane in range(n_lanes)])
+    return tf.stack([fold(common, lane) for lane in lanes])
 
 
 def segment_order(n_segments, key: tf.Tensor, epoch, shuffle: bool) -> tf.Tensor:

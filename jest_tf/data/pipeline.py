@@ -89,7 +89,8 @@ def super_batches(
         cannot be read keeps its slot with valid = False and a black image.
 
     Raises:
-        UserError: sizes that do not divide, missing or cut files, fewer records than lanes.
+        UserError: sizes that do not divide, fewer records than lanes. Files are not looked at, for
+        a pod makes a pipeline per host: call `manifest.check_files` once before.
     """
     chunks, chunk = record_chunks(
         manifest,
@@ -153,6 +154,7 @@ def record_chunks(
     tables = lane_tables(
         manifest,
         n_lanes,
+        range(first_lane, first_lane + lanes_here),
         per_lane * start_step,
         seed,
         shuffle,

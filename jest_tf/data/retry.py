@@ -42,24 +42,14 @@ def resilient_steps(
             element = next(iterator)
         except StopIteration:
             return
-        except (tf.errors.OpError, UserError) as error:
-            # The check of the files before anything is read: wrong input at the start of a run,
-            # but behind a read error a part of it, which may pass.
-            if isinstance(error, UserError) and (failures == 0 or failures == max_retries):
-                raise
+        except tf.errors.OpError as error:
             iterator = None
             failures += 1
-            reason = str(getattr(error, "message", error)).splitlines()[0][:300]
             if failures > max_retries:
-                check_files(manifest)
-                raise UserError(
-                    f"step {step}: the data could not be read in {failures} attempts "
-                    f"({type(error).__name__}: {reason}). No listed file is missing or has changed "
-                    "its size; `python -m jest_tf.check --all_records` finds a corrupt one."
-                ) from error
+                raise unreadable(manifest, step, failures, error) from error
             wait = first_wait * 2 ** (failures - 1)
             report(
-                f"read error at step {step} ({type(error).__name__}: {reason}); attempt "
+                f"read error at step {step} ({type(error).__name__}: {reason_of(error)}); attempt "
                 f"{failures} of {max_retries} in {wait:.0f} s"
             )
             sleep(wait)
@@ -67,6 +57,28 @@ def resilient_steps(
         yield element
         step += 1
         failures = 0
+
+
+def reason_of(error: tf.errors.OpError) -> str:
+    """The line of a TensorFlow error that says what went wrong."""
+    lines = [line.strip() for line in error.message.splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Graph execution", "Detected"))]
+    return (told or ["no reason given"])[0][:300]
+
+
+def unreadable(manifest: Manifest, step: int, failures: int, error: tf.errors.OpError) -> UserError:
+    """What to say when a step's data could not be read in so many attempts.
+
+    Raises:
+        UserError: naming the files that are missing or were cut, if there are any.
+    """
+    check_files(manifest)
+    return UserError(
+        f"step {step}: the data could not be read in {failures} attempts "
+        f"({type(error).__name__}: {reason_of(error)}). No listed file is "
+        "missing or has changed its size; `python -m jest_tf.check --all_records` finds a corrupt "
+        "one."
+    )
 
 
 class BadRecords:

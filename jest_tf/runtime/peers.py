@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
@@ -17,6 +18,7 @@ LOST_PEER_ERRORS = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
+READ_WORDS = re.compile(r"\b(gs|s3|hdfs)://|storage\.googleapis|\.tfrecord|when reading ", re.I)
 
 
 class WorkerLost(RuntimeError):
@@ -97,9 +99,19 @@ class Peers:
         return tf.function(lambda value: self._strategy.run(on_replica, args=(value,)))
 
 
+def is_read_error(error: tf.errors.OpError) -> bool:
+    """Whether an error came from reading data, by what TensorFlow names in it.
+
+    Not every read error says so. One that does is none of an exchange, even if its text names the
+    host that was reading.
+    """
+    return isinstance(error, tf.errors.DataLossError) or bool(READ_WORDS.search(error.message))
+
+
 def _is_of_exchange(error: tf.errors.OpError) -> bool:
     # The runtime's own words: seen with a killed worker in a step, in a barrier and in the scope.
-    return "Collective" in error.message or "/job:worker" in error.message
+    is_named = "Collective" in error.message or "/job:worker" in error.message
+    return is_named and not is_read_error(error)
 
 
 def _reason(error: tf.errors.OpError) -> str:

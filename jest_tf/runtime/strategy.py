@@ -40,9 +40,9 @@ class Runtime:
         resolver = self.strategy.cluster_resolver
         if self.kind != "multi_worker" or resolver is None:
             return True
-        return resolver.task_type in (None, "chief") or (
-            resolver.task_type == "worker" and resolver.task_id == 0
-        )
+        if "chief" in resolver.cluster_spec().jobs:
+            return resolver.task_type == "chief"
+        return resolver.task_id in (None, 0)
 
     def compiled(self, step: Callable) -> Callable:
         """The step as one XLA program where that is possible; for `strategy.run`."""
@@ -109,30 +109,31 @@ def build(config: ml_collections.ConfigDict) -> Runtime:
 
 
 def _mirrored(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
-    if _has_gpu():
-        gpus = tf.config.list_logical_devices("GPU")
-        if len(gpus) < config.n_devices:
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        if config.n_devices > len(gpus):
             raise UserError(
                 f"strategy.n_devices = {config.n_devices}, but TensorFlow sees {len(gpus)} GPU(s). "
-                "Lower it, or check CUDA_VISIBLE_DEVICES."
+                "Give 0 for all of them, or check CUDA_VISIBLE_DEVICES."
             )
-        return tf.distribute.MirroredStrategy([d.name for d in gpus[: config.n_devices]])
+        return tf.distribute.MirroredStrategy([d.name for d in gpus[: config.n_devices or None]])
+    n_devices = config.n_devices or 1
     cpu = tf.config.list_physical_devices("CPU")[0]
     known = tf.config.get_logical_device_configuration(cpu)
-    if not known or len(known) < config.n_devices:
+    if not known or len(known) < n_devices:
         try:
             tf.config.set_logical_device_configuration(
-                cpu, [tf.config.LogicalDeviceConfiguration()] * config.n_devices
+                cpu, [tf.config.LogicalDeviceConfiguration()] * n_devices
             )
         except RuntimeError:
             raise UserError(
-                f"strategy.n_devices = {config.n_devices}, but TensorFlow already runs with "
+                f"strategy.n_devices = {n_devices}, but TensorFlow already runs with "
                 f"{len(known or [1])} logical CPU device(s). Build the strategy first."
             ) from None
     # TensorFlow's collectives among CPUs keep the group size that a process first used; summing on
     # one device has no such state, and logical CPUs share their memory anyway.
     return tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(config.n_devices)],
+        [f"CPU:{i}" for i in range(n_devices)],
         cross_device_ops=tf.distribute.ReductionToOneDevice(),
     )
 
@@ -143,7 +144,14 @@ def _multi_worker() -> tf.distribute.Strategy:
             "strategy.kind = 'multi_worker' reads the cluster from the variable TF_CONFIG, which "
             "is not set. Start the processes with launch/multi_worker.sh."
         )
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"TF_CONFIG cannot be used: {error}. Expected e.g. "
+            '{"cluster": {"worker": ["10.0.0.1:12345", "10.0.0.2:12345"]}, '
+            '"task": {"type": "worker", "index": 0}}.'
+        ) from error
 
 
 def _tpu(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
@@ -168,7 +176,8 @@ def _has_gpu() -> bool:
 
 def _n_hosts(kind: str, strategy: tf.distribute.Strategy) -> int:
     if kind == "multi_worker":
-        return len(strategy.cluster_resolver.cluster_spec().as_dict().get("worker", [])) or 1
+        tasks = strategy.cluster_resolver.cluster_spec().as_dict()
+        return sum(len(tasks.get(job, [])) for job in ("chief", "worker")) or 1
     if kind == "tpu":
         return strategy.extended.num_hosts
     return 1

@@ -58,17 +58,17 @@ def select_by_loss(
     usable = valid & tf.math.is_finite(score)
     score = tf.where(usable, score, 0.0)
     positions = draw_once(spec, score, usable, Noise(seed, None), collectives)
-    sums = [tf.reduce_sum(tf.cast(usable, tf.float32)), tf.reduce_sum(score)]
+    sums = [tf.reduce_sum(tf.cast(rows, tf.float32)) for rows in (usable, valid, score)]
     sums.append(sum_over(score, positions, start))
-    n_usable, pool, chosen = tf.unstack(collectives.all_reduce_sum(tf.stack(sums)))
-    n_candidates = tf.cast(n_usable, tf.int32)
+    n_usable, n_valid, pool, chosen = tf.unstack(collectives.all_reduce_sum(tf.stack(sums)))
+    n_candidates, n_valid = tf.cast(n_usable, tf.int32), tf.cast(n_valid, tf.int32)
     if spec.policy == "uniform":
-        return Selection(positions, n_candidates, {})
+        return Selection(positions, n_candidates, {}, n_valid)
     metrics = {
         "pool_score": pool / tf.maximum(n_usable, 1.0),
         "chosen_score": chosen / spec.sub_batch,
     }
-    return Selection(positions, n_candidates, metrics)
+    return Selection(positions, n_candidates, metrics, n_valid)
 
 
 def _score(spec, n, learner_loss, reference_loss):

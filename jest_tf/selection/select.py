@@ -108,15 +108,16 @@ def _select(spec, learner, reference, valid, seed, gumbel, collectives):
     s_ii, usable = candidates.s_ii, candidates.usable
     positions, sums = DRAWS[spec.policy](spec, candidates, Noise(seed, gumbel), collectives)
 
-    n_candidates = collectives.all_reduce_sum(tf.reduce_sum(tf.cast(usable, tf.int32)))
+    counts = tf.reduce_sum(tf.cast(tf.stack([usable, valid]), tf.int32), axis=1)
+    n_candidates, n_valid = tf.unstack(collectives.all_reduce_sum(counts))
     if not models:
-        return Selection(positions, n_candidates, {})
+        return Selection(positions, n_candidates, {}, n_valid)
     sums["chosen_score"] = sum_over(s_ii, positions, start)
     sums["pool_score"] = tf.reduce_sum(s_ii)
     totals = collectives.all_reduce_sum(tf.stack(list(sums.values())))
     metrics = dict(zip(sums, tf.unstack(totals / spec.sub_batch), strict=True))
     metrics["pool_score"] *= spec.sub_batch / tf.cast(tf.maximum(n_candidates, 1), tf.float32)
-    return Selection(positions, n_candidates, metrics)
+    return Selection(positions, n_candidates, metrics, n_valid)
 
 
 @compiled

@@ -46,8 +46,10 @@ class Selection(NamedTuple):
     n_candidates: int32 [], rows of the super-batch that were valid and finite. Below b the
         selection is void (`positions` then holds unusable rows) and the step must be refused.
     metrics: float32 scalars, the same on every replica.
+    n_valid: int32 [], valid rows. If they are more than n_candidates, a model gave NaN or Inf.
     """
 
     positions: tf.Tensor
     n_candidates: tf.Tensor
     metrics: dict[str, tf.Tensor]
+    n_valid: tf.Tensor

@@ -13,7 +13,9 @@ from jest_tf.training.jest_model import JestModel, StepOutput
 from jest_tf.training.resolution import StepPlan
 
 # Metrics that are kept of every step and not of the last alone: why a step was refused.
-EACH_STEP = ("accepted", "train/loss", "train/gradient_norm", "selection/n_candidates")
+EACH_STEP = (
+    "accepted", "train/loss", "train/gradient_norm", "selection/n_candidates", "input/n_valid",
+)  # fmt: skip
 
 
 class HostLoopResult(NamedTuple):
@@ -155,7 +157,12 @@ class HostLoop:
 
 def why_refused(of_step: dict[str, float], sub_batch: int) -> str:
     """The reason, from what EACH_STEP kept of the step."""
-    usable = int(of_step["selection/n_candidates"])
+    usable, valid = (int(of_step[name]) for name in ("selection/n_candidates", "input/n_valid"))
+    if usable < sub_batch <= valid:
+        return (
+            f"the model has diverged: {valid - usable} of {valid} rows have embeddings that are "
+            "not finite; lower optimizer.learning_rate"
+        )
     if usable < sub_batch:
         return (
             f"only {usable} usable rows for a sub-batch of {sub_batch}; set selection.super_batch "

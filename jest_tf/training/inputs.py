@@ -10,7 +10,7 @@ import ml_collections
 import tensorflow as tf
 from absl import logging
 
-from jest_tf.data.manifest import Manifest
+from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import read_captions
 from jest_tf.data.sources import open_source
 from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
@@ -51,6 +51,7 @@ def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_new: bool) -
       UserError: the data or the vocabulary cannot be read, or it is not that of the begun run.
     """
     manifest = open_source(config.data.train, config.data.data_dir)
+    check_files(manifest)
     if is_new:
         rule = tokenizer_rule(config)
         tokenizer = Tokenizer(find_vocabulary(config), config.data.n_tokens, rule)

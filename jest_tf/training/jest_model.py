@@ -205,6 +205,7 @@ class JestModel(keras.Model):
         loss, gradients = self.loss_and_gradients(parts, collectives, teacher)
         metrics = self.update(loss, gradients, selection.n_candidates)
         metrics |= {f"selection/{name}": value for name, value in selection.metrics.items()}
+        metrics["input/n_valid"] = selection.n_valid
         picked_ids = ids_at(selection.positions, super_batch["id"], collectives)
         return StepOutput(metrics, picked_ids, scored, selection)
 

@@ -6,6 +6,7 @@ after the restored step are deleted. A run saves before it evaluates, so that a 
 evaluation loses no step; the next start makes up for the evaluation, whose result is missing.
 """
 
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ from jest_tf.training.evaluating import Evaluations
 from jest_tf.training.host_loop import HostLoop, HostLoopResult, why_refused
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.part_times import part_seconds
+from jest_tf.training.read_errors import run_reading_again
 from jest_tf.training.run import initial, restore
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.outputs import Files, Silent
@@ -72,7 +74,8 @@ def train(config: ml_collections.ConfigDict, workdir_path: str) -> int:
             open_workdir(workdir_path, config.to_dict(), is_writer=runtime.is_chief) as workdir,
             runtime.peers.watched(),
         ):
-            return Trainer(config, workdir, runtime).run()
+            begin = functools.partial(Trainer, config, workdir, runtime)
+            return run_reading_again(begin) if runtime.steps_in_graph else begin().run()
     except WorkerLost:
         return EXIT_WORKER_LOST
 
@@ -330,9 +333,9 @@ class Trainer:
 
         By the steps' own counts over all replicas: so all worker processes stop at the same step.
         """
-        usable = result.of_each["selection/n_candidates"]
-        seen = self.config.selection.super_batch * len(usable)
-        self.bad_records.count(seen, seen - int(usable.sum(dtype=np.int64)))
+        valid = result.of_each["input/n_valid"]
+        seen = self.config.selection.super_batch * len(valid)
+        self.bad_records.count(seen, seen - int(valid.sum(dtype=np.int64)))
         try:
             self.bad_records.check(self.inputs.manifest)
         except UserError:

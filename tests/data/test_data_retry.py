@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 
 from jest_tf.data import pipeline
-from jest_tf.data.manifest import check_files
 from jest_tf.data.retry import BadRecords, resilient_steps
 from jest_tf.errors import UserError
 
@@ -56,14 +55,12 @@ def test_a_shard_that_disappears_is_named_after_the_retries(make_manifest, tmp_p
 
 
 def test_a_shard_that_comes_back_is_waited_for(make_manifest, tmp_path):
-    """Also by the check of all files that a new pipeline begins with."""
     manifest = make_manifest([20, 20])
     expected = list(itertools.islice(ids_from(manifest, 0), 6))
     path, aside = tmp_path / "numbers-00001.tfrecord", tmp_path / "aside"
     waits = []
 
     def opened(step):
-        check_files(manifest)
         for at, ids in enumerate(ids_from(manifest, step), start=step):
             if at == 3 and not waits:
                 path.rename(aside)
@@ -78,15 +75,6 @@ def test_a_shard_that_comes_back_is_waited_for(make_manifest, tmp_path):
     steps = resilient_steps(opened, 0, manifest, sleep=sleep, report=str)
     np.testing.assert_array_equal(list(itertools.islice(steps, 6)), expected)
     assert waits == [1.0, 2.0, 4.0]
-
-
-def test_wrong_files_at_the_start_are_not_waited_for(make_manifest, tmp_path):
-    manifest = make_manifest([20])
-    (tmp_path / "numbers-00000.tfrecord").write_bytes(b"cut")
-    waits = []
-    with pytest.raises(UserError, match="3 bytes"):
-        next(resilient_steps(lambda _: check_files(manifest), 0, manifest, sleep=waits.append))
-    assert waits == []
 
 
 def test_other_errors_are_not_retried(make_manifest):

@@ -6,6 +6,11 @@ import tensorflow as tf
 from jest_tf.runtime.peers import Peers, WorkerLost
 
 GONE = tf.errors.UnavailableError(None, None, "failed to connect to /job:worker/replica:0/task:3")
+READING = tf.errors.UnavailableError(
+    None,
+    None,
+    "Error executing an HTTP request: 503 when reading gs://b/a.tfrecord; /job:worker/task:1",
+)
 OTHER = tf.errors.InternalError(None, None, "a kernel failed")
 
 
@@ -20,7 +25,7 @@ def test_one_process_of_a_slice_tells_that_a_host_is_gone(caplog):
     assert "task:3" in caplog.text
 
 
-@pytest.mark.parametrize(("n_hosts", "error"), [(1, GONE), (4, OTHER)])
+@pytest.mark.parametrize(("n_hosts", "error"), [(1, GONE), (4, OTHER), (4, READING)])
 def test_other_errors_stay_as_they_are(n_hosts, error):
     with pytest.raises(type(error)), peers(n_hosts).watched():
         raise error

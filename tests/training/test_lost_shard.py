@@ -13,7 +13,10 @@ from jest_tf.training import loop
 from jest_tf.training.run.workdir import read_config
 
 
-def test_a_lost_shard_ends_the_run_with_its_name_and_its_steps(tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps_per_loop", [1, 2])  # read by Python, or inside the program
+def test_a_lost_shard_ends_the_run_with_its_name_and_its_steps(
+    steps_per_loop, tmp_path, monkeypatch
+):
     import ml_collections
 
     config = ml_collections.ConfigDict(read_config(str(small_run(tmp_path, steps=()))))
@@ -39,9 +42,12 @@ def test_a_lost_shard_ends_the_run_with_its_name_and_its_steps(tmp_path, monkeyp
     waits, advance = [], loop.Trainer._advance
     patient = functools.partial(resilient_steps, sleep=waits.append)
     monkeypatch.setattr(loop, "resilient_steps", patient)
+    rereading = functools.partial(loop.run_reading_again, sleep=waits.append)
+    monkeypatch.setattr(loop, "run_reading_again", rereading)
+    config.strategy.steps_per_loop = steps_per_loop
 
     def lose_all_shards(self, n_steps):
-        if self.step == 2:
+        if self.step >= 2 and tf.io.gfile.exists(shards[0].path):
             for shard in shards:
                 tf.io.gfile.rename(shard.path, shard.path + ".away")
         return advance(self, n_steps)

@@ -26,6 +26,7 @@ from jest_tf.training.run.workdir import (
 CONFIG = {
     "name": "é run",
     "seed": 0,
+    "total_steps": 10,
     "data": {"augment": ("flip",), "data_dir": "/a"},
     "strategy": {"kind": "default", "n_devices": 1},
     "reference": {},
@@ -115,14 +116,14 @@ def test_what_lies_elsewhere_is_compared_by_content(tmp_path):
 
 
 def test_a_run_may_be_made_longer_but_not_shorter(tmp_path):
-    begun(tmp_path, changed(total_steps=10))
+    begun(tmp_path, CONFIG)
     with open_workdir(tmp_path, changed(total_steps=20)) as workdir:
         assert workdir.grown_from == 10
         workdir.claim({"data": "a1"})
     with open_workdir(tmp_path, changed(total_steps=20)) as workdir:
         assert workdir.grown_from == 0
     with pytest.raises(UserError, match="total_steps may only grow"):
-        open_workdir(tmp_path, changed(total_steps=10))
+        open_workdir(tmp_path, CONFIG)
 
 
 def test_what_training_depends_on_may_not_differ():

@@ -58,14 +58,18 @@ LOCK, OWNER = "run.lock", "run.owner.json"
 class Workdir:
     """Paths inside a workdir. Use as a context manager, or call `close`, to release the lock.
 
-    is_new: no checkpoint was saved yet. grown_from: total_steps of a run that is made longer, or 0.
+    grown_from: total_steps of a run that is made longer, or 0.
     """
 
     path: Path
-    is_new: bool
     config: Mapping[str, Any]
     grown_from: int = 0
     _lock: FileLock | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def is_new(self) -> bool:
+        """No checkpoint was saved yet."""
+        return not any(self.path.glob("checkpoints/step-*"))
 
     def claim(self, inputs: Mapping[str, Any]) -> None:
         """Write config, inputs and environment; call when all inputs have opened.
@@ -163,19 +167,19 @@ def open_workdir(
         if is_writer:
             path.mkdir(parents=True, exist_ok=True)
             lock = _locked(path)
-        is_new = not any(path.glob("checkpoints/step-*"))
-        before = {} if is_new else read_config(path)
-        if before:
+        workdir = Workdir(path, config, _lock=lock)
+        if not workdir.is_new:
+            before = read_config(path)
             _refuse_other_config(path, before, config, may_differ)
+            if config["total_steps"] > before["total_steps"]:
+                workdir = dataclasses.replace(workdir, grown_from=before["total_steps"])
+        return workdir
     except OSError as error:
         _release(lock)
         raise _not_writable(path, error) from error
     except UserError:
         _release(lock)
         raise
-    steps, steps_before = (c.get("total_steps", 0) for c in (config, before))
-    grown_from = steps_before if steps > steps_before else 0
-    return Workdir(path, is_new, config, grown_from, lock)
 
 
 def _not_writable(path: Path, error: OSError) -> UserError:
