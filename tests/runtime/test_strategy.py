@@ -16,3 +16,31 @@ def test_more_gpus_than_there_are_are_refused(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: four)
     with pytest.raises(UserError, match=r"n_devices = 8, but TensorFlow sees 4 GPU"):
         strategy.build(config)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "task", "is_chief", "n_hosts"),
+    [
+        ({"worker": ["a:1", "b:1"]}, ("worker", 0), True, 2),
+        ({"worker": ["a:1", "b:1"]}, ("worker", 1), False, 2),
+        ({"chief": ["a:1"], "worker": ["b:1"]}, ("chief", 0), True, 2),
+        ({"chief": ["a:1"], "worker": ["b:1"]}, ("worker", 0), False, 2),
+    ],
+)
+def test_one_process_is_the_chief_and_every_process_is_a_host(jobs, task, is_chief, n_hosts):
+    class Cluster:
+        cluster_resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec(jobs), task_type=task[0], task_id=task[1]
+        )
+
+    runtime = strategy.Runtime(Cluster(), "multi_worker", 2, n_hosts, compile_whole_step=False)
+    assert runtime.is_chief == is_chief
+    assert strategy._n_hosts("multi_worker", Cluster()) == n_hosts
+
+
+def test_a_broken_cluster_description_is_one_message(monkeypatch):
+    config = base_config()
+    config.strategy.kind = "multi_worker"
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": ')
+    with pytest.raises(UserError, match="TF_CONFIG cannot be used"):
+        strategy.build(config)
