@@ -307,6 +307,34 @@ def test_img2dataset_files_and_a_field_by_name(tmp_path, out):
     assert [(f["cls"], f["noise"]) for f in features_of(out)] == [(["cat"], ["none"])] * 2
 
 
+def test_names_as_other_systems_write_them(tmp_path, out):
+    folder = pictures(tmp_path / "in" / "sub", 1).parent
+    (folder / "caf\u00e9.jpg").write_bytes(picture(1))
+    (folder / "Stra\u00dfe e\u0301.jpg").write_bytes(picture(2))
+    rows = "sub\\0.jpg,picture 0\ncafe\u0301.jpg,picture 1\nStra\u00dfe \u00e9.jpg,picture 2\n"
+    (folder / "captions.txt").write_text("image,caption\n" + rows)
+    assert run(prepare, ["folder", folder, f"--out={out}"]) == 0
+    assert sorted(captions_of(out)) == numbered(3)
+    assert run(prepare, ["folder", folder, f"--out={folder}"]) == 2
+
+
+def test_a_blank_text_does_not_hide_the_caption_of_a_json(tmp_path, out):
+    members = [("0.jpg", picture()), ("0.txt", b" \n"), ("0.json", b'{"caption": "a dog"}')]
+    members += [("1.jpg", picture()), ("1.json", b'{"caption": "b", "label": ["x", "y"]}')]
+    path = tar(tmp_path / "0.tar", [(f"./{name}", content) for name, content in members])
+    assert run(prepare, ["webdataset", path, f"--out={out}"]) == 0
+    assert [(f["key"], f["captions"]) for f in features_of(out)] == [
+        (["0.tar:0"], ["a dog"]), (["0.tar:1"], ["b"]),
+    ]  # fmt: skip
+
+
+def test_addresses_are_not_fetched(tmp_path, out, capsys):
+    table = pa.table({"URL": ["https://example.com/0.jpg"], "TEXT": ["a dog"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert run(prepare, ["parquet", tmp_path / "a.parquet", f"--out={out}"]) == 2
+    assert "download the pictures first" in capsys.readouterr().err
+
+
 # -- keys and ids --------------------------------------------------------------------------------
 
 

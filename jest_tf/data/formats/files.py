@@ -8,6 +8,7 @@ import os
 import posixpath
 import re
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -159,11 +160,22 @@ class Place:
             path = f"{scheme}://{posixpath.normpath(rest)}"
             inside = _is_below(path, self.root.rstrip("/"))
         else:
-            path = os.path.normpath(os.path.join(self.root, below, name))
+            path = self._spelled(os.path.join(self.root, below), name)
             inside = _is_below(os.path.realpath(path), os.path.realpath(self.root))
         if not inside and not self.allow_outside:
             raise ValueError("outside of the source's folder; --allow_outside reads it")
         return path
+
+    @staticmethod
+    def _spelled(folder: str, name: str) -> str:
+        """The file of this name, also as Windows (`\\`) or macOS (é of two signs) writes it."""
+        path = os.path.normpath(os.path.join(folder, name))
+        if os.path.lexists(path):
+            return path
+        forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+        names = [name.replace("\\", "/"), *forms]
+        others = (os.path.normpath(os.path.join(folder, other)) for other in names)
+        return next((other for other in others if os.path.lexists(other)), path)
 
     def key(self, path: str) -> str:
         """A path as seen from the root, or itself where it lies elsewhere."""

@@ -45,7 +45,7 @@ from jest_tf.json_text import parse_json
 # Looked for in every folder of the tree; in each, the first one that is there counts.
 CAPTION_FILES = (
     "metadata.jsonl", "metadata.csv", "metadata.tsv", "captions.jsonl", "captions.tsv",
-    "captions.csv",
+    "captions.csv", "captions.txt",
 )  # fmt: skip
 BESIDE = (".txt", ".json", ".cls")
 PICTURE, TEXT, TABLE, OTHER = range(4)
@@ -99,6 +99,8 @@ def open_folder(
     if not _is_folder(folder):
         raise UserError(f"{folder} is not a folder")
     folder = folder if is_remote(folder) else os.path.abspath(folder)
+    if skip and os.path.realpath(skip) == os.path.realpath(folder):
+        raise UserError(f"--out={skip} is the folder of the pictures. Name another one.")
     place = Place(folder, allow_outside)
     db = _database()
     tables, others = _list_files(db, walk(folder, skip, allow_outside), not captions)

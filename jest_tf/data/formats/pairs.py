@@ -117,16 +117,23 @@ class Columns:
         found = self.find(role, names)
         if found is None:
             wanted = getattr(self, role) or f"{', '.join(USUAL[role][:5])} …"
+            hint = f"Name it with --{role}_column."
+            if role == "image" and "url" in _folded(tuple(names)):
+                hint = "Addresses are not fetched: download the pictures first (img2dataset)."
             raise UserError(
-                f"{where}: no {role} column (looked for {wanted}); found {names[:20]}. Name it "
-                f"with --{role}_column."
+                f"{where}: no {role} column (looked for {wanted}); found {names[:20]}. {hint}"
             )
         return found
+
+    def own_label(self, value: object) -> object:
+        """A class; None where a column that the user did not name holds something else."""
+        return value if self.label or not isinstance(value, list | dict) else None
 
     def pair_fields(self, fields: Mapping[str, object]) -> dict[str, object]:
         """{captions, label, noise} of a row, raw, for `checked`."""
         names = {role: self.find(role, fields) for role in ("caption", "label", "noise")}
         values = {role: fields[name] if name else None for role, name in names.items()}
+        values["label"] = self.own_label(values["label"])
         return {"captions": values.pop("caption"), **values}
 
 
@@ -178,11 +185,11 @@ def label_text(value: object) -> str | None:
         value = value.decode("utf-8", "replace")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        # No surrogates: the name of a class goes into the manifest.
-        return str(value).strip().encode("utf-8", "replace").decode() or None
     if _is_missing(value):
         return None
+    if isinstance(value, str | int | float):
+        # No surrogates: the name of a class goes into the manifest.
+        return str(value).strip().encode("utf-8", "replace").decode() or None
     raise NotText(f"its class is {_kind(value)}, not a text: {str(value)[:60]}")
 
 

@@ -22,6 +22,24 @@ ENDINGS = (".parquet",)
 BATCH_ROWS = 64
 
 
+@dataclasses.dataclass(frozen=True)
+class ParquetSource:
+    """A file, and what its columns are.
+
+    Attributes:
+        name: the path below `place`, which begins the keys.
+        roles: the column of each role.
+        classes: names of the classes, where the hub stores them beside the schema.
+    """
+
+    path: str
+    name: str
+    place: Place
+    columns: Columns
+    roles: dict[str, str]
+    classes: tuple[str, ...]
+
+
 def open_parquet(
     patterns: Sequence[str], columns: Columns, allow_outside: bool = False, skip: str = ""
 ) -> Opened:
@@ -34,16 +52,16 @@ def open_parquet(
     place = Place(found.root, allow_outside)
     units = []
     for name, _, _ in found.files:
-        path = found.path(name)
-        n_groups, roles, classes = _inspect(path, columns)
-        for group in range(n_groups):
-            read = functools.partial(read_row_group, path, name, group, roles, classes, place)
-            units.append(Unit(f"{name}:{group}", read))
+        source, n_groups = _inspect(found.path(name), name, place, columns)
+        units += [
+            Unit(f"{name}:{group}", functools.partial(read_row_group, source, group))
+            for group in range(n_groups)
+        ]
     return Opened(found.root, found.files, units, found.passed_over)
 
 
-def _inspect(path: str, columns: Columns) -> tuple[int, dict[str, str], tuple[str, ...]]:
-    """(row groups, column of each role, names of the classes as the hub stores them)"""
+def _inspect(path: str, name: str, place: Place, columns: Columns) -> tuple[ParquetSource, int]:
+    """(what the schema says, number of row groups)"""
     import pyarrow.parquet as pq
 
     try:
@@ -56,15 +74,16 @@ def _inspect(path: str, columns: Columns) -> tuple[int, dict[str, str], tuple[st
     if columns.label:
         columns.require("label", schema.names, path)
     for role in ("label", "noise"):
-        if name := columns.find(role, schema.names):
-            roles[role] = name
+        if column := columns.find(role, schema.names):
+            roles[role] = column
     kind = schema.field(roles["caption"]).type
     if not _is_text(kind):
         raise UserError(
             f"{path}: column {roles['caption']!r} is {kind}; captions are texts or lists of texts. "
             "Name another one with --caption_column."
         )
-    return n_groups, roles, _class_names(schema, roles.get("label"))
+    classes = _class_names(schema, roles.get("label"))
+    return ParquetSource(path, name, place, columns, roles, classes), n_groups
 
 
 def _image_column(names: Sequence[str]) -> str | None:
@@ -95,43 +114,41 @@ def _class_names(schema, label: str | None) -> tuple[str, ...]:
         return ()
 
 
-def read_row_group(
-    path: str, name: str, group: int, roles: dict[str, str], classes: tuple[str, ...], place: Place
-) -> Iterator[Item]:
+def read_row_group(source: ParquetSource, group: int) -> Iterator[Item]:
     """The records of one row group, a few rows at a time: some files have one group of all."""
     import pyarrow.parquet as pq
 
+    key = f"{source.name}:{group}"
     number, n_rows = -1, 0
     try:
-        with pq.ParquetFile(open_binary(path)) as file:
+        with pq.ParquetFile(open_binary(source.path)) as file:
             n_rows = file.metadata.row_group(group).num_rows
-            batches = file.iter_batches(BATCH_ROWS, [group], list(dict.fromkeys(roles.values())))
+            wanted = list(dict.fromkeys(source.roles.values()))
+            batches = file.iter_batches(BATCH_ROWS, [group], wanted)
             for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-                yield _pair(f"{name}:{group}:{number}", row, roles, classes, place, name)
+                yield _pair(source, f"{key}:{number}", row)
     except Exception as error:  # pyarrow raises many types for damaged pages
-        if number < 0 and not n_rows:
-            raise UserError(f"{path} cannot be read: {why(error)}") from error
+        if not n_rows:
+            raise UserError(f"{source.path} cannot be read: {why(error)}") from error
         for lost in range(number + 1, n_rows):
-            yield Rejected(f"{name}:{group}:{lost}", f"its row group is damaged: {why(error)}")
+            yield Rejected(f"{key}:{lost}", f"its row group is damaged: {why(error)}")
 
 
-def _pair(
-    key: str, row: dict, roles: dict[str, str], classes: tuple[str, ...], place: Place, name: str
-) -> Item:
-    fields = {role: row[column] for role, column in roles.items()}
-    content, label = fields["image"], fields.get("label")
-    where = None
+def _pair(source: ParquetSource, key: str, row: dict) -> Item:
+    fields = {role: row[column] for role, column in source.roles.items()}
+    content, label, where = fields["image"], fields.get("label"), None
     if isinstance(content, dict):
         content, where = content.get("bytes"), content.get("path")
     if isinstance(content, str):
         content, where = None, content
     if not content and isinstance(where, str):
         try:
-            content = place.read(where, os.path.dirname(name))
+            content = source.place.read(where, os.path.dirname(source.name))
         except READ_ERRORS as error:
             return Rejected(key, f"{where[:200]}: {why_rejected(error)}")
     if not isinstance(content, bytes) or not content:
         return Rejected(key, "no image bytes")
-    if classes and isinstance(label, int) and 0 <= label < len(classes):
-        label = classes[label]
+    if isinstance(label, int) and 0 <= label < len(source.classes):
+        label = source.classes[label]
+    label = source.columns.own_label(label)
     return checked(key, content, fields["caption"], label, fields.get("noise"))

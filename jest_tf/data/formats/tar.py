@@ -155,7 +155,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str | None, str, tarfile.Ta
         elif not stem:
             yield None, "hidden", member
         else:
-            yield f"{folder}{slash}{stem}", ending.lower(), member
+            yield f"{folder}{slash}{stem}".removeprefix("./"), ending.lower(), member
 
 
 def _split_at_dots(key: str, parts: Parts) -> Iterator[tuple[str, Parts]]:
@@ -204,7 +204,8 @@ def pair_of(
     if "txt" in parts and not (columns.caption and fields["captions"]):
         text = load(parts["txt"]).removeprefix(codecs.BOM_UTF8)
         lines = [line for line in text.split(b"\n") if line.strip()]
-        fields["captions"] = lines if by_line else text
+        if lines or not fields["captions"]:
+            fields["captions"] = lines if by_line else text
     if "cls" in parts:
         fields["label"] = load(parts["cls"])
     return checked(key, image, **fields)
