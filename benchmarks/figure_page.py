@@ -31,7 +31,7 @@ DETAILS = {  # field -> how a table shows it
     "steps": "{} steps",
     "criterion": "joint, {}",
     "dtype": "{}",
-    "picks_shared": "{:.1%} of the picks the same",
+    "picks_shared": "{:.1%} of the selected examples the same",
 }
 
 

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
             write_report([_WORKDIR.value, *_COMPARE.value], page)
             photograph(page, out / "report.png", 1200, 1500)
         if _DATA_REPORT.value:
-            photograph(pathlib.Path(_DATA_REPORT.value), out / "data_report.png", 1200, 900)
+            photograph(pathlib.Path(_DATA_REPORT.value), out / "data_report.png", 1200, 680)
 
 
 def photograph(page: pathlib.Path, picture: pathlib.Path, width: int, height: int) -> None:

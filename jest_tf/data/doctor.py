@@ -256,11 +256,27 @@ def to_html(report: Report) -> str:
         title=report.name,
         generated="",
         contents=[],
+        verdict=_verdict(report),
         totals=_counted(totals.items()),
         repeated=_counted(report.most_repeated.items()),
         unreadable=list(report.unreadable_shards.items()),
         sources=[_section(name, source) for name, source in report.sources.items()],
     )
+
+
+def _verdict(report: Report) -> str:
+    """What to see on the page, in a sentence or two."""
+    if report.bad:
+        share = report.bad / report.records
+        usable = f"{report.bad:,} of {report.records:,} records ({share:.2%}) cannot be used"
+        said = [f"{usable}; the tables below list the first of each kind."]
+    else:
+        said = [f"All {report.records:,} records can be used."]
+    if report.unreadable_shards:
+        said.append(f"{len(report.unreadable_shards):,} shards could not be read to their end.")
+    if report.duplicate_ids:
+        said.append(f"{report.duplicate_ids:,} ids occur more than once.")
+    return " ".join(said)
 
 
 def _section(name: str, source: SourceReport) -> dict:

@@ -40,6 +40,7 @@ def test_it_finds_what_is_there(manifest, tokenizer, tmp_path):
     assert content["sources"]["mine"]["problems"]["empty_caption"][0][1:] == [5, 5]
     page = open(html_path).read()  # noqa: SIM115
     assert "a.tfrecord record 8" in page and "data:image/png" in page
+    assert "4 of 40 records (10.00%) cannot be used" in page
     doctor.check_bound(report, 0.2)
     with pytest.raises(UserError, match="4 of 40"):
         doctor.check_bound(report, 0.05)
