@@ -1,6 +1,9 @@
 """Shared test set-up: four logical CPU devices, so that distributed tests run in any process."""
 
+import ctypes
+import gc
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -8,14 +11,60 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config as framework_config
+from tensorflow.python.framework import ops
 
 N_LOGICAL_DEVICES = 4
+# What the fast run leaves out, whole files at a time. A single test carries its own mark.
+MARKED_FILES = {
+    "process": """
+        test_bench_monitoring test_check test_cli test_config_flag test_contributing
+        test_contrastive_memory test_data_about test_data_cache_command test_environment
+        test_evidence_report test_evidence_runner test_export test_host_memory test_interrupt
+        test_launch test_licences test_multi_worker test_own_data test_package test_paper_configs
+        test_quickstart test_reliability_hostile test_reliability_kills test_report
+        test_report_in_browser test_tpu_compile_env test_workdir
+    """,
+    "slow": """
+        test_acceptance test_bench_cached_scores test_bench_distributed test_bench_selection
+        test_bench_step_cost test_check_all_records test_distributed test_evaluate test_export
+        test_field_any_tree test_field_runs test_jest_model test_joint_oracle test_library_doc
+        test_lost_shard test_models_parity test_multi_worker test_part_times test_quickstart
+        test_refused_gradient test_reliability_fuzz test_reliability_kills test_replicas_agree
+        test_report test_retrieve test_score_agreement test_select_robust test_serving_saved_model
+        test_showcase test_train test_tune test_weights_export test_weights_import
+        test_weights_serves
+    """,
+    "gate": "test_tpu_compile_env test_tpu_compile_gate test_tpu_compile_worker",
+}
 
 # Must come before TensorFlow touches its devices, hence at import and not in a fixture.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * N_LOGICAL_DEVICES,
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marks_of = {
+        name: [mark for mark, names in MARKED_FILES.items() if name in names.split()]
+        for name in {item.path.stem for item in items}
+    }
+    for item in items:
+        for mark in marks_of[item.path.stem]:
+            item.add_marker(mark)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_given_back():
+    """TensorFlow registers each traced custom gradient for good, and with it the graph around it:
+    40 MB a train step. Between two files nothing uses them."""
+    yield
+    registry = ops.gradient_registry._registry
+    for name in [name for name in registry if name.startswith("CustomGradient-")]:
+        del registry[name]
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,15 @@ DIAGNOSTICS = (
     "selection/effective_pool",
 )
 
+# Family of suites -> its results, and its page with, beside it, a folder of pictures and tables.
+SHIPPED = {
+    "full": (Path("benchmarks/evidence/runs/emoji.jsonl.gz"), Path("docs/results.md")),
+    "approximations": (
+        Path("benchmarks/evidence/runs/approximations.jsonl.gz"),
+        Path("docs/approximations.md"),
+    ),
+}
+
 
 def retrieval_score(metrics: Mapping[str, float]) -> float:
     """Mean of R@1 and R@5, image to text and text to image."""

@@ -11,7 +11,6 @@ import pytest
 from evidence_fake_run import write_run
 
 from benchmarks.evidence import results, suites
-from benchmarks.evidence.__main__ import SHIPPED
 from benchmarks.evidence.grid import make_cells
 from benchmarks.evidence.report import contents, load, readme_part, write_report
 from benchmarks.evidence.tables import as_csv
@@ -85,7 +84,7 @@ def test_report_of_the_approximations(tmp_path, pool_truth):
 @pytest.mark.parametrize("suite", ["main", "approximations"])
 def test_the_shipped_pages_are_what_the_command_writes(suite, pool_truth):
     family = suites.SUITES[suite].family
-    store, page_path = (ROOT / path for path in SHIPPED[family])
+    store, page_path = (ROOT / path for path in results.SHIPPED[family])
     command = f"python -m benchmarks.evidence --suite={suite}"
     shown, tried = load(family, command, store, page_path, pool_truth)
     text, tables = contents(family, shown, tried)

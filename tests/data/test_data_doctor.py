@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from small_shards import example, png, write_shard
 
-from conftest import example, png, write_shard
 from jest_tf.data import doctor, pipeline
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.errors import UserError

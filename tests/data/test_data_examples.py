@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_shards import example, png, write_shard
 
-from conftest import example, png, write_shard
 from jest_tf.data import pipeline
 from jest_tf.data.examples import parse_examples
 from jest_tf.data.manifest import Manifest, Source

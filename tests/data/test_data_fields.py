@@ -5,8 +5,8 @@ import unicodedata
 
 import pytest
 import tensorflow as tf
+from small_shards import example, png, write_shard
 
-from conftest import example, png, write_shard
 from jest_tf.data import doctor, fields, pipeline
 from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.manifest import Manifest, Source

@@ -5,8 +5,8 @@ import itertools
 
 import numpy as np
 import pytest
+from small_shards import example, png, write_shard
 
-from conftest import example, png, write_shard
 from jest_tf.data import order, pipeline
 from jest_tf.data.manifest import Manifest, Source, check_files, mix
 from jest_tf.errors import UserError

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 from commands import run
 from PIL import Image
+from small_shards import example, write_shard
 
-from conftest import example, write_shard
 from jest_tf import prepare
 from jest_tf.data import pipeline, preprocess, sources, tfds_source
 from jest_tf.data.formats import folder, table, tar

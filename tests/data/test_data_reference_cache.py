@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_shards import example, png, write_shard
 
-from conftest import example, png, write_shard
 from jest_tf.data import order, pipeline, reference_fill
 from jest_tf.data.manifest import Manifest, Source
 from jest_tf.data.reference_cache import CacheWriter, ReferenceCache

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import tensorflow as tf
+from small_shards import example, png, write_shard
 
-from conftest import example, png, write_shard
 from jest_tf.data import pipeline
 from jest_tf.data.manifest import Manifest, Source
 from jest_tf.monitoring.samples import read_samples, write_samples
