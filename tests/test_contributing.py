@@ -57,15 +57,27 @@ config.data.train = "npz:mine.npz"
 config.selection.policy, config.reference.workdir = "first_rows", "runs/reference"
 config.evals.mine = evaluation("alignment", "npz:mine.npz")
 assert not [p for p in problems(config) if "first_rows" in p], problems(config)
+
+from safetensors.numpy import save_file
+from jest_tf.models.dual_encoder import DualEncoderConfig
+from jest_tf.models.weights import folder, rules
+sizes = DualEncoderConfig.from_variant("nano")
+weights = {n: rng.normal(size=s).astype("f") for n, s in rules.our_shapes(sizes).items()}
+save_file(weights, "plain.safetensors")
+source = folder.open_source("plain.safetensors")
+assert source.format.measure(source.tensors).config((2, 2), "plain") == sizes
+taken = dict(rules.to_ours(source.format.rules(sizes), source.tensors, sizes, "plain"))
+assert all((taken[name] == value).all() for name, value in weights.items())
+print("a weight format:", source.format.DESCRIPTION)
 """
 
 
 @pytest.mark.process
-def test_the_three_recipes_work_as_they_are_written(tmp_path):
+def test_the_recipes_work_as_they_are_written(tmp_path):
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     shutil.copytree(ROOT / "jest_tf", tmp_path / "jest_tf")
     steps = list(STEP.finditer(text))
-    assert len([step for step in steps if not step["below"]]) == 3
+    assert len([step for step in steps if not step["below"]]) == 4
     for step in steps:
         follow(tmp_path / step["file"], step["below"], step["code"])
     # `POLICIES` is named in prose: the policy's name goes into it.
@@ -78,7 +90,7 @@ def test_the_three_recipes_work_as_they_are_written(tmp_path):
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for what in ("a source:", "an evaluation:", "a policy:"):
+    for what in ("a source:", "an evaluation:", "a policy:", "a weight format:"):
         assert what in done.stdout
 
 
