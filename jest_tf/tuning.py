@@ -15,6 +15,7 @@ from jest_tf.model_record import ModelRecord
 
 TOWERS = ("image", "text")
 AUTO = "auto"
+INIT = "model.init"  # as reference.workdir: the same workdir
 
 
 def follow_init(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -27,6 +28,8 @@ def follow_init(config: ml_collections.ConfigDict, workdir: str) -> None:
     """
     if not config.model.init:
         return
+    if config.reference.workdir == INIT:
+        config.reference.workdir = config.model.init
     stored = _config_of(workdir) if workdir else None
     began = stored is not None and stored["model"].get("init") == config.model.init
     source = workdir if began else config.model.init
@@ -136,6 +139,11 @@ def tuning_problems(c: ml_collections.ConfigDict) -> Iterator[str]:
         yield (
             f"data.vocab is {c.data.vocab!r}, but the learner of model.init reads text by its own "
             "tokenizer. Leave data.vocab empty."
+        )
+    if c.reference.workdir == INIT:
+        yield (
+            "model.init is empty, and the reference is to be the same model. Set --config.model.init "
+            "to a workdir, of a run or of `python -m jest_tf.import_weights`."
         )
     if c.reference.calibrate and not c.reference.workdir:
         yield (

@@ -12,6 +12,7 @@ from typing import Any
 from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
 from jest_tf.selection.spec import SelectionSpec
 from jest_tf.training.resolution import Fidelity, StepPlan
+from jest_tf.tuning import TrainedTower
 
 # The phases of a step, in its order; `train` has one entry per fidelity, such as train@256/16.
 SCORE_LEARNER, SCORE_REFERENCE, SELECT, TRAIN = (
@@ -44,19 +45,72 @@ def forward_flops(model: DualEncoderConfig, at: Fidelity) -> int:
     return image_tower_flops(model, at) + text_tower_flops(model, at)
 
 
-def train_flops(model: DualEncoderConfig, at: Fidelity) -> int:
-    """One image-text pair forward and backward. No gradient is taken of the pixels."""
+def train_flops(
+    model: DualEncoderConfig,
+    at: Fidelity,
+    image: TrainedTower = TrainedTower(),
+    text: TrainedTower = TrainedTower(),
+) -> int:
+    """One image-text pair forward and backward, of what `image` and `text` say is trained.
+
+    No gradient is taken of the pixels, nor below the lowest block that trains. Frozen kernels pass
+    the gradient on and have none of their own.
+    """
     tokens = (at.resolution.image_size // at.resolution.patch_size) ** 2
     pixels = 2 * tokens * 3 * at.resolution.patch_size**2 * model.image.width
-    return 3 * forward_flops(model, at) - pixels
+    block = _block_flops(model.image, tokens)
+    head = image_tower_flops(model, at) - pixels - at.image_depth * block
+    of_image = _backward_flops(image, model.image, tokens, at.image_depth, block, head)
+    of_image += pixels if image.blocks is None and not image.rank else 0
+
+    block = _block_flops(model.text, at.n_tokens)
+    head = text_tower_flops(model, at) - at.text_depth * block  # with what the last block saves
+    of_text = _backward_flops(text, model.text, at.n_tokens, at.text_depth, block, head)
+    return scoring_flops(model, at, image, text) + of_image + of_text
 
 
-def blocks_flops(model: DualEncoderConfig, at: Fidelity) -> int:
-    """One image-text pair forward through the transformer blocks alone."""
+def scoring_flops(
+    model: DualEncoderConfig, at: Fidelity, image: TrainedTower, text: TrainedTower
+) -> int:
+    """One image-text pair forward through the learner, with its adapters."""
+    tokens = (at.resolution.image_size // at.resolution.patch_size) ** 2
+    flops = text_tower_flops(model, at)
+    flops += at.text_depth * _adapter_flops(model.text, at.n_tokens, text.rank)
+    if not image.cached:
+        flops += image_tower_flops(model, at)
+        flops += at.image_depth * _adapter_flops(model.image, tokens, image.rank)
+    return flops
+
+
+def _backward_flops(
+    how: TrainedTower, tower: TowerConfig, tokens: int, depth: int, block: int, head: int
+) -> int:
+    """Backward through the head and `depth` blocks down to the lowest that trains."""
+    if how.frozen:
+        return 0
+    n = max(depth - how.first_block(tower.depth), 0)
+    if not how.rank:
+        return 2 * (n * block + head)
+    # Of a product of activations both factors have a gradient, of one with a kernel one has.
+    attention = 2 * tokens * 2 * tokens * tower.width
+    return n * (block + attention + 2 * _adapter_flops(tower, tokens, how.rank)) + head
+
+
+def _adapter_flops(tower: TowerConfig, tokens: int, rank: int) -> int:
+    """The adapters of one block: two narrow products beside each of its four kernels."""
+    widths = 8 * tower.width + 2 * tower.mlp_dim  # n_in + n_out of qkv, out, up, down
+    return 2 * tokens * rank * widths
+
+
+def blocks_flops(
+    model: DualEncoderConfig, at: Fidelity, of_image: bool = True, of_text: bool = True
+) -> int:
+    """One image-text pair forward through the transformer blocks alone, of the towers named."""
     patches = (at.resolution.image_size // at.resolution.patch_size) ** 2
     image = at.image_depth * _block_flops(model.image, patches)
     text = (at.text_depth - 1) * _block_flops(model.text, at.n_tokens)
-    return image + text + _last_block_flops(model.text, at.n_tokens)
+    text += _last_block_flops(model.text, at.n_tokens)
+    return of_image * image + of_text * text
 
 
 def resize_flops(stored_size: int, image_size: int) -> int:
@@ -149,6 +203,7 @@ class CostModel:
 
     learner: sizes. spec: the selection. reference: sizes, or None where there is none or its
     embeddings are cached. reference_dim: width of its embeddings where they are cached.
+    image, text: what of the learner's towers is trained.
     distils: whether the learner learns from the reference's embeddings of the chosen.
     stored_image_size: side of the images that the host delivers, in pixels. n_replicas: replicas.
     micro_batch, recompute: as in `config.strategy`, which save memory for more work.
@@ -163,6 +218,8 @@ class CostModel:
     micro_batch: int = 0
     recompute: bool = False
     distils: bool = False
+    image: TrainedTower = TrainedTower()
+    text: TrainedTower = TrainedTower()
 
     def step(self, plan: StepPlan) -> StepCost:
         """FLOPs and examples of one step at `plan`."""
@@ -170,7 +227,7 @@ class CostModel:
         scores = spec.policy != "uniform"
         dims = []
         if spec.scores_learner:
-            flops[SCORE_LEARNER] = spec.super_batch * self._forward(self.learner, plan.score)
+            flops[SCORE_LEARNER] = spec.super_batch * self._score(plan.score)
             dims.append(self.learner.embed_dim)
         if self.reference is not None and (spec.scores_reference or self.distils):
             one = self._forward(self.reference, plan.reference)
@@ -190,13 +247,20 @@ class CostModel:
         return StepCost(flops, spec.super_batch if scores else 0, spec.sub_batch)
 
     def _train(self, at: Fidelity) -> int:
-        flops = train_flops(self.learner, at)
-        flops += resize_flops(self.stored_image_size, at.resolution.image_size)
+        flops = train_flops(self.learner, at, self.image, self.text) + self._resize(at)
         if 0 < self.micro_batch < self.spec.sub_batch // self.n_replicas:
-            flops += self._forward(self.learner, at)  # embedded twice, see `grad_cache`
+            flops += self._score(at)  # embedded twice, see `grad_cache`
         if self.recompute:
-            flops += blocks_flops(self.learner, at)
+            flops += blocks_flops(self.learner, at, not self.image.frozen, not self.text.frozen)
         return flops
+
+    def _score(self, at: Fidelity) -> int:
+        return scoring_flops(self.learner, at, self.image, self.text) + self._resize(at)
+
+    def _resize(self, at: Fidelity) -> int:
+        if self.image.cached:
+            return 0
+        return resize_flops(self.stored_image_size, at.resolution.image_size)
 
     def _forward(self, model: DualEncoderConfig, at: Fidelity) -> int:
         resized = resize_flops(self.stored_image_size, at.resolution.image_size)

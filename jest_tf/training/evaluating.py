@@ -5,6 +5,7 @@ from typing import Any
 
 import ml_collections
 
+from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.evaluation.evaluators import run_evaluation
 from jest_tf.evaluation.kinds import KINDS
 from jest_tf.results import read_result, write_result
@@ -22,7 +23,7 @@ class Evaluations:
 
     Args:
       config: `evals` says what is measured and how often; with `model.init`, all at step 0 as well.
-      encoder: of the learner.
+      tokenizer: of the learner.
 
     Attributes:
       scores: name → metrics of the newest result of each.
@@ -34,11 +35,18 @@ class Evaluations:
         config: ml_collections.ConfigDict,
         workdir: Workdir,
         model: JestModel,
-        encoder: ModelEncoder,
+        tokenizer: Tokenizer,
         outputs: RunOutputs,
     ):
         self._config, self._folder, self._model = config, workdir.evaluations, model
-        self._encoder, self._outputs = encoder, outputs
+        self._outputs = outputs
+        self._encoder = ModelEncoder(
+            model.learner,
+            tokenizer,
+            config.model.image_size,
+            config.data.image_size,
+            {"model": config.name, "checkpoint": str(workdir.checkpoints)},
+        )
         self.scores, self.stopped = {}, ""
 
     def run_due(self, step: int, ledger: CostLedger, totals: Mapping[str, float]) -> None:

@@ -28,7 +28,6 @@ from jest_tf.runtime import strategy
 from jest_tf.runtime.interrupt import Interrupt
 from jest_tf.runtime.peers import WorkerLost
 from jest_tf.runtime.strategy import Runtime
-from jest_tf.serving.encoders import ModelEncoder
 from jest_tf.training import assemble, calibration, image_cache, inputs
 from jest_tf.training.cost import (
     SCORE_LEARNER,
@@ -49,6 +48,7 @@ from jest_tf.training.run.outputs import Files, Silent
 from jest_tf.training.run.workdir import Workdir, open_workdir
 from jest_tf.training.showcase import of_both_models, showcase, shows_examples
 from jest_tf.training.trained import choose_trained
+from jest_tf.tuning import trained_tower
 
 EXIT_STOPPED = 3  # too many refused steps in a row, or a score fell too far; saved
 FORGOT = 1000  # added to a signal's number where a score fell too far
@@ -102,7 +102,9 @@ class Trainer:
         steps = profiled_steps(config.profile.steps) if runtime.is_chief else None
         self.profiler = StepProfiler(steps, workdir.tensorboard)
         self.part_seconds = {}
-        self.evaluations = Evaluations(config, workdir, self.model, self._encoder(), self.outputs)
+        self.evaluations = Evaluations(
+            config, workdir, self.model, self.inputs.tokenizer, self.outputs
+        )
         self.refused_in_a_row = 0
         self.saved_at = time.monotonic()
 
@@ -208,6 +210,8 @@ class Trainer:
             micro_batch=config.strategy.micro_batch,
             recompute=config.strategy.recompute,
             distils=config.reference.distillation > 0,
+            image=trained_tower(config, "image"),
+            text=trained_tower(config, "text"),
         )
         logits = self.calibration or self.cache
         return assemble.build_jest_model(
@@ -396,16 +400,6 @@ class Trainer:
                 self.step,
                 showcase(last, batch, scores, self.inputs.tokenizer, self.inputs.manifest, n),
             )
-
-    def _encoder(self) -> ModelEncoder:
-        config = self.config
-        return ModelEncoder(
-            self.model.learner,
-            self.inputs.tokenizer,
-            config.model.image_size,
-            config.data.image_size,
-            {"model": config.name, "checkpoint": str(self.workdir.checkpoints)},
-        )
 
     def _evaluate_if_due(self) -> None:
         if self.runtime.is_chief:

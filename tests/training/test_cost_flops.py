@@ -7,14 +7,18 @@ import re
 import pytest
 import tensorflow as tf
 
+from jest_tf.config import base_config
 from jest_tf.data import preprocess
 from jest_tf.losses.contrastive import contrastive_loss, loss_and_gradients
 from jest_tf.losses.distillation import Teacher
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
+from jest_tf.models.lora import Lora
 from jest_tf.models.text_transformer import shorten_tokens
 from jest_tf.selection import Embeddings, SelectionSpec, select
 from jest_tf.training import cost
 from jest_tf.training.resolution import Approximation, Fidelity, Resolution
+from jest_tf.training.trained import choose_trained
+from jest_tf.tuning import trained_tower
 
 N = 16  # examples; what is computed once per call must be small beside it
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
@@ -123,6 +127,38 @@ def test_training_flops_are_within_5_percent_of_xla(case):
     formula = N * cost.train_flops(model.config, at)
     formula += cost.loss_flops(N, model.config.embed_dim, "sigmoid")
     assert formula == pytest.approx(dot_flops(gradients, *_inputs(model, at, N)), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image": {"train": "frozen"}},
+        {"image": {"train": "last:1"}, "text": {"train": "last:1"}},
+        {"lora": {"rank": 8}},
+    ],
+    ids=str,
+)
+def test_flops_of_tuning_parts_are_within_6_percent_of_xla(fields):
+    config = base_config()
+    for part, values in fields.items():
+        config.model[part].update(values)
+    lora = Lora(**config.model.lora) if config.model.lora.rank else None
+    sizes = {"vocab_size": 64, "image": {"depth": 2}, "text": {"depth": 2}}
+    model = DualEncoder(DualEncoderConfig.from_variant("mu", **sizes), lora=lora)
+    choose_trained(model, config)
+    at, towers = Fidelity.full(model.config), [trained_tower(config, t) for t in ("image", "text")]
+    weights = [weight.value for weight in model.trainable_variables]
+    image, text = _towers(model, at)
+
+    def gradients(images, tokens):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            loss = contrastive_loss(image(images), text(tokens), model.scale, model.bias.value)
+        return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, weights)]
+
+    formula = N * cost.train_flops(model.config, at, *towers)
+    formula += cost.loss_flops(N, model.config.embed_dim, "sigmoid")
+    assert formula == pytest.approx(dot_flops(gradients, *_inputs(model, at, N)), rel=0.06)
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
