@@ -24,9 +24,14 @@ def follow_init(config: ml_collections.ConfigDict, workdir: str) -> None:
     A run that has begun follows its own workdir, so that it goes on where `model.init` is gone.
 
     Raises:
-      UserError: no run is in `model.init`, or its files are damaged.
+      UserError: no run is in `model.init`, its files are damaged, or a config needs one.
     """
     if not config.model.init:
+        if config.reference.workdir == INIT or not config.model.image_size:
+            raise UserError(
+                "model.init is empty. This config tunes a trained model: set --config.model.init "
+                "to a workdir, of a run or of `python -m jest_tf.import_weights`."
+            )
         return
     if config.reference.workdir == INIT:
         config.reference.workdir = config.model.init
@@ -139,11 +144,6 @@ def tuning_problems(c: ml_collections.ConfigDict) -> Iterator[str]:
         yield (
             f"data.vocab is {c.data.vocab!r}, but the learner of model.init reads text by its own "
             "tokenizer. Leave data.vocab empty."
-        )
-    if c.reference.workdir == INIT:
-        yield (
-            "model.init is empty, and the reference is to be the same model. Set --config.model.init "
-            "to a workdir, of a run or of `python -m jest_tf.import_weights`."
         )
     if c.reference.calibrate and not c.reference.workdir:
         yield (
