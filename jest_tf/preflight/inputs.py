@@ -15,6 +15,7 @@ from jest_tf.data.sources import open_source
 from jest_tf.data.tfds_source import find_builder
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
+from jest_tf.evaluation.evaluators import require_data
 from jest_tf.preflight.report import Section
 from jest_tf.training.inputs import (
     cut_text,
@@ -52,6 +53,7 @@ def check_data(config: ml_collections.ConfigDict, n_hosts: int) -> Section:
         _describe(section, config, manifest, n_hosts)
         caption = _one_record(section, config, manifest)
         _tokens(section, config, caption)
+        _evaluations(section, config)
     except UserError as error:
         section.problems.append(str(error))
     return section
@@ -235,6 +237,15 @@ def _cut_captions(
         f"{section.rows[-1][1]}. With --config.data.n_tokens={fits} {n_cut / len(captions):.1%} are"
         " cut (a reference that scores along needs the same, or a cache)."
     )
+
+
+def _evaluations(section: Section, config: ml_collections.ConfigDict) -> None:
+    """Opens what evaluations read, except TFDS sets, which that would prepare."""
+    for name, spec in config.evals.items():
+        sources = [spec.get(role, "") for role in ("data", "train", "validation")]
+        if not any("tfds:" in source for source in sources):
+            require_data(name, spec.to_dict(), config.data.data_dir)
+            section.add(f"evaluation {name}", f"{spec.kind} on {spec.data}")
 
 
 def _short(text: str) -> str:

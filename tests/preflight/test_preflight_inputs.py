@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_records import example, write_records
 
+from jest_tf.config import evaluation
 from jest_tf.data.reference_cache import CacheWriter
 from jest_tf.data.sources import open_source
 from jest_tf.preflight.inputs import check_data, check_reference, reference_config
@@ -124,3 +125,11 @@ def test_a_cache_alone_is_a_reference(config, tmp_path):
     assert reference_config(config) is None
     config.selection.super_batch = config.selection.sub_batch = 16
     assert parts_of(config, 1).reference is None
+
+
+def test_an_evaluation_without_classes_is_a_problem(config):
+    config.evals.pairs = evaluation("retrieval", config.data.train)
+    section = check_data(config, n_hosts=1)
+    assert section.problems == [] and "retrieval on" in dict(section.rows)["evaluation pairs"]
+    config.evals.classes = evaluation("zero_shot", config.data.train)
+    assert "needs the class of every record" in check_data(config, n_hosts=1).problems[0]
