@@ -130,4 +130,4 @@ def _embed(run, manifest, part: int, parts: int):
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main, FLAGS, kept="finished shards are kept; the same command goes on")

@@ -6,6 +6,7 @@ as "failed call to cuInit" on every machine without a GPU. It imports no TensorF
 flag must be refused in a second, and importing TensorFlow takes several.
 """
 
+import logging as standard_logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,11 +22,14 @@ from jest_tf import config_flag, host_memory  # noqa: E402
 from jest_tf.errors import UserError  # noqa: E402
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 TEXT_FLAGS = ("--text", "--separator")
 
 
 def run(
-    main: Callable[[Sequence[str]], int | None], flag_values: flags.FlagValues | None = None
+    main: Callable[[Sequence[str]], int | None],
+    flag_values: flags.FlagValues | None = None,
+    kept: str = "no unfinished result took the place of an old one",
 ) -> None:
     """Parses the flags, calls `main(argv)` and ends the process.
 
@@ -36,6 +40,7 @@ def run(
         main: gets what the flags left over, the program's name first.
         flag_values: where the module defines its flags. An own container lets several entry points
             with a flag of the same name be imported into one process; absl's global flags if None.
+        kept: what a Ctrl-C leaves behind, and how to go on; printed then.
     """
     if flag_values is not None:
         flags.FLAGS.append_flag_values(flag_values)
@@ -44,6 +49,7 @@ def run(
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it opens
+        standard_logging.getLogger("tensorflow").addFilter(_is_worth_telling)
         if flag_values is not None:
             # The flags were parsed as absl's global ones; the values are shared, the mark is not.
             flag_values.mark_as_parsed()
@@ -51,6 +57,9 @@ def run(
             sys.exit(main(argv))
         except UserError as error:
             _exit(error)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted: {kept}", file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
@@ -60,6 +69,11 @@ def run(
 
     host_memory.bound_arenas()
     app.run(guarded, flags_parser=parse)
+
+
+def _is_worth_telling(record: standard_logging.LogRecord) -> bool:
+    """Everything but that functions are traced: one program for each shape and plan is meant."""
+    return "tf.function retracing" not in record.getMessage()
 
 
 def expand_paths(argv: Sequence[str]) -> list[str]:

@@ -54,6 +54,9 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise UserError(_explain_missing_field(argv, str(error))) from error
     except flags.Error as error:
         raise _first_user_error(error) or UserError(str(error)) from error
+    except OSError as error:  # an override of a file that did not load
+        told = _first_user_error(error)
+        raise told or UserError(f"--{NAME} could not be loaded: {_root(error)}") from error
 
 
 def shipped() -> list[str]:
@@ -75,6 +78,12 @@ def _with_paths(argv: Sequence[str]) -> list[str]:
         if name in shipped():
             path = f"{SHIPPED / name}.py{colon}{argument}"
             argv[place] = f"{flag}={path}" if equals else path
+        elif name and not pathlib.Path(name).is_file():
+            hint = nearest(pathlib.Path(name).stem, shipped())
+            raise UserError(
+                f"--{NAME}={value}: there is no file {name}{hint}. Give a shipped config "
+                f"({', '.join(shipped())}) or the path of a file."
+            )
     return argv
 
 
@@ -169,6 +178,13 @@ def _first_user_error(error: BaseException | None) -> UserError | None:
         found = error if isinstance(error, UserError) else found
         error = error.__cause__ or error.__context__
     return found
+
+
+def _root(error: BaseException) -> str:
+    """The exception that began a chain, with its type."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return f"{type(error).__name__}: {error}"
 
 
 def refuse_extra(argv: Sequence[str]) -> None:

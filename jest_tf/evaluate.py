@@ -246,4 +246,4 @@ def _specs(specs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main, FLAGS, kept="finished evaluations are kept")

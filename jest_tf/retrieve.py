@@ -7,6 +7,7 @@
 FOUND/contact_sheet.png and FOUND/results.json. docs/retrieval.md describes the index format.
 """
 
+import sys
 import time
 
 from absl import flags
@@ -14,6 +15,7 @@ from absl import flags
 from jest_tf import cli
 from jest_tf.errors import UserError
 
+STDIN = "-"
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
     "model", None, "Folder of an export; query: by default the one that built the index.",
@@ -35,7 +37,10 @@ _BATCH_SIZE = flags.DEFINE_integer(
 )
 _INDEX = flags.DEFINE_string("index", None, "query: folder of the index.", flag_values=FLAGS)
 _TEXT = flags.DEFINE_multi_string(
-    "text", [], "query: a text; may be given several times.", flag_values=FLAGS
+    "text",
+    [],
+    "query: a text; may be given several times; - reads texts from stdin, one a line.",
+    flag_values=FLAGS,
 )
 _IMAGE = flags.DEFINE_multi_string(
     "image", [], "query: an image file; may be given several times.", flag_values=FLAGS
@@ -54,7 +59,10 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"expected one command, index or query, found {argv[1:] or 'none'}; see --help"
         )
-    commands[argv[1]]()
+    try:
+        commands[argv[1]]()
+    except OSError as error:
+        raise UserError(f"{error.filename or _OUT.value}: {error.strerror or error}") from error
 
 
 def _index() -> None:
@@ -76,17 +84,33 @@ def _query() -> None:
     _require(index=_INDEX.value)
     if not _TEXT.value and not _IMAGE.value:
         raise UserError("nothing to look for: give --text or --image")
+    if not all(text.strip() for text in _TEXT.value):
+        raise UserError("--text is empty; expected the words to look for")
     from jest_tf.serving import querying
 
     searcher = querying.Searcher(_INDEX.value, _MODEL.value, _K.value)
+    if STDIN in _TEXT.value:
+        for text in filter(None, map(str.strip, sys.stdin)):
+            _show(searcher.find([text], [], _K.value))
+        return
     found = searcher.find(_TEXT.value, _IMAGE.value, _K.value)
+    _show(found)
+    seconds = found["seconds"]
+    print(
+        f"loaded in {seconds['load']:.1f} s, answered in {seconds['query']:.2f} s; several --text, "
+        f"or --text={STDIN} with one text a line on stdin, load once"
+    )
+    if _OUT.value:
+        sheet, results = searcher.write(_OUT.value, found)
+        print(f"contact sheet: {sheet}\nresults: {results}")
+
+
+def _show(found: dict) -> None:
     for query in found["queries"]:
         print(query.get("text") or query["image"])
         for hit in query["results"]:
             print(f"  {hit['rank']:3d}  {hit['score']:.4f}  {hit['label'] or hit['id']}")
-    if _OUT.value:
-        sheet, results = searcher.write(_OUT.value, found)
-        print(f"contact sheet: {sheet}\nresults: {results}")
+    sys.stdout.flush()
 
 
 def _require(**flags_given: str | None) -> None:
@@ -96,4 +120,4 @@ def _require(**flags_given: str | None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main, FLAGS, kept="what an index has committed is kept; the same command goes on")

@@ -24,6 +24,8 @@
 #   --bucket BUCKET    `start` mounts gs://BUCKET at /mnt/BUCKET first, on worker 0: for --workdir
 #   --spot             cheaper, may be preempted at any time; use with `keep`
 #   --every SECONDS    how often `keep` looks; default 60
+#   --faults N         how often `keep` starts training again after it ended with an error that may
+#                      pass (exit codes 1 and 4), until it has run for an hour; default 3
 #   --dry-run          print every command, run none
 #
 # A preempted VM loses its disk: give --bucket BUCKET, and after the -- a --workdir=/mnt/BUCKET/….
@@ -31,7 +33,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name="" zone="" type=v5litepod-8 version="" project="" bucket="" every=60
+name="" zone="" type=v5litepod-8 version="" project="" bucket="" every=60 faults=3
 pod=false spot=false
 command="${1:-}"
 case "$command" in
@@ -42,7 +44,7 @@ case "$command" in
     ;;
   *) fail "the first argument is '$command'; expected create, install, start, status, logs, stop, delete or keep." ;;
 esac
-parse_options "name zone type version project bucket every" "pod spot" "$@"
+parse_options "name zone type version project bucket every faults" "pod spot" "$@"
 [[ -n "$name" && -n "$zone" ]] || fail "give --name and --zone."
 if [[ -z "$version" ]]; then
   version="tpu-ubuntu2204-base"
@@ -137,6 +139,13 @@ keep() {
   done
 }
 
+n_faults=0 started=0
+
+start_counting() {
+  started="$SECONDS"
+  start
+}
+
 # Succeeds when training is done.
 look_after_training() {
   local state
@@ -146,8 +155,17 @@ look_after_training() {
       printf 'Training is done. The VM still runs and costs money: delete it when you have the results.\n'
       return 0
       ;;
-    # Maintenance restarted the VM (killed), asked training to stop (143), or took another host (4).
-    killed | "ended 143" | "ended 4") start ;;
+    # Maintenance restarted the VM (killed), or asked training to stop (143).
+    killed | "ended 143") start_counting ;;
+    # Another host is gone (4), or an error that is not the user's (1). 2 and 3 come again.
+    "ended 1" | "ended 4")
+      ((SECONDS - started < 3600)) || n_faults=0
+      n_faults=$((n_faults + 1))
+      ((n_faults <= faults)) ||
+        fail "training has $state for the ${n_faults}th time: see \`$0 logs\`. The VM still runs."
+      printf 'Training has %s; starting it again (%d of %d).\n' "$state" "$n_faults" "$faults"
+      start_counting
+      ;;
     "not started") install && start ;; # the VM was made, but the start did not get that far
     ended*) fail "training has $state: see \`$0 logs\`. The VM still runs." ;;
   esac

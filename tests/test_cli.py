@@ -26,10 +26,12 @@ def main(argv):
         raise UserError("--mode is 'user'; give another")
     if _MODE.value == "bug":
         raise ValueError("a bug")
+    if _MODE.value == "stop":
+        os.kill(os.getpid(), 2)
     print(_MODE.value, argv[1:], os.environ["TF_CPP_MIN_LOG_LEVEL"])
 
 
-cli.run(main, FLAGS)
+cli.run(main, FLAGS, kept="half of it")
 """
 
 
@@ -68,6 +70,12 @@ def test_user_error_is_one_line_and_exit_code_2(tmp_path):
     done = run(tmp_path, "--mode=user")
     assert done.returncode == 2
     assert done.stderr == "error: --mode is 'user'; give another\n"
+
+
+def test_an_interrupt_says_what_is_kept(tmp_path):
+    done = run(tmp_path, "--mode=stop")
+    assert done.returncode == 130
+    assert done.stderr.strip() == "interrupted: half of it"
 
 
 def test_a_bug_keeps_its_traceback(tmp_path):

@@ -19,6 +19,7 @@ def run_train(*arguments: str, cwd) -> subprocess.CompletedProcess:
     [
         ([EMOJI + ":polcy=x", "--workdir=w"], "did you mean 'policy'"),
         (["--config=configs/nope.py", "--workdir=w"], "configs/nope.py"),
+        (["--config=configs/emojy.py", "--config.seed=1", "--workdir=w"], "did you mean 'emoji'"),
         ([EMOJI, "--config.selection.polcy=x", "--workdir=w"], 'Did you mean "policy"'),
         ([EMOJI, "--config.selecton.policy=x", "--workdir=w"], "selecton"),
         ([EMOJI, "--config.total_steps=many", "--workdir=w"], "total_steps=many"),
@@ -33,6 +34,7 @@ def test_wrong_flags_end_in_one_message(arguments, expected, pytestconfig):
     result = run_train(*arguments, cwd=pytestconfig.rootpath)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and expected in result.stderr
+    assert result.stderr.count("\n") <= 2
     assert "Traceback" not in result.stderr
 
 

@@ -415,6 +415,13 @@ def test_keep_stops_when_training_failed(tmp_path):
     assert done == [] and "training has ended 2" in out
 
 
+def test_keep_starts_again_after_errors_that_may_pass_but_not_for_ever(tmp_path):
+    trainings = ["ended 1", "running", "ended 4", "ended 1", "ended 1"]
+    done, out = keep(tmp_path, ["READY"] * 5, trainings, check=2)
+    assert done == ["start"] * 3
+    assert "starting it again (3 of 3)" in out and "training has ended 1 for the 4th time" in out
+
+
 @pytest.fixture
 def tpu_machine(checkout, tmp_path):
     """A home folder as on a TPU VM, with a Python that trains until it gets SIGTERM."""

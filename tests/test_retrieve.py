@@ -85,9 +85,28 @@ def test_broken_images_are_left_out_and_reported(tmp_path, encoder):
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     (tmp_path / "photos" / "notes.txt").write_text("not an image")
     report = add_images(tmp_path / "index", str(tmp_path / "photos"), encoder)
-    assert report.not_decodable == [str(tmp_path / "photos" / "broken.jpg")]
-    assert "1 could not be decoded" in report.text()
+    broken = str(tmp_path / "photos" / "broken.jpg")
+    assert list(report.not_indexed) == [broken]
+    assert "1 left out" in report.text() and broken in report.text()
     assert len(np.load(tmp_path / "index" / "embeddings.npy")) == len(paths)
+
+
+def test_links_and_hidden_files_are_passed_over_and_named(tmp_path, encoder):
+    photos = tmp_path / "photos"
+    paths = write_images(photos, 3)
+    (photos / "gone.jpg").symlink_to("nowhere.jpg")
+    (photos / ".hidden").mkdir()
+    (photos / ".hidden" / "a.png").write_bytes(paths[0].read_bytes())
+    (photos / "again").symlink_to(photos / "a")
+    for i in range(12):
+        (photos / f"bad{i:02d}.jpg").write_bytes(b"<html>")
+    report = add_images(tmp_path / "index", str(photos), encoder)
+    assert report.added == 3 and len(report.not_indexed) == 15
+    lines = (tmp_path / "index" / "not_indexed.jsonl").read_text().splitlines()
+    named = {Path(json.loads(line)["file"]).name: json.loads(line)["reason"] for line in lines}
+    assert "No such file" in named["gone.jpg"] and named["a.png"] == "hidden"
+    assert named["again"] == "link to a folder" and "bad11.jpg" in named
+    assert "and 5 more" in report.text()
 
 
 def test_another_model_is_refused_when_adding_and_when_asking(tmp_path, encoder, tmp_path_factory):
@@ -127,10 +146,10 @@ def test_a_data_set_keeps_thumbnails_in_the_index(tmp_path, encoder, monkeypatch
     np.testing.assert_allclose(np.asarray(kept, np.float32).mean((0, 1)), before, atol=3)
 
 
-def retrieve(*args):
+def retrieve(*args, stdin=""):
     return subprocess.run(
         [sys.executable, "-m", "jest_tf.retrieve", *map(str, args)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=120, input=stdin,
     )  # fmt: skip
 
 
@@ -146,6 +165,8 @@ def test_command_line_writes_the_sheet_and_the_json(tmp_path, export, encoder):
     assert [query.get("text") for query in found["queries"]] == ["a red dog", "犬", None]
     assert [len(query["results"]) for query in found["queries"]] == [3, 3, 3]
     assert found["queries"][2]["results"][0]["id"] == str(paths[0])
+    asked = retrieve("query", f"--index={tmp_path / 'index'}", "--text=-", stdin="dog\n\na cat\n")
+    assert [line for line in asked.stdout.splitlines() if line[0] != " "] == ["dog", "a cat"]
     sheet = Image.open(tmp_path / "found" / "contact_sheet.png")
     assert sheet.height > 3 * 96
     assert str(paths[0].relative_to(tmp_path / "photos")) in done.stdout
@@ -157,6 +178,7 @@ def test_command_line_writes_the_sheet_and_the_json(tmp_path, export, encoder):
         (["quary"], "expected one command, index or query, found ['quary']"),
         (["index", "--images=x"], "--model, --out missing"),
         (["query", "--index=nowhere"], "nothing to look for"),
+        (["query", "--index=nowhere", "--text= "], "--text is empty"),
     ],
 )
 def test_wrong_commands_are_one_message(args, message):
@@ -169,7 +191,7 @@ def test_wrong_inputs_are_refused(tmp_path, encoder, export):
     with pytest.raises(UserError, match="is no folder"):
         add_images(tmp_path / "index", str(tmp_path / "none"), encoder)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no file that ends in"):
+    with pytest.raises(UserError, match="holds no readable file that ends in"):
         add_images(tmp_path / "index", str(tmp_path / "empty"), encoder)
     assert not (tmp_path / "index").exists()
     ImageIndex.create(tmp_path / "no_images", 8, {"path": export, "fingerprint": "x"})

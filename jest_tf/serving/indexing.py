@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from concurrent import futures
@@ -14,11 +15,14 @@ from PIL import Image
 
 from jest_tf.data.cleaning import IMAGE_ENDINGS, normalised, open_image
 from jest_tf.data.evaluation_data import EvaluationData
+from jest_tf.data.formats.files import ends_as, walk, why
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.image_index import META, ImageIndex, Item
 
+NOT_INDEXED = "not_indexed.jsonl"  # in the folder of an index: what the last run left out
+SHOWN = 10  # of them, on the screen
 THUMBNAIL_SIZE = 128
 # Rows become durable so many at a time: an interrupted run loses no more than these.
 COMMIT_ROWS = 2048
@@ -33,16 +37,21 @@ class Report:
     added: int = 0
     known: int = 0
     total: int = 0
-    not_decodable: list[str] = field(default_factory=list)
+    not_indexed: dict[str, str] = field(default_factory=dict)  # path -> why
 
     def text(self) -> str:
         text = f"{self.added:,} images embedded, {self.known:,} known, {self.total:,} in the index"
-        if self.not_decodable:
-            text += (
-                f"; {len(self.not_decodable):,} could not be decoded and were left out, the first "
-                f"is {self.not_decodable[0]}"
-            )
-        return text
+        return text + self.passed_over()
+
+    def passed_over(self) -> str:
+        """Empty, or the first of what is not in the index."""
+        if not self.not_indexed:
+            return ""
+        shown = list(self.not_indexed.items())[:SHOWN]
+        first = "".join(f"\n  {path}: {reason}" for path, reason in shown)
+        more = len(self.not_indexed) - SHOWN
+        rest = f"\n  ... and {more:,} more, all in {NOT_INDEXED} of the index" if more > 0 else ""
+        return f"; {len(self.not_indexed):,} left out:{first}{rest}"
 
 
 class _Image(NamedTuple):
@@ -88,7 +97,7 @@ def add_images(
         index = _open_or_create(Path(path), encoder)
         found = _of_data_set(data, images, index, batch_size, report)
     else:
-        items = _folder_items(Path(images))
+        items = _folder_items(Path(images), Path(path), report)
         index = _open_or_create(Path(path), encoder)
         found = _of_files(items, index, report)
     pending: list[_Rows] = []
@@ -98,6 +107,9 @@ def add_images(
             _commit(index, pending)
     _commit(index, pending)
     report.total = len(index)
+    left_out = report.not_indexed.items()
+    lines = [json.dumps({"file": file, "reason": reason}) for file, reason in left_out]
+    (Path(path) / NOT_INDEXED).write_text("".join(f"{line}\n" for line in lines))
     return report
 
 
@@ -116,14 +128,26 @@ def _open_or_create(path: Path, encoder: ExportEncoder) -> ImageIndex:
     return index
 
 
-def _folder_items(folder: Path) -> list[Item]:
-    """All image files below a folder, by path."""
+def _folder_items(folder: Path, index: Path, report: Report) -> list[Item]:
+    """All image files below a folder, by path; what `prepare` would pass over is passed over."""
     if not folder.is_dir():
         raise UserError(f"--images={folder} is no folder; for a data set write tfds:NAME[:SPLIT]")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
-    if not paths:
-        raise UserError(f"--images={folder} holds no file that ends in {', '.join(IMAGE_ENDINGS)}")
-    return [_file_item(path, folder) for path in paths]
+    items = []
+    for file in walk(str(folder), skip=str(index)):
+        path, is_image = folder / file.name, ends_as(file.name, IMAGE_ENDINGS)
+        if file.passed_over and (is_image or file.passed_over != "hidden"):
+            report.not_indexed[str(path)] = file.passed_over
+        elif is_image:
+            try:
+                items.append(_file_item(path, folder))
+            except OSError as error:
+                report.not_indexed[str(path)] = why(error)
+    if not items:
+        raise UserError(
+            f"--images={folder} holds no readable file that ends in {', '.join(IMAGE_ENDINGS)}"
+            + report.passed_over()
+        )
+    return sorted(items, key=lambda item: item.label)
 
 
 def _of_files(items: list[Item], index: ImageIndex, report: Report) -> Iterator[_Image]:
@@ -168,7 +192,7 @@ def _of_data_set(
             else:
                 yield _Image(item, encoded)
     if data.n_skipped:
-        report.not_decodable += [f"a record of {source}"] * data.n_skipped
+        report.not_indexed[source] = f"{data.n_skipped:,} records could not be read"
 
 
 def _embed(
@@ -183,7 +207,8 @@ def _embed(
     # Always full batches: the model then runs one shape, on every device.
     zimg, ok = encoder.encode_image_bytes(encoded + [b""] * (batch_size - len(batch)))
     zimg, ok = zimg[: len(batch)], ok[: len(batch)]
-    report.not_decodable += [i.item.id for i, good in zip(batch, ok, strict=True) if not good]
+    bad = [image.item for image, good in zip(batch, ok, strict=True) if not good]
+    report.not_indexed |= {item.id: "cannot be decoded or read" for item in bad}
     report.added += int(ok.sum())
     kept = [image for image, good in zip(batch, ok, strict=True) if good]
     thumbnails = [_jpeg(image.encoded) for image in kept] if keep_thumbnails else []

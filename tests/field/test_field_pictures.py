@@ -120,7 +120,7 @@ def test_an_export_and_the_index_see_what_training_sees(tmp_path, export):
     assert {name: d for name, d in away.items() if d > near} == {}
 
     report = add_images(tmp_path / "index", str(folder), export)
-    assert report.added == len(kinds) and len(report.not_decodable) == len(bad)
+    assert report.added == len(kinds) and len(report.not_indexed) == len(bad)
     index = ImageIndex.open(tmp_path / "index")
     away = {
         item.label: np.linalg.norm(z - expected[item.label])
