@@ -89,11 +89,13 @@ def _backward_flops(
     if how.frozen:
         return 0
     n = max(depth - how.first_block(tower.depth), 0)
+    whole = how.blocks is None and not how.rank
+    unread = 0 if whole or not n else 2 * tokens * 3 * tower.width**2  # below the lowest block
     if not how.rank:
-        return 2 * (n * block + head)
+        return 2 * (n * block + head) - unread
     # Of a product of activations both factors have a gradient, of one with a kernel one has.
     attention = 2 * tokens * 2 * tokens * tower.width
-    return n * (block + attention + 2 * _adapter_flops(tower, tokens, how.rank)) + head
+    return n * (block + attention + 2 * _adapter_flops(tower, tokens, how.rank)) + head - unread
 
 
 def _adapter_flops(tower: TowerConfig, tokens: int, rank: int) -> int:

@@ -35,8 +35,7 @@ from jest_tf.training.optimizer import GuardedAdamW
 from jest_tf.training.resolution import Fidelity, StepPlan
 
 # What a chosen example takes along from the replica that loaded it to the one that trains on it.
-# Where the image tower is frozen its embeddings may stand in place of the pictures.
-TRAINED_FEATURES = ("image", ZIMG, "tokens")
+TRAINED_FEATURES = ("image", "tokens")
 # And with distillation, what the reference makes of it.
 TEACHER_FEATURES = ("teacher_zimg", "teacher_ztxt")
 # And with augmentation, the numbers that decide how its picture is changed.
@@ -307,8 +306,8 @@ class JestModel(keras.Model):
 
 
 def read_features(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """What a model reads of a batch."""
-    return {name: batch[name] for name in TRAINED_FEATURES if name in batch}
+    """What a model reads of a batch; a frozen image tower's embeddings stand for the pictures."""
+    return {name: batch[name] for name in (*TRAINED_FEATURES, ZIMG) if name in batch}
 
 
 def draws_of_rows(seed: tf.Tensor, n: int, collectives: Collectives) -> tf.Tensor:
