@@ -62,6 +62,9 @@ def test_the_wheel_holds_the_product_alone(installed):
     (wheel,) = installed.folder.parent.glob("*.whl")
     listed = installed("-m", "zipfile", "-l", str(wheel))
     assert "jest_tf/configs/emoji.py" in listed
+    for path in (ROOT / "jest_tf").rglob("*.*"):  # Templates and tables, not code alone.
+        if path.is_file() and path.suffix != ".pyc":
+            assert str(path.relative_to(ROOT)) in listed
     assert "benchmarks/" not in listed and "examples/" not in listed and "tests/" not in listed
 
 
@@ -99,6 +102,8 @@ def test_prepare_train_and_export_without_the_checkout(installed):
     )  # fmt: skip
     del said
     assert list((installed.folder / "run" / "evaluations").glob("*"))
+    installed("-m", "jest_tf", "report", "--workdir=run")
+    assert "<svg" in (installed.folder / "run" / "report.html").read_text()
     installed("-m", "jest_tf", "export", "--workdir=run", "--out=run/export")
     assert (installed.folder / "run" / "export").is_dir()
 

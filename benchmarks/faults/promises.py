@@ -164,11 +164,9 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
     ),
     "Surroundings": (
         Promise(
-            "Two runs on one workdir are refused; the lock of a dead process or a silent machine "
-            "is taken over.",
+            "Two runs on one workdir are refused; the lock of a dead process is free at once.",
             (_WORKDIR + "test_second_run_on_one_workdir_is_refused",
-             _WORKDIR + "test_lock_of_a_killed_process_is_free_at_once",
-             _WORKDIR + "test_another_machine_that_is_silent_is_taken_over"),
+             _WORKDIR + "test_lock_of_a_killed_process_is_free_at_once"),
         ),
         Promise(
             "Runs do not depend on a clock that goes backwards, LC_ALL=C, the time zone, a home "
