@@ -9,6 +9,7 @@ from jest_tf.preflight.parts import Parts, teacher_dim
 from jest_tf.preflight.report import Section, decimal
 from jest_tf.training.cost import CostModel, StepCost
 from jest_tf.training.resolution import Fidelity, StepPlan, TrainPart
+from jest_tf.tuning import trained_tower
 
 # What a laptop or a small server computes in float32, all cores together.
 CPU_FLOPS = 1e11
@@ -64,6 +65,8 @@ def step_cost(
         micro_batch=config.strategy.micro_batch,
         recompute=config.strategy.recompute,
         distils=teacher_dim(config, parts) > 0,
+        image=trained_tower(config, "image"),
+        text=trained_tower(config, "text"),
     )
     return model.step(plan)
 

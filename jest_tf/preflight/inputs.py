@@ -61,7 +61,16 @@ def check_data(config: ml_collections.ConfigDict, n_hosts: int) -> Section:
 
 def check_reference(config: ml_collections.ConfigDict) -> Section:
     """Whether the reference exists and reads one super-batch as the learner does."""
-    if config.reference.cache:  # then no step runs the reference: it may read as it likes
+    cache = config.reference.cache
+    if (
+        cache
+        and cache == config.model.image.cache
+        and not tf.io.gfile.exists(f"{cache}/cache.json")
+    ):
+        section = Section(f"Reference cache: {cache}")
+        section.add("embeddings", "computed by the run before step 1, with those of the learner")
+        return section
+    if cache:  # then no step runs the reference: it may read as it likes
         return _check_cache(config)
     workdir = config.reference.workdir
     section = Section(f"Reference: {workdir}")
