@@ -50,9 +50,12 @@ def run_metadata(
 
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:
+    learned_from = data["vocab_from"] or data["train"]
+    vocabulary = f"trained on {learned_from}" if learned_from else "that of the imported model"
     return {
-        "training pairs": data["train"],
-        "vocabulary": data["vocab"] or f"trained on {data['vocab_from'] or data['train']}",
+        "training pairs": data["train"] or "none: the weights were imported as they are",
+        "vocabulary": data["vocab"]
+        or (f"trained on {learned_from}" if learned_from else "its own"),
         "augmentation": ", ".join(data["augment"]) or "none",
         "order": f"shuffled: {data['shuffle']}, {data['n_lanes']} lanes",
     }

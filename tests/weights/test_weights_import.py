@@ -269,6 +269,15 @@ def _side(folder):
     _edit(folder / "processor_config.json", lambda c: c["image_processor"].update(size=size))
 
 
+def _lanczos(folder):
+    _edit(folder / "processor_config.json", lambda c: c["image_processor"].update(resample=1))
+
+
+def _shortest_edge(folder):
+    size = {"shortest_edge": 32}
+    _edit(folder / "processor_config.json", lambda c: c["image_processor"].update(size=size))
+
+
 def _heads(folder):
     _edit(folder / "config.json", lambda c: c["text_config"].update(num_attention_heads=3))
 
@@ -305,6 +314,8 @@ def _edit(path, change):
         (_quick_gelu, "quick_gelu"),
         (_mean, "normalised by mean"),
         (_side, "pictures of 64 px do not fit 3 patches of 10 px"),
+        (_lanczos, "resized by 'resample 1'"),
+        (_shortest_edge, "expected a square"),
         (_heads, "not divisible by model.text.heads = 3"),
         (_other_vocabulary, "460 tokens, and the model's table 86 rows"),
         (_no_vocabulary, "--vocab=FILE"),

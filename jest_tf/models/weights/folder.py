@@ -162,10 +162,11 @@ def _huggingface(folder: Path) -> Hints:
         if pixels.get("do_center_crop"):
             raise UserError(f"{folder}: do_center_crop is set; SigLIP takes the whole picture")
         side = _side(pixels.get("size", side), folder)
+    resample = pixels.get("resample", 2 if is_flexible else 3)
     return Hints(
         heads if config else None,
         side,
-        RESAMPLE.get(pixels.get("resample", 2 if is_flexible else 3)),
+        RESAMPLE.get(resample, f"resample {resample}"),
         _json(folder / "tokenizer_config.json"),
     )
 
@@ -193,11 +194,12 @@ def _keras_hub(folder: Path) -> Hints:
 
 def _side(size: Any, folder: Path) -> int:
     """224, [224, 224] or {height, width} -> 224."""
-    values = list(size.values()) if isinstance(size, dict) else size
-    values = set(values) if isinstance(values, list) else {values}
-    if len(values) != 1 or not isinstance(side := values.pop(), int):
+    is_sides = isinstance(size, dict) and size.keys() == {"height", "width"}
+    values = list(size.values()) if is_sides else size
+    first, *rest = values if isinstance(values, list) and values else [values]
+    if not isinstance(first, int) or any(other != first for other in rest):
         raise UserError(f"{folder}: pictures of size {json.dumps(size)}; expected a square")
-    return side
+    return first
 
 
 def _require_half(mean: list[float], std: list[float], folder: Path) -> None:

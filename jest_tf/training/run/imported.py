@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.config import base_config
+from jest_tf.config import RESIZES, base_config
 from jest_tf.data import sentencepiece_file
 from jest_tf.data.records import read_captions
 from jest_tf.data.sources import open_source
@@ -66,6 +66,11 @@ def import_run(
     weights = rules.to_ours(kind.rules(config), source.tensors, config, path)
     margin = _margin(config, options.image_size or source.hints.side, path)
     resize = options.resize or source.hints.resize or DEFAULT_RESIZE.get(kind, "bicubic")
+    if resize not in RESIZES:
+        raise UserError(
+            f"{path} wants pictures resized by {resize!r}; we have {', '.join(RESIZES)}. Choose "
+            "one with --resize"
+        )
     pixels = dataclasses.replace(inputs.pixel_rule_of(resize), margin=margin)
     parent = os.path.dirname(os.path.abspath(out))
     os.makedirs(parent, exist_ok=True)
