@@ -54,8 +54,7 @@ def _data(data: Mapping[str, Any]) -> dict[str, Any]:
     vocabulary = f"trained on {learned_from}" if learned_from else "that of the imported model"
     return {
         "training pairs": data["train"] or "none: the weights were imported as they are",
-        "vocabulary": data["vocab"]
-        or (f"trained on {learned_from}" if learned_from else "its own"),
+        "vocabulary": data["vocab"] or vocabulary,
         "augmentation": ", ".join(data["augment"]) or "none",
         "order": f"shuffled: {data['shuffle']}, {data['n_lanes']} lanes",
     }
