@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from jest_tf.collectives import Collectives
 from jest_tf.errors import UserError
+from jest_tf.ops.words import from_words, to_words
 from jest_tf.selection.draw import local_index
 
 
@@ -92,6 +93,9 @@ class _Rounds:
         self.leaves, self.plan, self.share, self.collectives = leaves, plan, share, collectives
         self.n = leaves[0].shape[0]
         self.buffer_rows = buffer_rows
+        # TPUs, whose loops hold collectives, sum 32 bits at most; GPUs sum 64-bit integers on the
+        # device and 32-bit ones on the host.
+        self.word = tf.int32 if collectives.in_loops else tf.int64
         self.index, self.owned = local_index(positions, collectives.rank * self.n, self.n)
         # Rows of other replicas go to slot `share`, which is dropped.
         mine = plan.destination == collectives.rank
@@ -128,43 +132,12 @@ class _Rounds:
         active = first + tf.range(n_rows) < self.plan.n_travel
         index = tf.minimum(tf.gather(self.index, pick), self.n - 1)
         fills = active & tf.gather(self.owned, pick)
-        words = [_to_words(tf.gather(leaf, index)) for leaf in self.leaves]
+        words = [to_words(tf.gather(leaf, index), self.word) for leaf in self.leaves]
         buffer = tf.where(fills[:, None], tf.concat(words, axis=1), 0)  # [n_rows, words]
         buffer = self.collectives.all_reduce_sum(buffer)
         slot = tf.where(active, tf.gather(self.slot, pick), self.share)[:, None]
         arrived = tf.split(buffer, [word.shape[1] for word in words], axis=1)
         return [
-            tf.tensor_scatter_nd_update(row, slot, _from_words(word, row))
+            tf.tensor_scatter_nd_update(row, slot, from_words(word, row))
             for row, word in zip(rows, arrived, strict=True)
         ]
-
-
-def _to_words(rows: tf.Tensor) -> tf.Tensor:
-    """[k, ...] of any type -> int32 [k, words]: the one type that every backend sums exactly."""
-    flat = tf.reshape(rows, [tf.shape(rows)[0], rows.shape[1:].num_elements()])
-    if flat.dtype == tf.bool:
-        flat = tf.cast(flat, tf.uint8)
-    if flat.dtype.size == 8:
-        flat = flat if flat.dtype == tf.int64 else tf.bitcast(flat, tf.int64)
-        high = tf.cast(tf.bitwise.right_shift(flat, 32), tf.int32)
-        return tf.concat([high, tf.cast(flat, tf.int32)], axis=1)  # The cast keeps the low half.
-    per_word = 4 // flat.dtype.size
-    if per_word == 1:
-        return tf.bitcast(flat, tf.int32)
-    flat = tf.pad(flat, [[0, 0], [0, -flat.shape[1] % per_word]])
-    packed = tf.reshape(flat, [tf.shape(flat)[0], flat.shape[1] // per_word, per_word])
-    return tf.bitcast(packed, tf.int32)
-
-
-def _from_words(words: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Inverse of `_to_words` for rows of the type and shape of `like` [_, ...]."""
-    dtype, width = like.dtype, like.shape[1:].num_elements()
-    raw = tf.uint8 if dtype == tf.bool else dtype
-    if raw.size == 8:
-        high, low = tf.split(tf.cast(words, tf.int64), 2, axis=1)
-        flat = tf.bitwise.left_shift(high, 32) | tf.bitwise.bitwise_and(low, 0xFFFFFFFF)
-        flat = flat if raw == tf.int64 else tf.bitcast(flat, raw)
-    else:
-        flat = tf.bitcast(words, raw)
-        flat = tf.reshape(flat, [tf.shape(words)[0], words.shape[1] * (4 // raw.size)])[:, :width]
-    return tf.cast(tf.reshape(flat, [tf.shape(words)[0], *like.shape[1:]]), dtype)

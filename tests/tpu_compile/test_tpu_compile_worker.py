@@ -10,7 +10,7 @@ import tensorflow as tf
 from jest_tf.devices import parse_topology
 from jest_tf.errors import UserError
 from jest_tf.preflight.tpu_compile import compiler, worker
-from jest_tf.preflight.tpu_compile.collectives import CompiledCollectives, as_words
+from jest_tf.preflight.tpu_compile.collectives import CompiledCollectives
 from jest_tf.preflight.tpu_compile.lower import hlo_of
 from jest_tf.selection import SelectionSpec, gather_picked, select
 
@@ -72,16 +72,6 @@ def test_lowered_collectives_are_those_of_xla():
     assert "replica_groups={{0,1,2,3}}" in text
     assert "s32[4,3,2]" in text  # int64 ids travel as pairs of words
     assert "s64[12]" in text
-
-
-@pytest.mark.parametrize("dtype", [tf.bool, tf.uint8, tf.int64, tf.float32, tf.bfloat16])
-def test_words_keep_every_type(dtype):
-    x = tf.cast(tf.constant([[0, 1, 3], [5, 1, 0]]), dtype)
-    words, back = as_words(x)
-    assert words.dtype in (tf.int32, tf.float32, tf.bfloat16)
-    gathered = tf.stack([words, words])
-    assert back(gathered).dtype == dtype
-    assert tf.reduce_all(tf.reshape(back(gathered), [2, 2, 3]) == x)
 
 
 def test_types_that_tpus_cannot_sum_are_refused_by_name():

@@ -131,11 +131,11 @@ def _explain(error: Exception) -> str:
 
 
 def _frames_of_this_package(error: Exception) -> list[tuple[str, int, str]]:
-    """(file, line, function) of the calls that led to an exception, but for the gate's own."""
+    """(file, line, function) of the calls that led to an exception, but those of collectives."""
     frames = traceback.extract_tb(error.__traceback__)
     found = [(f.filename.rpartition("jest_tf/"), f.lineno, f.name) for f in frames]
     return [
         (f"jest_tf/{path}", line, function)
         for (_, package, path), line, function in found
-        if package and not path.startswith("tpu_compile/")
+        if package and not path.startswith(("preflight/tpu_compile/", "runtime/collectives"))
     ]

@@ -1,0 +1,39 @@
+"""Rows of any type as integers that replicas can sum, and back; sums with zeros are exact."""
+
+import tensorflow as tf
+
+
+def to_words(rows: tf.Tensor, word: tf.DType) -> tf.Tensor:
+    """[k, ...] of any type of at most 8 bytes -> int32 or int64 [k, words]."""
+    flat = tf.reshape(rows, [tf.shape(rows)[0], rows.shape[1:].num_elements()])
+    if flat.dtype == tf.bool:
+        flat = tf.cast(flat, tf.uint8)
+    if flat.dtype.size == 8:
+        flat = flat if flat.dtype == tf.int64 else tf.bitcast(flat, tf.int64)
+        if word == tf.int64:
+            return flat
+        high = tf.cast(tf.bitwise.right_shift(flat, 32), tf.int32)
+        return tf.concat([high, tf.cast(flat, tf.int32)], axis=1)  # The cast keeps the low half.
+    per_word = word.size // flat.dtype.size
+    if per_word == 1:
+        return tf.bitcast(flat, word)
+    flat = tf.pad(flat, [[0, 0], [0, -flat.shape[1] % per_word]])
+    packed = tf.reshape(flat, [tf.shape(flat)[0], flat.shape[1] // per_word, per_word])
+    return tf.bitcast(packed, word)
+
+
+def from_words(words: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Inverse of `to_words` for any number of rows of the type and shape of `like` [_, ...]."""
+    dtype, width = like.dtype, like.shape[1:].num_elements()
+    raw = tf.uint8 if dtype == tf.bool else dtype
+    if raw.size == 8:
+        flat = words
+        if words.dtype == tf.int32:
+            high, low = tf.split(tf.cast(words, tf.int64), 2, axis=1)
+            flat = tf.bitwise.left_shift(high, 32) | tf.bitwise.bitwise_and(low, 0xFFFFFFFF)
+        flat = flat if raw == tf.int64 else tf.bitcast(flat, raw)
+    else:
+        per_word = words.dtype.size // raw.size
+        flat = tf.bitcast(words, raw)
+        flat = tf.reshape(flat, [tf.shape(words)[0], words.shape[1] * per_word])[:, :width]
+    return tf.cast(tf.reshape(flat, [tf.shape(words)[0], *like.shape[1:]]), dtype)
