@@ -12,7 +12,7 @@ from jest_tf.results import read_result, write_result
 from jest_tf.serving.encoders import ModelEncoder
 from jest_tf.training.cost import CostLedger
 from jest_tf.training.jest_model import JestModel
-from jest_tf.training.run.outputs import RunOutputs
+from jest_tf.training.run.outputs import Files, Silent
 from jest_tf.training.run.workdir import Workdir
 
 CHANGES = "change_since_step_0"  # field of a result: metric → difference ("forgetting")
@@ -36,7 +36,7 @@ class Evaluations:
         workdir: Workdir,
         model: JestModel,
         tokenizer: Tokenizer,
-        outputs: RunOutputs,
+        outputs: Files | Silent,
     ):
         self._config, self._folder, self._model = config, workdir.evaluations, model
         self._outputs = outputs

@@ -4,7 +4,7 @@ One name per number everywhere: TensorBoard's tag is the key in metrics.jsonl, i
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -20,29 +20,6 @@ from jest_tf.monitoring.samples import GROUPS, Samples, cut_samples, write_sampl
 from jest_tf.monitoring.tensorboard import TensorBoard
 from jest_tf.results import cut_results, result_path
 from jest_tf.training.run.workdir import Workdir
-
-
-class RunOutputs(Protocol):
-    """What the loop tells about a run. Steps count finished steps, as in checkpoint names."""
-
-    def scalars(self, step: int, values: Mapping[str, Any]) -> None: ...
-    def evaluation(self, step: int, values: Mapping, totals: Mapping[str, float]) -> None: ...
-    def histogram(self, step: int, name: str, values: np.ndarray) -> None: ...
-    def samples(self, step: int, samples: Samples) -> None: ...
-    def picks(self, step: int, ids: np.ndarray) -> None: ...
-    def refused(self, step: int, reason: str, ids: np.ndarray) -> None: ...
-    def progress(self, step: int, totals: Mapping[str, float], values: Mapping) -> None: ...
-    def note(self, text: str) -> None: ...
-    def finished(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None: ...
-    def sync(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class Silent:
-    """The outputs of the worker processes that are not the chief."""
-
-    def __getattr__(self, _name: str):
-        return lambda *_args, **_kwargs: None
 
 
 class Files:
@@ -162,3 +139,11 @@ class Files:
         self._curves.close()
         if self._picks is not None:
             self._picks.close()
+
+
+class Silent:
+    """The outputs of the worker processes that are not the chief: the same calls, no effect."""
+
+    def __getattr__(self, name: str):
+        getattr(Files, name)  # a misspelt call is an error here too
+        return lambda *_args, **_kwargs: None
