@@ -95,6 +95,20 @@ def _training(config: Mapping[str, Any], step: int) -> dict[str, Any]:
         "learning rate": optimizer["learning_rate"],
         "weight decay": optimizer["weight_decay"],
         "seed": config["seed"],
+    } | _tuning(config)
+
+
+def _tuning(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model that starts from trained weights owes to them."""
+    model, ema = config["model"], config["optimizer"].get("ema", 0.0)
+    told = {"averaged weights": f"decay {ema:g}"} if ema else {}
+    if not model.get("init"):
+        return told
+    trained = [f"{tower} {model[tower]['train']}" for tower in ("image", "text")]
+    adapters = [f"adapters of rank {model['lora']['rank']}"] * bool(model["lora"]["rank"])
+    return told | {
+        "starts from": model["init"].rstrip("/").rpartition("/")[2],
+        "trained parts": ", ".join(trained + adapters),
     }
 
 
