@@ -1,6 +1,7 @@
 """Finding and opening files, local or gs://, and staying inside of a folder while doing it."""
 
 import dataclasses
+import functools
 import glob
 import io
 import itertools
@@ -141,6 +142,14 @@ def _is_below(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 
+_real = functools.lru_cache(os.path.realpath)
+
+
+def other_spellings(name: str) -> list[str]:
+    """A name that Windows (`\\`) or macOS (é of two signs) wrote, as it may be here."""
+    return [name.replace("\\", "/"), *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """The folder that file names of a table or a list are relative to, and must stay in."""
@@ -160,22 +169,25 @@ class Place:
             path = f"{scheme}://{posixpath.normpath(rest)}"
             inside = _is_below(path, self.root.rstrip("/"))
         else:
-            path = self._spelled(os.path.join(self.root, below), name)
-            inside = _is_below(os.path.realpath(path), os.path.realpath(self.root))
+            found = (self._joined(below, other) for other in (name, *other_spellings(name)))
+            path = next(filter(os.path.lexists, found), self._joined(below, name))
+            inside = _is_below(os.path.realpath(path), _real(self.root))
+        return self._allowed(path, inside)
+
+    def written(self, name: str, below: str = "") -> str:
+        """As `path`, without a look at the disk: links are followed only when a file is read."""
+        if is_remote(name) or is_remote(self.root):
+            return self.path(name, below)
+        path = self._joined(below, name)
+        return self._allowed(path, _is_below(path, self.root))
+
+    def _joined(self, below: str, name: str) -> str:
+        return os.path.normpath(os.path.join(self.root, below, name))
+
+    def _allowed(self, path: str, inside: bool) -> str:
         if not inside and not self.allow_outside:
             raise ValueError("outside of the source's folder; --allow_outside reads it")
         return path
-
-    @staticmethod
-    def _spelled(folder: str, name: str) -> str:
-        """The file of this name, also as Windows (`\\`) or macOS (é of two signs) writes it."""
-        path = os.path.normpath(os.path.join(folder, name))
-        if os.path.lexists(path):
-            return path
-        forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
-        names = [name.replace("\\", "/"), *forms]
-        others = (os.path.normpath(os.path.join(folder, other)) for other in names)
-        return next((other for other in others if os.path.lexists(other)), path)
 
     def key(self, path: str) -> str:
         """A path as seen from the root, or itself where it lies elsewhere."""

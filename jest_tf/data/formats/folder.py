@@ -22,6 +22,7 @@ from jest_tf.data.formats.files import (
     ends_as,
     is_remote,
     open_binary,
+    other_spellings,
     walk,
     why,
     why_rejected,
@@ -110,6 +111,7 @@ def open_folder(
         rows = _caption_rows(path, folder, layout, tuple(split), notes)
         _add_captions(db, path, rows, place, look_in_root=bool(captions))
     db.execute("CREATE INDEX by_name ON caption (name)")
+    _find_other_spellings(db)
     no_captions = not named or classes_from_folders
     db.execute(_RECORDS, (no_captions,))
     n_records = _count(db, "record")
@@ -223,13 +225,26 @@ def _add_captions(
                 name = f"{name} (before byte {row.end} of {os.path.basename(path)})"
             else:
                 try:
-                    name = place.key(place.path(name, below))
+                    name = place.key(place.written(name, below))
                 except READ_ERRORS as error:
                     problem = why(error)
             yield encoded(name), json.dumps([row.fields, problem])
 
     with db:
         db.executemany("INSERT INTO caption VALUES (?, ?)", contents())
+
+
+def _find_other_spellings(db: sqlite3.Connection) -> None:
+    """Captions whose name is that of no file, but of a file that is written in another way."""
+    there = "SELECT 1 FROM file WHERE file.name = "
+    lost = f"SELECT DISTINCT name FROM caption WHERE NOT EXISTS ({there} caption.name)"
+    found = [
+        (other, name)
+        for (name,) in db.execute(lost)
+        for other in map(encoded, other_spellings(_decoded(name)))
+        if other != name and db.execute(f"{there} ?", (other,)).fetchone()
+    ]
+    db.executemany("UPDATE caption SET name = ? WHERE name = ?", found)
 
 
 def _exists(place: Place, name: str) -> bool:
