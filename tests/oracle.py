@@ -6,6 +6,10 @@ caption are no negatives of each other. Everything here is O(B²) and easy to ch
 
 import numpy as np
 
+# Candidates whose perturbed logits differ by less, relative to the largest, are a near-tie: float32
+# rounds each operation by 2^-24, and a logit is a sum of up to 2b terms; their errors have random
+# signs, so a sum of 2b = 4,096 has about 64 roundings.
+NEAR_TIE = 64 * 2**-24
 SIGNS = {"learnability": (1, -1), "hard_learner": (1, 0), "easy_reference": (0, -1)}
 # Learnability with another weight of the learner, as SelectionSpec(learner_weight=0.5).
 SIGNS["half_learnability"] = (0.5, -1)

@@ -14,9 +14,6 @@ from tensorflow.compiler.xla import xla_data_pb2
 from jest_tf.ops.captions import IGNORED, same_caption
 from jest_tf.selection.spec import Embeddings, SelectionSpec
 
-# Rows from which on the matmul of XLA's CPU backend sums each inner product in one fixed order.
-LARGE_TILE = 512
-
 
 class Term(NamedTuple):
     """One model's part of S: +NLL (what the learner lacks) or -NLL (what the reference lacks).
@@ -40,28 +37,18 @@ def terms(spec: SelectionSpec, learner: Embeddings, reference: Embeddings) -> li
 def similarity(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     """Inner products in full float32: [tiles, tile, d], [m, d] -> [tiles, tile, m].
 
-    The same sums on every layout of replicas. A small tile is a matmul of its own, of the same
-    shape everywhere. Large tiles share one matmul, which is faster: from LARGE_TILE rows on, the
-    order of a sum over d does not depend on how many rows there are.
+    Each tile is a matmul of its own. Libraries choose the order of a sum by the shape of the
+    matmul, so a tile of fixed shape gives the same sums however many tiles a replica holds.
 
     Must be compiled by XLA: a plain matmul would round its inputs to bfloat16 on TPU and to TF32 on
     GPU.
     """
-    tiles, tile, d = rows.shape
-    if tile >= LARGE_TILE:
-        z = _inner_products(tf.reshape(rows, [tiles * tile, d]), columns, batch_rank=0)
-        return tf.reshape(z, [tiles, tile, columns.shape[0]])
-    columns = tf.broadcast_to(columns, [tiles, *columns.shape])
-    return _inner_products(rows, columns, batch_rank=1)
-
-
-def _inner_products(rows, columns, batch_rank):
-    batch, inner = range(batch_rank), [batch_rank + 1]
+    columns = tf.broadcast_to(columns, [rows.shape[0], *columns.shape])
     dimensions = xla_data_pb2.DotDimensionNumbers(
-        lhs_batch_dimensions=batch,
-        rhs_batch_dimensions=batch,
-        lhs_contracting_dimensions=inner,
-        rhs_contracting_dimensions=inner,
+        lhs_batch_dimensions=[0],
+        rhs_batch_dimensions=[0],
+        lhs_contracting_dimensions=[2],
+        rhs_contracting_dimensions=[2],
     )
     highest = xla_data_pb2.PrecisionConfig(
         operand_precision=[xla_data_pb2.PrecisionConfig.HIGHEST] * 2

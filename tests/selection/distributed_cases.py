@@ -12,7 +12,13 @@ import numpy as np
 import oracle
 import tensorflow as tf
 
-from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, gather_picked, select
+from jest_tf.selection import (
+    Embeddings,
+    SelectionSpec,
+    gather_picked,
+    sampling,
+    select,
+)
 
 BASE = SelectionSpec(super_batch=96, sub_batch=24, n_chunks=3)
 POLICIES = ("independent_top_k", "independent_sampled", "joint")
@@ -23,9 +29,9 @@ SPECS = {"uniform": SelectionSpec(96, 24, policy="uniform", n_chunks=3)} | {
 }
 SHARED = "joint learnability sigmoid"
 
-_RNG = np.random.default_rng(11)
+_RNG = np.random.default_rng(12)
 LEARNER = oracle.random_model(_RNG, 96, 24, 12.0, -5.0)
-REFERENCE = oracle.random_model(_RNG, 96, 16, 15.0, -6.0, noise=0.5)
+REFERENCE = oracle.random_model(_RNG, 96, 16, 15.0, -12.0, noise=0.5)
 VALID = _RNG.random(96) > 0.1
 # Most of the good rows on the first replica, so that picked examples must travel.
 LEARNER["ztxt"][:24] = _RNG.permutation(LEARNER["ztxt"][:24])
@@ -71,14 +77,25 @@ def replica_step(collectives):
 
 
 @functools.cache
-def _expected():
-    picked = tf.function(replica_step, autograph=False)(LOCAL)["positions"]
-    return {name: positions.numpy() for name, positions in picked.items()}
-
-
 def expected(name):
-    """What one replica picks."""
-    return _expected()[name]
+    """What the float64 oracle picks, and what every layout must pick: there is no near-tie."""
+    spec, count = SPECS[name], BASE.sub_batch
+    if spec.policy == "joint":
+        count = spec.chunk_size
+    logits = oracle.logits_given(spec.loss, spec.criterion, LEARNER, REFERENCE)
+    allowed, positions = VALID.copy(), []
+    while len(positions) < BASE.sub_batch:
+        values = np.zeros(96) if spec.policy == "uniform" else logits(positions)
+        if spec.policy != "independent_top_k":
+            chunk = len(positions) // count
+            values = values + sampling.gumbel(tf.constant(SEED), chunk, 0, 96).numpy()
+        order = np.argsort(np.where(allowed, -values, np.inf))
+        gaps = -np.diff(values[order[: count + 1]])
+        largest = max(1.0, np.abs(values).max())
+        assert gaps.min() > oracle.NEAR_TIE * largest, f"{name}: a near-tie; take other data"
+        positions += order[:count].tolist()
+        allowed[positions] = False
+    return np.array(positions)
 
 
 def main():

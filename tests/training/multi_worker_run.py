@@ -12,7 +12,7 @@ import signal
 import sys
 
 EMOJI = pathlib.Path(__file__).parents[2] / "configs" / "emoji.py"
-STEPS = 50
+STEPS = 20
 SAVED_EVERY = 4
 
 
