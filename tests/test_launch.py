@@ -26,7 +26,7 @@ def run(script, *arguments, cwd=ROOT, check=0, **environment):
         env=clean | {k: str(v) for k, v in environment.items()},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == check, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -255,7 +255,7 @@ signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(1
 print("running", flush=True)
 if index == 1 and sys.argv[1] == "one fails":
     sys.exit(7)
-time.sleep(0 if sys.argv[1] == "all end" else 50)
+time.sleep(0 if sys.argv[1] == "all end" else 3600)
 """
 
 
@@ -266,12 +266,11 @@ def test_multi_worker_ends_well_when_all_do(tmp_path):
 
 
 def test_multi_worker_stops_the_others_when_one_fails(tmp_path):
-    started = time.monotonic()
     out = run(
         ROOT / "launch/multi_worker.sh", "--workers", "2", "--logs", str(tmp_path),
         "--", sys.executable, "-c", WORKER, "one fails", check=7,
     )  # fmt: skip
-    assert "exit code 7" in out and time.monotonic() - started < 30
+    assert "exit code 7" in out  # at all: the others would sleep for an hour
     assert (tmp_path / "worker-1.log").read_text() == "running\n"
 
 
@@ -293,11 +292,11 @@ def test_multi_worker_passes_sigterm_to_all(tmp_path):
         logs = [tmp_path / f"worker-{i}.log" for i in (0, 1)]
         wait_until(lambda: all(p.exists() and "running" in p.read_text() for p in logs))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=300) == 143
     assert [p.read_text() for p in logs] == ["running\nsaved\n"] * 2
 
 
-def wait_until(condition, seconds=30):
+def wait_until(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -7,6 +7,7 @@ import ml_collections
 from jest_tf.devices import Device
 from jest_tf.preflight.parts import Parts, teacher_dim
 from jest_tf.preflight.report import Section, decimal
+from jest_tf.selection.joint import tile_rows
 from jest_tf.training.cost import CostModel, StepCost
 from jest_tf.training.resolution import Fidelity, StepPlan, TrainPart
 from jest_tf.tuning import trained_tower
@@ -31,8 +32,21 @@ def check_cost(
     if device.flops:
         text += f", {each / device.flops:.3g} s at {device.name}'s peak"
     section.add("one step", text)
+    if parts.spec.policy == "joint":
+        section.add("selection", _layouts(parts.spec.super_batch, n_replicas))
     _whole_run(section, config.total_steps, each, device)
     return section
+
+
+def _layouts(super_batch: int, n_replicas: int) -> str:
+    """What of the selection depends on the number of replicas."""
+    tile, alone = (tile_rows(super_batch, super_batch // n) for n in (n_replicas, 1))
+    same = "the same examples as on one replica, except for near-ties"
+    if tile == alone:
+        return f"in tiles of {tile:,} rows: {same}"
+    return (
+        f"in tiles of {tile:,} rows, of {alone:,} on one replica: scores differ by rounding, {same}"
+    )
 
 
 def _whole_run(section: Section, steps: int, each: float, device: Device) -> None:

@@ -170,8 +170,9 @@ def _set_score(loss, models, state, members, positions, rows, start):
 def tile_rows(super_batch: int, n: int) -> int:
     """Candidates per matmul: the same for 1, 2, 4 and 8 replicas.
 
-    The same shape means the same sums, so a candidate's score does not depend on the layout. Where
-    `super_batch` has no suitable divisor, or replicas hold less than a tile, the tile follows n.
+    Matmuls of one shape sum in one order, so a candidate's products do not depend on the layout.
+    Where `super_batch` has no suitable divisor, or replicas hold less than a tile, the tile follows
+    n, and layouts differ by rounding: in near-ties they may select differently.
     """
     common = super_batch // math.gcd(super_batch, 8)
     tile = _largest_divisor(common, MAX_TILE)

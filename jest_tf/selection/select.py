@@ -60,6 +60,9 @@ def select(
     On one replica the whole selection is one XLA program. Among replicas the blocks are compiled
     and the collectives run between them, at the level of the calling replica function.
 
+    Any number of replicas selects the same rows, except for near-ties: candidates at the cut whose
+    perturbed logits differ by less than 64 roundings of the largest (docs/selection.md).
+
     Args:
       spec: what to choose by.
       learner, reference: embeddings of this replica's n = B / R rows, float32 or bfloat16
