@@ -102,21 +102,15 @@ def test_a_run_leaves_what_the_readme_promises(finished):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_and_continued_equals_uninterrupted(
-    number, data_dir, reference, finished, tmp_path, monkeypatch
+    number, data_dir, reference, finished, tmp_path
 ):
-    advance = loop.Trainer._advance
-
-    def interrupted_after_step_5(self, n_steps):
-        result = advance(self, n_steps)
-        if self.step == 5:
+    def interrupt_after_step_5(step, result):
+        if step == 5:
             os.kill(os.getpid(), number)
-        return result
 
     config = shrunk(data_dir, "policy=joint", reference)
-    monkeypatch.setattr(loop.Trainer, "_advance", interrupted_after_step_5)
-    assert loop.train(config, str(tmp_path)) == 128 + number
+    assert loop.train(config, str(tmp_path), interrupt_after_step_5) == 128 + number
     assert (tmp_path / "checkpoints" / "step-00000005").is_dir()
-    monkeypatch.setattr(loop.Trainer, "_advance", advance)
     assert loop.train(config, str(tmp_path)) == 0
     found, expected = state_of(tmp_path), state_of(finished)
     for part in expected:

@@ -36,6 +36,13 @@ class HostLoopResult(NamedTuple):
     compiled: bool
 
 
+OnSteps = Callable[[int, HostLoopResult], None]  # number of finished steps, what the last gave
+
+
+def ignore(step: int, result: HostLoopResult) -> None:
+    """The hook of a run that nobody watches."""
+
+
 class HostLoop:
     """Runs train steps under the strategy; `run(plan, n)` is one call from the host.
 

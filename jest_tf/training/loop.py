@@ -38,7 +38,7 @@ from jest_tf.training.cost import (
     split_seconds,
 )
 from jest_tf.training.evaluating import Evaluations
-from jest_tf.training.host_loop import HostLoop, HostLoopResult, why_refused
+from jest_tf.training.host_loop import HostLoop, HostLoopResult, OnSteps, ignore, why_refused
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.part_times import part_seconds
 from jest_tf.training.read_errors import run_reading_again
@@ -55,8 +55,10 @@ FORGOT = 1000  # added to a signal's number where a score fell too far
 EXIT_WORKER_LOST = 4  # another worker process or host is gone; the last checkpoint is kept
 
 
-def train(config: ml_collections.ConfigDict, workdir_path: str) -> int:
+def train(config: ml_collections.ConfigDict, workdir_path: str, on_steps: OnSteps = ignore) -> int:
     """Trains until `config.total_steps`, from the newest checkpoint of the workdir if there is one.
+
+    Calls `on_steps(step, result)` after each call of the device loop, before its steps are saved.
 
     Returns:
       The exit code of the command, see `jest_tf.train`.
@@ -74,7 +76,7 @@ def train(config: ml_collections.ConfigDict, workdir_path: str) -> int:
             open_workdir(workdir_path, config.to_dict(), is_writer=runtime.is_chief) as workdir,
             runtime.peers.watched(),
         ):
-            begin = functools.partial(Trainer, config, workdir, runtime)
+            begin = functools.partial(Trainer, config, workdir, runtime, on_steps)
             return run_reading_again(begin) if runtime.steps_in_graph else begin().run()
     except WorkerLost:
         return EXIT_WORKER_LOST
@@ -83,8 +85,8 @@ def train(config: ml_collections.ConfigDict, workdir_path: str) -> int:
 class Trainer:
     """One run: its parts, its state, and the loop over its steps."""
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, runtime: Runtime):
-        self.config, self.workdir, self.runtime = config, workdir, runtime
+    def __init__(self, config, workdir: Workdir, runtime: Runtime, on_steps: OnSteps = ignore):
+        self.config, self.workdir, self.runtime, self.on_steps = config, workdir, runtime, on_steps
         with runtime.peers.chief_first():
             self._prepare()
         with runtime.strategy.scope():
@@ -105,8 +107,7 @@ class Trainer:
         self.evaluations = Evaluations(
             config, workdir, self.model, self.inputs.tokenizer, self.outputs
         )
-        self.refused_in_a_row = 0
-        self.saved_at = time.monotonic()
+        self.refused_in_a_row, self.saved_at = 0, time.monotonic()
 
     def run(self) -> int:
         """Runs to the end, an interrupt, or too many refused steps; returns the exit code."""
@@ -119,6 +120,7 @@ class Trainer:
                 self._evaluate_if_due()
             while self.step < total and not self._stopping(interrupt):
                 result = self._advance(self._steps_until_next_event())
+                self.on_steps(self.step, result)
                 self._note_refusals(result)
                 self._note_bad_records(result)
                 self._log(result)
