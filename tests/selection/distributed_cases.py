@@ -21,11 +21,17 @@ from jest_tf.selection import (
 )
 
 BASE = SelectionSpec(super_batch=96, sub_batch=24, n_chunks=3)
-POLICIES = ("independent_top_k", "independent_sampled", "joint")
 CRITERIA = ("learnability", "hard_learner", "easy_reference")
+_JOINT = itertools.product(["joint"], CRITERIA, ("sigmoid", "softmax"))
+# Of the independent policies every pair of two: the loss is only in their S_ii.
+_INDEPENDENT = [
+    (policy, criterion, ("sigmoid", "softmax")[(i + j) % 2])
+    for i, policy in enumerate(("independent_top_k", "independent_sampled"))
+    for j, criterion in enumerate(CRITERIA)
+]
 SPECS = {"uniform": SelectionSpec(96, 24, policy="uniform", n_chunks=3)} | {
     f"{policy} {criterion} {loss}": SelectionSpec(96, 24, policy, criterion, loss=loss, n_chunks=3)
-    for policy, criterion, loss in itertools.product(POLICIES, CRITERIA, ("sigmoid", "softmax"))
+    for policy, criterion, loss in (*_JOINT, *_INDEPENDENT)
 }
 SHARED = "joint learnability sigmoid"
 
