@@ -268,18 +268,24 @@ def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
             captions |= dict.fromkeys(text.encode() for text in source.labels)
             continue
         file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
-
-        def texts(serialized, source=source):
-            flat = fields.in_graph(source, serialized, ("captions",))["captions"].flat_values
-            return tf.boolean_mask(flat, fields.are_texts(flat))
-
-        parse = _traced_once(texts, [tf.string])
+        parse = _texts_of(source)
         for batch in file.batch(1024):
             for found in _parsed(parse, batch):
                 captions |= dict.fromkeys(found.numpy().tolist())
         if len(captions) >= limit:
             break
     return list(captions)[:limit]
+
+
+@functools.lru_cache(maxsize=64)
+def _texts_of(source: Source) -> tf.types.experimental.PolymorphicFunction:
+    """string [c] -> the captions of these records that are not empty; traced once."""
+
+    def texts(serialized):
+        flat = fields.in_graph(source, serialized, ("captions",))["captions"].flat_values
+        return tf.boolean_mask(flat, fields.are_texts(flat))
+
+    return _traced_once(texts, [tf.string])
 
 
 def _parsed(parse, serialized: tf.Tensor) -> Iterator[tf.Tensor]:
