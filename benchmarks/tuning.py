@@ -55,6 +55,7 @@ def _run(workdir: pathlib.Path, data: str, init: pathlib.Path, extra: str, optio
     text = f"policy={options['policy']},steps={options['steps']},sub_batch={options['sub_batch']}"
     config = tune.get_config(f"{text},eval=0{extra}")
     config.model.init, config.data.train = str(init), data
+    config.data.n_lanes = 1
     config.selection.n_chunks = min(16, options["sub_batch"])
     config.log.every_steps = config.log.samples_every_steps = options["steps"]
     config.optimizer.warmup_steps = 0

@@ -29,7 +29,6 @@ GROUPS = (
     ("selection/",),
     ("acceptance/",),
     ("eval/",),
-    ("forgetting/",),
     ("eval by examples trained/",),
     ("eval by GFLOP/",),
     ("score/",),
@@ -37,6 +36,7 @@ GROUPS = (
     ("cost/",),
     ("train/",),
     ("input/",),
+    ("forgetting/",),
 )
 # The tab Custom Scalars: title of a chart → regular expressions of the names in it.
 COCKPIT = {

@@ -89,12 +89,12 @@ def _backward_flops(
     if how.frozen:
         return 0
     n = max(depth - how.first_block(tower.depth), 0)
-    whole = how.blocks is None and not how.rank
-    unread = 0 if whole or not n else 2 * tokens * 3 * tower.width**2  # below the lowest block
     if not how.rank:
-        return 2 * (n * block + head) - unread
+        return 2 * (n * block + head)
     # Of a product of activations both factors have a gradient, of one with a kernel one has.
     attention = 2 * tokens * 2 * tokens * tower.width
+    # Nothing before the lowest block's attention trains, not even its norm.
+    unread = 2 * tokens * 3 * tower.width**2 if n else 0
     return n * (block + attention + 2 * _adapter_flops(tower, tokens, how.rank)) + head - unread
 
 

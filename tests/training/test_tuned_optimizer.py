@@ -1,0 +1,69 @@
+"""Rates per variable and averaged weights: against arithmetic, on replicas, in a refused step."""
+
+import numpy as np
+import pytest
+import tiny
+
+from jest_tf.config import base_config
+from jest_tf.training import optimizer
+
+EMA, SLOW = 0.5, 0.1
+
+
+def trainer(n_replicas: int, ema: float, slow: float):
+    """A uniform run whose text tower learns at `slow` times the rate."""
+    model, loop, schedule = tiny.trainer(n_replicas, policy=tiny.spec(policy="uniform"))
+    variables = model.learner.trainable_variables
+    c = base_config().optimizer
+    c.warmup_steps, c.ema = 0, ema
+    rates = [slow if "/text/" in v.path else 1.0 for v in variables]
+    with model.optimizer._distribution_strategy.scope():
+        model.optimizer = optimizer.build(c, 100, variables, rates)
+    return model, loop, schedule
+
+
+def weights(model) -> dict[str, np.ndarray]:
+    return {v.path: v.numpy() for v in model.learner.trainable_variables}
+
+
+def averages(model) -> dict[str, np.ndarray]:
+    paths = [v.path for v in model.learner.trainable_variables]
+    return {p: v.numpy() for p, v in zip(paths, model.optimizer.averages, strict=True)}
+
+
+def test_a_step_moves_each_variable_at_its_rate_and_averages_it():
+    """Adam's first step is linear in the rate, decay included."""
+    moved = {}
+    for slow in (1.0, SLOW):
+        model, loop, schedule = trainer(1, EMA, slow)
+        before = weights(model)
+        assert all(np.array_equal(before[p], a) for p, a in averages(model).items())
+        loop.run(schedule.plan(0), 1)
+        after = weights(model)
+        moved[slow] = {p: after[p] - before[p] for p in before}
+        for path, average in averages(model).items():
+            expected = before[path] + (1 - EMA) * (after[path] - before[path])
+            np.testing.assert_allclose(average, expected, rtol=1e-6, atol=1e-7)
+    for path, change in moved[1.0].items():
+        rate = SLOW if "/text/" in path else 1.0
+        np.testing.assert_allclose(moved[SLOW][path], rate * change, rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_replicas", [1, 2])
+def test_a_refused_step_keeps_every_bit_of_the_averages(n_replicas):
+    model, loop, schedule = trainer(n_replicas, EMA, SLOW)
+    loop.run(schedule.plan(0), 1)
+    model.learner.log_scale.assign(200.0)  # exp overflows: the loss is not finite
+    before = weights(model), averages(model)
+    assert loop.run(schedule.plan(0), 1).of_each["accepted"].tolist() == [0.0]
+    for old, new in zip(before, (weights(model), averages(model)), strict=True):
+        assert all(np.array_equal(old[path], new[path]) for path in old)
+
+
+def test_averaged_weights_stand_in_and_go_again():
+    model, loop, schedule = trainer(1, EMA, 1.0)
+    loop.run(schedule.plan(0), 2)
+    own, averaged = weights(model), averages(model)
+    with model.optimizer.averaged(model.learner.trainable_variables):
+        assert all(np.array_equal(averaged[p], v) for p, v in weights(model).items())
+    assert all(np.array_equal(own[path], v) for path, v in weights(model).items())
