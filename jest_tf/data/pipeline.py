@@ -5,6 +5,7 @@ parse, decode, tokenize → batch.
 """
 
 import contextlib
+import dataclasses
 import gc
 import math
 from collections.abc import Iterator
@@ -43,23 +44,51 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+@dataclasses.dataclass(frozen=True)
+class InputLayout:
+    """Which records make which super-batch, and which share of it this host makes.
+
+    Attributes:
+        super_batch: B, candidates of a step over all hosts and replicas.
+        seed: of the order.
+        start_step: of the first super-batch.
+        n_lanes: independent orders of which each fills B / n_lanes slots of a step; must divide B
+            and be a multiple of the hosts. Part of a run's identity. By default gcd(B, 8).
+        input_pipeline_id, num_input_pipelines: this host and the number of hosts.
+        replicas_per_pipeline: replicas that this host feeds; consecutive elements are consecutive
+            replicas of one step.
+        shuffle: False keeps each lane's records in manifest order.
+    """
+
+    super_batch: int
+    seed: int
+    start_step: int = 0
+    n_lanes: int | None = None
+    input_pipeline_id: int = 0
+    num_input_pipelines: int = 1
+    replicas_per_pipeline: int = 1
+    shuffle: bool = True
+
+    @property
+    def lanes(self) -> int:
+        return math.gcd(self.super_batch, DEFAULT_LANES) if self.n_lanes is None else self.n_lanes
+
+    @property
+    def batch_size(self) -> int:
+        """Records of an element: of one replica."""
+        return self.super_batch // self.num_input_pipelines // self.replicas_per_pipeline
+
+
 @_no_garbage_collection()
 def super_batches(
     manifest: Manifest,
     tokenizer: Tokenizer,
     *,
-    super_batch: int,
     image_size: int,
-    seed: int,
-    start_step: int = 0,
-    n_lanes: int | None = None,
-    input_pipeline_id: int = 0,
-    num_input_pipelines: int = 1,
-    replicas_per_pipeline: int = 1,
-    shuffle: bool = True,
     reference_cache: ReferenceCache | None = None,
     pixels: PixelRule = PixelRule(),
     image_cache: ReferenceCache | None = None,
+    **layout,
 ) -> tf.data.Dataset:
     """Endless super-batches, one element per replica, from `start_step` on.
 
@@ -68,17 +97,11 @@ def super_batches(
     decoded, and at most one group of shards per lane is read again.
 
     Args:
-        super_batch: B, candidates of a step over all hosts and replicas.
         image_size: S, side of the images in pixels.
-        n_lanes: independent orders of which each fills B / n_lanes slots of a step; must divide B
-            and be a multiple of the hosts. Part of a run's identity. By default gcd(B, 8).
-        input_pipeline_id, num_input_pipelines: this host and the number of hosts.
-        replicas_per_pipeline: replicas that this host feeds; consecutive elements are consecutive
-            replicas of one step.
         reference_cache: embeddings of this manifest's records, read along with them.
         pixels: how pictures are resized.
         image_cache: embeddings of the pictures, read instead of them, see `embedded`.
-        shuffle: False keeps each lane's records in manifest order.
+        layout: the fields of `InputLayout`.
 
     Returns:
         Elements {id int64 [k], image uint8 [k, S, S, 3], tokens int32 [k, n_tokens], valid bool
@@ -92,45 +115,24 @@ def super_batches(
         UserError: sizes that do not divide, fewer records than lanes. Files are not looked at, for
         a pod makes a pipeline per host: call `manifest.check_files` once before.
     """
-    chunks, chunk = record_chunks(
-        manifest,
-        super_batch=super_batch,
-        seed=seed,
-        start_step=start_step,
-        n_lanes=n_lanes,
-        input_pipeline_id=input_pipeline_id,
-        num_input_pipelines=num_input_pipelines,
-        replicas_per_pipeline=replicas_per_pipeline,
-        shuffle=shuffle,
-        reference_cache=reference_cache,
-        image_cache=image_cache,
-    )
+    layout = InputLayout(**layout)
+    chunks, chunk = record_chunks(manifest, layout, reference_cache, image_cache)
     if image_cache:
         manifest = embedded(manifest, image_cache)
-        reader = EmbeddedReader(manifest, image_cache, seed, reference_cache)
+        reader = EmbeddedReader(manifest, image_cache, layout.seed, reference_cache)
     else:
         reader = RecordReader(
-            manifest, image_size, seed, reference_cache=reference_cache, pixels=pixels
+            manifest, image_size, layout.seed, reference_cache=reference_cache, pixels=pixels
         )
-    check_files(manifest)
-    batch_size = super_batch // num_input_pipelines // replicas_per_pipeline
-    batches = _decoded_batches(chunks, chunk, reader, tokenizer, batch_size)
-    if replicas_per_pipeline > 1:  # one batch is in the making; those of the other replicas here
-        batches = batches.prefetch(replicas_per_pipeline - 1)
+    batches = _decoded_batches(chunks, chunk, reader, tokenizer, layout.batch_size)
+    if layout.replicas_per_pipeline > 1:  # one batch is in the making; the other replicas' here
+        batches = batches.prefetch(layout.replicas_per_pipeline - 1)
     return batches.with_options(_options())
 
 
 def record_chunks(
     manifest: Manifest,
-    *,
-    super_batch: int,
-    seed: int,
-    start_step: int = 0,
-    n_lanes: int | None = None,
-    input_pipeline_id: int = 0,
-    num_input_pipelines: int = 1,
-    replicas_per_pipeline: int = 1,
-    shuffle: bool = True,
+    layout: InputLayout,
     reference_cache: ReferenceCache | None = None,
     image_cache: ReferenceCache | None = None,
 ) -> tuple[tf.data.Dataset, int]:
@@ -140,28 +142,27 @@ def record_chunks(
         (dataset, c): elements (epoch int64 [c], record number int64 [c], serialized string
         [c][, cache record string [c]]); `Manifest.locate` names a record's file.
     """
-    n_lanes = math.gcd(super_batch, DEFAULT_LANES) if n_lanes is None else n_lanes
-    check_layout(super_batch, n_lanes, num_input_pipelines, replicas_per_pipeline)
+    n_lanes, hosts, seed = layout.lanes, layout.num_input_pipelines, layout.seed
+    check_layout(layout.super_batch, n_lanes, hosts, layout.replicas_per_pipeline)
     if reference_cache:
         reference_cache.check_manifest(manifest)
     if image_cache:
         manifest = embedded(manifest, image_cache)
-    per_lane = super_batch // n_lanes
-    batch_size = super_batch // num_input_pipelines // replicas_per_pipeline
-    chunk = chunk_size(math.gcd(per_lane, batch_size))
-    lanes_here = n_lanes // num_input_pipelines
-    first_lane = input_pipeline_id * lanes_here
+    per_lane = layout.super_batch // n_lanes
+    chunk = chunk_size(math.gcd(per_lane, layout.batch_size))
+    lanes_here = n_lanes // hosts
+    first_lane = layout.input_pipeline_id * lanes_here
     tables = lane_tables(
         manifest,
         n_lanes,
         range(first_lane, first_lane + lanes_here),
-        per_lane * start_step,
+        per_lane * layout.start_step,
         seed,
-        shuffle,
+        layout.shuffle,
         companions=reference_cache.shard_paths if reference_cache else (),
     )
     chunks = tf.data.Dataset.range(first_lane, first_lane + lanes_here).interleave(
-        graph_only(lambda lane: lane_chunks(manifest, tables, lane, chunk, seed, shuffle)),
+        graph_only(lambda lane: lane_chunks(manifest, tables, lane, chunk, seed, layout.shuffle)),
         cycle_length=lanes_here,
         block_length=per_lane // chunk,
         num_parallel_calls=tf.data.AUTOTUNE,  # lanes fill their first windows at the same time

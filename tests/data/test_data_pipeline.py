@@ -50,13 +50,13 @@ def order_of(manifest, n, hosts=1, replicas=1, **kwargs):
     per_host = n * kwargs["super_batch"] // hosts
     parts = []
     for host in range(hosts):
-        chunks, size = pipeline.record_chunks(
-            manifest,
+        layout = pipeline.InputLayout(
             input_pipeline_id=host,
             num_input_pipelines=hosts,
             replicas_per_pipeline=replicas,
             **kwargs,
         )
+        chunks, size = pipeline.record_chunks(manifest, layout)
         taken = list(itertools.islice(chunks.as_numpy_iterator(), per_host // size))
         parts.append(np.concatenate([[record, epoch] for epoch, record, _ in taken], axis=1))
     return np.concatenate([part.reshape(2, n, -1) for part in parts], axis=2)

@@ -111,9 +111,8 @@ def test_another_reference_or_other_data_is_refused(manifest, make_manifest, tok
         writer_for(tmp_path / "cache", manifest, identity=IDENTITY | {"checkpoint": "other"})
     other = make_manifest([15, 15, 15])
     with pytest.raises(UserError, match="other data"):
-        pipeline.record_chunks(
-            other, super_batch=4, seed=0, n_lanes=1, reference_cache=writer.cache
-        )
+        layout = pipeline.InputLayout(super_batch=4, seed=0, n_lanes=1)
+        pipeline.record_chunks(other, layout, reference_cache=writer.cache)
 
 
 def test_a_reference_of_another_record_is_never_used(manifest, tokenizer, tmp_path):

@@ -12,9 +12,8 @@ from jest_tf.errors import UserError
 
 
 def ids_from(manifest, step):
-    chunks, size = pipeline.record_chunks(
-        manifest, super_batch=8, seed=2, start_step=step, n_lanes=1
-    )
+    layout = pipeline.InputLayout(super_batch=8, seed=2, start_step=step, n_lanes=1)
+    chunks, size = pipeline.record_chunks(manifest, layout)
     assert size == 8
     return (record for _, record, _ in chunks.as_numpy_iterator())
 
