@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import oracle
-import tensorflow as tf
 
 from jest_tf.selection import SelectionSpec, sampling
 from jest_tf.training.host_loop import HostLoopResult
@@ -41,6 +40,9 @@ def _distance_from_cut(spec: SelectionSpec, own: HostLoopResult, ids: Sequence[i
     ]
     row_of = {record: row for row, record in enumerate(own.last_batch["id"].numpy().tolist())}
     chunks = np.reshape([row_of[record] for record in np.asarray(ids).tolist()], [len(draws), -1])
-    models = [z and tf.nest.map_structure(np.asarray, z)._asdict() for z in (learner, reference)]
+    models = [
+        z and {name: np.asarray(value) for name, value in z._asdict().items() if value is not None}
+        for z in (learner, reference)
+    ]
     assert valid.numpy().all()
     return oracle.cut_violation(spec.loss, spec.criterion, *models, np.stack(draws), chunks)
