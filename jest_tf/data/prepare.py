@@ -152,9 +152,10 @@ class _Progress:
         self.told = now
         seconds = max(now - self.started, 1e-6)
         left = (self.n - self.done) * seconds / self.done
+        rate = self.records / seconds
         self.say(
             f"{self.done:,}/{self.n:,} units, {self.records:,} records, "
-            f"{self.records / seconds:,.0f} records/s, {left:,.0f} s left"
+            f"{rate:,.{0 if rate >= 10 else 1}f} records/s, {left:,.0f} s left"
         )
 
 
