@@ -185,8 +185,7 @@ def _strategy() -> ml_collections.ConfigDict:
     c.steps_per_loop = 1  # steps per call from the host; 10-100 on TPU keeps Python out of the way
     c.jit_compile = True  # XLA; off starts faster, for tests and debugging
     c.deterministic = False  # bit-identical reruns on one machine, slower on GPUs
-    # Examples per replica in one forward or backward pass; 0: all at once. It fits any batch into
-    # memory; if the sub-batch is larger, training embeds it twice.
+    # Examples per replica in one pass; 0: all. It fits any batch; a larger one is embedded twice.
     c.micro_batch = 0
     c.recompute = False  # keep only the inputs of blocks, compute them again for the gradient
     return c
