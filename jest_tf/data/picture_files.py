@@ -215,7 +215,10 @@ def first_frame(webp: tf.Tensor) -> tf.Tensor:
     has_alpha = tf.strings.substr(picture, 0, 4) == b"ALPH"
     body = tf.strings.join([b"WEBP", tf.where(has_alpha, extension, b""), picture])
     length = tf.strings.length(body) // [1, 2**8, 2**16, 2**24] % 256
-    image = still_webp(tf.strings.join([b"RIFF", tf.strings.reduce_join(_byte(length)), body]))
+    still = tf.strings.join([b"RIFF", tf.strings.reduce_join(_byte(length)), body])
+    # The frame has a size of its own, which is judged as every header's; "" is no picture.
+    kind = inspect(tf.io.decode_raw(still[None], tf.uint8, fixed_length=HEADER_BYTES)).kind[0]
+    image = still_webp(tf.where(kind == WEBP, still, b""))
     left, top = 2 * number(header, 4, 3), 2 * number(header, 7, 3)
     right = number(canvas, 0, 3) + 1 - left - tf.shape(image)[1]
     bottom = number(canvas, 3, 3) + 1 - top - tf.shape(image)[0]

@@ -140,3 +140,16 @@ def test_resize_equals_the_antialiased_resize_and_compiles(size_in, size_out):
 def test_to_model_range():
     pixels = tf.constant([0, 127, 255], tf.uint8)
     np.testing.assert_allclose(preprocess.to_model_range(pixels), [-1, -0.00392157, 1], atol=1e-6)
+
+
+def test_a_frame_larger_than_its_animation_is_refused_by_its_header():
+    frames = [Image.fromarray(smooth(32, 32)), Image.fromarray(255 - smooth(32, 32))]
+    moving = io.BytesIO()
+    frames[0].save(moving, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    content = bytearray(moving.getvalue())
+    at = content.index(b"VP8L") + 9
+    content[at : at + 4] = b"\xff\xff\xff\x0f"  # 16,384 x 16,384
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        preprocess.decode(tf.constant(bytes(content)), 8)
+    image, ok = preprocess.decode(tf.constant(moving.getvalue()), 32)
+    assert ok and abs(image.numpy().astype(int) - smooth(32, 32)).max() <= 1
