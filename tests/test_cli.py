@@ -42,7 +42,7 @@ def run(tmp_path, *args):
         [sys.executable, str(script), *args],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=1200,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
 

@@ -11,7 +11,7 @@ EMOJI = "--config=configs/emoji.py"
 
 def run_train(*arguments: str, cwd) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "jest_tf.train", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=1200)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def parsed(*arguments):
         "settle(c); print(c.to_json())"
     )
     command = [sys.executable, "-c", script, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=True)
     return json.loads(result.stdout)
 
 
@@ -84,7 +84,7 @@ def test_a_wrong_config_is_refused_before_tensorflow_is_imported(pytestconfig):
         capture_output=True,
         text=True,
         cwd=pytestconfig.rootpath,
-        timeout=60,
+        timeout=1200,
     )
     assert result.returncode == 0, result.stderr
     assert "Nearest sub_batch that fit: 128 or 144" in result.stdout

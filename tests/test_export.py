@@ -26,7 +26,7 @@ def workdir(tmp_path_factory):
 def export(*args):
     return subprocess.run(
         [sys.executable, "-m", "jest_tf.export", *map(str, args)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def run(script, *arguments, cwd=ROOT, check=0, **environment):
         env=clean | {k: str(v) for k, v in environment.items()},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == check, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -292,7 +292,7 @@ def test_multi_worker_passes_sigterm_to_all(tmp_path):
         logs = [tmp_path / f"worker-{i}.log" for i in (0, 1)]
         wait_until(lambda: all(p.exists() and "running" in p.read_text() for p in logs))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=300) == 143
+        assert process.wait(timeout=1200) == 143
     assert [p.read_text() for p in logs] == ["running\nsaved\n"] * 2
 
 

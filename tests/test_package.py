@@ -44,7 +44,7 @@ def installed(tmp_path_factory):
     def run(*words: str) -> str:
         result = subprocess.run(
             [sys.executable, *words],
-            cwd=empty, env=environment, capture_output=True, text=True, timeout=600,
+            cwd=empty, env=environment, capture_output=True, text=True, timeout=1200,
         )  # fmt: skip
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
@@ -77,7 +77,7 @@ def test_help_lists_the_commands_and_each_answers(installed):
         result = subprocess.run(
             [sys.executable, "-m", "jest_tf", name, "--no_such_flag=1"],
             cwd=installed.folder, env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, text=True, timeout=1200,
         )  # fmt: skip
         assert result.returncode == 2 and "no_such_flag" in result.stderr, (name, result.stderr)
         assert "Traceback" not in result.stderr
@@ -119,7 +119,7 @@ def test_the_public_api_is_lazy():
         "except AttributeError as error: print(error)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=1200
     )
     assert result.returncode == 0, result.stderr
     assert "JestModel" in result.stdout

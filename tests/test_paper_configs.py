@@ -70,7 +70,7 @@ def test_check_tells_the_paper_config_on_one_page():
     done = subprocess.run(
         [sys.executable, "-m", "jest_tf.check", "--config=configs/jest_b16.py", "--nodata",
          "--device=v5p", f"--replicas={STATED.n_chips}", f"--hosts={STATED.n_hosts}"],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert 5 < len(done.stdout.splitlines()) < 50

@@ -153,7 +153,7 @@ def test_command_line(tmp_path):
             sys.executable, "-m", "jest_tf.report",
             f"--workdir={runs[0]}", "--compare", str(runs[1]), str(runs[1]),
         ],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (runs[0] / "report.html").stat().st_size > 10_000

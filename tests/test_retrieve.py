@@ -149,7 +149,7 @@ def test_a_data_set_keeps_thumbnails_in_the_index(tmp_path, encoder, monkeypatch
 def retrieve(*args, stdin=""):
     return subprocess.run(
         [sys.executable, "-m", "jest_tf.retrieve", *map(str, args)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, input=stdin,
+        cwd=ROOT, capture_output=True, text=True, timeout=1200, input=stdin,
     )  # fmt: skip
 
 

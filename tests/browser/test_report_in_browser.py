@@ -28,7 +28,7 @@ def run_browser(browser, tmp_path, *arguments) -> str:
         [browser, *OPTIONS, OFFLINE, profile, *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -66,7 +66,9 @@ def test_a_builder_of_ones_own_is_registered_and_describes_its_set(my_module, tm
         f"m = sources.open_source('tfds:my_tiny_set:train', {str(tmp_path / 'prepared')!r})\n"
         "print(m.fingerprint, m.about.licences[0])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=1200
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{manifest.fingerprint} CC0"
 

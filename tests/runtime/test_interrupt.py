@@ -73,5 +73,5 @@ def test_a_process_stops_in_order():
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "running\n"
         process.terminate()
-        assert process.communicate(timeout=30)[0] == "saved\n"
+        assert process.communicate(timeout=1200)[0] == "saved\n"
     assert process.returncode == 143

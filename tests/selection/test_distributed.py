@@ -99,7 +99,7 @@ def test_two_processes_pick_what_one_does():
         for i in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=240) for process in processes]
+        outputs = [process.communicate(timeout=1200) for process in processes]
     finally:
         for process in processes:
             process.kill()

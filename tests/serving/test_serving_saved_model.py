@@ -82,7 +82,7 @@ def test_a_process_with_only_tensorflow_gets_the_same_numbers(
     np.savez(tmp_path / "in.npz", image=pixels, files=files, texts=np.array(TEXTS, object))
     done = subprocess.run(
         [sys.executable, "-c", FRESH, export, tmp_path / "in.npz", tmp_path / "out.npz"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / "out.npz")

@@ -12,7 +12,7 @@ PINS = ROOT / "jest_tf" / "tpu_compile" / "requirements.txt"
 
 def run(*arguments, code=0) -> str:
     command = [str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=1200)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

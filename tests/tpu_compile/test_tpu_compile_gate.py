@@ -31,7 +31,7 @@ def test_the_emoji_step_compiles_for_tpu(environment):
          "--config.reference.workdir=anywhere", "--config.reference.distillation=1.0",
          "--config.precision=bfloat16",
          "--compile_for=v5e:2x4", f"--tpu_compile_env={environment}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
+        cwd=ROOT, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     _, found, compiled = done.stdout.partition("Compiled for v5e:2x4: 8 chips")
@@ -150,7 +150,7 @@ def run(environment, folder, hlo, inputs):
     script = pathlib.Path(__file__).with_name("run_on_devices.py")
     done = subprocess.run(
         [compiler.python_of(environment), script, folder / "program.hlo", folder / "in.npz",
-         folder / "out.npz", str(len(inputs[0]))], capture_output=True, text=True, timeout=600,
+         folder / "out.npz", str(len(inputs[0]))], capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     results = np.load(folder / "out.npz")

@@ -40,7 +40,7 @@ def two_workers(logs: pathlib.Path, *arguments) -> tuple[int, list[str]]:
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=1200,
     )  # fmt: skip
     return done.returncode, [(logs / f"worker-{i}.log").read_text() for i in range(2)]
 
