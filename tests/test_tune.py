@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from small_run import small_data
 
 from jest_tf.config import base_config, evaluation, problems
@@ -67,8 +68,7 @@ def weights(workdir: pathlib.Path, step: int | None = None) -> dict[str, np.ndar
 
 def stored(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     """Names and values of a checkpoint."""
-    with np.load(workdir / "checkpoints" / f"step-{step:08d}" / "variables.npz") as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    return load_file(workdir / "checkpoints" / f"step-{step:08d}" / "variables.safetensors")
 
 
 def test_a_run_starts_from_the_weights_and_tells_what_it_forgot(data, init, tmp_path, capfd):
@@ -210,7 +210,5 @@ def test_a_frozen_image_tower_is_embedded_once_and_no_picture_is_read(
     finally:
         for shard in shards:
             shard.with_suffix(".away").rename(shard)
-    flops = json.loads(
-        (tmp_path / "cached" / "checkpoints" / "step-00000002" / "state.json").read_text()
-    )["state"]["ledger"]["flops"]
+    flops = load_workdir(str(tmp_path / "cached")).state["ledger"]["flops"]
     assert "score_reference" not in flops
