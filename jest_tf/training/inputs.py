@@ -10,8 +10,10 @@ import ml_collections
 import tensorflow as tf
 from absl import logging
 
+from jest_tf.data.embedded import embedded
 from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import read_captions
+from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.sources import open_source
 from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
 from jest_tf.errors import UserError
@@ -51,7 +53,8 @@ def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_new: bool) -
       UserError: the data or the vocabulary cannot be read, or it is not that of the begun run.
     """
     manifest = open_source(config.data.train, config.data.data_dir)
-    check_files(manifest)
+    if not config.model.image.cache:  # then the cache is read, and the shards only to fill it
+        check_files(manifest)
     if is_new:
         rule = tokenizer_rule(config)
         tokenizer = Tokenizer(find_vocabulary(config), config.data.n_tokens, rule)
@@ -162,8 +165,12 @@ def find_vocabulary(config: ml_collections.ConfigDict) -> str:
     return path
 
 
-def sample_captions(manifest: Manifest) -> list[bytes]:
-    """The first different captions of a data set, by which the length of its texts is judged."""
+def sample_captions(manifest: Manifest, cache: ReferenceCache | None = None) -> list[bytes]:
+    """The first different captions of a data set, by which the length of its texts is judged.
+
+    `cache`: whose captions are read instead of the shards, see `jest_tf.data.embedded`.
+    """
+    manifest = embedded(manifest, cache) if cache else manifest
     return read_captions(manifest, CAPTION_SAMPLE)
 
 

@@ -445,6 +445,6 @@ class Trainer:
         if self.calibration:
             self.outputs.note(str(self.calibration))
         if not self.step and self.runtime.is_chief:
-            captions = inputs.sample_captions(self.inputs.manifest)
+            captions = inputs.sample_captions(self.inputs.manifest, self.image_cache)
             n_cut, n = self.inputs.tokenizer.count_cut(captions), len(captions)
             self.outputs.note(inputs.cut_text(n_cut, n, self.inputs.tokenizer.n_tokens))
