@@ -1,5 +1,6 @@
 """What every evaluation is made of: the class to derive from, the model and the data it reads."""
 
+import abc
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -125,7 +126,7 @@ class Reader:
         return self.encoder.encode_image(np.pad(images, padding))[:n]
 
 
-class Evaluation:
+class Evaluation(abc.ABC):
     """One kind of evaluation. Derive from it, and add the class to `jest_tf.evaluation.kinds`.
 
     Attributes:
@@ -140,11 +141,11 @@ class Evaluation:
     task: str = ""
     needs_labels: bool = False
 
-    def check(self, name: str, options: Mapping[str, Any]) -> None:
+    def check(self, name: str, options: Mapping[str, Any]) -> None:  # noqa: B027 - most need none
         """Raises UserError where the options of `evals.NAME` cannot work."""
 
+    @abc.abstractmethod
     def measure(
         self, source: str, options: Mapping[str, Any], reader: Reader
     ) -> tuple[dict[str, float], dict[str, str]]:
         """Metrics, and the rules that one must know to compare them with others'."""
-        raise NotImplementedError

@@ -4,6 +4,7 @@ An all-gather is the sum of buffers in which each replica fills its own rows. Al
 so one implementation serves every backend, and the TPU compile gate too.
 """
 
+import abc
 from typing import Any
 
 import tensorflow as tf
@@ -21,7 +22,7 @@ def of_current_strategy() -> Collectives:
     return LOCAL if replicas == 1 else ReplicaCollectives()
 
 
-class SummingCollectives:
+class SummingCollectives(abc.ABC):
     """Both exchanges by one sum over replicas, which a subclass gives. Gradients flow through both.
 
     word: the integer type that travels. GPUs sum 64-bit integers on the device, and 32-bit ones on
@@ -46,8 +47,9 @@ class SummingCollectives:
         """The sum over replicas of each tensor in the nest `x`."""
         return self._sum(x)
 
+    @abc.abstractmethod
     def _sum(self, x: Any) -> Any:
-        raise NotImplementedError
+        """The sum over replicas of each tensor in the nest `x`."""
 
 
 class ReplicaCollectives(SummingCollectives):
