@@ -192,14 +192,14 @@ def test_metrics_and_diagnostics_equal_the_oracle():
     [
         ({"policy": "best"}, "selection.policy"),
         ({"criterion": "loss"}, "selection.criterion"),
-        ({"loss": "hinge"}, "selection.loss"),
+        ({"loss": "hinge"}, "loss is 'hinge'"),
         ({"scope": "host"}, "selection.scope"),
-        ({"sub_batch": 65}, "sub_batch is 65"),
+        ({"sub_batch": 65}, "sub_batch = 65 is larger than"),
         ({"sub_batch": 0}, "sub_batch is 0"),
-        ({"n_chunks": 5}, "divide sub_batch"),
+        ({"n_chunks": 5}, "sub_batch = 16 is not divisible by selection.n_chunks = 5"),
         ({"n_chunks": 0}, "n_chunks is 0"),
         ({"temperature": 0.0}, "temperature"),
-        ({"learner_weight": 0.0}, "learner_weight is 0.0; it must be above 0"),
+        ({"learner_weight": 0.0}, "learner_weight is 0.0; expected a positive number"),
         ({"learner_weight": 0.5, "criterion": "hard_learner"}, "only learnability weighs"),
     ],
 )
