@@ -42,7 +42,7 @@ def traffic(spec: SelectionSpec, replicas: int, embed_dims: list[int]) -> dict[s
     """
     pairs = min(spec.chunk_size, spec.super_batch // replicas) * PAIR_BYTES
     picked = spec.chunk_size * 2 * sum(embed_dims) * 4
-    scalars = 4 + 4 * 4  # n_candidates and the four metrics
+    scalars = 2 * 4 + 4 * 4  # n_candidates, n_valid and the four metrics
     return {
         "all_gather": spec.n_chunks * pairs,
         "all_reduce_sum": spec.n_chunks * picked + scalars,

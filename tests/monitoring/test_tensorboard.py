@@ -100,7 +100,7 @@ def test_groups_sort_in_the_order_of_the_story():
     names = [
         "train/loss", "train/pool_accuracy", "selection/gain", "acceptance/a/b", "eval/a/top1",
         "eval by examples trained/a/top1", "eval by GFLOP/a/top1", "score/pool", "examples/chosen",
-        "cost/flops", "train/gradient_norm", "input/wait_share",
+        "cost/flops", "train/gradient_norm", "input/wait_share", "forgetting/a/top1",
     ]  # fmt: skip
     tags = [tag(name) for name in names]
     assert sorted(tags) == tags and len({t[:2] for t in tags}) == len(GROUPS) == len(names) - 1
