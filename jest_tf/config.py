@@ -221,11 +221,7 @@ def _profile() -> ml_collections.ConfigDict:
 
 
 def profiled_steps(text: str) -> tuple[int, int] | None:
-    """First and last step that `profile.steps` names ("10-15", or "10" alone), None where empty.
-
-    Raises:
-      UserError: the text is neither, or its steps do not rise from 1.
-    """
+    """First and last step of `profile.steps` ("10-15" or "10"), None where empty; else UserError."""
     if not text:
         return None
     first, dash, last = text.partition("-")

@@ -86,11 +86,7 @@ def parse_device(text: str) -> Device:
 
 
 def parse_topology(text: str) -> Topology:
-    """`v5e:2x4`, `v4:2x2x1`: the type of TPU and the chips along each axis.
-
-    Raises:
-      UserError: an unknown type, or a shape that this type does not come in.
-    """
+    """`v5e:2x4`, `v4:2x2x1`: type of TPU and chips along each axis; UserError: neither."""
     kind, _, shape = text.partition(":")
     if kind not in TPUS:
         raise UserError(

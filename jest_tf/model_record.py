@@ -68,9 +68,8 @@ class PixelRule:
 class ModelRecord:
     """The content of `model.json`.
 
-    sizes: `dataclasses.asdict` of the DualEncoderConfig.
-    vocabulary: name of the vocabulary file in the workdir. fingerprint: of the tokenizer.
-    image_size: side in pixels to which pictures are decoded.
+    sizes: `asdict` of the DualEncoderConfig. vocabulary: its file in the workdir. fingerprint: of
+    the tokenizer. image_size: of decoded pictures, in pixels.
     """
 
     sizes: dict[str, Any]

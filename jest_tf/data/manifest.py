@@ -147,11 +147,7 @@ class Manifest:
 
     @classmethod
     def load(cls, path: str) -> "Manifest":
-        """Reads a manifest written by `save`.
-
-        Raises:
-            UserError: missing file, other JSON, or a content that its fingerprint does not match.
-        """
+        """Reads what `save` wrote. UserError: no file, other JSON, or another fingerprint."""
         try:
             with tf.io.gfile.GFile(path) as file:
                 content = parse_json(file.read())

@@ -150,10 +150,7 @@ def mixture_pattern(manifest: Manifest) -> np.ndarray:
 
 
 def mixture_choice(pattern: np.ndarray, seed: int, lane: int, period, shuffle: bool) -> tf.Tensor:
-    """int64 [MIXTURE_PERIOD]: the stream that gives each record of this period of a lane.
-
-    Without shuffling the streams still alternate, in one fixed order for all periods.
-    """
+    """int64 [MIXTURE_PERIOD]: stream of each record of a lane's period."""
     tags = (lane, period) if shuffle else (0, 0)
     order = permutation(len(pattern), fold(seed, MIXTURE, *tags))
     return tf.gather(tf.constant(pattern, tf.int64), order)

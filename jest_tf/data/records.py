@@ -167,10 +167,7 @@ class RecordReader:
         return hashed_id(source.name, key)
 
     def _one_caption(self, captions: tf.RaggedTensor, record_id, epoch):
-        """A caption of each record, which of its captions it is, whether it has one: all [c].
-
-        Empty captions are dropped before one is drawn.
-        """
+        """A non-empty caption of each record, its index, whether there is one: all [c]."""
         flat = captions.flat_values
         places = tf.where(fields.are_texts(flat))[:, 0]
         rows = tf.gather(captions.value_rowids(), places)
@@ -257,10 +254,7 @@ def shard_rows(manifest: Manifest, index: int) -> Iterator[tuple[int, bytes, lis
 
 
 def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
-    """Up to `limit` distinct captions of a manifest, in its order; images are not decoded.
-
-    Records that cannot be parsed are passed over: training counts and reports them.
-    """
+    """Up to `limit` distinct captions, in the manifest's order; unreadable ones are passed over."""
     captions: dict[bytes, None] = {}
     for shard in manifest.shards:
         source = manifest.sources[shard.source]

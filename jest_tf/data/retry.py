@@ -82,12 +82,7 @@ def unreadable(manifest: Manifest, step: int, failures: int, error: tf.errors.Op
 
 
 class BadRecords:
-    """Counts records that could not be used, and stops a run in which they are too many.
-
-    Args:
-        max_share: of all records seen so far.
-        min_records: before so many were seen, nothing is judged.
-    """
+    """Counts unusable records; stops a run when they are more than `max_share` of all."""
 
     SHOWN = 20
 

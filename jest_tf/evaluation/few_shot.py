@@ -177,8 +177,8 @@ class FewShot(Evaluation):
 def _embed_shots(
     reader: Reader, source: str, labels: np.ndarray, n_classes: int, shots: tuple, seeds: tuple
 ) -> tuple[Embedded, np.ndarray]:
-    """The shots of all seeds, and the labels that they are drawn by: -1 where a drawn picture
-    could not be decoded. Of a large split only the drawn images go through the model.
+    """The shots of all seeds alone, embedded, and all labels, -1 where a drawn picture is
+    unreadable.
     """
     n_skipped = 0
     while True:

@@ -51,14 +51,9 @@ def class_embeddings(
 def classification_metrics(
     scores: np.ndarray, labels: np.ndarray, ks: tuple[int, ...] = (1, 5)
 ) -> dict[str, float]:
-    """`top1`, `top5` and `mean_per_class` (the mean over classes of the class's top-1 accuracy).
+    """`top1`, `top5` and `mean_per_class` (mean top-1 over classes) of scores [n, n_classes].
 
-    Args:
-        scores: float32 [n, n_classes].
-        labels: integer [n] in [0, n_classes).
-
-    Raises:
-        UserError: no example, a label outside the classes, or scores that are not finite.
+    UserError: no example, a label outside the classes, or scores that are not finite.
     """
     labels = np.asarray(labels)
     n_classes = scores.shape[1]

@@ -65,10 +65,7 @@ class DualEncoderConfig:
 
     @classmethod
     def from_variant(cls, variant: str, **overrides: Any) -> "DualEncoderConfig":
-        """A named size (`VARIANTS`) with some fields replaced.
-
-        `image` and `text` may be given as dicts with only the fields that change.
-        """
+        """A named size (`VARIANTS`) with fields replaced; `image` and `text` also in part."""
         if variant == CUSTOM:
             return cls.from_dict(overrides)
         if variant not in VARIANTS:

@@ -84,9 +84,6 @@ def _normalise_gradient(
 
 @tf.custom_gradient
 def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-    """Layer normalisation of `x` [..., width] over its last axis.
-
-    `gamma` and `beta` [width] are float32; so are the statistics. The result has the dtype of `x`.
-    """
+    """`x` [..., width] normalised over its last axis; `gamma`, `beta` and statistics float32."""
     y, mean, inverse = _normalise(x, gamma, beta)
     return y, lambda dy: _normalise_gradient(x, gamma, mean, inverse, dy)

@@ -28,10 +28,7 @@ _RC = {"svg.fonttype": "none", "svg.hashsalt": "jest_tf", "font.size": 9.5}
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A curve: x ascending, y of the same length; points that are not finite are left out.
-
-    color: index into COLORS. style: index into STYLES.
-    """
+    """A curve: x ascending; points not finite are left out. `color`, `style`: of COLORS, STYLES."""
 
     label: str
     x: Sequence[float]

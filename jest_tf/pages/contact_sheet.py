@@ -22,10 +22,7 @@ _FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans", "Noto Emoji", "Arial U
 
 @dataclass(frozen=True)
 class Hit:
-    """One found image: what to show under it. `image` is None where it could not be read.
-
-    A label that `is_name` is a path or a key: if it is too long, its end stays.
-    """
+    """One found image (None: unreadable) and its label; of one that `is_name` the end stays."""
 
     image: Image.Image | None
     score: float

@@ -130,11 +130,7 @@ def _tokenizer(config: ml_collections.ConfigDict) -> Tokenizer:
 
 
 def reference_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict | None:
-    """The config of the reference's run, with the vocabulary's size as it came out.
-
-    Raises:
-      UserError: no run is there.
-    """
+    """The config of the reference's run, with its vocabulary's size; UserError: no run."""
     if not needs_reference(config) or not config.reference.workdir:
         return None
     run = stored_config(config.reference.workdir)

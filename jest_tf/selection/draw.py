@@ -92,10 +92,7 @@ def offer(
 
 @compiled
 def settle(draw: Draw, pairs: tf.Tensor) -> tf.Tensor:
-    """Global positions drawn, int32 [count], from all replicas' offers in rank order.
-
-    Equal values go to the lower position.
-    """
+    """Global positions drawn, int32 [count], from offers in rank order; ties: the lower one."""
     if not draw.merged:
         return pairs[:, 1]
     # Rows come in rank order, so the lower index among equal values is the lower position.

@@ -221,10 +221,7 @@ class SoftmaxLoss:
 
     @classmethod
     def set_score(cls, state: tf.Tensor, models: Sequence[Term]) -> tf.Tensor:
-        """Each member's part of ℓ(Q), [n], once P is Q.
-
-        Without captions, its own pair is in the sums already.
-        """
+        """Each member's part of ℓ(Q), [n]; without captions its own pair is in the sums."""
         if ignores_own(models):
             return cls.logits(state, [sign for sign, _ in models])
         z_ii, row, column = tf.split(state, 3)

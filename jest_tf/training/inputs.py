@@ -166,10 +166,7 @@ def find_vocabulary(config: ml_collections.ConfigDict) -> str:
 
 
 def sample_captions(manifest: Manifest, cache: ReferenceCache | None = None) -> list[bytes]:
-    """The first different captions of a data set, by which the length of its texts is judged.
-
-    `cache`: whose captions are read instead of the shards, see `jest_tf.data.embedded`.
-    """
+    """The first different captions of the shards or `cache`, by which text length is judged."""
     manifest = embedded(manifest, cache) if cache else manifest
     return read_captions(manifest, CAPTION_SAMPLE)
 

@@ -21,11 +21,7 @@ _SPLIT_SALT = 0x51E57
 
 @dataclasses.dataclass(frozen=True)
 class Resolution:
-    """Side of the image and of a patch, in pixels; written IMAGE/PATCH.
-
-    Raises:
-      UserError: the patches do not tile the image.
-    """
+    """Side of image and patch in pixels, IMAGE/PATCH; UserError: the patches do not tile it."""
 
     image_size: int
     patch_size: int
@@ -103,10 +99,7 @@ class Approximation:
 
 @dataclasses.dataclass(frozen=True)
 class TrainPart:
-    """`n_examples` of the sub-batch (over all replicas), trained at one fidelity.
-
-    `at` None: the model gets images and tokens just as the batch has them.
-    """
+    """`n_examples` of the sub-batch (all replicas) at one fidelity; None: as the batch has them."""
 
     at: Fidelity | None
     n_examples: int
@@ -130,16 +123,11 @@ class StepPlan:
         return cls(score=None, reference=None, train=(TrainPart(None, sub_batch),))
 
     def split(self, positions: tf.Tensor, seed: tf.Tensor) -> list[tuple[Fidelity, tf.Tensor]]:
-        """The picks of each part, at random.
+        """(fidelity, positions int32 [n_examples]) of each part: the picks int32 [b], split by
+        `seed`.
 
-        Sorted by position, each group of consecutive picks gives every part its share, so the
-        split is the same for any number of replicas, and with scope=replica no image travels.
-
-        Args:
-          positions: int32 [b], the chosen. seed: int32 [2], (run seed, step).
-
-        Returns:
-          (fidelity, positions int32 [n_examples]) for each part.
+        Sorted by position, each group of consecutive picks gives every part its share: the split is
+        the same for any number of replicas, and with scope=replica no image travels.
         """
         if len(self.train) == 1:
             return [(self.train[0].at, positions)]

@@ -158,11 +158,7 @@ class Place:
     allow_outside: bool = False
 
     def path(self, name: str, below: str = "") -> str:
-        """Where the file is that `name`, relative to the folder `below` the root, names.
-
-        Raises:
-            ValueError: it lies outside of the root, which is not allowed.
-        """
+        """Where `name`, relative to the folder `below`, is; ValueError: outside of the root."""
         if is_remote(name) or is_remote(self.root):
             path = name if is_remote(name) else f"{self.root}/{below}/{name}"
             scheme, _, rest = path.partition("://")

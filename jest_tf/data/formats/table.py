@@ -87,10 +87,7 @@ def separator_of(text: str | None) -> str | None:
 def open_tables(
     patterns: Sequence[str], layout: Layout, place: Place | None, per_unit: int, skip: str = ""
 ) -> Opened:
-    """Tables whose rows name pictures: a unit is `per_unit` rows from a byte on.
-
-    They are scanned once and never held. Paths are relative to the table.
-    """
+    """Tables whose rows name pictures, relative to the table; a unit is `per_unit` rows."""
     found = find(patterns, ENDINGS, skip)
     place = place or Place(found.root)
     place = dataclasses.replace(place, root=found.root)

@@ -33,10 +33,7 @@ HALF = [0.5, 0.5, 0.5]
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-    """What the files beside the tensors tell; None where they do not.
-
-    side: of the pictures, in pixels. resize: as `data.resize`. tokenizer: tokenizer_config.json.
-    """
+    """What the files beside the tensors tell: side of pictures in pixels, resize, tokenizer."""
 
     heads: tuple[int, int] | None = None
     side: int | None = None

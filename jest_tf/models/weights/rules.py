@@ -223,11 +223,7 @@ class Sizes:
     heads: tuple[int, int] | None = None  # image, text
 
     def config(self, heads: tuple[int, int] | None, what: str) -> DualEncoderConfig:
-        """The towers' sizes; `heads` as asked for or as a config file says.
-
-        Raises:
-          UserError: positions that are no square, or heads that nobody told or do not divide.
-        """
+        """The towers' sizes; UserError: positions no square, or unknown or unfit heads."""
         grid = math.isqrt(self.places)
         heads = self.heads or heads
         if grid * grid != self.places:

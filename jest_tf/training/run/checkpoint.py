@@ -131,21 +131,13 @@ class Checkpointer:
     def restore(
         self, variables: Mapping[str, Variable], step: int | None = None, only: str = ""
     ) -> dict[str, Any] | None:
-        """Assign a checkpoint's values to `variables`, bit for bit, and return its state.
+        """Assign a checkpoint's values to `variables`, bit for bit; its state, None if none is
+        there.
 
-        Nothing is assigned unless the checksums hold and the variables match.
-
-        Args:
-          variables: name → variable; each must be in the checkpoint with its shape and dtype, and
-            the checkpoint must hold no other.
-          step: which one; None takes the newest sound one. Damaged ones are logged and listed in
-            `self.damaged`.
-          only: compare and restore only the names that begin with this, e.g. "learner/", to
-            evaluate or export without building the optimizer.
-        Returns:
-          The saved state, or None when nothing was ever saved.
-        Raises:
-          CheckpointNotFound, CheckpointDamaged, CheckpointMismatch (all UserError).
+        Nothing is assigned unless the checksums hold and names, shapes and dtypes match. step:
+        None: the newest sound one; damaged ones are logged and listed in `self.damaged`. only:
+        compare and restore the names that begin so, e.g. "learner/", without the optimizer.
+        CheckpointNotFound, CheckpointDamaged, CheckpointMismatch (all UserError).
         """
         if step is None:
             step = self.newest_sound_step()
@@ -166,11 +158,7 @@ class Checkpointer:
         return [step for step in steps if self._storage.has(folder_name(step), MANIFEST)]
 
     def newest_sound_step(self) -> int | None:
-        """The newest step whose files match their checksums; None when nothing was ever saved.
-
-        Raises:
-          CheckpointDamaged: there are checkpoints, and every one is damaged.
-        """
+        """The newest step whose checksums hold; None if none was saved; else CheckpointDamaged."""
         steps = self.steps()
         self.damaged = []
         for step in reversed(steps):

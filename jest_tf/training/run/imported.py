@@ -53,11 +53,7 @@ class Options:
 def import_run(
     path: str, out: str, options: Options = Options(), report: Callable[[str], None] = print
 ) -> None:
-    """Writes the workdir `out` from a file or folder of public weights.
-
-    Raises:
-      UserError: anything that does not fit. Nothing is left at `out` then.
-    """
+    """Writes the workdir `out` from public weights; UserError, and nothing at `out`, else."""
     if os.path.lexists(out):
         raise UserError(f"--out={out} is there already: give a folder that does not exist")
     source = folder.open_source(path)

@@ -60,10 +60,7 @@ class BytesDigest:
 
 
 class HashingWriter:
-    """A write-only stream that knows the SHA-256 and the length of what went through it.
-
-    It cannot seek: the file is written strictly forwards, and the digest is that of the file.
-    """
+    """A write-only stream, strictly forwards, that knows SHA-256 and length of its bytes."""
 
     def __init__(self, stream: IO[bytes]):
         self._stream = stream

@@ -72,12 +72,9 @@ class Workdir:
         return not any(self.path.glob("checkpoints/step-*"))
 
     def claim(self, inputs: Mapping[str, Any]) -> None:
-        """Write config, inputs and environment; call when all inputs have opened.
+        """Write config, inputs (name -> fingerprint) and environment, once all inputs have opened.
 
-        Args:
-          inputs: name -> fingerprint (JSON-serialisable) of what the run reads.
-        Raises:
-          UserError: a begun run reads other inputs now, or the folder cannot be written.
+        UserError: a begun run reads other inputs now, or the folder cannot be written.
         """
         if not self.is_new:
             self.compare(inputs)
