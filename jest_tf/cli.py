@@ -31,16 +31,12 @@ def run(
     flag_values: flags.FlagValues | None = None,
     kept: str = "no unfinished result took the place of an old one",
 ) -> None:
-    """Parses the flags, calls `main(argv)` and ends the process.
+    """Parses the flags, calls `main(argv)` and exits with what it returns (None: 0).
 
-    What `main` returns is the exit code (None: 0). A UserError, also one of the flags, is printed
-    to stderr as `error: …` and the process exits with code 2.
-
-    Args:
-        main: gets what the flags left over, the program's name first.
-        flag_values: where the module defines its flags. An own container lets several entry points
-            with a flag of the same name be imported into one process; absl's global flags if None.
-        kept: what a Ctrl-C leaves behind, and how to go on; printed then.
+    A UserError, also one of the flags, is printed to stderr as `error: …`; the exit code is then 2.
+    main: gets the program's name and what the flags left over. flag_values: where the module
+    defines its flags (absl's if None); with an own container several entry points fit into one
+    process. kept: printed on Ctrl-C: what is left behind and how to go on.
     """
     if flag_values is not None:
         flags.FLAGS.append_flag_values(flag_values)

@@ -258,14 +258,11 @@ def settle(config: ml_collections.ConfigDict) -> None:
 
 
 def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
-    """Reads the text behind the colon of `--config=FILE:ARG`, e.g. `quick,policy=uniform`.
+    """Reads the text behind the colon of `--config=FILE:ARG`: `name=value`s, or `name` for a
+    boolean.
 
-    Args:
-      arg: comma-separated `name=value`, or `name` alone for a boolean.
-      **defaults: the names that this config knows, with their defaults, which also give the types.
-
-    Raises:
-      UserError: an unknown name or a value of the wrong type, with the nearest valid name.
+    `defaults` are the names that this config knows, and give the types. UserError: an unknown name
+    or a wrong type, with the nearest valid name.
     """
     values = dict(defaults)
     for item in filter(None, (arg or "").split(",")):

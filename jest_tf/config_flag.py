@@ -35,11 +35,10 @@ def define() -> flags.FlagHolder:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-    """Parses all flags of the program, as `absl.app` does, and explains errors of the config.
+    """Parses all flags of the program, as `absl.app` does.
 
-    Raises:
-      UserError: an unknown flag or field (with the nearest valid one), a wrong value, or a config
-        file that cannot be loaded.
+    UserError: an unknown flag or field (with the nearest valid one), a wrong value, or a config
+    file that cannot be loaded.
     """
     argv, added = _take_evaluations(_with_paths(argv))
     sys.argv[:] = argv  # ml_collections looks for overrides there
@@ -109,11 +108,7 @@ def _add_evaluations(added: list[re.Match]) -> None:
 
 
 def value_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
-    """The loaded config.
-
-    Raises:
-      UserError: the flag was not given, or its file failed to load.
-    """
+    """The loaded config. UserError: the flag was not given, or its file failed to load."""
     if flag.value is None:
         raise UserError(
             f"--config is missing. Give a shipped config ({', '.join(shipped())}) or a file."
@@ -124,11 +119,7 @@ def value_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
 
 
 def load(path: str | pathlib.Path, argument: str = "") -> ml_collections.ConfigDict:
-    """What `--config=PATH:ARGUMENT` gives, for programs that make configs themselves.
-
-    Raises:
-      UserError: no such file, or an unknown argument.
-    """
+    """What `--config=PATH:ARGUMENT` gives; UserError: no such file, or an unknown argument."""
     if not pathlib.Path(path).exists():
         raise UserError(f"{path} is not here: run this from the project's folder.")
     return _module(str(path)).get_config(argument)

@@ -14,11 +14,9 @@ GIB = 2**30
 class Device:
     """One replica's accelerator.
 
-    memory: bytes a program may use. For TPUs what the compiler of libtpu 0.0.42.1 reports as
-      available (less than the nominal size: the runtime keeps a part).
-    flops: bfloat16 floating-point operations a second at peak. memory_bandwidth, link_bandwidth:
-      bytes a second to memory, and to other chips over all links together. As published in Google
-      Cloud's TPU documentation; None where unknown.
+    memory: bytes that a program may use (TPU: as libtpu 0.0.42.1 reports, less than the nominal
+    size). flops: bfloat16 operations a second at peak. memory_bandwidth, link_bandwidth: bytes a
+    second to memory, and to other chips over all links. From Google Cloud's TPU documentation.
     """
 
     name: str
@@ -68,11 +66,7 @@ def n_gpus() -> int:
 
 
 def parse_device(text: str) -> Device:
-    """`v5e`, or a memory size as `cpu:24GiB` or `gpu:80GiB`.
-
-    Raises:
-      UserError: an unknown name, or a size that cannot be read.
-    """
+    """`v5e`, or a memory size as `cpu:24GiB` or `gpu:80GiB`; UserError: neither."""
     if text in TPUS:
         return TPUS[text]
     found = re.fullmatch(r"(cpu|gpu):(\d+(?:\.\d+)?)(GiB|MiB)", text)

@@ -5,10 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A wrong input. The message names what, what was found, what was expected, and the fix.
-
-    Entry points print it without a traceback and exit with code 2.
-    """
+    """A wrong input: what, what was found, what was expected, the fix. Entry points exit with 2."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -72,8 +72,7 @@ def main(argv: list[str]) -> None:
 def export_run(run, workdir: str, out: str) -> str:
     """Exports a LoadedRun with all that its workdir knows about it; returns the fingerprint.
 
-    Raises:
-        UserError: `out` holds other files, or the model has diverged.
+    UserError: `out` holds other files, or the model has diverged.
     """
     from jest_tf.monitoring.labels import run_about
     from jest_tf.results import read_results

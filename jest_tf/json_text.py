@@ -5,11 +5,7 @@ from typing import Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """`json.loads`, where a text nested thousands of levels deep is an error like any other.
-
-    Raises:
-      ValueError: the text is no JSON.
-    """
+    """`json.loads`; ValueError also for a text nested thousands of levels deep."""
     try:
         return json.loads(text)
     except RecursionError as error:

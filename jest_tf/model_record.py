@@ -108,11 +108,7 @@ class ModelRecord:
 
     @classmethod
     def load(cls, workdir: str | os.PathLike) -> "ModelRecord | None":
-        """The record of a workdir; None where an older run wrote none.
-
-        Raises:
-          UserError: the file is damaged or of another version.
-        """
+        """The record of a workdir; None where an older run wrote none. UserError: it is damaged."""
         path = os.path.join(workdir, FILE)
         if not os.path.exists(path):
             return None

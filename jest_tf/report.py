@@ -56,8 +56,7 @@ def main(argv: list[str]) -> None:
 def write_report(workdirs: list[str], out: Path, n_sample_steps: int = 4) -> int:
     """Writes the page about `workdirs[0]`, compared with the others; returns its size in bytes.
 
-    Raises:
-      UserError: a folder is not the workdir of a run, or the page cannot be written.
+    UserError: a folder is not the workdir of a run, or the page cannot be written.
     """
     # They import TensorFlow: after the flags.
     from jest_tf.monitoring.html_report import page
@@ -73,8 +72,7 @@ def write_report(workdirs: list[str], out: Path, n_sample_steps: int = 4) -> int
 def write_picture(workdir: str, out: Path) -> int:
     """Draws the selected and rejected examples of the newest kept step; returns the step.
 
-    Raises:
-      UserError: the run kept no examples, or the picture cannot be written.
+    UserError: the run kept no examples, or the picture cannot be written.
     """
     from PIL import Image
 

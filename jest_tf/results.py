@@ -20,10 +20,7 @@ _CLIP_BENCHMARK = {
 
 
 def clip_benchmark_fields(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What `clip_benchmark build` reads: dataset, model, pretrained, task, language, metrics.
-
-    `metrics` holds our names and, for the same numbers, CLIP_benchmark's.
-    """
+    """What `clip_benchmark build` reads; `metrics` holds our names and CLIP_benchmark's."""
     metrics = dict(result["metrics"])
     metrics |= {_CLIP_BENCHMARK[m]: v for m, v in metrics.items() if m in _CLIP_BENCHMARK}
     return {

@@ -16,15 +16,12 @@ CHOICES = {"policy": POLICIES, "criterion": CRITERIA, "loss": LOSSES, "scope": S
 
 @dataclasses.dataclass(frozen=True)
 class SelectionSpec:
-    """How `sub_batch` of `super_batch` examples are chosen. All sizes are global.
+    """How `sub_batch` of `super_batch` examples are chosen; sizes are global. UserError if wrong.
 
-    learner_weight multiplies the learner's loss in learnability; 1.0 is the paper. temperature
-    divides the logits before the draw; 1.0 is the paper. greedy takes the largest logits without a
-    draw. scope 'global' takes the best of all replicas; 'replica' takes
-    chunk_size / R from each, by the same global scores.
-
-    Raises:
-      UserError: a value is unknown, or the sizes do not divide.
+    learner_weight multiplies the learner's loss in learnability, temperature divides the logits
+    before the draw; 1.0 is the paper. greedy takes the largest logits without a draw. scope
+    'global' takes the best of all replicas; 'replica' chunk_size / R from each, by the same global
+    scores.
     """
 
     super_batch: int

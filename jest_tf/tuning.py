@@ -21,10 +21,8 @@ INIT = "model.init"  # as reference.workdir: the same workdir
 def follow_init(config: ml_collections.ConfigDict, workdir: str) -> None:
     """Fills in what follows from `model.init`: sizes, and how text and pictures are read.
 
-    A run that has begun follows its own workdir, so that it goes on where `model.init` is gone.
-
-    Raises:
-      UserError: no run is in `model.init`, its files are damaged, or a config needs one.
+    A begun run follows its own workdir: it goes on where `model.init` is gone. UserError: no run
+    there, damaged files, or a config that needs one.
     """
     if not config.model.init:
         if config.reference.workdir == INIT or not config.model.image_size:
@@ -77,9 +75,9 @@ def initial_bias(config: ml_collections.ConfigDict) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedTower:
-    """What of a tower is trained.
+    """What of a tower is trained: the last `blocks` and what follows; None: all, embeddings
+    included.
 
-    blocks: the last so many, and what comes after them; None: all, embeddings included.
     cached: its embeddings come with the data. rank: of adapters, trained instead of weights.
     """
 
@@ -97,11 +95,7 @@ class TrainedTower:
 
 
 def trained_tower(config: ml_collections.ConfigDict, tower: str) -> TrainedTower:
-    """What `model.TOWER` and `model.lora` say of a tower: image | text.
-
-    Raises:
-      UserError: `train` is none of full, frozen, last:K.
-    """
+    """What `model.TOWER` and `model.lora` say of a tower: image | text; UserError: a wrong `train`."""
     how = config.model[tower]
     blocks = {"full": None, "frozen": 0}.get(how.train, -1)
     if blocks == -1:

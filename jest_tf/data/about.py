@@ -9,12 +9,9 @@ from typing import Any
 class About:
     """Notes of the origin of a data set, for model cards and for measuring.
 
-    Attributes:
-        licences: one line each.
-        limits: what a model trained on the set cannot do, one line each.
-        labels: paths of files of JSON lines {"id": 5, "label": "blurred", "noisy": true}, which
-            say what is known about some or all records. `key` may stand in the place of `id`;
-            without `noisy`, every label but `clean` is.
+    licences, limits: one line each; what a model trained on the set cannot do. labels: paths of
+    files of JSON lines {"id": 5, "label": "blurred", "noisy": true} about some or all records.
+    `key` may replace `id`; without `noisy`, every label but `clean` is.
     """
 
     licences: tuple[str, ...] = ()

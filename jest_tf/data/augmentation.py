@@ -22,19 +22,12 @@ Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def augmentation(names: tuple[str, ...]) -> Augment:
-    """A function that changes pictures, for the device.
+    """(images [n, h, w, 3] in 0..255, draws [n, N_DRAWS] in [0, 1)) -> float32 [n, h, w, 3] in
+    0..255.
 
-    Args:
-      names: any of `flip` (horizontal), `colour` (brightness, contrast, saturation, hue), `cutout`
-        (one grey rectangle); applied in the order given. All of them compile under XLA; keras-cv's
-        crops and RandAugment do not.
-
-    Returns:
-      (images [n, h, w, 3] in 0..255, draws float32 [n, N_DRAWS] in [0, 1)) -> float32 [n, h, w, 3]
-      in 0..255. The same draws change a picture in the same way, whatever stands beside it.
-
-    Raises:
-      UserError: an unknown name.
+    names: any of `flip` (horizontal), `colour` (brightness, contrast, saturation, hue), `cutout`
+    (one grey rectangle), applied in this order; another is a UserError. All compile under XLA
+    (keras-cv's crops and RandAugment do not). A picture's draws alone say how it changes.
     """
     make = {"flip": _flip, "colour": _colour, "cutout": _cutout}
     unknown = set(names) - set(make)

@@ -41,17 +41,10 @@ _CHECKED_SIDE = 16  # at which a picture is decoded to see whether training can
 def check_image(
     image: bytes, max_side: int | None = None
 ) -> tuple[bytes, tuple[int, int], str | None]:
-    """Judges an image; normalises it where its bytes alone would not be read by the rule.
+    """(bytes to store, (width, height), None), or (b"", (0, 0), why the image cannot be used).
 
-    What comes back has passed the decoder that training uses.
-
-    Args:
-        image: encoded, any format that Pillow reads.
-        max_side: where the shorter side is longer than this, the image is shrunk to it and stored
-            as JPEG; None keeps the size.
-
-    Returns:
-        (bytes to store, (width, height), None), or (b"", (0, 0), why it cannot be used).
+    What is stored passes the decoder of training; it is normalised where its bytes alone would not
+    be read by the rule. A shorter side beyond `max_side` is shrunk to it, stored as JPEG.
     """
     try:
         stored, size = _normalised(image, max_side)
@@ -72,11 +65,7 @@ def normalised(image: bytes) -> bytes:
 def read_picture(image: bytes, max_side: int | None = None) -> Image.Image:
     """The picture by the rule, RGB: upright, on white, the first frame, 16 bits scaled to 8.
 
-    Args:
-        max_side: see `check_image`.
-
-    Raises:
-        Whatever Pillow raises, ValueError for pictures that the rule does not take.
+    Raises whatever Pillow raises, ValueError for pictures that the rule does not take.
     """
     with _opened(image) as picture:
         return _by_the_rule(picture, max_side)

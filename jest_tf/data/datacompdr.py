@@ -39,14 +39,9 @@ class Member(NamedTuple):
 
 
 class DataCompDR:
-    """The embeddings of one teacher, found by key. Holds 50 bytes a record, no embedding.
+    """The embeddings of one teacher (0 or 1), found by key. Holds 50 bytes a record, no embedding.
 
-    Args:
-        patterns: paths and patterns of the tars (not compressed).
-        teacher: 0 or 1, which of the two.
-
-    Raises:
-        UserError: no such tars, one that is damaged, or members of another layout.
+    UserError: no such tars, one that is damaged, or members of another layout.
     """
 
     def __init__(self, patterns: Sequence[str], teacher: int):
@@ -104,8 +99,7 @@ def import_datacompdr(
 ) -> None:
     """Fills a cache. A record with n captions takes the first n text embeddings.
 
-    Raises:
-        UserError: a record without key or embedding, or with more captions than embeddings.
+    UserError: a record without key or embedding, or with more captions than embeddings.
     """
     for shard in writer.missing_shards():
         writer.write_shard(shard, _rows(writer.manifest, shard, embeddings))

@@ -51,8 +51,8 @@ class SourceReport:
 class Report:
     """What `examine` found.
 
-    `bad` counts records that training cannot use, `shared_ids` ids that several sources have;
-    `most_repeated`: the captions that come most often, and how often.
+    bad: records that training cannot use. shared_ids: ids that several sources have. most_repeated:
+    the captions that come most often, and how often.
     """
 
     name: str
@@ -85,15 +85,7 @@ def _percentiles(sizes: collections.Counter) -> list[int]:
 
 
 def examine(manifest: Manifest, workers: int = 8, report: Callable[[str], None] = print) -> Report:
-    """Reads and decodes every record of a manifest.
-
-    Args:
-        workers: shards that are read at once.
-        report: gets a line of progress now and then.
-
-    Returns:
-        Counts, the first records of every problem with file and index, and samples.
-    """
+    """Reads and decodes every record of a manifest, `workers` shards at once."""
     names = _different([source.name for source in manifest.sources])
     sources = {name: SourceReport() for name in names}
     ids_of = {name: Repeats() for name in names}

@@ -1,8 +1,6 @@
-"""Data whose pictures are replaced by embeddings: a cache's files, read instead of the shards.
+"""Data whose pictures are replaced by the embeddings of a frozen tower: a cache is read, no shard.
 
-A frozen image tower gives the same embedding of a picture at every visit. So its cache keeps the
-captions too, and a run that trains the text tower alone reads the cache and no picture. Records,
-their order, and the captions drawn are those of the shards.
+The cache keeps the captions too. Records, their order and the captions drawn are the shards'.
 """
 
 import dataclasses
@@ -31,13 +29,7 @@ def embedded(manifest: Manifest, cache: ReferenceCache) -> Manifest:
 
 
 class EmbeddedReader(RecordReader):
-    """As RecordReader, with `learner_zimg` float32 [c, d] in place of `image`.
-
-    Args:
-        manifest: as `embedded` makes it.
-        image_cache: whose files it lists.
-        seed, reference_cache: see RecordReader.
-    """
+    """RecordReader of an `embedded` manifest: `learner_zimg` float32 [c, d] in place of `image`."""
 
     def __init__(
         self,

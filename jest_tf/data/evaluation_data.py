@@ -18,11 +18,10 @@ _LABELS: dict[str, np.ndarray] = {}
 
 
 class Batch(NamedTuple):
-    """k records that could be read.
+    """k readable records: image files, images uint8 [k, S, S, 3], captions and label of each.
 
-    `encoded`: the image files; `images`: uint8 [k, S, S, 3]; `captions`: those of each record, or
-    an empty list where the source has none; `labels`: int64 [k], -1 where the source has none;
-    `rows`: int64 [k], their numbers in the order of the manifest.
+    A source without captions has none, one without labels int64 -1. rows: int64 [k], their numbers
+    in the order of the manifest.
     """
 
     encoded: list[bytes]
@@ -33,14 +32,9 @@ class Batch(NamedTuple):
 
 
 class EvaluationData:
-    """Reads a manifest for evaluation, in file order.
+    """Reads a manifest for evaluation, in file order; images have `decode_size` pixels a side.
 
-    Args:
-        manifest: what to read.
-        decode_size, pixels: side in pixels of the images, and how they are resized to it.
-
-    Attributes:
-        n_skipped: records passed over in the last pass: pictures that cannot be decoded.
+    n_skipped: pictures of the last pass that cannot be decoded.
     """
 
     def __init__(self, manifest: Manifest, decode_size: int, pixels: PixelRule = PixelRule()):
@@ -68,11 +62,7 @@ class EvaluationData:
         return _LABELS[self.manifest.fingerprint].copy()
 
     def batches(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
-        """All readable records in batches of at most `batch_size`, or those of `rows` (ascending).
-
-        Raises:
-            UserError: a file that is not TFRecord or is corrupt.
-        """
+        """All readable records, or those of `rows` (ascending). UserError: no TFRecord, or corrupt."""
         self.n_skipped = 0
         for number, source in enumerate(self.manifest.sources):
             asked = None if rows is None else tuple(rows.tolist())

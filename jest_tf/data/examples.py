@@ -8,12 +8,9 @@ import tensorflow as tf
 def parse_examples(serialized: tf.Tensor, spec: Mapping) -> dict:
     """`tf.io.parse_example` (string [c], features by name) that survives forged records.
 
-    TensorFlow's fast parser trusts the length of a string: a record that claims 2 GB or more makes
-    it copy from outside of the record, which ends the process. So protobuf's own parser, which
-    checks every length, reads the records first. It takes a few microseconds a record, far less
-    than decoding its image.
-
-    Raises in graph where a record is no Example, or does not have the features of `spec`.
+    TensorFlow's fast parser trusts a string's length: a forged one makes it read foreign memory,
+    which ends the process. So protobuf's parser reads the records first, in a few microseconds
+    each. Raises in graph where a record is no Example with the features of `spec`.
     """
     sizes, _ = tf.io.decode_proto(
         serialized, "tensorflow.Example", ["features"], [tf.string], sanitize=True

@@ -1,7 +1,6 @@
 """What a record says by its Source, read in a graph and in Python by one rule.
 
-Training and evaluation use the graph, tools that look at single records use Python. Both take the
-same records, and the same captions of each, for usable.
+Both take the same records, and the same captions of each, for usable.
 """
 
 import unicodedata
@@ -36,10 +35,9 @@ def is_text(caption: bytes) -> bool:
 def in_graph(source: Source, serialized: tf.Tensor, wanted: tuple[str, ...] = ALL) -> dict:
     """Fields of c records (string [c]), those of `wanted` that the source has a feature for.
 
-    Returns:
-        image string [c]; captions RaggedTensor string [c, None], also of a source whose labels are
-        its captions; id int64 [c]; key string [c]; label int64 [c], -1 where there is none.
-        Raises in graph where a record is no tf.train.Example of these features.
+    image string [c]; captions Ragged string [c, None], also of a source whose labels are its
+    captions; id int64 [c]; key string [c]; label int64 [c], -1 where there is none. Raises in graph
+    where a record is no tf.train.Example of these features.
     """
     kinds = {
         "image": tf.io.FixedLenFeature([], tf.string, ""),

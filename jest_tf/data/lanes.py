@@ -66,8 +66,8 @@ class SegmentTable:
 class StreamTables:
     """One stream of a manifest: segments of this host's L lanes, and where each starts (int64 [L]).
 
-    segment_keys, window_keys: seeds int64 [L, 2] of each lane's draws. They are constants of the
-    graph: to derive them in it would double the time that a pipeline takes to start.
+    The keys are seeds int64 [L, 2] of each lane's draws, as constants: deriving them in the graph
+    would double the time that a pipeline takes to start.
     """
 
     segments: SegmentTable
@@ -80,10 +80,7 @@ class StreamTables:
 
 @dataclasses.dataclass(frozen=True)
 class LaneTables:
-    """All that a host's lanes need to know.
-
-    given: records that each lane gave before the start. first: number of the host's first lane.
-    """
+    """A host's lanes: records that each gave before the start, and the number of the first lane."""
 
     streams: list[StreamTables]
     given: int
@@ -131,8 +128,7 @@ def lane_chunks(
 ) -> tf.data.Dataset:
     """A lane's records from its start on, endlessly.
 
-    Returns:
-        Elements (epoch int64, record number int64, serialized string[, companion string]), [chunk].
+    Elements (epoch int64, record number int64, serialized string[, companion string]), [chunk].
     """
     windows = [_windows(stream, lane - tables.first, shuffle) for stream in tables.streams]
     if len(windows) == 1:

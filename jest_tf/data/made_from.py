@@ -24,15 +24,9 @@ OWN = re.compile(
 
 
 def claim(out: str, wanted: dict, files: Iterable[tuple[str, int, int]], overwrite: bool) -> None:
-    """Notes what a folder is made from, or refuses to mix it with something else.
+    """Notes what a folder is made from: settings and files (name, bytes, time), sorted by name.
 
-    Args:
-        wanted: the settings that the output depends on.
-        files: (name, bytes, time) of the source, sorted by name.
-        overwrite: remove first what `prepare` wrote there.
-
-    Raises:
-        UserError: it was made from other files or with other settings; says which.
+    UserError: it was made of others, says which. `overwrite` removes what `prepare` wrote there.
     """
     if overwrite:
         _clear(out)

@@ -28,18 +28,12 @@ OWN_LABELS = "labels.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """How to read the tf.train.Examples of one origin.
+    """How to read the tf.train.Examples of one origin, by the names of their features.
 
-    Attributes:
-        name: shown in logs and reports; part of hashed ids.
-        image: feature with the encoded image (one bytes value).
-        captions: feature with one or several captions (bytes); None when `labels` name the image.
-        id: int64 feature with the record's id, or None.
-        key: bytes feature that identifies the record; hashed to an id when `id` is None.
-        label: int64 feature with a class, or None.
-        labels: text of each class, in label order (the caption where `captions` is None).
-        weight: share of the records that this source gives in a mixture; None for all of them or
-            none of them: then every record counts alike.
+    name is part of hashed ids. image: bytes, one encoded image. captions: bytes, one or several;
+    None when `labels` name the image. id: int64. key: bytes, hashed to an id when `id` is None.
+    label: int64 class. labels: text of each class, in label order. weight: share of the records of
+    a mixture; None for all sources or none: without, every record counts alike.
     """
 
     name: str
@@ -56,8 +50,7 @@ class Source:
 class Shard:
     """`records` records of a TFRecord file, from record `start` on.
 
-    `bytes` is the size of the file when it was listed (0 = not known): a file that was cut short
-    since then is found before training starts.
+    bytes: size of the file when it was listed (0: not known), to find one that was cut since.
     """
 
     path: str
@@ -69,10 +62,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Sources and shards. Paths of a Manifest in memory are absolute.
-
-    `about` is no part of the fingerprint: it says where the records come from, not what they are.
-    """
+    """Sources and shards, with absolute paths. `about` is no part of the fingerprint."""
 
     name: str
     sources: tuple[Source, ...]
@@ -216,16 +206,10 @@ def mix(manifests: Sequence[Manifest], weights: Sequence[float] | None, name: st
 
 
 def split(manifest: Manifest, share: float, held_out: bool, name: str) -> Manifest:
-    """One of two parts of a manifest: each shard's last records, or all others.
+    """The last `share` of each shard's records (`held_out`), or all others; one at least on each
+    side.
 
-    Args:
-        manifest: to be split; at least one record stays on either side.
-        share: of the records of each shard, rounded, that is held out.
-        held_out: True for the records that are held out, False for the others.
-        name: of the result.
-
-    Raises:
-        UserError: there are fewer than two records.
+    UserError: there are fewer than two records.
     """
     counts = [round(share * shard.records) for shard in manifest.shards]
     if manifest.n_records < 2:
@@ -246,11 +230,7 @@ def split(manifest: Manifest, share: float, held_out: bool, name: str) -> Manife
 
 
 def check_files(manifest: Manifest) -> None:
-    """Looks at every shard's size (not its content), 32 at a time.
-
-    Raises:
-        UserError: naming each shard that is missing, or whose size changed since it was listed.
-    """
+    """Compares every shard's size, 32 at a time; UserError names those missing or changed."""
 
     def problem(shard: Shard) -> str | None:
         try:

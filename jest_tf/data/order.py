@@ -29,8 +29,8 @@ SEGMENTS, WINDOW, MIXTURE = 1, 2, 3  # tags that keep the draws apart
 class Segment:
     """`records` records of a shard from record `start` of the file on, all in one lane.
 
-    `first` is the number of its first record in manifest order, `shard` the shard's index,
-    `shard_start` the index of its first record among those that the manifest takes of the shard.
+    first: number of the first one in manifest order. shard_start: its index in the manifest's
+    shard.
     """
 
     path: str
@@ -92,7 +92,7 @@ def lanes(stream: Sequence[tuple[int, int, Shard]], n_lanes: int) -> list[list[S
 def fold(seed, *tags) -> tf.Tensor:
     """int64 [2]: an independent seed for each tuple of tags (ints or int64 scalars).
 
-    `seed` is an int, or what `fold` gave for the first of the tags.
+    seed: an int, or what `fold` gave for the first of the tags.
     """
     folded = seed if tf.is_tensor(seed) else tf.constant([seed, 0], tf.int64)
     for tag in tags:
@@ -115,10 +115,7 @@ def lane_keys(tag: int, seed: int, stream: int, lanes: range) -> tf.Tensor:
 
 
 def segment_order(n_segments, key: tf.Tensor, epoch, shuffle: bool) -> tf.Tensor:
-    """int64 [n_segments]: the order in which a lane reads its segments in this epoch.
-
-    `key`: of this lane, from `lane_keys` with the tag SEGMENTS.
-    """
+    """int64 [n_segments]: the order of a lane's segments in this epoch; `key` as of `lane_keys`."""
     if not shuffle:
         return tf.range(tf.cast(n_segments, tf.int64))
     return permutation(n_segments, fold(key, epoch))

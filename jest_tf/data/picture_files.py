@@ -30,9 +30,9 @@ _rare = functools.partial(tf.function, autograph=False, experimental_attributes=
 class Headers(NamedTuple):
     """What the first bytes of c files say, all [c].
 
-    `kind` int32 is BAD where the magic number or the size say so. `height`, `width` int64 are 2
-    for JPEG, whose size stands further back and is judged later. `unusual`: a PNG that may be
-    transparent, a WebP that moves. `may_have_exif`: a file that holds more than pixels.
+    kind int32: BAD where the magic number or the size say so. height, width int64: 2 for JPEG,
+    which is judged later. unusual: a PNG that may be transparent, a WebP that moves. may_have_exif:
+    a file that holds more than pixels.
     """
 
     kind: tf.Tensor
@@ -137,10 +137,7 @@ def _after(text: tf.Tensor, mark: bytes) -> tf.Tensor:
 
 
 def upright(images: tf.Tensor, encoded: tf.Tensor, head: Headers) -> tf.Tensor:
-    """uint8 [c, S, S, 3] turned as the EXIF of their files (string [c]) says.
-
-    A resize to a square and a turn may change places: the turn of the small one costs nothing.
-    """
+    """uint8 [c, S, S, 3] turned as the EXIF of their files (string [c]) says, after the resize."""
     turned = lambda: _turned(images, _orientation(_exif_of(encoded, head)))  # noqa: E731
     return tf.cond(tf.reduce_any(head.may_have_exif), turned, lambda: images)
 
@@ -229,8 +226,7 @@ def first_frame(webp: tf.Tensor) -> tf.Tensor:
 def opaque_gif(gif: tf.Tensor) -> tf.Tensor:
     """A GIF (string []) whose first frame is white where it was transparent.
 
-    TensorFlow reads no transparency of GIFs: what it leaves out is black. So the colour that stands
-    for it is made white in the table of colours, and no longer marked.
+    TensorFlow draws what is transparent black. So its colour is made white, and no longer marked.
     """
     mark = b"\x21\xf9\x04"
     flags = tf.cast(tf.io.decode_raw(gif, tf.uint8, fixed_length=13)[10], tf.int32)

@@ -30,11 +30,7 @@ CHUNK = 16
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """For tracing, which makes many objects and keeps them.
-
-    Their number sets off a search for garbage among all of TensorFlow's objects. It would find none
-    and delay the first super-batch.
-    """
+    """For tracing, whose many objects set off a search for garbage that finds none and takes long."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -48,16 +44,10 @@ def _no_garbage_collection() -> Iterator[None]:
 class InputLayout:
     """Which records make which super-batch, and which share of it this host makes.
 
-    Attributes:
-        super_batch: B, candidates of a step over all hosts and replicas.
-        seed: of the order.
-        start_step: of the first super-batch.
-        n_lanes: independent orders of which each fills B / n_lanes slots of a step; must divide B
-            and be a multiple of the hosts. Part of a run's identity. By default gcd(B, 8).
-        input_pipeline_id, num_input_pipelines: this host and the number of hosts.
-        replicas_per_pipeline: replicas that this host feeds; consecutive elements are consecutive
-            replicas of one step.
-        shuffle: False keeps each lane's records in manifest order.
+    super_batch: B, over all hosts and replicas. seed: of the order. n_lanes: independent orders,
+    each of which fills B / n_lanes slots; divides B, a multiple of the hosts, part of a run's
+    identity; by default gcd(B, 8). replicas_per_pipeline: consecutive elements are consecutive
+    replicas of a step. shuffle: False keeps each lane's records in manifest order.
     """
 
     super_batch: int
@@ -94,26 +84,17 @@ def super_batches(
 
     The super-batch of step k, in order over all hosts and replicas, is a function of (manifest,
     super_batch, n_lanes, seed, k): hosts and replicas only cut it. Nothing before `start_step` is
-    decoded, and at most one group of shards per lane is read again.
+    decoded, and at most one group of shards per lane is read again. `image_cache`: embeddings that
+    are read instead of pictures, see `embedded`; `layout`: the fields of `InputLayout`.
 
-    Args:
-        image_size: S, side of the images in pixels.
-        reference_cache: embeddings of this manifest's records, read along with them.
-        pixels: how pictures are resized.
-        image_cache: embeddings of the pictures, read instead of them, see `embedded`.
-        layout: the fields of `InputLayout`.
+    Elements {id int64 [k], image uint8 [k, S, S, 3], tokens int32 [k, n_tokens], valid bool [k],
+    source int32 [k], record int64 [k], caption_index int32 [k]}, k = super_batch / hosts / replicas
+    per host; record counts over the manifest. With a reference cache also reference_zimg,
+    reference_ztxt float32 [k, d]; with an image cache learner_zimg float32 [k, d] instead of image.
+    A record that cannot be read keeps its slot with valid = False and a black image.
 
-    Returns:
-        Elements {id int64 [k], image uint8 [k, S, S, 3], tokens int32 [k, n_tokens], valid bool
-        [k], source int32 [k], record int64 [k], caption_index int32 [k]}, k = super_batch / hosts /
-        replicas per host; the last two say which record of the manifest it is, and which of its
-        captions was drawn. With a reference cache also reference_zimg, reference_ztxt float32
-        [k, d]; with an image cache learner_zimg float32 [k, d] instead of image. A record that
-        cannot be read keeps its slot with valid = False and a black image.
-
-    Raises:
-        UserError: sizes that do not divide, fewer records than lanes. Files are not looked at, for
-        a pod makes a pipeline per host: call `manifest.check_files` once before.
+    UserError: sizes that do not divide, fewer records than lanes. Files are not looked at, for a
+    pod makes a pipeline per host: call `manifest.check_files` once before.
     """
     layout = InputLayout(**layout)
     chunks, chunk = record_chunks(manifest, layout, reference_cache, image_cache)
@@ -138,9 +119,8 @@ def record_chunks(
 ) -> tuple[tf.data.Dataset, int]:
     """The order of `super_batches` before anything is decoded: cheap, to look up or to test.
 
-    Returns:
-        (dataset, c): elements (epoch int64 [c], record number int64 [c], serialized string
-        [c][, cache record string [c]]); `Manifest.locate` names a record's file.
+    (dataset, c): elements (epoch int64, record number int64, serialized string[, cache record
+    string]), all [c]; `Manifest.locate` names a record's file.
     """
     n_lanes, hosts, seed = layout.lanes, layout.num_input_pipelines, layout.seed
     check_layout(layout.super_batch, n_lanes, hosts, layout.replicas_per_pipeline)
@@ -178,10 +158,9 @@ def evaluation_batches(
     image_size: int,
     pixels: PixelRule = PixelRule(),
 ) -> tf.data.Dataset:
-    """Every record once, in manifest order, with its first caption; the last batch is padded.
+    """Every record once, in manifest order, with its first caption; elements as of `super_batches`.
 
-    Returns:
-        Elements as of `super_batches`. Padding has valid = False and id = -1.
+    The last batch is padded with valid = False and id = -1.
     """
     check_files(manifest)
     shards = [entry for stream in order.streams(manifest) for entry in stream]
@@ -225,10 +204,9 @@ def chunk_size(divides: int) -> int:
 def _decoded_batches(
     chunks: tf.data.Dataset, chunk: int, reader: RecordReader, tokenizer: Tokenizer, batch_size: int
 ) -> tf.data.Dataset:
-    """Chunks of serialized records → batches of `batch_size` decoded and tokenized ones.
+    """Chunks of serialized records → batches of decoded and tokenized ones, one batch ahead.
 
-    Nothing that is as large as a batch is made but the batch itself, by the fused map-and-batch
-    (see `_options`), which writes each chunk to its place. It works one batch ahead.
+    The fused map-and-batch writes each chunk to its place: nothing else is as large as a batch.
     """
 
     def read(*parts):
@@ -249,8 +227,8 @@ def _decoded_batches(
 def _read_guarded(reader: RecordReader, n: int, *parts: tf.Tensor) -> dict:
     """`reader.read`, where records that raise are replaced by invalid ones in the same slots.
 
-    All n at once first; only where that raises, one by one. No Python runs: a dataset of one
-    element is the only thing in the graph that catches errors.
+    All at once first; only where that raises, one by one: a dataset of one element is the only
+    thing in a graph that catches errors.
     """
     parts = tuple(tf.ensure_shape(part, [n]) for part in parts)
 

@@ -33,9 +33,8 @@ PROGRESS_SECONDS = 5.0
 def prepare(settings: Settings, say: Callable[[str], None] = print) -> Summary:
     """Does this run's share of the units; writes the manifest when all are there.
 
-    Raises:
-        UserError: the source cannot be understood, changed since the output was begun, or is
-            rejected for the most part; or the output cannot be written.
+    UserError: the source cannot be understood, changed since the output was begun, or is rejected
+    for the most part; or the output cannot be written.
     """
     try:
         return _prepare(settings, say)

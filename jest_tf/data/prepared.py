@@ -103,11 +103,8 @@ def write_report(out: str, index: int, report: dict) -> None:
 class ShardWriter:
     """Writes the records of one unit as they come, `records_per_shard` to a file.
 
-    Attributes:
-        shards: the manifest's entries of the files that are complete.
-        classes: names seen so far. In a shard a class is a number of this run's own, until `finish`
-            knows all classes and renumbers them by the name that stands beside.
-        noise: (id, what is known to be wrong) of the records of which it is known.
+    shards: entries of the complete files. classes: names so far; in a shard a class is a number of
+    this run's own until `finish` renumbers all by the name beside it. noise: (id, what is wrong).
     """
 
     def __init__(self, settings: Settings, name: str, index: int):
@@ -183,8 +180,7 @@ def _bytes(values: Iterable[bytes]) -> tf.train.Feature:
 def finish(settings: Settings, name: str, opened: Opened, say: Callable[[str], None]) -> Summary:
     """Writes manifest.json and rejected.jsonl if every unit is done; else says what is missing.
 
-    Raises:
-        UserError: no record can be used, or too many were rejected.
+    UserError: no record can be used, or too many were rejected.
     """
     out, n_units = settings.out, len(opened.units)
     there = set(tf.io.gfile.listdir(out))

@@ -33,15 +33,11 @@ SMALL_PIXELS = 256 * 256
 def decode(
     encoded: tf.Tensor, image_size: int, rule: PixelRule = OWN_RULE
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes one JPEG, PNG, GIF, BMP (24 or 32 bits) or WebP (string []) by the rule.
+    """Decodes one JPEG, PNG, GIF, BMP (24 or 32 bits) or WebP (string []) by the rule, to a square.
 
-    The picture is resized to a square by `rule`, without keeping its aspect (as SigLIP does).
     JPEGs of at least twice the size are decoded at 1/2, 1/4 or 1/8, which is cheaper.
-
-    Returns:
-        (uint8 [S, S, 3], bool []): zeros and False where the header shows that it is no picture of
-        MIN_SIDE to MAX_SIDE and MAX_PIXELS. Raises InvalidArgumentError (in graph) where the data
-        is corrupt.
+    (uint8 [S, S, 3], bool []): zeros and False where the header says that it is no picture of
+    MIN_SIDE to MAX_SIDE and MAX_PIXELS. InvalidArgumentError (in graph) where data are corrupt.
     """
     images, ok = decode_batch(encoded[None], image_size, rule)
     return images[0], ok[0]
@@ -93,8 +89,8 @@ def decode_all(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`decode_batch` for string [n] that never raises: corrupt data is black and False too.
 
-    A graph has no `try`, and one corrupt file must not fail the call for all: tf.data can pass over
-    an element that raises, so each file is a data set of its own with a black picture after it.
+    A graph has no `try`, but tf.data can pass over an element that raises: each file is a data set
+    of its own with a black picture after it.
     """
     black = (tf.zeros([image_size, image_size, 3], tf.uint8), False)
 
@@ -155,9 +151,8 @@ def _decode_one(
 def fit(images: tf.Tensor, size: int, rule: PixelRule = OWN_RULE) -> tf.Tensor:
     """uint8 [n, h, w, 3] -> uint8 [n, S, S, 3] by `rule`, rounded to the nearest (half up).
 
-    By default what `tf.image.resize(antialias=True)` gives, up to the order of its sums, but faster
-    on a CPU: its kernel sums along the height by whole rows, and along the width one pixel of 3
-    values after the other. Here both sums go by whole rows, with a transposition between.
+    By default `tf.image.resize(antialias=True)` up to the order of its sums, but faster on a CPU:
+    both sums go by whole rows, with a transposition between.
     """
     side = size + rule.margin
 
@@ -192,7 +187,7 @@ def fit(images: tf.Tensor, size: int, rule: PixelRule = OWN_RULE) -> tf.Tensor:
 def fit_decoded(images: tf.Tensor, size: int, rule: PixelRule = OWN_RULE) -> tf.Tensor:
     """uint8 [n, h, w, 3] of any size -> float32 [n, S, S, 3] in 0..255, not rounded.
 
-    Pictures of `size` x `size` are taken as they are: `decode` made them, and has cut the margin.
+    Pictures of S x S stay as they are: `decode` made them, and has cut the margin.
     """
     side, method = size + rule.margin, rule.resize
     shape = tf.shape(images)
@@ -206,16 +201,9 @@ def fit_decoded(images: tf.Tensor, size: int, rule: PixelRule = OWN_RULE) -> tf.
 
 
 def resize(images: tf.Tensor, image_size: int, rule: PixelRule = OWN_RULE) -> tf.Tensor:
-    """Resize that compiles under XLA: two matmuls with constant matrices.
+    """[n, h, w, c] -> float32 [n, S, S, c]: two matmuls with constant matrices, which XLA compiles.
 
-    By default equal to `tf.image.resize(images, [image_size] * 2, antialias=True)`, which XLA
-    lacks. The margin of `rule` plays no part: `decode` has cut it.
-
-    Args:
-        images: [n, h, w, c], any real dtype, static h and w.
-
-    Returns:
-        float32 [n, image_size, image_size, c]; the input itself (as float32) where sizes agree.
+    By default equal to `tf.image.resize(antialias=True)`. `decode` has cut the rule's margin.
     """
     images = tf.cast(images, tf.float32)
     h, w = images.shape[1:3]

@@ -18,14 +18,8 @@ from jest_tf.model_record import PixelRule
 class RecordReader:
     """Reads the records of one manifest; every source by its own feature names.
 
-    Args:
-        manifest: whose sources and shards the records come from.
-        image_size: side of the decoded square image, in pixels.
-        seed: of the draw of one caption where a record has several.
-        draw_caption: draw one of the captions that are not empty per visit (training), or take the
-            first of them (evaluation).
-        reference_cache: whose records come along with the data's.
-        pixels: how pictures are resized.
+    seed: of the draw of one non-empty caption per visit (training); without `draw_caption` the
+    first of them is taken (evaluation). reference_cache: its records come along with the data's.
     """
 
     def __init__(
@@ -64,16 +58,10 @@ class RecordReader:
     def read_chunk(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor, *cached):
         """Parses and decodes c records.
 
-        Args:
-            epoch: int64 [c], how often the record was visited before.
-            record: int64 [c], number of the record in manifest order.
-            serialized: string [c].
-            cached: with a reference cache, string [c]: its records.
-
-        Returns:
-            {id int64, image uint8 [c, S, S, 3], caption string, source int32, valid bool, record
-            int64, caption_index int32}, all [c]. Raises in graph where a record cannot be parsed or
-            decoded, which the pipeline turns into an invalid record.
+        epoch, record: int64 [c], earlier visits and number in manifest order. serialized, cached:
+        string [c], the records and those of the reference cache. {id int64, image uint8 [c, S, S,
+        3], caption string, source int32, valid bool, record int64, caption_index int32}, all [c].
+        Raises in graph where a record cannot be parsed or decoded.
         """
         read = self._parse_all(epoch, record, serialized)
         picture, decoded = self.picture(read.pop("encoded"))

@@ -27,15 +27,9 @@ DTYPES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 class ReferenceCache:
     """What `cache.json` says.
 
-    Attributes:
-        folder: where it lies.
-        identity: what the embeddings depend on, e.g. {checkpoint, preprocessing, tokenizer,
-            image_size}; free-form strings and numbers.
-        data: fingerprint of the manifest it belongs to.
-        dim: width of the embeddings (it may differ from the learner's).
-        dtype: `float16` or `bfloat16`, as stored.
-        scale, bias: of the reference's sigmoid loss: logit = scale * <zimg, ztxt> + bias.
-        records: per shard of the manifest.
+    identity: what the embeddings depend on, e.g. {checkpoint, preprocessing, tokenizer,
+    image_size}. data: fingerprint of the manifest. dim: their width, which may differ from the
+    learner's. scale, bias: logit = scale * <zimg, ztxt> + bias. records: per shard.
     """
 
     folder: str
@@ -53,11 +47,7 @@ class ReferenceCache:
 
     @classmethod
     def load(cls, folder: str) -> "ReferenceCache":
-        """Reads a finished cache.
-
-        Raises:
-            UserError: no cache there, or one that was not finished.
-        """
+        """Reads a finished cache; UserError: none is there, or one that was not finished."""
         path = f"{folder}/cache.json"
         try:
             with tf.io.gfile.GFile(path) as file:
@@ -103,14 +93,10 @@ class ReferenceCache:
             )
 
     def parse(self, serialized: tf.Tensor, caption_index: tf.Tensor) -> dict:
-        """Cache records, in graph.
+        """{id int64 [c], reference_zimg, reference_ztxt float32 [c, d]} of cache records, string
+        [c].
 
-        Args:
-            serialized: string [c].
-            caption_index: int64 [c], which of a record's captions is wanted.
-
-        Returns:
-            {id int64 [c], reference_zimg, reference_ztxt float32 [c, d]}.
+        caption_index: int64 [c], which of a record's captions is wanted.
         """
         spec = {
             "id": tf.io.FixedLenFeature([], tf.int64),
@@ -140,13 +126,7 @@ def shard_path(folder: str, index: int) -> str:
 class CacheWriter:
     """Writes a cache shard by shard; a shard that is there already is kept, so it resumes.
 
-    Args:
-        folder: of the cache, made if need be.
-        manifest: whose records it is for.
-        identity, dim, dtype, scale, bias: see `ReferenceCache`.
-
-    Raises:
-        UserError: the folder holds (part of) a cache of another reference or other data.
+    UserError: the folder holds (part of) a cache of another reference or other data.
     """
 
     def __init__(

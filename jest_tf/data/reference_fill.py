@@ -31,13 +31,10 @@ def embed(
     parts: int = 1,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Embeds every record that is not in the cache yet, shard by shard, so that it resumes.
+    """Embeds every record that is not in the cache yet, every `parts`-th shard from `part` on.
 
-    Args:
-        encode_image: uint8 [batch_size, image_size, image_size, 3] -> unit-norm [batch_size, d].
-        encode_text: int32 [batch_size, n_tokens] -> unit-norm [batch_size, d].
-        part, parts: do every `parts`-th shard from `part` on, to spread the work.
-        report: gets a line of progress per shard.
+    encode_image: uint8 [batch_size, S, S, 3] -> unit-norm [batch_size, d]; encode_text: int32
+    [batch_size, n_tokens] likewise.
     """
     missing = writer.missing_shards(part, parts)
     if not missing:
@@ -70,13 +67,9 @@ def import_embeddings(
 ) -> None:
     """Fills a cache from .npz or .parquet files of any model's embeddings.
 
-    Each file has `id` [n] (the ids of the manifest's records), `zimg` [n, d] and `ztxt` [n, d], or
-    [n, captions, d] (Parquet: a list per caption) where records have several captions. They are
-    brought to unit norm.
-
-    Raises:
-        UserError: missing columns, other widths, a record without embedding, or with another
-            number of captions.
+    Each file has `id` [n] (of the manifest's records), `zimg` [n, d] and `ztxt` [n, d], or [n,
+    captions, d] (Parquet: a list per caption). They are brought to unit norm. UserError: missing
+    columns, other widths, a record without embedding or with another number of captions.
     """
     embeddings = StoredEmbeddings(files, writer.cache.dim)
     report(
@@ -124,17 +117,10 @@ def _embed_texts(captions, tokenizer, encode_text, batch_size) -> list[np.ndarra
 
 
 class StoredEmbeddings:
-    """Embeddings of any model in files, found by id.
+    """Embeddings of any model in .npz and .parquet files, of width `dim`, found by id.
 
     Only ids and places are held, 20 bytes a record; embeddings are read by row group (an .npz as a
-    whole) when a shard asks for them.
-
-    Args:
-        files: paths and patterns of .npz and .parquet files.
-        dim: width of every embedding.
-
-    Raises:
-        UserError: a file that is neither, or without id, zimg and ztxt.
+    whole). UserError: a file that is neither, or without id, zimg and ztxt.
     """
 
     def __init__(self, files: Sequence[str], dim: int):
@@ -215,11 +201,7 @@ def _parquet(path: str):
 
 
 def _read_part(path: str, group: int, names: Sequence[str]) -> dict:
-    """Columns of a row group, or arrays of an .npz.
-
-    Raises:
-        UserError: one of id, zimg and ztxt is missing, or the file cannot be read.
-    """
+    """Columns of a row group, or arrays of an .npz; UserError: they are missing or unreadable."""
     try:
         if path.endswith(".npz"):
             with open_binary(path) as file, np.load(file, allow_pickle=False) as arrays:

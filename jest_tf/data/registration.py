@@ -8,10 +8,9 @@ _FAILED: dict[str, str] = {}
 
 
 def register(module: str) -> None:
-    """Imports `module`, which defines a TFDS builder; does nothing if the name is empty.
+    """Imports `module` (installed, or below the working directory), which defines a TFDS builder.
 
-    The module is installed, or lies below the working directory. A failure is kept for the message
-    of `hint`: a set that is prepared on the disk can be read without its builder.
+    A failure is kept for the message of `hint`: a prepared set can be read without its builder.
     """
     if not module:
         return

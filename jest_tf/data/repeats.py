@@ -11,10 +11,7 @@ HELD = 1 << 22
 
 
 class Repeats:
-    """Counts repeated int64 numbers exactly: long streams are spread over temporary files.
-
-    Each file gets the numbers with one remainder, so that it can be judged for itself.
-    """
+    """Counts repeated int64 numbers exactly; long streams go to temporary files by their remainder."""
 
     def __init__(self, held: int = HELD):
         self.n = 0

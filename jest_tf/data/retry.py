@@ -21,19 +21,12 @@ def resilient_steps(
     sleep: Callable[[float], None] = time.sleep,
     report: Callable[[str], None] = print,
 ) -> Iterator:
-    """Yields what `make_iterator(start_step)` yields; after a read error it goes on at that step.
+    """Yields what `make_iterator(step)` yields per step; after a read error it goes on at that
+    step.
 
-    The order is a function of (seed, step), so a new pipeline at step k gives what the old one
-    would have given: nothing is skipped or seen twice.
-
-    Args:
-        make_iterator: step -> iterator of one element per step from that step on.
-        max_retries: attempts at one step; waits double from `first_wait` seconds on.
-        report: gets one line per retry.
-
-    Raises:
-        UserError: when a step cannot be read after all retries; names the files that are missing
-            or were cut, if any.
+    The order is a function of (seed, step), so nothing is skipped or seen twice. Waits double from
+    `first_wait` seconds on. UserError: a step cannot be read after `max_retries`; names the files
+    that are missing or were cut, if any.
     """
     step, failures, iterator = start_step, 0, None
     while True:
@@ -67,11 +60,7 @@ def reason_of(error: tf.errors.OpError) -> str:
 
 
 def unreadable(manifest: Manifest, step: int, failures: int, error: tf.errors.OpError) -> UserError:
-    """What to say when a step's data could not be read in so many attempts.
-
-    Raises:
-        UserError: naming the files that are missing or were cut, if there are any.
-    """
+    """The error of a step that could not be read, which names missing or cut files, if any."""
     check_files(manifest)
     return UserError(
         f"step {step}: the data could not be read in {failures} attempts "

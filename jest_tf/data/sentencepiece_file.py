@@ -9,11 +9,7 @@ BPE = 2  # TrainerSpec.ModelType
 
 
 def load(path: str):
-    """The ModelProto of a file.
-
-    Raises:
-      UserError: it is no SentencePiece model.
-    """
+    """The ModelProto of a file; UserError: it is no SentencePiece model."""
     from sentencepiece import sentencepiece_model_pb2
 
     try:

@@ -17,21 +17,14 @@ _PART = re.compile(r"(?P<name>.+)#(?P<which>all_but|held_out)=(?P<share>0?\.\d+)
 
 
 def open_source(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
-    """Opens one data set, or a mixture.
+    """Opens one data set, or a mixture; UserError: nothing there, or weights for some only.
 
-    Args:
-        name: one of
-            `tfds:BUILDER[/CONFIG]:SPLIT`, e.g. `tfds:coco_captions:train` (prepared below
-            `data_dir` when it is not there yet; files are read in place);
-            the path of a manifest, or of the folder that holds a `manifest.json`;
-            one of these with `#all_but=SHARE` or `#held_out=SHARE`: without, or only, this share of
-            each shard's records, from its end;
-            several of these joined by commas, each with `@WEIGHT` or all without: `a@0.7,b@0.3`.
-        data_dir: where TFDS keeps its sets; TFDS's own default when None.
-        keys: TFDS feature names {image, captions, id, key, label} that replace the detected ones.
-
-    Raises:
-        UserError: nothing there, unknown set or split, or weights for some only.
+    name is one of
+        tfds:BUILDER[/CONFIG]:SPLIT   prepared below `data_dir` if need be, files read in place
+        PATH                          a manifest, or the folder that holds a manifest.json
+        …#all_but=SHARE, …#held_out=SHARE   without, or only, the last SHARE of each shard
+        a@0.7,b@0.3 or a,b            several of these, all with a weight or none
+    keys: TFDS feature names {image, captions, id, key, label} that replace the detected ones.
     """
     if part := _PART.fullmatch(name):
         whole = open_source(part["name"], data_dir, keys)

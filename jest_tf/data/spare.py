@@ -8,13 +8,9 @@ DEVIATIONS = 4
 def spare_super_batch(sub_batch: int, bad_share: float, multiple_of: int = 1) -> int:
     """The smallest super-batch that practically always holds `sub_batch` usable records.
 
-    A step with fewer usable rows than it trains on is refused, so a run that loads exactly b (the
-    uniform policy) would lose nearly every step to 1% of bad records. Their number among B is taken
-    as binomial.
-
-    Args:
-        bad_share: of the records, below 1.
-        multiple_of: what B must be divisible by (lanes, replicas).
+    A step with fewer is refused: with B = b, 1% of bad records would refuse nearly all. Their
+    number among B is taken as binomial. bad_share: below 1. multiple_of: what B must be divisible
+    by.
     """
     size = -(-sub_batch // multiple_of) * multiple_of
     while True:

@@ -20,12 +20,9 @@ LABELS_FILE = "labels.jsonl"  # beside the shards of a prepared set, where its b
 
 
 def open_named(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
-    """Manifest of `BUILDER[/CONFIG]:SPLIT`, e.g. `coco_captions:train`.
+    """Manifest of `BUILDER[/CONFIG]:SPLIT`, e.g. `coco_captions:train`, prepared if need be.
 
-    Prepares (downloads, generates) the set below `data_dir` when it is not there yet.
-
-    Raises:
-        UserError: unknown builder, config or split, or a set without images and texts.
+    UserError: unknown builder, config or split, or a set without images and texts.
     """
     builder_name, _, split = name.partition(":")
     builder = find_builder(builder_name, data_dir)
@@ -38,11 +35,7 @@ def open_named(name: str, data_dir: str | None = None, keys: dict | None = None)
 
 
 def find_builder(name: str, data_dir: str | None = None):
-    """The `tfds.core.DatasetBuilder` of `BUILDER[/CONFIG]`, read-only where only its files are.
-
-    Raises:
-        UserError: TFDS knows no such set, and none is prepared below `data_dir`.
-    """
+    """The builder of `BUILDER[/CONFIG]`, read-only where only its files are; UserError: unknown."""
     try:
         return tfds.builder(name, data_dir=data_dir)
     except (ValueError, tfds.core.DatasetNotFoundError) as error:
@@ -51,15 +44,9 @@ def find_builder(name: str, data_dir: str | None = None):
 
 
 def manifest(builder, split: str, keys: dict | None = None) -> Manifest:
-    """The shards of a prepared TFDS set, in place.
+    """The shards of a prepared TFDS set, in place; split: any expression, e.g. `train[:10%]`.
 
-    Args:
-        builder: a `tfds.core.DatasetBuilder` whose files are TFRecords.
-        split: any TFDS split expression, e.g. `train` or `train[:10%]`.
-        keys: feature names {image, captions, id, key, label} that replace the detected ones.
-
-    Raises:
-        UserError: not prepared, not TFRecord, unknown split, or no image and text features.
+    UserError: not prepared, not TFRecord, unknown split, or no image and text features.
     """
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise UserError(

@@ -23,19 +23,10 @@ WHITE_SPACE = r"[\s\p{Z}\x{0b}\x{1c}-\x{1f}\x{85}]+"
 class Tokenizer(tf.Module):
     """strings [k] -> int32 [k, n_tokens], padded; the last token kept is always the end.
 
-    Args:
-        vocab_path: `.model` for SentencePiece, anything else for a WordPiece vocabulary (one token
-            a line, the first [PAD]; [EOS] or [SEP] marks the end). WordPiece lowers case and strips
-            accents.
-        n_tokens: length of the result.
-        rule: padding, case, punctuation, and the rows of a trimmed token table.
-
-    Attributes:
-        vocab_size: rows that a token table must have.
-        fingerprint: text that changes with the file, the length or the rule.
-
-    Raises:
-        UserError: missing file, or a vocabulary without the special tokens.
+    vocab_path: `.model` for SentencePiece, else a WordPiece vocabulary (one token a line, the first
+    [PAD]; [EOS] or [SEP] marks the end), which lowers case and strips accents. vocab_size: rows
+    that a token table must have. fingerprint changes with file, length or rule. UserError: no file,
+    or a vocabulary without the special tokens.
     """
 
     def __init__(self, vocab_path: str, n_tokens: int, rule: TokenizerRule = TokenizerRule()):
@@ -183,17 +174,10 @@ def _read_vocab(content: bytes, path: str) -> list[str]:
 
 
 def train_wordpiece(captions: Iterable[str | bytes], vocab_size: int, path: str) -> int:
-    """Learns a lower-case WordPiece vocabulary and writes it, one token a line.
+    """Learns a lower-case WordPiece vocabulary, writes it, one token a line, and returns its size.
 
-    The same captions give the same vocabulary on every machine: it follows from counts alone.
-
-    Args:
-        captions: texts to learn from (str or UTF-8 bytes).
-        vocab_size: tokens to learn. The result has fewer only if the captions hold no more.
-        path: where to write (`.txt`).
-
-    Returns:
-        The number of tokens written.
+    It follows from counts alone, so it is the same on every machine. It has fewer than `vocab_size`
+    tokens only if the captions (str or UTF-8 bytes) hold no more.
     """
     from tensorflow_text.python.ops.bert_tokenizer import BasicTokenizer
     from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as learner
@@ -228,10 +212,7 @@ def train_wordpiece(captions: Iterable[str | bytes], vocab_size: int, path: str)
 def _closest_vocabulary(learn: Callable[[int], list[str]], vocab_size: int, most: int) -> list[str]:
     """The vocabulary of the lowest threshold that fits, filled up from one that does not.
 
-    Args:
-        learn: a count that a piece must reach -> tokens, the most frequent first.
-        vocab_size: tokens, at most.
-        most: a count that no piece reaches.
+    learn: a count that a piece must reach (none reaches `most`) -> tokens, most frequent first.
     """
     too_low, longer, high, vocab = 0, [], most, learn(most)
     while high - too_low > 1 and len(vocab) < 0.95 * vocab_size:

@@ -15,11 +15,8 @@ from jest_tf.model_record import PixelRule
 class Encoder(Protocol):
     """A model to evaluate.
 
-    Attributes:
-        decode_size, pixels: side in pixels of the images that `encode_image` expects, and how
-            pictures are resized to it.
-        description: {model, checkpoint, step, fingerprint, preprocessing} and, of a run, its cost;
-            kept with every result.
+    decode_size, pixels: side of the images that `encode_image` expects, and how they are resized.
+    description: {model, checkpoint, step, fingerprint, preprocessing} and, of a run, its cost.
     """
 
     decode_size: int
@@ -47,14 +44,8 @@ class Embedded(NamedTuple):
 class Reader:
     """Embeds data sets for one evaluation, and keeps account of what was read.
 
-    Args:
-        encoder: the model.
-        batch_size: rows that go through the model at once.
-        data_dir: where TFDS sets are prepared.
-        passes: embedded data sets that evaluations of the same step share.
-
-    Attributes:
-        read: role -> source, fingerprint, and how many examples were read and skipped.
+    passes: embedded data sets that evaluations of the same step share. read: role -> source,
+    fingerprint, and how many examples were read and skipped.
     """
 
     def __init__(
@@ -129,11 +120,8 @@ class Reader:
 class Evaluation(abc.ABC):
     """One kind of evaluation. Derive from it, and add the class to `jest_tf.evaluation.kinds`.
 
-    Attributes:
-        options: those that it takes besides `kind`, `data` and `every_steps`, with defaults.
-        headlines: the metrics that tables begin with.
-        task: what CLIP_benchmark calls it.
-        needs_labels: whether every record that it reads must have a class.
+    options: besides `kind`, `data` and `every_steps`, with defaults. headlines: the metrics that
+    tables begin with. task: CLIP_benchmark's name. needs_labels: every record must have a class.
     """
 
     options: dict[str, Any] = {"batch_size": 256}

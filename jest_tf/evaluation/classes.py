@@ -27,15 +27,10 @@ def class_prompts(
 ) -> tuple[list[list[str]], str]:
     """Prompts of every class, in label order, and one sentence on where they come from.
 
-    Args:
-        classes: empty (the texts that the data set gives its labels, or `imagenet` where these are
-            ImageNet's 1,000 synsets), `imagenet`, or the path of a JSON file: a list of names, of
-            {name, prompt} objects, or of lists of prompts.
-        templates: a key of TEMPLATES or the path of a JSON list of templates with `{}`; empty:
-            `imagenet` for the ImageNet classes, else `name`.
-
-    Raises:
-        UserError: no class names known, or files that are not as described.
+    classes: `imagenet`, the path of a JSON list (of names, {name, prompt} objects, or lists of
+    prompts), or empty: the texts of the data set's labels (`imagenet` for its 1,000 synsets).
+    templates: a key of TEMPLATES or the path of a JSON list of templates with `{}`; empty:
+    `imagenet` for ImageNet's classes, else `name`. UserError: no class names, or other files.
     """
     if not classes and len(label_texts) == 1000 and all(map(_SYNSET.fullmatch, label_texts)):
         classes = "imagenet"  # TFDS names ImageNet's labels by WordNet synset, in the same order
@@ -53,11 +48,7 @@ def class_prompts(
 
 
 def expand_prompts(names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """Every template filled with every class name: [n_classes][n_templates].
-
-    Raises:
-        UserError: a template without the place `{}` for the name.
-    """
+    """[n_classes][n_templates]: every template filled; UserError: one without the place `{}`."""
     for template in templates:
         if template.count("{}") != 1:
             raise UserError(f"prompt template {template!r} must hold {{}} exactly once")

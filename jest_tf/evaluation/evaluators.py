@@ -3,9 +3,9 @@
     spec = {"kind": "retrieval", "data": "data/mine"}
     result = run_evaluation("retrieval", spec, encoder)
 
-The result is a JSON-serialisable dict: `metrics` (flat), and all that one must know to compare the
-numbers with others: `data` (what was read, how many, how many skipped), `rules` (captions, ties,
-templates, choice of l2), `model`, `checkpoint`, `step`, `preprocessing`.
+The result is JSON-serialisable: `metrics` (flat), and what one must know to compare them: `data`
+(what was read, how many, how many skipped), `rules`, `model`, `checkpoint`, `step`,
+`preprocessing`.
 """
 
 import time
@@ -27,18 +27,10 @@ def run_evaluation(
     data_dir: str | None = None,
     passes: dict | None = None,
 ) -> dict[str, Any]:
-    """Runs one evaluation.
+    """Runs one evaluation: `kind` and `data` of the spec, and the options of that kind.
 
-    Args:
-        name: how the result is called.
-        spec: `kind` (a key of KINDS), `data` (`tfds:NAME[/CONFIG][:SPLIT]` or a manifest) and
-            options of that kind.
-        encoder: the model.
-        data_dir: where TFDS sets are prepared.
-        passes: give the evaluations of one step the same dict: each data set is embedded once.
-
-    Raises:
-        UserError: an unknown kind or option, data that cannot be read, or a diverged model.
+    passes: give the evaluations of one step the same dict: each data set is embedded once.
+    UserError: an unknown kind or option, data that cannot be read, or a diverged model.
     """
     started = time.monotonic()
     options = checked_options(name, spec)
@@ -59,11 +51,7 @@ def run_evaluation(
 
 
 def checked_options(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a spec with defaults filled in.
-
-    Raises:
-        UserError: no data, an unknown kind, or an option that is unknown or cannot work.
-    """
+    """The options of a spec with defaults; UserError: no data, an unknown kind, a wrong option."""
     kind = spec.get("kind")
     if kind not in KINDS:
         raise UserError(f"evals.{name}.kind is {kind!r}; expected one of {', '.join(KINDS)}")
@@ -84,12 +72,7 @@ def checked_options(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_data(name: str, spec: Mapping[str, Any], data_dir: str | None = None) -> None:
-    """Opens what an evaluation will read, so that what is missing is told before a model is built.
-
-    Raises:
-        UserError: see `checked_options`; data that cannot be opened, or has no class where one is
-            needed.
-    """
+    """Opens what an evaluation will read, so that what is missing is told before a model is built."""
     options = checked_options(name, spec)
     options["data"] = spec["data"]
     for role in ("data", "train", "validation"):

@@ -1,8 +1,7 @@
 """Few-shot linear probe: ridge regression on k images per class (the protocol of big_vision).
 
-Features are standardised with the shots' own mean and deviation, a large constant column plays the
-bias (so that it is hardly regularised), targets are one-hot in {-1, +1}, and the class with the
-highest prediction wins. One eigen-decomposition serves every l2 value.
+Features are standardised by the shots, a large constant column is the bias (hardly regularised),
+targets are one-hot in {-1, +1}. One eigen-decomposition serves every l2 value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,12 +45,7 @@ class PartlyEmbedded(NamedTuple):
 
 
 class RidgeProbe:
-    """Ridge regression of one-hot labels on standardised features, for any l2.
-
-    Args:
-        train: the shots.
-        n_classes: number of classes.
-    """
+    """Ridge regression of one-hot labels on standardised features, for any l2."""
 
     def __init__(self, train: Split, n_classes: int):
         features = np.asarray(train.features, np.float64)
@@ -92,13 +86,9 @@ def few_shot_metrics(
 ) -> dict[str, float]:
     """Accuracy of k-shot probes; the shots are drawn from `train`, SELECTION_RULE picks l2.
 
-    Returns:
-        For each k: `{k}shot/accuracy` (test, mean over seeds), `{k}shot/accuracy_std`,
-        `{k}shot/validation_accuracy`, `{k}shot/l2` and `{k}shot/n_train` (mean over seeds of the
-        number of shots: less than k · n_classes where a class has fewer than k images).
-
-    Raises:
-        UserError: a split without examples, or a class in the test split without a single shot.
+    For each k: `{k}shot/accuracy` (test, mean over seeds), `…/accuracy_std`,
+    `…/validation_accuracy`, `…/l2` and `…/n_train` (mean number of shots). UserError: a split
+    without examples, or a class in the test split without a single shot.
     """
     for name, split in (("train", train), ("validation", validation), ("test", test)):
         if not len(split.labels):
@@ -124,10 +114,7 @@ def few_shot_metrics(
 
 
 def draw_shots(labels: np.ndarray, n_classes: int, k: int, seed: int) -> np.ndarray:
-    """Rows of at most k examples of every class, drawn without replacement.
-
-    The shots of a smaller k with the same seed are a subset of those of a larger k.
-    """
+    """Rows of at most k examples of every class; those of a smaller k and this seed are among them."""
     rng = np.random.default_rng(seed)
     by_class = [rng.permutation(np.flatnonzero(labels == c))[:k] for c in range(n_classes)]
     return np.concatenate(by_class)

@@ -1,8 +1,7 @@
-"""Which images and texts belong together, and by which stated rule.
+"""Which images and texts belong together, by a named rule that travels with the result.
 
-Retrieval numbers of two papers differ by several points when one counts a caption that several
-images share as right for all of them and the other does not. So the rule is chosen by name and
-travels with the result.
+Retrieval numbers differ by several points by whether a caption that several images share is right
+for all of them.
 """
 
 from collections.abc import Sequence
@@ -25,10 +24,7 @@ CAPTION_RULES = {
 
 
 class Positives(NamedTuple):
-    """The relation 'image i and text j belong together', as two index arrays of equal length.
-
-    `image` and `text` are int64 [n_pairs], without repeated pairs, sorted by image.
-    """
+    """Pairs of image i and text j, int64 [n_pairs] each, without repetition, sorted by image."""
 
     image: np.ndarray
     text: np.ndarray
@@ -37,12 +33,7 @@ class Positives(NamedTuple):
 
 
 def positives_from_groups(image_groups: np.ndarray, text_groups: np.ndarray) -> Positives:
-    """Pairs every image with every text of the same group id.
-
-    Args:
-        image_groups: integer [n_images].
-        text_groups: integer [n_texts].
-    """
+    """Pairs every image [n_images] with every text [n_texts] of the same group id."""
     image_groups, text_groups = np.asarray(image_groups), np.asarray(text_groups)
     order = np.argsort(text_groups, kind="stable")
     first = np.searchsorted(text_groups[order], image_groups, side="left")
@@ -56,18 +47,7 @@ def positives_from_groups(image_groups: np.ndarray, text_groups: np.ndarray) -> 
 def positives_from_captions(
     captions: Sequence[Sequence[str]], rule: str = "string"
 ) -> tuple[list[str], Positives]:
-    """The texts to embed and their pairs with the images.
-
-    Args:
-        captions: for each image, its captions (one, or five as in COCO).
-        rule: a key of CAPTION_RULES.
-
-    Returns:
-        The texts, in order of first appearance, and the pairs.
-
-    Raises:
-        UserError: an unknown rule.
-    """
+    """The texts, in order of first appearance, and their pairs with the images; by CAPTION_RULES."""
     if rule not in CAPTION_RULES:
         raise UserError(f"caption rule {rule!r} is unknown; choose one of {sorted(CAPTION_RULES)}")
     images = np.repeat(np.arange(len(captions)), [len(c) for c in captions])

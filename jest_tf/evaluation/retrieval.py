@@ -1,7 +1,6 @@
 """Image-text retrieval from embeddings: recall at k and median rank, both ways.
 
-Scores are computed in blocks of queries, so memory is O(block · n_candidates) and never
-O(n_images · n_texts). All arrays are numpy and live on the host.
+Scores are computed in blocks of queries: memory is O(block · n_candidates).
 """
 
 from collections.abc import Mapping
@@ -29,20 +28,11 @@ def best_positive_ranks(
     candidate_index: np.ndarray,
     block_scores: int = _BLOCK_SCORES,
 ) -> np.ndarray:
-    """Rank, from 1, of the best-scoring positive of every query (ties: see TIE_RULE).
+    """int64 [q]: rank, from 1, of the best-scoring positive of every query (ties: see TIE_RULE).
 
-    Args:
-        queries: float32 [q, d]. Scores are dot products.
-        candidates: float32 [c, d].
-        query_index, candidate_index: integer [n_pairs], the positive pairs.
-        block_scores: how many scores are held at once.
-
-    Returns:
-        int64 [q].
-
-    Raises:
-        UserError: an embedding that is not finite.
-        ValueError: a query without a positive.
+    queries [q, d], candidates [c, d]: float32, scored by dot products, `block_scores` at once.
+    query_index, candidate_index: [n_pairs], the positives; every query has one (ValueError).
+    UserError: an embedding that is not finite.
     """
     _require_finite(queries)
     _require_finite(candidates)
@@ -79,22 +69,11 @@ def retrieval_metrics(
     ks: tuple[int, ...] = (1, 5, 10),
     block_scores: int = _BLOCK_SCORES,
 ) -> dict[str, float]:
-    """Retrieval both ways among all images and all texts given.
+    """Retrieval both ways among all images and all texts given, unit-norm float32 [n, d].
 
-    A text that no image claims is still a candidate (a distractor) but no query, and so is an
-    image without a text.
-
-    Args:
-        zimg: float32 [n_images, d] unit-norm.
-        ztxt: float32 [n_texts, d] unit-norm.
-        positives: which image belongs to which text.
-
-    Returns:
-        `image_to_text/recall@k`, `text_to_image/recall@k`, `…/median_rank`, `…/n_queries`.
-
-    Raises:
-        ValueError: embeddings and positives that do not fit.
-        UserError: an embedding that is not finite, or no positive pair at all.
+    A text without an image is a candidate but no query, and so is an image without a text.
+    `image_to_text/recall@k`, `text_to_image/recall@k`, `…/median_rank`, `…/n_queries`. ValueError:
+    the positives do not fit. UserError: not finite, or no positive pair at all.
     """
     if (len(zimg), len(ztxt)) != (positives.n_images, positives.n_texts):
         raise ValueError(

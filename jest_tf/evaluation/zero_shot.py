@@ -20,17 +20,9 @@ def class_embeddings(
     prompts: Sequence[Sequence[str]],
     batch_size: int = 256,
 ) -> np.ndarray:
-    """Mean of the unit embeddings of each class's prompts, scaled back to unit norm.
+    """Mean of the unit embeddings of each class's prompts, of unit norm: float32 [n_classes, d].
 
-    Args:
-        encode_text: list of k strings -> float32 [k, d] unit-norm.
-        prompts: for each class, one or more prompts; the number may differ from class to class.
-
-    Returns:
-        float32 [n_classes, d].
-
-    Raises:
-        UserError: a class without a prompt.
+    UserError: a class without a prompt.
     """
     counts = np.array([len(p) for p in prompts])
     if not counts.size or counts.min() == 0:

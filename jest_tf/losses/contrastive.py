@@ -40,10 +40,10 @@ def contrastive_loss(
     teacher: Teacher | None = None,
     captions: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """This replica's share of the mean loss: the sum over replicas is the loss, float32 [].
+    """This replica's share of the mean loss, float32 []; the sum over replicas is the loss.
 
-    The sum over replicas of the gradients of the shares is the gradient of the loss, as if all
-    embeddings lay in one place. See `loss_and_gradients` for the arguments and errors.
+    So are the gradients of the shares, as if all embeddings lay in one place. Arguments and errors
+    as of `loss_and_gradients`.
     """
     loss, gradients = loss_and_gradients(
         zimg, ztxt, scale, bias,
@@ -72,18 +72,10 @@ def loss_and_gradients(
 ) -> tuple[tf.Tensor, PairGradients]:
     """The share of the loss and of its gradient, both without a tape.
 
-    Args:
-      zimg, ztxt: this replica's rows, unit-norm float32 [n, d]; n static, the same everywhere.
-      scale, bias: float32 [], the same everywhere.
-      kind: sigmoid | softmax.
-      collectives: how the embeddings of the other replicas are had.
-      block: rows of logits that exist at a time; default: as many as fill 16 MiB.
-      teacher: whose softmax over the batch is learned too, see `distillation`.
-      captions: float32 [n, 2] of `caption_hash`; rows that share one are no negatives of each
-        other. None: all other rows are.
-
-    Raises:
-      UserError: `kind` is unknown.
+    zimg, ztxt: this replica's rows, unit-norm float32 [n, d]; n static, the same everywhere. kind:
+    sigmoid | softmax, else UserError. block: rows of logits that exist at a time; default: 16 MiB
+    of them. teacher: see `distillation`. captions: float32 [n, 2] of `caption_hash`; rows that
+    share one are no negatives of each other. None: all other rows are.
     """
     if kind not in KINDS:
         raise UserError(f"loss = {kind!r}: expected one of {', '.join(KINDS)}")

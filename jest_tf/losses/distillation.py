@@ -26,10 +26,9 @@ from jest_tf.losses.tiles import (
 
 
 class Teacher(NamedTuple):
-    """The reference's view of this replica's rows.
+    """The reference's view of this replica's rows: unit-norm float32 [n, d'], scale of its logits.
 
-    zimg, ztxt: unit-norm float32 [n, d'], in the order of the learner's; d' may differ from its d.
-    scale: float32 [], of its logits. weight: of the distillation, the contrastive loss has 1.
+    weight: of the distillation; the contrastive loss has 1.
     """
 
     zimg: tf.Tensor
@@ -49,9 +48,7 @@ def distillation(
 ) -> tuple[tf.Tensor, PairGradients]:
     """This replica's share of `teacher.weight` times the loss, and of its gradient.
 
-    Args:
-      batch, scale: of the learner, without gradient. own: the normalisers of its logits.
-      block: rows of logits at a time.
+    own: the normalisers of the learner's logits.
     """
     zimg, ztxt = (tf.stop_gradient(tf.cast(z, tf.float32)) for z in (teacher.zimg, teacher.ztxt))
     theirs = PairBatch.gather(zimg, ztxt, collectives)._replace(all_captions=batch.all_captions)

@@ -24,9 +24,9 @@ Embed = Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
 
 
 class EmbeddedPart(NamedTuple):
-    """A part of the batch with the function that embeds it, such as one resolution of Flexi-JEST.
+    """A part of the batch (nest of [k, ...]) with the function that embeds it.
 
-    embed: called twice for each row, so it must not draw: augment before. batch: nest of [k, ...].
+    embed is called twice for each row, so it must not draw: augment before.
     """
 
     embed: Embed
@@ -40,10 +40,7 @@ class EmbeddedPart(NamedTuple):
 def embed_in_micro_batches(
     embed: Embed, batch: Any, micro_batch: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """zimg, ztxt float32 [n, d] without gradient, `micro_batch` rows at a time; 0: all.
-
-    The activations of one micro-batch exist at a time. n need not be a multiple of `micro_batch`.
-    """
+    """zimg, ztxt float32 [n, d] without gradient, `micro_batch` rows at a time (0: all), any n."""
     part = EmbeddedPart(embed, batch)
     if _fits([part], micro_batch):
         return _stopped(*embed(batch))
@@ -84,21 +81,12 @@ def gradients(
     teacher: Teacher | None = None,
     captions: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """This replica's share of the loss and of its gradient; the sums over replicas are the whole.
+    """This replica's share of (loss [], dense gradients of `variables`); sums over replicas are
+    whole.
 
-    Args:
-      parts: this replica's rows; one loss over their union.
-      logits: () -> (scale, bias), from `variables`.
-      variables: what to take the gradient of, in this order.
-      micro_batch: rows whose activations exist at a time; 0: all, in one pass.
-      kind, collectives, block, teacher, captions: see `contrastive.loss_and_gradients`; the rows
-        of teacher and captions are those of all parts, in their order.
-
-    Returns:
-      (loss [], gradients, dense, zero where a variable is not used).
-
-    Raises:
-      UserError: `kind` is unknown.
+    parts: this replica's rows; one loss over their union. logits: () -> (scale, bias). micro_batch:
+    rows whose activations exist at a time; 0: all, in one pass. Others as of
+    `contrastive.loss_and_gradients`; rows of teacher and captions are those of all parts in order.
     """
     options = {
         "kind": kind, "collectives": collectives, "block": block, "teacher": teacher,

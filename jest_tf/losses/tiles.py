@@ -32,10 +32,7 @@ class PairGradients(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """Rows of this replica, rows of all replicas, and where the first begin in the second.
-
-    all_captions: `caption_hash` of all rows, where rows of one caption are no negatives.
-    """
+    """Rows of this replica, of all replicas, where the first begin in the second; `caption_hash`es."""
 
     zimg: tf.Tensor  # [n, d]
     ztxt: tf.Tensor  # [n, d]
@@ -160,10 +157,7 @@ def pair_gradients(
 def _over_tiles(
     tile: Callable, batch: PairBatch, sums: tuple[tf.Tensor, ...], block: int
 ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-    """`tile(sums, z [k, d], global rows [k]) -> (sums, result [k, ...])` over all of batch.zimg.
-
-    Tiles of `block` rows in a loop, then the rest, so that any number of rows will do.
-    """
+    """`tile(sums, z [k, d], global rows [k]) -> (sums, result [k, ...])` over all of batch.zimg."""
     n_full, rest = divmod(batch.rows, block)
 
     def at(start: tf.Tensor | int, size: int, sums: tuple) -> tuple[tuple, tf.Tensor]:

@@ -26,13 +26,10 @@ class TowerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DualEncoderConfig:
-    """Sizes of both towers. Image sizes in pixels, text length in tokens.
+    """Sizes of both towers, image sizes in pixels, text in tokens; UserError if they do not divide.
 
-    `init_scale` and `init_bias` start the logits scale·<zimg, ztxt> + bias. The defaults are
-    SigLIP's; -10 suits batches of tens of thousands, -log(sub_batch) small ones.
-
-    Raises:
-      UserError: a size is not positive, or does not divide as it must.
+    The logits start as init_scale·<zimg, ztxt> + init_bias. SigLIP's -10 suits batches of tens of
+    thousands, -log(sub_batch) small ones.
     """
 
     image_size: int
@@ -146,17 +143,11 @@ VARIANTS: dict[str, DualEncoderConfig] = {
 class DualEncoder(keras.Model):
     """SigLIP's dual encoder (arXiv 2303.15343). All weights exist once it is constructed.
 
-    Args:
-      config: sizes of both towers.
-      seed: the same seed gives the same initial weights, on any device and strategy.
-      dtype: Keras dtype policy of the towers; embeddings and their norms are float32 always.
-      recompute: of a transformer block keep only its input and run it again in the backward pass:
-        the same gradient with far less memory, for a third more time.
-      pixels: how pictures are resized for these weights. Whoever makes the images follows it.
-      lora: of adapters in all blocks, see `lora`; None: there are none.
-
-    Attributes:
-      log_scale, bias: float32 scalar weights; the logits are exp(log_scale)·<zimg, ztxt> + bias.
+    seed: the same initial weights on any device and strategy. dtype: Keras dtype policy of the
+    towers; embeddings are float32 always. recompute: keep only the input of each block and run it
+    again backwards: far less memory for a third more time. pixels: how pictures are resized for
+    these weights. lora: adapters in all blocks. log_scale, bias: float32 scalar weights of the
+    logits.
     """
 
     def __init__(
@@ -203,12 +194,9 @@ class DualEncoder(keras.Model):
     ) -> tf.Tensor:
         """Images float [n, h, w, 3] in [-1, 1] -> zimg float32 [n, embed_dim], of unit norm.
 
-        Any h and w divisible by `patch_size` (default: the config's) are taken: patch and position
-        embeddings are resized as in FlexiViT, and at the config's own sizes used as they are.
-        `depth`: only the first so many blocks (default: all).
-
-        Raises:
-          UserError: the image does not divide into patches, or `depth` is out of range.
+        Any h and w divisible by `patch_size` (default: the config's): patches and positions are
+        resized as in FlexiViT. `depth`: only the first so many blocks. UserError: patches or depth
+        do not fit.
         """
         depth = _checked_depth(depth, self.config.image.depth, "image")
         return _unit(self.image_tower(images, patch_size=patch_size, depth=depth))
@@ -217,9 +205,6 @@ class DualEncoder(keras.Model):
         """Tokens int [n, L'], 1 <= L' <= n_tokens -> ztxt float32 [n, embed_dim], of unit norm.
 
         Make shorter rows with `shorten_tokens`. `depth`: only the first so many blocks.
-
-        Raises:
-          UserError: too many tokens, or `depth` is out of range.
         """
         depth = _checked_depth(depth, self.config.text.depth, "text")
         return _unit(self.text_tower(tokens, depth=depth))

@@ -1,9 +1,8 @@
 """GELU and layer normalisation as single passes over memory, forward and backward.
 
-Both are element-wise chains of five to ten operations. Outside XLA every one of them would read and
-write the whole activation, and autodiff would keep most of the intermediate results alive; there
-they cost more than the matrix products of a small tower. So forward and backward are written out
-and compiled as one kernel each. Within a compiled step the nested functions are simply inlined.
+Outside XLA each of their five to ten element-wise operations would read and write the whole
+activation: more than the matrix products of a small tower. So both passes are written out and
+compiled as one kernel each; within a compiled step they are inlined.
 """
 
 import functools
@@ -51,10 +50,7 @@ def _gelu_gradient(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-    """Tanh-approximated GELU of a float tensor of any shape, in the dtype of `x`.
-
-    Keeps only `x` for the backward pass.
-    """
+    """Tanh-approximated GELU of a float tensor, in its dtype; keeps only `x` for the backward pass."""
     return _gelu(x), lambda dy: _gelu_gradient(x, dy)
 
 

@@ -9,11 +9,7 @@ from jest_tf.models.transformer import Block, LayerNorm, normal
 
 
 def shorten_tokens(tokens: tf.Tensor, n_tokens: int) -> tf.Tensor:
-    """Tokens [n, L] -> [n, n_tokens]: the first n_tokens - 1, and the last, which is pooled.
-
-    The pooled slot keeps the token that it holds at full length, so texts shorter than `n_tokens`
-    lose nothing but padding.
-    """
+    """Tokens [n, L] -> [n, n_tokens]: the first n_tokens - 1, and the last, which is pooled."""
     if n_tokens == tokens.shape[1]:
         return tokens
     return tf.concat([tokens[:, : n_tokens - 1], tokens[:, -1:]], axis=1)

@@ -11,10 +11,7 @@ from jest_tf.models.lora import Adapter, Lora
 
 
 def derived_seed(seed: int, name: str) -> int:
-    """Seed of one weight: a function of the model's seed and the weight's place in the model.
-
-    Adding or removing a layer leaves the initial values of all the others as they are.
-    """
+    """Seed of one weight, by its place in the model: other layers may come and go."""
     return zlib.crc32(f"{seed}/{name}".encode())
 
 
@@ -103,10 +100,9 @@ def _adapted(
 
 
 class SelfAttention(keras.layers.Layer):
-    """Multi-head self-attention without a mask.
+    """Multi-head self-attention without a mask; one product for queries, keys and values.
 
-    One product gives queries, keys and values: three narrow ones take twice as long on a CPU, and
-    keras.layers.MultiHeadAttention a quarter more.
+    Three narrow ones take twice as long on a CPU, keras.layers.MultiHeadAttention a quarter more.
     """
 
     def __init__(
@@ -163,10 +159,7 @@ class SelfAttention(keras.layers.Layer):
 
 
 class Block(keras.layers.Layer):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
-
-    recompute: keep only the input for the backward pass, which then runs the block once more.
-    """
+    """x + attention(norm(x)), then x + mlp(norm(x)); `recompute` runs it once more backwards."""
 
     def __init__(
         self,

@@ -59,9 +59,9 @@ class PatchEmbedding(keras.layers.Layer):
 class AttentionPooling(keras.layers.Layer):
     """MAP head (SigLIP): one learned query attends over all tokens, then x + mlp(norm(x)).
 
-    The query is the same for every image, so the key projection is folded into it and the value
-    projection is applied after the weighted mean: the same function, for a hundredth of the work
-    of projecting every token. A key bias would shift all logits of a head alike and is left out.
+    The query is the same for every image, so its key projection is folded into it and the value
+    projection follows the weighted mean: a hundredth of the work. A key bias would shift all logits
+    of a head alike and is left out.
     """
 
     def __init__(

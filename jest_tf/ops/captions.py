@@ -1,8 +1,6 @@
 """Rows that share a caption are no negatives of each other (`same_caption = ignore`).
 
-Two pictures of one caption match each other's text as well as their own. The pair terms of the
-selection and the losses then leave such pairs out. Captions are compared by a hash, so that a tile
-of pairs costs a comparison each and no matrix over the batch exists.
+Pair terms of selection and losses leave such pairs out, by a hash: no matrix over the batch.
 """
 
 import numpy as np
@@ -16,8 +14,8 @@ IGNORED = -1e38
 def caption_hash(tokens: tf.Tensor) -> tf.Tensor:
     """Tokens int32 [n, L] -> float32 [n, 2]: 48 bits as two whole numbers below 2^24.
 
-    Every backend sums and compares such numbers exactly, so a hash travels among embeddings. Two
-    captions meet by accident once in 2^48 pairs: at b = 32,768 of B = 163,840, every 50,000 steps.
+    Every backend sums and compares these exactly. Two captions meet by accident once in 2^48 pairs:
+    at b = 32,768 of B = 163,840, every 50,000 steps.
     """
     multipliers = np.random.default_rng(0).integers(0, 2**32, [tokens.shape[1], 2], np.uint32)
     products = tokens[:, :, None] * multipliers.view(np.int32)  # wraps, modulo 2^32

@@ -57,9 +57,7 @@ def line_chart(
 ) -> Chart | None:
     """Some lines over one axis that begins at 0; None if there is no point to draw.
 
-    Args:
-      x_label, y_label: with units.
-      is_share: y is a share of 0..1: printed in percent, the axis begins at 0.
+    Labels have units. is_share: y is a share of 0..1, printed in percent from 0.
     """
     lines = [finite for line in lines if len((finite := _finite(line)).x)]
     if not lines:

@@ -46,17 +46,9 @@ def contact_sheet(
     label_lines: int = 1,
     query_width: int = _QUERY_WIDTH,
 ) -> Image.Image:
-    """Draws the rows under each other.
+    """Draws the rows under each other; sizes in pixels. RGB, as wide as the longest row.
 
-    Args:
-        rows: at least one; rows may differ in length.
-        title: one line above all rows.
-        tile: side of an image in pixels.
-        label_lines: for a label; what does not fit is cut.
-        query_width: room for the queries at the left in pixels; 0 where no row has any.
-
-    Returns:
-        RGB image, as wide as its longest row.
+    label_lines: what does not fit is cut. query_width: room for queries at the left, 0 without.
     """
     columns = max((len(row.hits) for row in rows), default=0)
     top = _MARGIN + (_TITLE_SIZE + 2 * _GAP if title else 0)

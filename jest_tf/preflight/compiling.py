@@ -47,8 +47,7 @@ def programs(
 ) -> Iterator[Compiled]:
     """Yields each program of the run as it is compiled: the selection, then one step per plan.
 
-    Raises:
-      UserError: no environment that compiles, or a program that cannot be lowered or compiled.
+    UserError: no environment that compiles, or a program that cannot be lowered or compiled.
     """
     python, n = compiler.python_of(environment), topology.n_chips
     if parts.spec.policy != "uniform":
@@ -61,11 +60,7 @@ def programs(
 
 
 def _in_child(function: Callable, *arguments: object) -> bytes:
-    """The result of a call in a process of its own, which gives its memory back.
-
-    TensorFlow keeps weights and graph of what it has lowered, several GB of a large model, and the
-    compiler needs as much again.
-    """
+    """The result of a call in a process of its own: TensorFlow keeps GB of what it has lowered."""
     spawn = multiprocessing.get_context("spawn")
     with futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         try:

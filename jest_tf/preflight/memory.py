@@ -1,8 +1,8 @@
 """What a replica must hold during a step, by formula: an estimate before anything is compiled.
 
-Counts what the code keeps: weights and optimizer in float32, every tensor that a backward pass
-reads, the widest moment of a forward pass, and the buffers of selection and exchange. XLA fuses,
-pads to tiles and rematerializes; `--compile_for` says what it makes of it.
+Counts weights and optimizer in float32, every tensor that a backward pass reads, the widest moment
+of a forward pass, and the buffers of selection and exchange. `--compile_for` says what XLA makes of
+it.
 """
 
 import ml_collections
@@ -120,10 +120,7 @@ def forward_bytes(model: DualEncoderConfig, at: Fidelity, width: int) -> int:
 
 
 def backward_bytes(model: DualEncoderConfig, at: Fidelity, width: int, recompute: bool) -> int:
-    """What the backward pass of one example reads: inputs of products and element-wise steps.
-
-    With `recompute` that of the widest block alone, and the input of every block.
-    """
+    """What the backward pass of one example reads; with `recompute` inputs and the widest block."""
 
     def block(t: TowerConfig, tokens: int) -> int:
         # Both residuals, both normalised, queries to values, mixed heads; the MLP before and after

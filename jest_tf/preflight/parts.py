@@ -34,13 +34,8 @@ def parts_of(
 ) -> Parts:
     """Sizes of both models, the policy and the step plans.
 
-    Args:
-      config: the run; a vocabulary that is still to be trained counts as full.
-      n_replicas: replicas that share each step.
-      reference_config: that of the reference's run; default: as large as the learner.
-
-    Raises:
-      UserError: sizes that do not divide, or a resolution that the model cannot take.
+    A vocabulary that is still to be trained counts as full; reference_config: default: as large as
+    the learner. UserError: sizes that do not divide, or an impossible resolution.
     """
     learner = assemble.model_size(config, config.data.vocab_size)
     reference = None

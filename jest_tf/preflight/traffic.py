@@ -15,8 +15,7 @@ from jest_tf.training.resolution import StepPlan
 class Exchange:
     """One collective: `payload` bytes, the same buffer on every replica, `times` a step.
 
-    On TPU all of them are sums: an all-gather is the sum of buffers in which each replica fills
-    its own part.
+    On TPU an all-gather is the sum of buffers in which each replica fills its own part.
     """
 
     name: str
@@ -64,10 +63,7 @@ def exchanges(
 
 
 def expected_travellers(n_picks: int, n_replicas: int) -> float:
-    """Picks beyond an even share, summed over replicas, if each pick is anywhere with equal chance.
-
-    Σ_r E[(X_r - b/R)+] with X_r binomial: its mean absolute deviation, by the normal approximation.
-    """
+    """Σ_r E[(X_r - b/R)+], X_r binomial: picks beyond an even share, by the normal approximation."""
     return math.sqrt(n_picks * (n_replicas - 1) / (2 * math.pi))
 
 

@@ -28,19 +28,13 @@ def diagnostics(
 ) -> dict[str, tf.Tensor]:
     """Compares the chosen with independent top-k and with a uniform draw of the same size.
 
-    Costs two exact joint scores, b x b pairs each, shared by the replicas, and a third unless the
-    policy is joint, whose selection has it; so not every step.
-
-    Args:
-      As for `select`; both models that the criterion uses are needed, for policy uniform too.
-
-    Returns:
-      `joint_score`, `joint_score_independent_top_k`, `joint_score_uniform`: ℓ(Q) of the criterion,
-      mean over the set's b examples. `overlap_independent_top_k`: share of the chosen that
-      independent top-k takes as well. `entropy` (nats) and `effective_pool`: of softmax(S_ii /
-      temperature) over candidates, exp(entropy) being how many rows that draw is spread over.
-      All float32 scalars, equal on all replicas. `s_ii`: float32 [n], the criterion of each own row
-      alone (learnability for the default), 0 where unusable.
+    Costs two or three exact joint scores, b x b pairs each, shared by the replicas. Arguments as of
+    `select`; both models that the criterion uses are needed, for policy uniform too.
+    `joint_score`, `joint_score_independent_top_k`, `joint_score_uniform`: ℓ(Q) of the criterion,
+    mean over the set's b examples. `overlap_independent_top_k`: share of the chosen that it takes
+    as well. `entropy` (nats) and `effective_pool` = exp(entropy): of softmax(S_ii / temperature)
+    over candidates. All float32 scalars, equal on all replicas. `s_ii`: float32 [n], the criterion
+    of each own row alone, 0 where unusable.
     """
 
     def picks(policy, draw_seed):
@@ -77,10 +71,7 @@ def joint_score(
     usable: tf.Tensor,
     collectives: Collectives = LOCAL,
 ) -> tf.Tensor:
-    """ℓ(Q) of the set Q at `positions`, float32 []: (1/b) Σ_{i,j in Q} S_ij, or the softmax form.
-
-    Each replica scores its share of Q against all of Q, which passes by chunk by chunk.
-    """
+    """ℓ(Q) of the set Q at `positions`, float32 []: (1/b) Σ_{i,j in Q} S_ij, or the softmax form."""
     own = gather_picked([z.per_row for _, z in models], positions, collectives, spec.chunk_size)
     own = [Term(sign, z.with_rows(rows)) for (sign, z), rows in zip(models, own, strict=True)]
     share = spec.sub_batch // collectives.size

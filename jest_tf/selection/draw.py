@@ -19,11 +19,7 @@ compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
 
 
 class Noise(NamedTuple):
-    """Where the Gumbels of a selection come from.
-
-    seed: int32 [2], (run seed, step). gumbel: float32 [n_chunks, B], explicit draws instead, or
-    None.
-    """
+    """The Gumbels: of seed int32 [2], (run seed, step), or explicit ones, float32 [n_chunks, B]."""
 
     seed: tf.Tensor
     gumbel: tf.Tensor | None
@@ -80,10 +76,10 @@ def offer(
     chunk: tf.Tensor,
     start: tf.Tensor | int,
 ) -> tf.Tensor:
-    """This replica's best rows, best first: int32 [offered, 2].
+    """This replica's best rows, best first: int32 [offered, 2], bits of the logit and global
+    position.
 
-    All that travels for a draw: the bits of the perturbed logit beside the global position.
-    logits, usable and taken: [n], own rows.
+    All that travels for a draw. logits, usable and taken: [n], own rows.
     """
     perturbed = mask(_perturbed(draw, logits, noise, chunk, start), usable, taken)
     value, index = tf.math.top_k(perturbed, draw.offered)

@@ -31,17 +31,10 @@ class Assignment(NamedTuple):
 def gather_picked(
     values: Any, positions: tf.Tensor, collectives: Collectives, buffer_rows: int | None = None
 ) -> Any:
-    """This replica's share of the picked examples.
+    """This replica's share of the picked examples: `values`, nest of [n, ...] -> [b / R, ...].
 
-    Args:
-      values: nest of [n, ...] tensors (bool, integers, floats), this replica's candidates.
-      positions: int32 [b], from `select`.
-      collectives: the replicas.
-      buffer_rows: rows that travel at once; the buffer is the only extra memory. Default b / 16,
-        one chunk at the default n_chunks.
-
-    Returns:
-      The same nest, [b / R, ...]. Over all replicas each pick appears exactly once.
+    positions: int32 [b], from `select`; over all replicas each appears exactly once. buffer_rows:
+    rows that travel at once, the only extra memory; default b / 16.
     """
     leaves = tf.nest.flatten(values)
     n, b = leaves[0].shape[0], positions.shape[0]

@@ -62,15 +62,9 @@ def joint(
 ) -> Outcome:
     """Draws `sub_batch` examples chunk by chunk.
 
-    Among replicas a chunk is two compiled programs with an exchange after each.
-
-    Args:
-      spec: sizes, loss, scope.
-      models: the signed models that make up S, rows of this replica.
-      state: the loss's state while nothing is picked, [s, n].
-      usable: bool [n], valid and finite rows.
-      noise: the draws.
-      collectives: the replicas.
+    Among replicas a chunk is two compiled programs with an exchange after each. models: signed,
+    those that make up S. state: [s, n], the loss's while nothing is picked. usable: bool [n], valid
+    and finite rows.
     """
     n = usable.shape[0]
     start, tile = collectives.rank * n, tile_rows(spec.super_batch, n)
@@ -135,10 +129,7 @@ def _take(draw, embeddings, usable, picks, logits, pairs, chunk, start):
 
 @compiled
 def _set_score(loss, models, state, members, positions, rows, start):
-    """Σ over the own `members` [n] of their part of ℓ(Q), once the last chunk has joined P too.
-
-    Only the members' rows need that last block: at most b of them, copied a few at a time.
-    """
+    """Σ over the own `members` [n] of their part of ℓ(Q), once the last chunk has joined P too."""
     n, b = members.shape[0], positions.shape[0]
     picked = unpacked(models, rows)
 
@@ -168,11 +159,10 @@ def _set_score(loss, models, state, members, positions, rows, start):
 
 
 def tile_rows(super_batch: int, n: int) -> int:
-    """Candidates per matmul: the same for 1, 2, 4 and 8 replicas.
+    """Candidates per matmul: the same for 1, 2, 4 and 8 replicas, so that sums have one order.
 
-    Matmuls of one shape sum in one order, so a candidate's products do not depend on the layout.
     Where `super_batch` has no suitable divisor, or replicas hold less than a tile, the tile follows
-    n, and layouts differ by rounding: in near-ties they may select differently.
+    n; layouts then differ by rounding and may select differently in near-ties.
     """
     common = super_batch // math.gcd(super_batch, 8)
     tile = _largest_divisor(common, MAX_TILE)
@@ -190,8 +180,7 @@ def exchange(
 ) -> list[Embeddings]:
     """Embeddings of the picked rows on every replica: each owner fills its rows, then a sum.
 
-    Travels: [m, Σ 2d] float32 per chunk (and two columns a model of caption hashes), the only
-    large exchange of the selection.
+    [m, Σ 2d] float32 per chunk (and two columns a model of caption hashes) travel.
     """
     start = collectives.rank * usable.shape[0]
     rows = own_rows([z for _, z in models], usable, positions, start)

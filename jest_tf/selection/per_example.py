@@ -26,23 +26,13 @@ def select_by_loss(
 ) -> Selection:
     """Chooses `spec.sub_batch` of the super-batch by a loss per example.
 
-    Policy `joint` becomes `independent_sampled`, with a warning: both draw from the same
-    distribution here. `spec.loss` has no meaning.
-
-    Args:
-      spec: what to choose by; its criterion says which of the losses are used.
-      learner_loss, reference_loss: float [n], of this replica's n = B / R rows; None where the
-        criterion does not use it.
-      valid: bool [n]. False rows are never picked while enough others exist.
-      seed: int32 [2], (run seed, step).
-      collectives: the replicas; row i of replica r has global position r·n + i.
-
-    Returns:
-      Selection, as `select` does, with the metrics `pool_score` and `chosen_score`.
-
-    Raises:
-      UserError: the sizes do not divide by the replicas.
-      ValueError: a loss is missing or has another shape than [n].
+    Policy `joint` becomes `independent_sampled`, with a warning: here both draw from the same
+    distribution. `spec.loss` has no meaning.
+    learner_loss, reference_loss: float [n], this replica's n = B / R rows; None where the criterion
+    does not use it. valid: bool [n]; False rows are picked last. seed: int32 [2], (run seed, step).
+    Row i of replica r has global position r·n + i. Returns a Selection as `select`, with
+    `pool_score` and `chosen_score`. UserError: sizes do not divide. ValueError: a loss is missing
+    or not [n].
     """
     spec.check_replicas(collectives.size)
     if spec.policy == "joint":

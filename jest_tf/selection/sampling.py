@@ -11,25 +11,16 @@ _PHILOX_LANES = 4  # One step of the Philox counter gives four 32-bit words.
 
 
 def gumbel(seed: tf.Tensor, chunk: tf.Tensor | int, start: tf.Tensor | int, n: int) -> tf.Tensor:
-    """Standard Gumbel variables for global positions start … start + n - 1 of one chunk's draw.
+    """Standard Gumbel variables float32 [n] for global positions start … start + n - 1.
 
-    Args:
-      seed: int32 [2], (run seed, step).
-      chunk: which draw of this step.
-      start: first global position, so that a replica makes only its own rows.
-      n: how many.
-
-    Returns:
-      float32 [n]. Row i depends on (seed, chunk, start + i) alone, not on how rows are shared.
+    Each depends on (seed int32 [2], chunk, position) alone, not on how rows are shared.
     """
     # Small u are fine-grained: these are the large Gumbels, the ones that decide.
     return -tf.math.log(-tf.math.log1p(-uniform(seed, chunk, start, n)))
 
 
 def uniform(seed: tf.Tensor, stream: tf.Tensor | int, start: tf.Tensor | int, n: int) -> tf.Tensor:
-    """Uniform numbers inside (0, 1), float32 [n]; arguments as in `gumbel`, whose chunks are the
-    streams from 0 on.
-    """
+    """Uniform numbers inside (0, 1), float32 [n]; as `gumbel`, whose chunks are streams from 0 on."""
     start = tf.cast(start, tf.int64)
     bits = _uint32_bits(seed, stream, start // _PHILOX_LANES, n + _PHILOX_LANES)
     bits = tf.slice(bits, [start % _PHILOX_LANES], [n])

@@ -37,11 +37,8 @@ def terms(spec: SelectionSpec, learner: Embeddings, reference: Embeddings) -> li
 def similarity(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     """Inner products in full float32: [tiles, tile, d], [m, d] -> [tiles, tile, m].
 
-    Each tile is a matmul of its own. Libraries choose the order of a sum by the shape of the
-    matmul, so a tile of fixed shape gives the same sums however many tiles a replica holds.
-
-    Must be compiled by XLA: a plain matmul would round its inputs to bfloat16 on TPU and to TF32 on
-    GPU.
+    Each tile is a matmul of its own: libraries choose the order of a sum by a matmul's shape. XLA
+    must compile it: a plain matmul rounds to bfloat16 on TPU and to TF32 on GPU.
     """
     columns = tf.broadcast_to(columns, [rows.shape[0], *columns.shape])
     dimensions = xla_data_pb2.DotDimensionNumbers(
@@ -63,10 +60,10 @@ def diagonal(z: Embeddings) -> tf.Tensor:
 
 
 def cross(z: Embeddings, picked: Embeddings) -> tuple[tf.Tensor, tf.Tensor]:
-    """z_ik and z_ki, both without the bias, of candidates i [tiles, tile, d] and picked k [m, d].
+    """z_ik and z_ki without bias, [tiles, tile, m], of candidates [tiles, tile, d] and picked [m,
+    d].
 
-    Two float32 blocks [tiles, tile, m]. The scale goes into the few picked rows. Where captions are
-    given, pairs that share one are IGNORED, i = k among them.
+    Where captions are given, pairs that share one are IGNORED, i = k among them.
     """
     zimg, ztxt = tf.cast(z.zimg, tf.float32), tf.cast(z.ztxt, tf.float32)
     z_ik = similarity(zimg, picked.scale * picked.ztxt)
@@ -103,10 +100,9 @@ def log_sum_exp(z: tf.Tensor) -> tf.Tensor:
 def sum_softplus(z: tf.Tensor) -> tf.Tensor:
     """Σ_k softplus(z_ik) over the last axis, with one logarithm per 64 elements instead of 64.
 
-    softplus(z) = max(z, 0) + log(1 + x) with x = exp(-|z|) <= 1, and a sum of logarithms is the
-    logarithm of a product. The product is kept as q = Π(1 + x_k) - 1: the easy negatives, which
-    matter only in sum, have x far below float32's epsilon beside 1. At most 64 factors of at most
-    2 go into one product, so it cannot overflow.
+    softplus(z) = max(z, 0) + log(1 + x), x = exp(-|z|) <= 1. The product is kept as q = Π(1 + x_k)
+    - 1, because easy negatives have x far below float32's epsilon beside 1. 64 factors of at most 2
+    cannot overflow.
     """
     positive, q = tf.maximum(z, 0.0), tf.exp(-tf.abs(z))
     for _ in range(6):
@@ -164,8 +160,8 @@ class SigmoidLoss:
     def set_score(cls, state: tf.Tensor, models: Sequence[Term]) -> tf.Tensor:
         """Each member's part of ℓ(Q), [n], once P is Q and all rows are members.
 
-        The block then counted each pair in both members. Without captions it also counted k = i as
-        if it were a negative, twice; nll_ii = softplus(z_ii) - z_ii turns that into the positive.
+        The block counted each pair in both members. Without captions it also counted k = i as a
+        negative, twice; nll_ii = softplus(z_ii) - z_ii turns that into the positive.
         """
         s_ii = cls.start(models)[0]
         pairs = 0.5 * (state[0] - s_ii)

@@ -16,8 +16,8 @@ from jest_tf.selection.spec import Embeddings, Selection, SelectionSpec
 class Candidates(NamedTuple):
     """What a policy chooses from, on this replica.
 
-    models: (sign, Embeddings) of each that the criterion uses. state [s, n]: see `scores`. s_ii:
-    [n], score of each row with itself. usable: bool [n], valid and finite.
+    models: (sign, Embeddings) that the criterion uses. state [s, n]: see `scores`. s_ii: [n], score
+    of each row with itself. usable: bool [n], valid and finite.
     """
 
     models: list
@@ -57,32 +57,20 @@ def select(
 ) -> Selection:
     """Chooses `spec.sub_batch` of the super-batch.
 
-    On one replica the whole selection is one XLA program. Among replicas the blocks are compiled
-    and the collectives run between them, at the level of the calling replica function.
-
-    Any number of replicas selects the same rows, except for near-ties: candidates at the cut whose
-    perturbed logits differ by less than 64 roundings of the largest (docs/selection.md).
-
-    Args:
-      spec: what to choose by.
-      learner, reference: embeddings of this replica's n = B / R rows, float32 or bfloat16
-        [n, d]; widths may differ. A model that the criterion does not use may be None, and both
-        for the uniform policy.
-      valid: bool [n]. False rows are never picked while enough others exist.
-      seed: int32 [2], (run seed, step).
-      collectives: the replicas; row i of replica r has global position r·n + i.
-      gumbel: float32 [n_chunks, B], explicit draws instead of the seed's (tests); the independent
-        policies use row 0.
-
-    Returns:
-      Selection. `n_candidates` below `sub_batch` means that it is void: refuse the step.
-      metrics: `pool_score` and `chosen_score`, the mean S_ii of candidates and of the chosen;
-      for policy joint also `joint_score`, ℓ(Q) of the chosen set, and `gain`, the mean logit at
-      which rows were picked.
-
-    Raises:
-      UserError: the sizes do not divide by the replicas, a row count is wrong, or a model that the
-        criterion needs is missing.
+    On one replica this is one XLA program; among replicas the blocks are compiled and collectives
+    run between them. Any number of replicas selects the same rows, except for near-ties: candidates
+    at the cut whose perturbed logits differ by less than 64 roundings of the largest
+    (docs/selection.md).
+    learner, reference: this replica's n = B / R rows, float32 or bfloat16 [n, d]; widths may
+    differ; None if the criterion does not use the model, and both for the uniform policy. valid:
+    bool [n]; False rows are picked last. seed: int32 [2], (run seed, step). Row i of replica r has
+    global position r·n + i. gumbel: float32 [n_chunks, B] instead of the seed's draws (tests); the
+    independent policies use row 0.
+    Returns a Selection; `n_candidates` below `sub_batch`: refuse the step. metrics: `pool_score`
+    and `chosen_score`, mean S_ii of candidates and of the chosen; for policy joint also
+    `joint_score`, ℓ(Q), and `gain`, the mean logit at which rows were picked. UserError: sizes do
+    not divide by the replicas, a row count is wrong, or a model that the criterion needs is
+    missing.
     """
     spec.check_replicas(collectives.size)
     n = spec.super_batch // collectives.size

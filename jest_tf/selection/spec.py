@@ -39,14 +39,12 @@ class Embeddings(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The chosen examples of one super-batch.
+    """The chosen examples of one super-batch; all but n_… and metrics per pick.
 
-    positions: int32 [b], global positions in the super-batch, distinct, chunk by chunk, and the
-        same on every replica.
-    n_candidates: int32 [], rows of the super-batch that were valid and finite. Below b the
-        selection is void (`positions` then holds unusable rows) and the step must be refused.
-    metrics: float32 scalars, the same on every replica.
-    n_valid: int32 [], valid rows. If they are more than n_candidates, a model gave NaN or Inf.
+    positions: int32 [b], global, distinct, chunk by chunk, the same on every replica. n_candidates:
+    int32 [], valid and finite rows; below b `positions` holds unusable rows and the step must be
+    refused. metrics: float32 scalars. n_valid: int32 []; more than n_candidates: a model gave NaN
+    or Inf.
     """
 
     positions: tf.Tensor

@@ -23,10 +23,7 @@ from jest_tf.tuning import initial_bias
 
 
 def model_size(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncoderConfig:
-    """The sizes that `config.model` names; its `sizes` come before those of the variant.
-
-    vocab_size: of the tokenizer. An imported token table may have more rows.
-    """
+    """The sizes that `config.model` names; its `sizes` come before those of the variant."""
     given = {
         "image_size": config.model.image_size,
         "patch_size": config.model.patch_size,

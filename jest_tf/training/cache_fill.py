@@ -22,10 +22,7 @@ def cache_of_run(
     parts: int = 1,
     report: Callable[[str], None] = print,
 ) -> CacheWriter:
-    """Embeds what is missing of this part of a data set; see `reference_fill.embed`.
-
-    Images are embedded at the run's own resolution, whatever the learner will be trained at.
-    """
+    """Embeds what is missing of this part of a data set, at the run's own resolution."""
     size = run.model.config.image_size
     writer = CacheWriter(
         folder,

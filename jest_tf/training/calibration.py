@@ -1,8 +1,7 @@
 """A reference's scale and bias, fitted to the run's loss and batch on a clean sample.
 
-Learnability subtracts one model's loss from another's. That means little where a public reference
-has t = 117, b = -12.9 of batches of 32,768 and the learner's logits are made with t = 10. The loss
-is convex in (t, b), so that Newton's method finds the optimum.
+Learnability subtracts two models' losses, which means little for t = 117 of batches of 32,768
+beside a learner's t = 10. The loss is convex in (t, b): Newton's method finds the optimum.
 """
 
 import json
@@ -53,10 +52,7 @@ def of_run(
 ) -> Calibration | None:
     """The reference fitted to `reference.calibrate`, once for a run; None without.
 
-    `again`: also where a start that failed has left its own.
-
-    Raises:
-      UserError: the sample holds fewer than two pairs that can be used.
+    `again`: also where a start that failed left its own. UserError: fewer than two usable pairs.
     """
     if not (config.reference.calibrate and needs_reference(config)):
         return None
@@ -116,12 +112,8 @@ def fit(
 ) -> Calibration:
     """The scale and bias with the lowest mean loss of `kind` over batches of `batch` pairs.
 
-    A softmax has no bias: it then stays. Where the sample is smaller than a batch, each negative
-    counts as many times as the batch would have it.
-
-    Args:
-      zimg, ztxt: unit-norm [n, d].
-      captions: [n] numbers; rows that share one are no negatives of each other.
+    zimg, ztxt: unit-norm [n, d]; captions: [n] numbers, equal ones are no negatives. A softmax
+    keeps its bias. Where n < batch, each negative counts as often as the batch would have it.
     """
     order = np.random.default_rng(0).permutation(len(zimg))
     groups = np.array_split(order, math.ceil(len(zimg) / min(GROUP, batch)))

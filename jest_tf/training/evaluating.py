@@ -19,15 +19,10 @@ CHANGES = "change_since_step_0"  # field of a result: metric → difference ("fo
 
 
 class Evaluations:
-    """Runs what is due, on the averaged weights if there are any.
+    """Runs what is due, on the averaged weights if there are any; with `model.init` also at step 0.
 
-    Args:
-      config: `evals` says what is measured and how often; with `model.init`, all at step 0 as well.
-      tokenizer: of the learner.
-
-    Attributes:
-      scores: name → metrics of the newest result of each.
-      stopped: why the run is to stop, with a score below `log.min_score_share`; empty if it is not.
+    scores: name → metrics of the newest result. stopped: why the run is to stop, with a score below
+    `log.min_score_share`; empty if it is not.
     """
 
     def __init__(

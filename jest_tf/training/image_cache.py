@@ -17,12 +17,9 @@ def open_image_cache(
 ) -> ReferenceCache | None:
     """The cache that `model.image.cache` names; None where none is named.
 
-    A new run's chief (`fills`) first computes what is missing with the weights of `model.init`. It
-    is the cache that `cache_reference` makes of that workdir, so the same folder may serve as
-    `reference.cache`.
-
-    Raises:
-      UserError: the cache is of other data or weights, or of another image size.
+    A new run's chief (`fills`) first computes what is missing with the weights of `model.init`, as
+    `cache_reference` does: the folder may serve as `reference.cache`. UserError: it is of other
+    data, weights or image size.
     """
     folder = config.model.image.cache
     if not folder:

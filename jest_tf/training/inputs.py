@@ -47,10 +47,8 @@ class Inputs:
 def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_new: bool) -> Inputs:
     """Opens the training data, prepared if need be, and the vocabulary; writes nothing.
 
-    A run that goes on keeps the rules that it began with, for texts and for pictures.
-
-    Raises:
-      UserError: the data or the vocabulary cannot be read, or it is not that of the begun run.
+    A run that goes on keeps its rules for texts and pictures. UserError: data or vocabulary cannot
+    be read, or are not those of the begun run.
     """
     manifest = open_source(config.data.train, config.data.data_dir)
     if not config.model.image.cache:  # then the cache is read, and the shards only to fill it
@@ -71,10 +69,7 @@ def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_new: bool) -
 
 
 def keep_inputs(inputs: Inputs, workdir: pathlib.Path) -> None:
-    """Copies the vocabulary and what is known of the data, in place of those of a failed start.
-
-    So a run can be continued and exported without the captions that its vocabulary comes from.
-    """
+    """Copies the vocabulary and what is known of the data, in place of those of a failed start."""
     source = inputs.tokenizer.vocab_path
     with tf.io.gfile.GFile(source, "rb") as file:
         content = file.read()
@@ -105,11 +100,7 @@ def tokenizer_rule(config: ml_collections.ConfigDict) -> TokenizerRule:
 def workdir_rules(
     workdir: str, config: ml_collections.ConfigDict
 ) -> tuple[Tokenizer, PixelRule, ModelRecord | None]:
-    """How the model of a workdir reads text and pictures.
-
-    Raises:
-      UserError: the vocabulary is missing, or is another one than `model.json` says.
-    """
+    """How a workdir's model reads text and pictures; UserError: vocabulary missing, or another one."""
     record = ModelRecord.load(workdir)
     if record is None:  # a run of an older version
         return Tokenizer(vocabulary_of(workdir), config.data.n_tokens), PixelRule(), None
@@ -140,8 +131,7 @@ def model_record(model: DualEncoder, tokenizer: Tokenizer, image_size: int) -> M
 def find_vocabulary(config: ml_collections.ConfigDict) -> str:
     """Path of the vocabulary that the config means; learned from captions where it names none.
 
-    A learned vocabulary is kept in the data folder under the fingerprint of the data, so that runs
-    with the same data and size share it.
+    A learned one is kept in the data folder under the fingerprint of the data, for other runs.
     """
     if os.path.isdir(config.data.vocab):
         return vocabulary_of(config.data.vocab)
@@ -178,11 +168,7 @@ def cut_text(n_cut: int, n: int, n_tokens: int) -> str:
 
 
 def vocabulary_of(workdir: str) -> str:
-    """Path of the vocabulary kept in a workdir.
-
-    Raises:
-      UserError: none is there.
-    """
+    """Path of the vocabulary kept in a workdir; UserError: none is there."""
     for suffix in VOCABULARY_SUFFIXES:
         path = os.path.join(workdir, KEPT_VOCABULARY + suffix)
         if os.path.exists(path):

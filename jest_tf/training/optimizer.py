@@ -11,15 +11,10 @@ import tensorflow as tf
 class GuardedAdamW(keras.optimizers.AdamW):
     """Keras's AdamW with what a distributed contrastive step and tuning need.
 
-    The gradients come already summed over replicas and clipped (Keras would clip each replica's
-    own gradient before the sum, so that a run would depend on the number of replicas). And an
-    update can be refused inside the graph without `tf.cond`, which tf.distribute does not allow
-    around an update: weights, moments and averages then keep every bit, only `iterations` counts
-    on, so that the schedule and the data position stay functions of the step.
-
-    Args:
-      rates: what multiplies the learning rate of each variable, in the order of `build`; None: 1.
-      ema: decay of an exponential moving average of each variable; 0: none. `averages` holds them.
+    Gradients come summed over replicas and clipped (Keras would clip before the sum). An update can
+    be refused without `tf.cond`, which tf.distribute does not allow around it: weights, moments and
+    averages keep every bit, only `iterations` counts on. rates: multiply the learning rate of each
+    variable, in the order of `build`. ema: decay of the `averages` of each variable; 0: none.
     """
 
     _accept: tf.Tensor | None = None
@@ -99,10 +94,7 @@ def build(
     variables: list[keras.Variable],
     rates: Sequence[float] | None = None,
 ) -> GuardedAdamW:
-    """AdamW over `variables`, with linear warm-up and cosine decay, as `config.optimizer` says.
-
-    Only matrices decay: no biases, norms, logit scale or logit bias.
-    """
+    """AdamW of `config.optimizer`, with linear warm-up and cosine decay. Only matrices decay."""
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
         decay_steps=max(total_steps - config.warmup_steps, 1),

@@ -1,8 +1,7 @@
 """Seconds of the parts of a step, which are one program in a run and cannot be timed inside it.
 
-So the parts that choose are run alone once for each step plan, on a super-batch of the run, right
-after its first step; `cost.split_seconds` then divides the measured time of every step by them. It
-takes the time of about two scorings for each plan, which the ledger counts as compiling.
+The parts that choose are run alone once per step plan, after its first step; `cost.split_seconds`
+divides every step's time by them. It takes about two scorings a plan, counted as compiling.
 """
 
 import time
@@ -20,16 +19,7 @@ from jest_tf.training.resolution import StepPlan
 def part_seconds(
     model: JestModel, runtime: Runtime, plan: StepPlan, batch: dict, scored: Scored
 ) -> dict[str, float]:
-    """Seconds of each part of a step that chooses, run alone; nothing where the
-    step neither scores nor distils.
-
-    Args:
-      plan: of the step. batch: its super-batch, per replica. scored: its scores, per replica.
-
-    Returns:
-      score_learner, score_reference and select -> seconds; a part that the step does not have, such
-      as scoring by a cached reference, is left out.
-    """
+    """Seconds of score_learner, score_reference and select run alone, as far as the step has them."""
     parts = {}
     if scored.learner is not None:
         parts[SCORE_LEARNER] = (

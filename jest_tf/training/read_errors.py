@@ -16,14 +16,8 @@ MAX_RETRIES = 5  # without a new step in between; the waits double from a second
 def run_reading_again(begin: Callable, sleep: Callable[[float], None] = time.sleep) -> int:
     """`Trainer.run` of a new trainer, and of another one after each read error.
 
-    When a program of several steps could not read a batch, the step before may have been under way.
-    Only a checkpoint is known to be whole, so each trainer starts from the newest.
-
-    Args:
-      begin: makes a trainer that restores the newest checkpoint.
-
-    Raises:
-      UserError: a step could not be read after all retries.
+    A program of several steps may have been under way, and only a checkpoint is known to be whole:
+    `begin` restores the newest. UserError: a step could not be read after all retries.
     """
     failures, furthest, trainer = 0, -1, None
     while True:

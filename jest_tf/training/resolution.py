@@ -78,11 +78,7 @@ class Approximation:
     n_tokens: int = 0
 
     def of(self, full: Fidelity, name: str) -> Fidelity:
-        """The fidelity that it makes of `full`.
-
-        Raises:
-          UserError: a depth or length is beyond the model's; `name` is the setting's.
-        """
+        """The fidelity that it makes of `full`; UserError: a depth or length is beyond the model's."""
         for field in ("image_depth", "text_depth", "n_tokens"):
             asked, most = getattr(self, field), getattr(full, field)
             if not 0 <= asked <= most:
@@ -109,8 +105,7 @@ class TrainPart:
 class StepPlan:
     """What one step computes. Hashable: one compiled program per plan.
 
-    score, reference: fidelities of the learner and of the reference at scoring; None as in
-    `TrainPart`. train: the parts of the sub-batch, one loss over their union.
+    score, reference: fidelities at scoring. train: the parts of the sub-batch, one loss over all.
     """
 
     score: Fidelity | None
@@ -149,22 +144,12 @@ class StepPlan:
 class ResolutionSchedule:
     """The plan of every step: a function of the step alone, so the same on every host and rerun.
 
-    The training resolution is fixed, or staged, or drawn anew every `hold_steps` steps.
-
-    Args:
-      model: the learner's sizes.
-      sub_batch: b. n_replicas: every part of it must divide among them.
-      total_steps: length of the run, which the stages divide.
-      stages: (fraction of training, resolution) in order; empty: the model's own throughout.
-      random: resolutions to draw from (FlexiViT); not together with stages.
-      hold_steps: steps for which a drawn resolution stays; a multiple of the steps per host call.
-      seed: of the draws.
-      score: what is cheaper at scoring; where it names no resolution, the one trained at is taken.
-      low_share: share of the sub-batch trained exactly as it is scored (the paper's λ = 0.5).
-      reference: what is cheaper of the reference. reference_model: its sizes, if it has others.
-
-    Raises:
-      UserError: a value is out of range or does not divide.
+    Every part of `sub_batch` must divide among `n_replicas`. stages: (fraction of training,
+    resolution) in order; empty: the model's own. random: resolutions to draw from (FlexiViT) with
+    `seed`, each for `hold_steps`, a multiple of the steps per host call. score: what is cheaper at
+    scoring. low_share: share of the sub-batch trained as it is scored (the paper's λ = 0.5).
+    reference: what is cheaper of the reference; reference_model: its sizes. UserError: a value is
+    out of range or does not divide.
     """
 
     def __init__(

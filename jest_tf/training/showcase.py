@@ -26,11 +26,7 @@ def of_both_models(scored: Scored) -> dict[str, float]:
 
 
 def pool_accuracy(scored: Scored) -> float:
-    """Share of candidates whose own text is the learner's nearest, among the first valid ones.
-
-    Args:
-      scored: of a step whose policy asked the learner, the values of the first replica.
-    """
+    """Share of candidates whose own text is the learner's nearest, among the first valid ones."""
     rows = np.flatnonzero(scored.valid.numpy())[:ACCURACY_ROWS]
     zimg, ztxt = (z.numpy()[rows].astype(np.float32) for z in scored.learner[:2])
     return float(np.mean(np.argmax(zimg @ ztxt.T, axis=1) == np.arange(len(rows))))
@@ -42,11 +38,10 @@ KEPT_AT_FULL_CADENCE = 100
 
 
 def shows_examples(step: int, every_steps: int) -> bool:
-    """Whether the examples of a step are kept.
+    """Whether the examples of a step are kept: n times the cadence keep O(log n) of them.
 
     Every `every_steps` steps for the first KEPT_AT_FULL_CADENCE times, then half as often, and half
-    as often again each time the number of steps doubles: n times the cadence keep
-    O(log n) examples.
+    as often again each time the number of steps doubles.
     """
     n = step // every_steps
     stride = 1
@@ -65,13 +60,8 @@ def showcase(
 ) -> Samples:
     """The most telling rows of the super-batch that the first replica held.
 
-    Args:
-      last: of a step, the values of the first replica.
-      batch: its rows of the super-batch, see `jest_tf.data.pipeline`.
-      score: float32 [n], S_ii of its rows.
-      tokenizer: turns tokens back into text, where a record cannot be read a second time.
-      manifest: of the training data; keys and captions come from the records themselves.
-      per_group: at most so many of each group.
+    score: float32 [n], S_ii of its rows. Keys and captions come from the records of `manifest`;
+    tokens are turned back into text where one cannot be read again. per_group: rows at most.
     """
     n = len(score)
     chosen = np.zeros([n], bool)

@@ -10,11 +10,7 @@ from jest_tf.tuning import TOWERS, trained_tower
 
 
 def choose_trained(model: DualEncoder, config: ml_collections.ConfigDict) -> None:
-    """Sets `trainable` of each weight as `config.model` says.
-
-    Raises:
-      UserError: `last:K` names more blocks than the tower has.
-    """
+    """Sets `trainable` of each weight as `config.model` says; UserError: `last:K` beyond the tower."""
     scalars = {"log_scale": config.model.train_scale, "bias": config.model.train_bias}
     towers = {name: trained_tower(config, name) for name in TOWERS}
     for name, tower in towers.items():

@@ -19,12 +19,7 @@ def annotation_rows(
 ) -> Iterator[Row]:
     """A row per caption of a file that one of ENDINGS names. JSON is read whole.
 
-    Args:
-        folder: with the pictures.
-        split: names of the splits to take of Karpathy's JSON; all if empty.
-
-    Raises:
-        UserError: neither of these formats.
+    folder: with the pictures. split: of Karpathy's JSON; empty: all. UserError: another format.
     """
     if not path.lower().endswith(".json"):
         yield from _token_rows(path)

@@ -91,8 +91,8 @@ class File:
 def walk(folder: str, skip: str = "", allow_outside: bool = False) -> Iterator[File]:
     """Every file below a folder, but for those in the folder `skip` (an --out that lies inside).
 
-    Hidden files, links to folders, and what is no plain file are passed over. Links to folders
-    are followed with `allow_outside` where they lead out of the folder.
+    Hidden files, what is no plain file and links to folders are passed over. `allow_outside`
+    follows links to folders that lead out of the folder.
     """
     if is_remote(folder):
         for at, _, names in tf.io.gfile.walk(folder):
@@ -191,11 +191,7 @@ class Place:
         return path.removeprefix(prefix)
 
     def read(self, name: str, below: str = "") -> bytes:
-        """The content of a picture's file.
-
-        Raises:
-            One of READ_ERRORS; the message holds nothing of the content.
-        """
+        """Content of a picture's file, or one of READ_ERRORS, whose message holds nothing of it."""
         path = self.path(name, below)
         if not is_remote(path):
             status = os.stat(path)
@@ -225,8 +221,7 @@ class Found:
 def find(patterns: Sequence[str], endings: Sequence[str] = (), skip: str = "") -> Found:
     """What paths, globs, {00000..00099} and folders (their files with these endings) name.
 
-    Raises:
-        UserError: a pattern that names nothing.
+    UserError: a pattern that names nothing.
     """
     paths: dict[str, None] = {}
     passed: Counter = Counter()

@@ -88,13 +88,9 @@ def open_folder(
 ) -> Opened:
     """Units of `per_unit` pictures each, in the order of their names.
 
-    Args:
-        layout: columns and separator of the caption files.
-        captions: the caption file (.csv, .tsv, .jsonl, .json, .token); by default every one of
-            CAPTION_FILES in the tree, whose names are relative to its own folder.
-        split: the splits to take of Karpathy's JSON.
-        classes_from_folders: the folder that holds a picture names its class.
-        skip: a folder that is no part of the source (the output).
+    layout: of the caption files. captions: the one caption file (.csv, .tsv, .jsonl, .json,
+    .token); by default every one of CAPTION_FILES in the tree, relative to its own folder. split:
+    of Karpathy's JSON. classes_from_folders: a picture's folder names its class. skip: the output.
     """
     folder = folder.rstrip("/") or "/"
     if not _is_folder(folder):
@@ -208,11 +204,7 @@ def _caption_rows(
 def _add_captions(
     db: sqlite3.Connection, path: str, rows: Iterator[table.Row], place: Place, look_in_root: bool
 ) -> None:
-    """Notes the rows of a caption file. Names are relative to its folder, or to the root.
-
-    Args:
-        look_in_root: names are relative to the root, if the first of them is there.
-    """
+    """Notes the rows of a caption file; names are relative to it, or to the root (`look_in_root`)."""
     below = os.path.dirname(place.key(path)) if path.startswith(place.root + "/") else ""
     first = list(itertools.islice(rows, 1))
     if look_in_root and first and _exists(place, first[0].image):

@@ -25,10 +25,8 @@ TEXT_FIELDS = ("raw", "caption", "text")
 class Pair:
     """One record before it is checked. Captions may be bytes of any encoding.
 
-    Attributes:
-        key: where it comes from, below the source; the record's id is a hash of it.
-        label: its class, or None.
-        noise: what is known to be wrong with the pair (for measuring only), or None.
+    key: where it comes from, below the source; the id is its hash. noise: what is known to be wrong
+    with the pair (for measuring only).
     """
 
     key: str
@@ -68,12 +66,9 @@ class Unit:
 class Opened:
     """A source, before its records are read.
 
-    Attributes:
-        root: folder that all names are relative to.
-        listing: (name, bytes, time in seconds) of each of its files, sorted by name.
-        units: its parts; they are made when they are asked for.
-        passed_over: counts of files that belong to no unit, by reason.
-        notes: sentences about how the source was understood.
+    root: folder that all names are relative to. listing: (name, bytes, time in seconds) of its
+    files, sorted by name. units: made when they are asked for. passed_over: counts of files of no
+    unit, by reason. notes: sentences about how the source was understood.
     """
 
     root: str
@@ -151,12 +146,9 @@ class NotText(ValueError):
 
 
 def texts(value: object) -> list[bytes]:
-    """Captions of any type: a text or a list of texts; nothing for null and NaN.
+    """Captions of any type: a text, an object with one of TEXT_FIELDS, or a list of these.
 
-    An object counts as a text if it has a field of TEXT_FIELDS.
-
-    Raises:
-        NotText: anything else; the message shows it.
+    Nothing for null and NaN; NotText, whose message shows it, for anything else.
     """
     if isinstance(value, list | tuple):
         return [text for item in value for text in _text(item)]
@@ -176,11 +168,7 @@ def _text(value: object) -> list[bytes]:
 
 
 def label_text(value: object) -> str | None:
-    """A class of any type as text; None for none.
-
-    Raises:
-        NotText: neither text nor number.
-    """
+    """A class of any type as text; None for none. NotText: neither text nor number."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, float) and value.is_integer():

@@ -24,13 +24,7 @@ BATCH_ROWS = 64
 
 @dataclasses.dataclass(frozen=True)
 class ParquetSource:
-    """A file, and what its columns are.
-
-    Attributes:
-        name: the path below `place`, which begins the keys.
-        roles: the column of each role.
-        classes: names of the classes, where the hub stores them beside the schema.
-    """
+    """A file, the column of each role, and the names of its classes where the hub stores them."""
 
     path: str
     name: str
@@ -43,11 +37,7 @@ class ParquetSource:
 def open_parquet(
     patterns: Sequence[str], columns: Columns, allow_outside: bool = False, skip: str = ""
 ) -> Opened:
-    """A unit per row group.
-
-    Raises:
-        UserError: no Parquet, no image or caption column, or captions that are no text.
-    """
+    """A unit per row group. UserError: no Parquet, or no image or caption column of a usable type."""
     found = find(patterns, ENDINGS, skip)
     place = Place(found.root, allow_outside)
     units = []

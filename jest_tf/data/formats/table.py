@@ -43,11 +43,8 @@ MAX_QUOTED_LINES = 1000
 class Layout:
     """How a table is to be read.
 
-    Attributes:
-        separator: one character; None: found from the header.
-        quotes: whether a cell may be quoted, as CSV has it.
-        header: the columns, or None for JSON lines.
-        image, caption: which of them name the picture and the text.
+    separator: None: found from the header. quotes: a cell may be quoted, as CSV has it. header:
+    None for JSON lines. image, caption: the columns that name the picture and the text.
     """
 
     columns: Columns
@@ -62,9 +59,7 @@ class Layout:
 class Row:
     """A picture's name and what is said about it, raw; `problem` if it cannot be read.
 
-    Attributes:
-        end: byte of the file where the next row begins.
-        open_quote: a quotation mark that nothing closes was taken for a plain character.
+    end: byte where the next row begins. open_quote: a quotation mark that nothing closes was kept.
     """
 
     image: str
@@ -133,11 +128,7 @@ def read_rows(
 
 
 def read_layout(path: str, layout: Layout) -> tuple[Layout, int]:
-    """The layout with what the table's header says, and the byte where its rows begin.
-
-    Raises:
-        UserError: no header that names a picture and a caption, or no text file.
-    """
+    """The layout by the table's header, and the byte where rows begin; UserError: no such header."""
     if path.lower().endswith(".jsonl"):
         return dataclasses.replace(layout, image="file_name …", caption="text …"), 0
     line, end = next(_lines(path), ("", 0))
@@ -154,12 +145,10 @@ def read_layout(path: str, layout: Layout) -> tuple[Layout, int]:
 
 
 def read_caption_layout(path: str, layout: Layout) -> tuple[Layout, int, str | None]:
-    """As `read_layout`, for a table that may have no header, or one in another language.
+    """As `read_layout`; without a known header the first two columns are the picture and its
+    caption.
 
-    Then the first two columns are the picture and its caption.
-
-    Returns:
-        (layout, byte where the rows begin, what was assumed about the first line, or None)
+    Returns (layout, byte where the rows begin, what was assumed about the first line, or None).
     """
     line, end = next(_lines(path), ("", 0))
     if not line.strip():
@@ -291,10 +280,7 @@ def _cells(
 
 
 def _quoted(taken: list, waiting: list, lines: Iterator, separator: str) -> list[str] | None:
-    """The cells of a row with quotes, which may span lines: those go to `taken`.
-
-    None where the quotes are not those of a table: not closed, or followed by more text.
-    """
+    """The cells of a row with quotes, whose lines go to `taken`; None: the quotes are no table's."""
     while True:
         try:
             return next(csv.reader([line for line, _ in taken], delimiter=separator, strict=True))

@@ -48,13 +48,10 @@ def open_tars(patterns: Sequence[str], columns: Columns, skip: str = "") -> Open
 
 
 def read_tar(path: str, name: str, columns: Columns) -> Iterator[Item]:
-    """The records of a tar; `name` begins their keys.
+    """The records of a tar; `name` begins their keys. UserError: the file cannot be read at all.
 
-    Members of a plain local tar may come in any order. Those of a key must follow one another
-    where the tar is compressed or remote, and is read once from its beginning to its end.
-
-    Raises:
-        UserError: the file cannot be read at all.
+    Members of a plain local tar may come in any order. In a compressed or remote one, which is read
+    once, those of a key must follow one another.
     """
     try:
         file = open_binary(path)
@@ -159,7 +156,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str | None, str, tarfile.Ta
 
 
 def _split_at_dots(key: str, parts: Parts) -> Iterator[tuple[str, Parts]]:
-    """The records of what shares a key up to its first dot, which is where WebDataset ends a key.
+    """The records of what shares a key up to its first dot, where WebDataset ends a key.
 
     Where no member is KEY.jpg, names such as v1.0.jpg and v1.0.txt are cut at their last dot.
     """
@@ -177,12 +174,10 @@ def _split_at_dots(key: str, parts: Parts) -> Iterator[tuple[str, Parts]]:
 def pair_of(
     key: str, parts: Parts, load: Callable[[object], bytes], columns: Columns, by_line: bool = False
 ) -> Item:
-    """The record of files that share a key: a picture, .txt or .json, .cls.
+    """The record of files that share a key: a picture, .txt (`by_line`: a caption a line) or .json,
+    .cls.
 
-    Args:
-        parts: by their endings, as `load` takes them; a size, or (…, size), stands for what is too
-            large to be read.
-        by_line: each line of a .txt is a caption.
+    parts: by ending, as `load` takes them; a size, or (…, size), stands for what is too large.
     """
     ending = next((e for e in IMAGES if e in parts), None)
     if ending is None:

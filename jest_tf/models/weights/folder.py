@@ -55,8 +55,7 @@ class Source:
 def open_source(path: str) -> Source:
     """Finds format, tensors and side files of a file or folder.
 
-    Raises:
-      UserError: nothing to read there, a pickle, a damaged file, or another architecture.
+    UserError: nothing to read there, a pickle, a damaged file, or another architecture.
     """
     files = _weight_files(path)
     folder = Path(files[0]).parent

@@ -135,9 +135,8 @@ def to_ours(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(our variable's name, float32 array) of every variable, one after the other.
 
-    Raises:
-      UserError: lists all tensors that are missing, left over, of another shape or dtype. Raised
-        before the first one is read. `what` names the source.
+    UserError, before the first is read: all tensors that are missing, left over, or of another
+    shape or dtype. `what` names the source.
     """
     check(tensors, expected_shapes(rules, config), what)
     taken = ((rule, [tensors[name].floats() for name in rule.theirs]) for rule in rules)
@@ -149,11 +148,7 @@ def to_ours(
 def from_ours(
     rules: Sequence[Rule], weights: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(their name, array) of every tensor of the format.
-
-    Raises:
-      UserError: the format has no place for one of our variables.
-    """
+    """(their name, array) of every tensor; UserError: no place for one of our variables."""
     if homeless := sorted(weights.keys() - {name for rule in rules for name in rule.ours}):
         raise UserError(
             f"this format has no place for {', '.join(homeless)}: its image tower has no "
@@ -251,8 +246,7 @@ class Sizes:
 def axis(tensors: Tensors, pattern: str, index: int) -> int:
     """Length of an axis of the first tensor whose name matches; 1 where there is none.
 
-    A size is taken from any of several tensors, so that the one that is missing is reported, and
-    not the many that would no longer fit.
+    So the one that is missing is reported, and not the many that would no longer fit.
     """
     for name in sorted(tensors):
         if re.fullmatch(pattern, name) and -len(tensors[name].shape) <= index < len(

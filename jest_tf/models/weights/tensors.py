@@ -49,8 +49,7 @@ Tensors = dict[str, Tensor]
 def open_tensors(paths: Sequence[str]) -> Tensors:
     """All tensors of a file, or of several shards.
 
-    Raises:
-      UserError: a pickle, a file that is cut or damaged, or two shards with one tensor.
+    UserError: a pickle, a file that is cut or damaged, or two shards with one tensor.
     """
     found: Tensors = {}
     for path in paths:

@@ -12,10 +12,7 @@ REDUCIBLE = (tf.float32, tf.bfloat16, tf.float16, tf.int32, tf.uint32)
 
 
 class CompiledCollectives(SummingCollectives):
-    """Collectives of a program lowered once for all replicas, as TPUStrategy lowers them.
-
-    The program is the same on every replica; `rank` is read from the chip.
-    """
+    """Collectives of one program lowered for all replicas, as TPUStrategy's; `rank` is the chip's."""
 
     in_loops, word = True, tf.int32
 
@@ -24,11 +21,7 @@ class CompiledCollectives(SummingCollectives):
         self.rank = tf.cast(gen_xla_ops.xla_replica_id(), tf.int32)
 
     def _sum(self, x: Any) -> Any:
-        """Of each tensor in a nest.
-
-        Raises:
-          TypeError: a type that TPUs cannot sum.
-        """
+        """Of each tensor in a nest. TypeError: a type that TPUs cannot sum."""
         return tf.nest.map_structure(self._sum_one, x)
 
     def _sum_one(self, x: tf.Tensor) -> tf.Tensor:

@@ -17,9 +17,8 @@ SET_UP = "Make it with launch/tpu_compile_env.sh."
 class Compiled:
     """A program as TPU's compiler left it; bytes and operations of one chip.
 
-    used: arguments, results that do not reuse an argument's memory, temporaries and code.
-    flops: as XLA counts, with the body of a loop counted once: too low wherever loops run long.
-    collectives: {op, name, bytes, in_loop} of each; those in a loop move their bytes each time.
+    used: arguments, results in memory of their own, temporaries, code. flops: a loop's body counts
+    once: too low where loops run long. collectives: {op, name, bytes, in_loop} of each.
     """
 
     name: str
@@ -31,11 +30,7 @@ class Compiled:
 
 
 def python_of(environment: str) -> str:
-    """The interpreter of the environment that compiles for TPU.
-
-    Raises:
-      UserError: it was not set up.
-    """
+    """The interpreter of the environment that compiles for TPU; UserError: it was not set up."""
     python = os.path.join(environment, "bin", "python")
     if not os.access(python, os.X_OK):
         raise UserError(f"no environment that compiles for TPU at {environment}. {SET_UP}")
@@ -47,9 +42,8 @@ def compile_hlo(
 ) -> Compiled:
     """Compiles the HLO of a program for all chips of a slice.
 
-    Raises:
-      UserError: the compiler refuses the program (which operation, or which allocations do not
-        fit), does not know the topology, or is not installed.
+    UserError: the compiler refuses it (which operation or allocations), does not know the topology,
+    or is not installed.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "program.hlo")  # names of programs hold `48/8`

@@ -18,11 +18,7 @@ from jest_tf.training.resolution import StepPlan
 
 
 def lower_selection(config: ml_collections.ConfigDict, n_replicas: int) -> bytes:
-    """The selection of a step, from embeddings to positions, among `n_replicas`.
-
-    Raises:
-      UserError: TensorFlow cannot lower an operation; the message names it.
-    """
+    """The selection of a step, from embeddings to positions, among `n_replicas`."""
     spec = assemble.selection_spec(config)
     n = spec.super_batch // n_replicas
     width = DualEncoderConfig.from_variant(config.model.variant).embed_dim
@@ -44,14 +40,7 @@ def lower_train_step(
 ) -> bytes:
     """The whole step, from images and tokens to updated weights, as one of `n_replicas` runs it.
 
-    Args:
-      config: the run. The vocabulary counts by its size alone.
-      n_replicas: replicas that share the super-batch.
-      plan: which of the run's step plans; default: the first.
-      reference_config: that of the run behind `config.reference`; default: sizes of the learner.
-
-    Raises:
-      UserError: TensorFlow cannot lower an operation; the message names it.
+    plan: default: the run's first. reference_config: default: sizes of the learner.
     """
     model = jest_model(config, n_replicas, plan, reference_config or config)
     n, side = config.selection.super_batch // n_replicas, config.data.image_size
@@ -89,16 +78,10 @@ def jest_model(
 
 
 def hlo_of(name: str, program: Callable, *specs) -> bytes:
-    """Serialized HLO of a function of tensors with static shapes.
+    """Serialized HLO of a function of tensors with static shapes; of variables shapes alone count.
 
-    Args:
-      name: of the program, for messages.
-      program: traced once; may capture variables, whose shapes count and not their values.
-      *specs: nests of TensorSpec.
-
-    Raises:
-      UserError: an operation that XLA does not know or cannot give a static shape, with the lines
-        of this package that made it.
+    specs: nests of TensorSpec. UserError: an operation that XLA does not know or cannot give a
+    static shape, with the lines of this package that made it.
     """
     flat = tf.nest.flatten(specs)
 

@@ -81,11 +81,9 @@ class Damage:
 
 
 class Checkpointer:
-    """Saves and restores the checkpoints of one run.
+    """Saves and restores the checkpoints of one run in a local folder or a `gs://` path.
 
-    Args:
-      directory: a local folder or a `gs://` path; made when the first checkpoint is saved.
-      keep: how many of the newest checkpoints stay. The one just saved always does.
+    keep: how many of the newest checkpoints stay. The one just saved always does.
     """
 
     def __init__(self, directory: str, keep: int = 3):
@@ -98,14 +96,9 @@ class Checkpointer:
     def save(self, step: int, variables: Mapping[str, Variable], state: Mapping[str, Any]) -> None:
         """Save one checkpoint, read it back to check it, then drop what `keep` does not cover.
 
-        A step that is already saved and sound is left as it is.
-
-        Args:
-          step: number of finished steps; names the checkpoint.
-          variables: unique name → variable of a numeric or bool dtype.
-          state: JSON-serialisable; floats come back exactly.
-        Raises:
-          CheckpointNotSaved: the disk refused. What was saved before is intact.
+        A step that is already saved and sound is left as it is. variables: unique name → variable
+        of a numeric or bool dtype. state: JSON-serialisable; floats come back exactly.
+        CheckpointNotSaved: the disk refused; what was saved before is intact.
         """
         if step in self.steps() and not self._damage(step, folder_name(step)):
             logging.info("Checkpoint of step %d is already saved.", step)
@@ -190,9 +183,8 @@ class Checkpointer:
     ) -> Iterator[int]:
         """Yield each newly finished step after `after`, in order, for a process that follows a run.
 
-        A step may be dropped by the writer while the caller is busy: `restore` then raises
-        CheckpointNotFound, and the caller goes on with the next one. Ends when `finished()` and
-        nothing is left to yield, or after `timeout_seconds` without a new checkpoint.
+        `restore` raises CheckpointNotFound where the writer dropped one meanwhile: go on. Ends when
+        `finished()` and nothing is left, or after `timeout_seconds` without a new checkpoint.
         """
         waited = 0.0
         while True:
@@ -321,8 +313,7 @@ class Checkpointer:
 def named(group: str, variables: Iterable[Variable]) -> dict[str, Variable]:
     """Names for `save`: "group/0007/vit/block/mlp/kernel", by place and path.
 
-    Keras numbers its automatic names by what else was built in the process ("dense_1"), so the
-    numbers are dropped and the place in `variables` tells equal paths apart.
+    Keras numbers names by what else was built ("dense_1"): numbers are dropped, the place remains.
     """
     return {
         f"{group}/{i:04d}/{AUTOMATIC_NUMBER.sub('', getattr(variable, 'path', variable.name))}": (

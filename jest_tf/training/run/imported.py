@@ -193,11 +193,7 @@ def _name(variable: keras.Variable) -> str:
 
 
 def _check(model: DualEncoder, margin: int, path: str, report: Callable[[str], None]) -> None:
-    """Compares embeddings with stored ones.
-
-    Raises:
-      UserError: arrays are missing or of another shape, or a component differs by too much.
-    """
+    """Compares embeddings with stored ones; UserError: they are missing or differ by too much."""
     side = model.config.image_size
     try:
         with np.load(path, allow_pickle=False) as arrays:

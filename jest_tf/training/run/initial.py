@@ -19,11 +19,8 @@ SCALARS = ("log_scale", "bias")
 def start_from_init(config: ml_collections.ConfigDict, learner: DualEncoder) -> None:
     """Gives the learner the weights of `model.init`, at its own image and patch size.
 
-    New adapters keep their initial weights, which add nothing. The bias is that of `model.init`,
-    unless `model.init_bias` is auto.
-
-    Raises:
-      UserError: no checkpoint there.
+    New adapters keep theirs, which add nothing. The bias follows unless `model.init_bias` is auto.
+    UserError: no checkpoint there.
     """
     source = {v.path: v.value for v in load_workdir(config.model.init).model.variables}
     for variable in learner.variables:

@@ -25,11 +25,7 @@ from jest_tf.training.run.workdir import Workdir
 class Files:
     """The outputs in a workdir. Opening cuts what lies beyond `start_step`, so nothing is doubled.
 
-    Args:
-      config: of the run.
-      workdir: where to write.
-      start_step: finished steps of the restored checkpoint; 0 for a new run.
-      totals: examples_scored, examples_trained and flops until then.
+    totals: examples_scored, examples_trained and flops until then.
     """
 
     def __init__(

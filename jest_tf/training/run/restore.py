@@ -54,10 +54,8 @@ def learner_variables(model: DualEncoder) -> dict[str, keras.Variable]:
 def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
     """The model that a run has saved: at `step`, or its newest sound checkpoint.
 
-    With averaged weights, if the run keeps an average, and adapters merged into their kernels.
-
-    Raises:
-      UserError: no run there, no checkpoint, or a checkpoint that the config does not fit.
+    With averaged weights, if kept, and adapters merged into their kernels. UserError: no run, no
+    checkpoint, or one that the config does not fit.
     """
     config = stored_config(workdir)
     register(config.data.tfds_module)
@@ -81,17 +79,10 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
 def choose_reference(
     config: ml_collections.ConfigDict, record: pathlib.Path, again: bool = False
 ) -> None:
-    """Writes which checkpoint of the reference a new run takes: its newest sound one.
+    """Writes into `record` which checkpoint of the reference a new run takes: its newest sound one.
 
-    A resumed run, and every worker process, takes the same one, also when the reference has been
-    trained further. Nothing is written where no reference is run or none was saved.
-
-    Args:
-      record: the file; one that exists is left as it is.
-      again: it is of a failed start, and is replaced.
-
-    Raises:
-      UserError: no run there, or all of its checkpoints are damaged.
+    So a resumed run and every worker take the same one. A record that exists stays, but for that of
+    a failed start (`again`). UserError: no run there, or all of its checkpoints are damaged.
     """
     if again:
         record.unlink(missing_ok=True)
@@ -118,14 +109,9 @@ def load_reference(
 ) -> DualEncoder | None:
     """The frozen reference that the steps run, or None: none is needed, or it is cached.
 
-    Args:
-      tokenizer, pixels: of the learner; one super-batch serves both models.
-      record: which checkpoint to take, see `choose_reference`; the newest where there is none.
-      is_chief: writes the identity of the weights into the record, if it is not there yet.
-
-    Raises:
-      UserError: no such run, it does not read texts or pictures as the learner does, or its weights
-        are not those that this run began with.
+    record: which checkpoint to take, see `choose_reference`; the chief adds the identity of the
+    weights. UserError: no such run, it does not read texts or pictures as the learner does, or its
+    weights are not those that this run began with.
     """
     if not _runs_reference(config):
         return None
@@ -157,10 +143,9 @@ def load_reference(
 
 
 def open_cache(config: ml_collections.ConfigDict, manifest: Manifest) -> ReferenceCache | None:
-    """The reference's embeddings that `config.reference.cache` names, checked; None without.
+    """The checked cache of `config.reference.cache`; None without.
 
-    Raises:
-      UserError: of other data, or not made by the run in `config.reference.workdir` (if named).
+    UserError: of other data, or not made by the run in `config.reference.workdir` (if named).
     """
     if not (needs_reference(config) and config.reference.cache):
         return None

@@ -147,7 +147,7 @@ class LocalStorage:
 class RemoteStorage:
     """An object store through tf.io.gfile (gs://). Nothing is atomic but a single file.
 
-    So the files are written in place, the manifest last, and removed manifest first.
+    So files are written in place, the manifest last, and removed manifest first.
     """
 
     def __init__(self, root: str):

@@ -36,8 +36,7 @@ def describe(variable: Variable) -> dict[str, Any]:
 def write_tensors(file: IO[bytes], variables: Mapping[str, Variable]) -> dict[str, dict]:
     """Writes the variables in name order; returns name -> description.
 
-    Raises:
-      UserError: a variable that is no number, or that differs between replicas by design.
+    UserError: a variable that is no number, or that differs between replicas by design.
     """
     described = {name: describe(variables[name]) for name in sorted(variables)}
     header, end = {}, 0
@@ -69,8 +68,7 @@ def read_tensors(
 ) -> None:
     """Calls `give(name, value)` for each tensor in `stored` (name -> description), in name order.
 
-    Raises:
-      ValueError: the file holds other tensors than these descriptions say.
+    ValueError: the file holds other tensors than these descriptions say.
     """
     length = int.from_bytes(file.read(8), "little")
     if not 0 < length <= MAX_HEADER:
@@ -92,8 +90,7 @@ def read_npz(
 ) -> None:
     """`read_tensors` of the .npz that earlier versions wrote: one .npy member per variable.
 
-    What a header asks for is compared before anything is read: a hostile one can ask for any
-    memory.
+    Headers are compared before anything is read: a hostile one can ask for any memory.
     """
     with zipfile.ZipFile(file) as archive:
         for name in sorted(stored):

@@ -148,14 +148,9 @@ def open_workdir(
 ) -> Workdir:
     """Lock the workdir of a run and compare its config; `Workdir.claim` writes it.
 
-    Args:
-      path: local or mounted folder.
-      config: nested, JSON-serialisable dict (`ConfigDict.to_dict()`).
-      is_writer: True for the one process that writes here: makes the folder and takes the lock. The
-        other worker processes of a run pass False and only compare.
-      may_differ: field patterns that a continued run may change, with the reason.
-    Raises:
-      UserError: not a folder, no permission, another run is writing here, another config.
+    is_writer: the one process that makes the folder and takes the lock; other workers compare.
+    may_differ: field patterns that a continued run may change, with the reason. UserError: not a
+    folder, no permission, another run is writing here, another config.
     """
     path = Path(_local_path(path))
     config = _as_json(config)
@@ -187,11 +182,7 @@ def _not_writable(path: Path, error: OSError) -> UserError:
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
-    """The config of the run in a workdir, as a nested dict.
-
-    Raises:
-      UserError: no run there, or its `config.json` is not readable.
-    """
+    """The config of the run in a workdir, as a nested dict; UserError: none that can be read."""
     file = Path(path) / "config.json"
     if not file.exists():
         raise UserError(f"{path} is not the workdir of a run: it has no config.json.")
@@ -287,11 +278,7 @@ def _json_bytes(value: Any) -> bytes:
 
 
 def _locked(path: Path) -> FileLock:
-    """The lock of a workdir, held until it is released or the process dies.
-
-    Raises:
-      UserError: another run holds it; names its machine, process and start.
-    """
+    """The lock of a workdir; UserError names machine, process and start of the run that holds it."""
     lock, owner = FileLock(path / LOCK, timeout=0), path / OWNER
     try:
         lock.acquire()
