@@ -221,7 +221,7 @@ def _profile() -> ml_collections.ConfigDict:
 
 
 def profiled_steps(text: str) -> tuple[int, int] | None:
-    """First and last step of `profile.steps` ("10-15" or "10"), None where empty; else UserError."""
+    """First and last step of `profile.steps` ("10-15", "10"), None where empty; else UserError."""
     if not text:
         return None
     first, dash, last = text.partition("-")

@@ -17,7 +17,7 @@ def to_store(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of this version, overlaid by what was stored; UserError: a newer one wrote it."""
+    """The defaults of this version, overlaid by `stored`; UserError: a newer one wrote it."""
     schema = stored.get(_KEY, 1)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise UserError(

@@ -95,7 +95,7 @@ class TrainedTower:
 
 
 def trained_tower(config: ml_collections.ConfigDict, tower: str) -> TrainedTower:
-    """What `model.TOWER` and `model.lora` say of a tower: image | text; UserError: a wrong `train`."""
+    """What `model.TOWER` (image | text) and `model.lora` say; UserError: a wrong `train`."""
     how = config.model[tower]
     blocks = {"full": None, "frozen": 0}.get(how.train, -1)
     if blocks == -1:

@@ -62,7 +62,7 @@ class EvaluationData:
         return _LABELS[self.manifest.fingerprint].copy()
 
     def batches(self, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
-        """All readable records, or those of `rows` (ascending). UserError: no TFRecord, or corrupt."""
+        """All readable records, or those of `rows` (ascending). UserError: corrupt files."""
         self.n_skipped = 0
         for number, source in enumerate(self.manifest.sources):
             asked = None if rows is None else tuple(rows.tolist())

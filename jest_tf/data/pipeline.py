@@ -30,7 +30,7 @@ CHUNK = 16
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """For tracing, whose many objects set off a search for garbage that finds none and takes long."""
+    """For tracing, whose many objects set off a long search for garbage that finds none."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

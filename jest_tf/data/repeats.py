@@ -11,7 +11,7 @@ HELD = 1 << 22
 
 
 class Repeats:
-    """Counts repeated int64 numbers exactly; long streams go to temporary files by their remainder."""
+    """Counts repeated int64 numbers exactly; long streams go to temporary files."""
 
     def __init__(self, held: int = HELD):
         self.n = 0

@@ -72,7 +72,7 @@ def checked_options(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_data(name: str, spec: Mapping[str, Any], data_dir: str | None = None) -> None:
-    """Opens what an evaluation will read, so that what is missing is told before a model is built."""
+    """Opens what an evaluation will read: what is missing is told before a model is built."""
     options = checked_options(name, spec)
     options["data"] = spec["data"]
     for role in ("data", "train", "validation"):

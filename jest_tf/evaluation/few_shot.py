@@ -114,7 +114,7 @@ def few_shot_metrics(
 
 
 def draw_shots(labels: np.ndarray, n_classes: int, k: int, seed: int) -> np.ndarray:
-    """Rows of at most k examples of every class; those of a smaller k and this seed are among them."""
+    """Rows of at most k examples of every class, among them those of any smaller k."""
     rng = np.random.default_rng(seed)
     by_class = [rng.permutation(np.flatnonzero(labels == c))[:k] for c in range(n_classes)]
     return np.concatenate(by_class)

@@ -47,7 +47,7 @@ def positives_from_groups(image_groups: np.ndarray, text_groups: np.ndarray) -> 
 def positives_from_captions(
     captions: Sequence[Sequence[str]], rule: str = "string"
 ) -> tuple[list[str], Positives]:
-    """The texts, in order of first appearance, and their pairs with the images; by CAPTION_RULES."""
+    """The texts, by first appearance, and their pairs with the images, by CAPTION_RULES."""
     if rule not in CAPTION_RULES:
         raise UserError(f"caption rule {rule!r} is unknown; choose one of {sorted(CAPTION_RULES)}")
     images = np.repeat(np.arange(len(captions)), [len(c) for c in captions])

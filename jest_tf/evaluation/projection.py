@@ -14,7 +14,7 @@ MAX_POINTS = 16_384
 def projection(
     source: str, encoder: Encoder, data_dir: str | None = None, batch_size: int = 256
 ) -> tuple[np.ndarray, dict[str, list[str]], np.ndarray]:
-    """(zimg float32 [n, d], title -> n texts, images uint8 [n, S, S, 3]) of the first MAX_POINTS."""
+    """(zimg [n, d], title -> n texts, images uint8 [n, S, S, 3]) of the first MAX_POINTS."""
     data = EvaluationData(open_source(source, data_dir), encoder.decode_size, encoder.pixels)
     zimg, images, captions, labels = [], [], [], []
     for batch in data.batches(batch_size):

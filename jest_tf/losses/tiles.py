@@ -32,7 +32,7 @@ class PairGradients(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """Rows of this replica, of all replicas, where the first begin in the second; `caption_hash`es."""
+    """Own rows, all rows, where the former begin in the latter, and `caption_hash`es of all."""
 
     zimg: tf.Tensor  # [n, d]
     ztxt: tf.Tensor  # [n, d]

@@ -50,7 +50,7 @@ def _gelu_gradient(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-    """Tanh-approximated GELU of a float tensor, in its dtype; keeps only `x` for the backward pass."""
+    """Tanh-approximated GELU, in the dtype of `x`, which alone is kept for the backward pass."""
     return _gelu(x), lambda dy: _gelu_gradient(x, dy)
 
 

@@ -63,7 +63,7 @@ def exchanges(
 
 
 def expected_travellers(n_picks: int, n_replicas: int) -> float:
-    """Σ_r E[(X_r - b/R)+], X_r binomial: picks beyond an even share, by the normal approximation."""
+    """Σ_r E[(X_r - b/R)+], X_r binomial: picks beyond an even share; normal approximation."""
     return math.sqrt(n_picks * (n_replicas - 1) / (2 * math.pi))
 
 

@@ -71,7 +71,7 @@ def joint_score(
     usable: tf.Tensor,
     collectives: Collectives = LOCAL,
 ) -> tf.Tensor:
-    """ℓ(Q) of the set Q at `positions`, float32 []: (1/b) Σ_{i,j in Q} S_ij, or the softmax form."""
+    """ℓ(Q) of the set Q at `positions`: (1/b) Σ_{i,j in Q} S_ij, or the softmax form."""
     own = gather_picked([z.per_row for _, z in models], positions, collectives, spec.chunk_size)
     own = [Term(sign, z.with_rows(rows)) for (sign, z), rows in zip(models, own, strict=True)]
     share = spec.sub_batch // collectives.size

@@ -20,7 +20,7 @@ def gumbel(seed: tf.Tensor, chunk: tf.Tensor | int, start: tf.Tensor | int, n: i
 
 
 def uniform(seed: tf.Tensor, stream: tf.Tensor | int, start: tf.Tensor | int, n: int) -> tf.Tensor:
-    """Uniform numbers inside (0, 1), float32 [n]; as `gumbel`, whose chunks are streams from 0 on."""
+    """Uniform numbers in (0, 1), float32 [n]; as `gumbel`, whose chunks are streams from 0 on."""
     start = tf.cast(start, tf.int64)
     bits = _uint32_bits(seed, stream, start // _PHILOX_LANES, n + _PHILOX_LANES)
     bits = tf.slice(bits, [start % _PHILOX_LANES], [n])

@@ -100,7 +100,7 @@ def tokenizer_rule(config: ml_collections.ConfigDict) -> TokenizerRule:
 def workdir_rules(
     workdir: str, config: ml_collections.ConfigDict
 ) -> tuple[Tokenizer, PixelRule, ModelRecord | None]:
-    """How a workdir's model reads text and pictures; UserError: vocabulary missing, or another one."""
+    """How a workdir's model reads text and pictures; UserError: vocabulary missing or other."""
     record = ModelRecord.load(workdir)
     if record is None:  # a run of an older version
         return Tokenizer(vocabulary_of(workdir), config.data.n_tokens), PixelRule(), None

@@ -19,7 +19,7 @@ from jest_tf.training.resolution import StepPlan
 def part_seconds(
     model: JestModel, runtime: Runtime, plan: StepPlan, batch: dict, scored: Scored
 ) -> dict[str, float]:
-    """Seconds of score_learner, score_reference and select run alone, as far as the step has them."""
+    """Seconds of score_learner, score_reference and select run alone; those the step has."""
     parts = {}
     if scored.learner is not None:
         parts[SCORE_LEARNER] = (

@@ -78,7 +78,7 @@ class Approximation:
     n_tokens: int = 0
 
     def of(self, full: Fidelity, name: str) -> Fidelity:
-        """The fidelity that it makes of `full`; UserError: a depth or length is beyond the model's."""
+        """The fidelity that it makes of `full`; UserError: beyond the model's depth or length."""
         for field in ("image_depth", "text_depth", "n_tokens"):
             asked, most = getattr(self, field), getattr(full, field)
             if not 0 <= asked <= most:

@@ -10,7 +10,7 @@ from jest_tf.tuning import TOWERS, trained_tower
 
 
 def choose_trained(model: DualEncoder, config: ml_collections.ConfigDict) -> None:
-    """Sets `trainable` of each weight as `config.model` says; UserError: `last:K` beyond the tower."""
+    """Sets `trainable` of each weight by `config.model`; UserError: `last:K` beyond the tower."""
     scalars = {"log_scale": config.model.train_scale, "bias": config.model.train_bias}
     towers = {name: trained_tower(config, name) for name in TOWERS}
     for name, tower in towers.items():

@@ -204,7 +204,7 @@ def _caption_rows(
 def _add_captions(
     db: sqlite3.Connection, path: str, rows: Iterator[table.Row], place: Place, look_in_root: bool
 ) -> None:
-    """Notes the rows of a caption file; names are relative to it, or to the root (`look_in_root`)."""
+    """Notes a caption file's rows; names are relative to it, or to the root (`look_in_root`)."""
     below = os.path.dirname(place.key(path)) if path.startswith(place.root + "/") else ""
     first = list(itertools.islice(rows, 1))
     if look_in_root and first and _exists(place, first[0].image):

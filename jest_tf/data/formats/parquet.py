@@ -37,7 +37,7 @@ class ParquetSource:
 def open_parquet(
     patterns: Sequence[str], columns: Columns, allow_outside: bool = False, skip: str = ""
 ) -> Opened:
-    """A unit per row group. UserError: no Parquet, or no image or caption column of a usable type."""
+    """A unit per row group. UserError: no Parquet, or no usable image or caption column."""
     found = find(patterns, ENDINGS, skip)
     place = Place(found.root, allow_outside)
     units = []

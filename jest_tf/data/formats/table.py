@@ -128,7 +128,7 @@ def read_rows(
 
 
 def read_layout(path: str, layout: Layout) -> tuple[Layout, int]:
-    """The layout by the table's header, and the byte where rows begin; UserError: no such header."""
+    """The layout by the table's header, and the byte where rows begin; UserError: none."""
     if path.lower().endswith(".jsonl"):
         return dataclasses.replace(layout, image="file_name …", caption="text …"), 0
     line, end = next(_lines(path), ("", 0))
@@ -280,7 +280,7 @@ def _cells(
 
 
 def _quoted(taken: list, waiting: list, lines: Iterator, separator: str) -> list[str] | None:
-    """The cells of a row with quotes, whose lines go to `taken`; None: the quotes are no table's."""
+    """The cells of a row with quotes, its lines go to `taken`; None: no table's quotes."""
     while True:
         try:
             return next(csv.reader([line for line, _ in taken], delimiter=separator, strict=True))

@@ -12,7 +12,7 @@ REDUCIBLE = (tf.float32, tf.bfloat16, tf.float16, tf.int32, tf.uint32)
 
 
 class CompiledCollectives(SummingCollectives):
-    """Collectives of one program lowered for all replicas, as TPUStrategy's; `rank` is the chip's."""
+    """Collectives of one program lowered for all replicas; `rank` is the chip's."""
 
     in_loops, word = True, tf.int32
 

@@ -278,7 +278,7 @@ def _json_bytes(value: Any) -> bytes:
 
 
 def _locked(path: Path) -> FileLock:
-    """The lock of a workdir; UserError names machine, process and start of the run that holds it."""
+    """The lock of a workdir; UserError names the run that holds it."""
     lock, owner = FileLock(path / LOCK, timeout=0), path / OWNER
     try:
         lock.acquire()
