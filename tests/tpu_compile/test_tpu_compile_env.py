@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "tpu_compile_env.sh"
-PINS = ROOT / "jest_tf" / "tpu_compile" / "requirements.txt"
+PINS = ROOT / "jest_tf" / "preflight" / "tpu_compile" / "requirements.txt"
 
 
 def run(*arguments, code=0) -> str:

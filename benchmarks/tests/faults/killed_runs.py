@@ -1,6 +1,6 @@
 """Runs of the shipped command, killed where it hurts; prints what came of them as JSON.
 
-    python killed_runs.py FOLDER
+    python -m benchmarks.tests.faults.killed_runs FOLDER
 
 A process of its own, because it must import TensorFlow without using it: each run is forked from it
 and so costs no import.
@@ -15,7 +15,7 @@ import time
 
 from benchmarks.faults import tiny_run
 from benchmarks.faults.state import differing_parts, state_of
-from jest_tf.training import host_loop, loop
+from jest_tf.training import evaluating, host_loop
 from jest_tf.training.run import checkpoint
 
 STEPS = 14  # saved after every 4, evaluated after every 6
@@ -27,20 +27,21 @@ def die() -> None:
 
 def in_step_6() -> None:
     """After the update of the weights, before anything of the step is written down."""
-    result, n_steps = host_loop.HostLoop._result, [0]
+    run, n_steps = host_loop.HostLoop.run, [0]
 
-    def result_or_death(*args):
-        n_steps[0] += 1
+    def run_or_death(self, plan, n):
+        result = run(self, plan, n)
+        n_steps[0] += n
         if n_steps[0] == 6:
             die()
-        return result(*args)
+        return result
 
-    host_loop.HostLoop._result = result_or_death
+    host_loop.HostLoop.run = run_or_death
 
 
 def in_save_of_step_8() -> None:
     """Half of the files of the checkpoint are written."""
-    write = checkpoint.write_variables
+    write = checkpoint.write_tensors
 
     def write_and_die(file, variables):
         described = write(file, variables)
@@ -49,19 +50,19 @@ def in_save_of_step_8() -> None:
             die()
         return described
 
-    checkpoint.write_variables = write_and_die
+    checkpoint.write_tensors = write_and_die
 
 
 def in_evaluation_of_step_12() -> None:
     """The result is on the disk, its scalars are not; the checkpoint of the step is saved."""
-    write = loop.write_result
+    write = evaluating.write_result
 
     def write_and_die(folder, result):
         write(folder, result)
         if result["step"] == 12:
             die()
 
-    loop.write_result = write_and_die
+    evaluating.write_result = write_and_die
 
 
 def clock_going_backwards() -> None:

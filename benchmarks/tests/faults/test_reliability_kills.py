@@ -12,14 +12,16 @@ import sys
 
 # Not even root can make a folder below /proc.
 SURROUNDINGS = {"LC_ALL": "C", "TZ": "Pacific/Kiritimati", "HOME": "/proc/nobody"}
-SCRIPT = pathlib.Path(__file__).with_name("killed_runs.py")
+SCRIPT = "benchmarks.tests.faults.killed_runs"
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def test_a_run_killed_at_the_worst_points_equals_an_undisturbed_one(tmp_path):
     folder = tmp_path / "ein Lauf é中"
     folder.mkdir()
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)],
+        [sys.executable, "-m", SCRIPT, str(folder)],
+        cwd=ROOT,
         capture_output=True,
         encoding="utf-8",
         check=False,

@@ -86,7 +86,8 @@ def test_noise_is_for_measuring_only(manifests, tokenizer):
     dataset = pipeline.super_batches(
         manifests["pool"], tokenizer, super_batch=64, image_size=64, seed=0
     )
-    assert set(dataset.element_spec) == {"id", "image", "tokens", "valid", "source"}
+    expected = {"id", "image", "tokens", "valid", "source", "record", "caption_index"}
+    assert set(dataset.element_spec) == expected
     batch = next(dataset.as_numpy_iterator())
     assert batch["valid"].all()
     # Another way to the same pixels: the row's key in the shipped files, read with PIL.

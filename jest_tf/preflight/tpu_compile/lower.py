@@ -83,10 +83,13 @@ def hlo_of(name: str, program: Callable, *specs) -> bytes:
     specs: nests of TensorSpec. UserError: an operation that XLA does not know or cannot give a
     static shape, with the lines of this package that made it.
     """
-    flat = tf.nest.flatten(specs)
+    leaves = tf.nest.flatten(specs)
+    flat = [leaf for leaf in leaves if leaf is not None]  # an optional tensor that is not there
 
     def flat_program(*tensors):
-        return program(*tf.nest.pack_sequence_as(specs, tensors))
+        given = iter(tensors)
+        filled = [None if leaf is None else next(given) for leaf in leaves]
+        return program(*tf.nest.pack_sequence_as(specs, filled))
 
     compiled = tf.function(flat_program, jit_compile=True, autograph=False)
     try:
