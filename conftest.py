@@ -22,7 +22,7 @@ MARKED_FILES = {
         test_evidence_report test_evidence_runner test_export test_host_memory test_interrupt
         test_launch test_licences test_multi_worker test_own_data test_package test_paper_configs
         test_quickstart test_reliability_hostile test_reliability_kills test_report
-        test_report_in_browser test_tpu_compile_env test_workdir
+        test_report_in_browser test_search_in_browser test_tpu_compile_env test_workdir
     """,
     "slow": """
         test_acceptance test_bench_cached_scores test_bench_distributed test_bench_selection

@@ -162,9 +162,9 @@ def query_rows(variant: str) -> list[dict]:
     """A text query from string to the rows found, and how right they are, for one model."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        export, embed_dim = _random_export(folder, variant)
+        export, embed_dim = random_export(folder, variant)
         info = json.loads((folder / "export" / "model.json").read_text())
-        z = _unit(np.random.default_rng(0), N_IMAGES, embed_dim)
+        z = unit(np.random.default_rng(0), N_IMAGES, embed_dim)
         model = {"path": export, "fingerprint": info["fingerprint"]}
         index = ImageIndex.create(folder / "index", embed_dim, model)
         index.add([Item(f"{i}.png") for i in range(N_IMAGES)], z)
@@ -195,7 +195,7 @@ def query_rows(variant: str) -> list[dict]:
     ]  # fmt: skip
 
 
-def _random_export(folder: pathlib.Path, variant: str) -> tuple[str, int]:
+def random_export(folder: pathlib.Path, variant: str) -> tuple[str, int]:
     """Path of an export of a model with random weights, and its width."""
     config = VARIANTS[variant]
     train_wordpiece([QUERY, "0 1 2 3 4 5 6 7 8 9"] * 20, 100, str(folder / "vocab.txt"))
@@ -224,7 +224,7 @@ def retrieval_rows() -> list[dict]:
 def _measure_retrieval() -> dict:
     rng = np.random.default_rng(0)
     n_texts = RETRIEVAL_IMAGES * CAPTIONS_PER_IMAGE
-    zimg, ztxt = (_unit(rng, n, RETRIEVAL_DIM) for n in (RETRIEVAL_IMAGES, n_texts))
+    zimg, ztxt = (unit(rng, n, RETRIEVAL_DIM) for n in (RETRIEVAL_IMAGES, n_texts))
     texts = np.arange(n_texts)
     positives = Positives(texts // CAPTIONS_PER_IMAGE, texts, RETRIEVAL_IMAGES, n_texts)
     started = time.perf_counter()
@@ -232,7 +232,7 @@ def _measure_retrieval() -> dict:
     return {"seconds": time.perf_counter() - started, "bytes": n_bytes}
 
 
-def _unit(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
+def unit(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
     z = rng.standard_normal((n, d), np.float32)
     return z / np.linalg.norm(z, axis=1, keepdims=True)
 

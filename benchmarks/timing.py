@@ -49,9 +49,9 @@ def in_own_process(module: str, *arguments: str) -> dict:
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def resident_bytes(field: str = "VmRSS") -> int:
-    """This process's resident memory (VmRSS), its peak (VmHWM) or address space (VmSize), Linux."""
-    status = pathlib.Path("/proc/self/status").read_text()
+def resident_bytes(field: str = "VmRSS", pid: int | str = "self") -> int:
+    """A process's resident memory (VmRSS), its peak (VmHWM) or address space (VmSize), Linux."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith(field + ":"))
     return int(line.split()[1]) * 1024
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "report": ("report", "compare runs and show what they selected, as an HTML page"),
     "export": ("export", "write a model for TensorFlow, transformers, big_vision or Keras"),
     "retrieve": ("retrieve", "index pictures and search them by text"),
+    "serve": ("serve", "a search page for an index, with JSON behind it"),
 }
 
 

@@ -22,8 +22,8 @@ _MODEL = flags.DEFINE_string(
     flag_values=FLAGS,
 )  # fmt: skip
 _IMAGES = flags.DEFINE_string(
-    "images", None, "index: a folder, searched with its subfolders, or tfds:NAME[/CONFIG][:SPLIT].",
-    flag_values=FLAGS,
+    "images", None, "index: a folder, searched with its subfolders, tfds:NAME[/CONFIG][:SPLIT], or "
+    "what `prepare` wrote.", flag_values=FLAGS,
 )  # fmt: skip
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "index: where TFDS sets are prepared.", flag_values=FLAGS

@@ -71,11 +71,11 @@ def read_picture(image: bytes, max_side: int | None = None) -> Image.Image:
         return _by_the_rule(picture, max_side)
 
 
-def open_image(open_file: Callable) -> Image.Image | None:
+def open_image(open_file: Callable, max_side: int | None = None) -> Image.Image | None:
     """The picture behind `open_file("rb")` (e.g. `path.open`), or None if it cannot be read."""
     try:
         with open_file("rb") as file:
-            return read_picture(file.read())
+            return read_picture(file.read(), max_side)
     except Exception:  # Pillow raises many types; each means one unusable image
         return None
 

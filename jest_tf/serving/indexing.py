@@ -81,7 +81,8 @@ def add_images(
 
     Args:
         path: folder of the index.
-        images: a folder, searched with its subfolders, or `tfds:NAME[/CONFIG][:SPLIT]`.
+        images: a folder, searched with its subfolders; `tfds:NAME[/CONFIG][:SPLIT]`; or what
+            `prepare` wrote. The last two bring captions.
         encoder: the model.
         batch_size: images embedded at a time.
         data_dir: where TFDS sets are prepared.
@@ -90,7 +91,7 @@ def add_images(
         UserError: no images, or an index of another model.
     """
     report = Report()
-    keep_thumbnails = images.startswith("tfds:")
+    keep_thumbnails = images.startswith("tfds:") or (Path(images) / "manifest.json").is_file()
     # The source is looked at first: a mistyped one must not leave an empty index behind.
     if keep_thumbnails:
         data = EvaluationData(open_source(images, data_dir), encoder.decode_size, encoder.pixels)
@@ -185,7 +186,7 @@ def _of_data_set(
     for batch in data.batches(batch_size):
         captions = batch.captions or [[] for _ in batch.encoded]
         for encoded, of_image in zip(batch.encoded, captions, strict=True):
-            label = of_image[0] if of_image else ""
+            label = " · ".join(of_image)
             item = Item(id=f"{source}#{next(number)}", label=label, version=version)
             if index.is_current(item):
                 report.known += 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jest_tf.data.cleaning import open_image
+from jest_tf.data.cleaning import normalised, open_image
 from jest_tf.errors import UserError
 from jest_tf.pages.contact_sheet import Hit, Row, contact_sheet
 from jest_tf.serving.encoders import ExportEncoder
@@ -29,18 +29,31 @@ class Searcher:
         index_path: folder of the index.
         model_path: folder of the export; by default the one that built the index.
         k: how many images queries will ask for; any other number works, slower the first time.
+        encoders: fingerprint -> model; one of these is used if it built the index, and a model that
+            is loaded is added.
 
     Raises:
         UserError: no index, an empty one, no export, or one that did not build the index.
     """
 
-    def __init__(self, index_path: str | os.PathLike, model_path: str | None = None, k: int = 10):
+    def __init__(
+        self,
+        index_path: str | os.PathLike,
+        model_path: str | None = None,
+        k: int = 10,
+        encoders: dict[str, ExportEncoder] | None = None,
+    ):
         started = time.monotonic()
         self.index = ImageIndex.open(index_path)
         if not len(self.index):
             raise UserError(f"the image index in {index_path} is empty: add images to it")
-        self.encoder = ExportEncoder(model_path or self.index.meta["model"]["path"])
-        self.index.require_model(self.encoder.fingerprint, self.encoder.path)
+        built_by = self.index.meta["model"]
+        self.encoder = (encoders or {}).get(built_by["fingerprint"])
+        if self.encoder is None:
+            self.encoder = ExportEncoder(model_path or built_by["path"])
+            self.index.require_model(self.encoder.fingerprint, self.encoder.path)
+        if encoders is not None:
+            encoders[self.encoder.fingerprint] = self.encoder
         self._search = ExactSearch(self.index.embeddings())
         self._search(self.encoder.encode_text([""]), k)  # builds the graphs, so that no query does
         self.load_seconds = time.monotonic() - started
@@ -66,12 +79,8 @@ class Searcher:
             embeddings.append(self.encoder.encode_text(list(texts)))
         if images:
             embeddings.append(self._encode_files(images))
-        scores, rows = self._search(np.concatenate(embeddings), k)
-        for query, of_query, found in zip(queries, scores, rows, strict=True):
-            query["results"] = [
-                self._hit(rank, score, row)
-                for rank, (score, row) in enumerate(zip(of_query, found, strict=True), start=1)
-            ]
+        for query, hits in zip(queries, self.nearest(np.concatenate(embeddings), k), strict=True):
+            query["results"] = hits
         return {
             "index": str(self.index.path),
             "model": self.index.meta["model"],
@@ -79,6 +88,26 @@ class Searcher:
             "queries": queries,
             "seconds": {"load": self.load_seconds, "query": time.monotonic() - started},
         }
+
+    def nearest(self, embeddings: np.ndarray, k: int) -> list[list[dict[str, Any]]]:
+        """The k nearest images of each embedding [q, d], best first: {rank, score, id, …}."""
+        return [
+            [
+                self._hit(rank, score, row)
+                for rank, (score, row) in enumerate(zip(of_query, found, strict=True), start=1)
+            ]
+            for of_query, found in zip(*self._search(embeddings, k), strict=True)
+        ]
+
+    def picture(self, item: Item, max_side: int | None = None) -> Image.Image | None:
+        """The picture of an item, from the index or its file; None if it cannot be read.
+
+        `max_side`: see `jest_tf.data.cleaning.check_image`.
+        """
+        jpeg = self.index.thumbnail(item)
+        if jpeg is None:
+            return open_image(Path(item.id).open, max_side)
+        return open_image(lambda mode: io.BytesIO(jpeg), max_side)
 
     def write(self, folder: str | os.PathLike, found: dict[str, Any]) -> tuple[Path, Path]:
         """Writes the contact sheet and the JSON of `find`; returns their paths."""
@@ -93,7 +122,7 @@ class Searcher:
 
     def _encode_files(self, paths: Sequence[str]) -> np.ndarray:
         try:
-            encoded = [Path(path).read_bytes() for path in paths]
+            encoded = [normalised(Path(path).read_bytes()) for path in paths]
         except OSError as error:
             raise UserError(f"--image={error.filename} cannot be read: {error.strerror}") from error
         zimg, ok = self.encoder.encode_image_bytes(encoded)
@@ -121,10 +150,4 @@ class Searcher:
     def _sheet_hit(self, hit: dict[str, Any]) -> Hit:
         item = self.index.items[hit["row"]]
         is_path = item.id.endswith(item.label)  # Of a data set the label is a caption.
-        return Hit(self._picture(item), hit["score"], hit["label"], is_name=is_path)
-
-    def _picture(self, item: Item) -> Image.Image | None:
-        jpeg = self.index.thumbnail(item)
-        if jpeg is None:
-            return open_image(Path(item.id).open)
-        return open_image(lambda mode: io.BytesIO(jpeg))
+        return Hit(self.picture(item), hit["score"], hit["label"], is_name=is_path)

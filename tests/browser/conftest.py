@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+from benchmarks.browser import NAMES
+
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 
 if BROWSER is None:
     collect_ignore_glob = ["test_*.py"]

@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from jest_tf.errors import UserError
 from jest_tf.serving.encoders import ExportEncoder, ModelEncoder, read_info
 from jest_tf.serving.saved_model import export_dual_encoder, fingerprint
 
+PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "serving.md"
 TEXTS = ["a red dog", "", "blue squares", "犬 and a word that no vocabulary holds " * 9]
 
 FRESH = """
@@ -203,3 +205,25 @@ def test_an_older_export_is_replaced(model, tokenizer, tmp_path):
     export_dual_encoder(model, tokenizer, IMAGE_SIZE, str(path), {})
     assert read_info(str(path))["image_size"] == IMAGE_SIZE
     assert not (path / "old_file").exists() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_signatures_have_the_names_types_and_shapes_that_the_page_lists(export):
+    model = tf.saved_model.load(export)
+    d = model.encode_text(tf.constant(["a"])).shape[1]
+    row = re.compile(r"^\| `(\w+)` \| `(\w+)`, (\w+) \| \[(.*?)\] \| `(\w+)`, (\w+) \|", re.M)
+    rows = row.findall(PAGE.read_text(encoding="utf-8"))
+    names = {name for name, *_ in rows} | {"scale_and_bias", "serving_default"}
+    assert len(rows) == 3 and names == set(model.signatures)
+    inputs = {name: s.structured_input_signature[1] for name, s in model.signatures.items()}
+    for name, given, dtype, shape, gives, out_dtype in rows:
+        assert {name: spec.dtype.name for name, spec in inputs[name].items()} == {given: dtype}
+        sizes = [3 if size == "3" else None for size in shape.split(", ")]
+        assert inputs[name][given].shape.as_list() == sizes
+        ((key, spec),) = model.signatures[name].structured_outputs.items()
+        assert (key, spec.dtype.name, spec.shape.as_list()) == (gives, out_dtype, [None, d])
+    assert inputs["serving_default"] == inputs["encode_image"] and not inputs["scale_and_bias"]
+    outputs = model.signatures["scale_and_bias"].structured_outputs
+    assert {k: spec.shape.as_list() for k, spec in outputs.items()} == {"scale": [], "bias": []}
+    texts = tf.constant(TEXTS)
+    answer = model.signatures["encode_text"](texts=texts)["output_0"]
+    np.testing.assert_allclose(answer, model.encode_text(texts), atol=1e-6)

@@ -1,0 +1,88 @@
+"""A search page for your own pictures, and JSON behind it.
+
+    python -m jest_tf.serve --index=INDEX
+    python -m jest_tf.serve --index=PHOTOS,DRAWINGS --port=8600
+
+`jest retrieve index` makes an index. The page searches by text or by a picture that you drop on it.
+It is for this machine alone unless --host says otherwise; there is no password. docs/serving.md.
+"""
+
+import logging
+import pathlib
+
+from absl import flags
+
+from jest_tf import cli, config_flag
+from jest_tf.errors import UserError
+
+LOOPBACK = ("127.0.0.1", "localhost")
+THREADS = 8
+FLAGS = flags.FlagValues()
+_INDEX = flags.DEFINE_multi_string(
+    "index", [], "Folder of an index; several: repeated, or with commas.", flag_values=FLAGS
+)
+_MODEL = flags.DEFINE_string(
+    "model", None, "Folder of the export, if it no longer lies where it built the index.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "Address to listen at; 0.0.0.0: every machine of the network may ask.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_PORT = flags.DEFINE_integer(
+    "port", 8501, "Port; 0: any that is free.", lower_bound=0, upper_bound=65535, flag_values=FLAGS
+)
+
+
+def main(argv: list[str]) -> None:
+    """Serves until it is stopped."""
+    config_flag.refuse_extra(argv)
+    folders = [folder for several in _INDEX.value for folder in several.split(",") if folder]
+    if not folders:
+        raise UserError("--index is missing. Make one: jest retrieve index --images=… --out=…")
+    try:
+        import flask  # noqa: F401
+        import waitress
+    except ImportError as error:
+        raise UserError(
+            f"{error.name} is not installed, which the search page needs: "
+            "pip install 'jest_tf[serve]'"
+        ) from error
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting is no fault
+    app, n_images = _open(folders)
+    try:
+        server = waitress.create_server(
+            app, host=_HOST.value, port=_PORT.value, threads=THREADS, ident=None
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot listen at --host={_HOST.value} --port={_PORT.value}: {error}. "
+            "Another --port, or --port=0 for any that is free."
+        ) from error
+    if _HOST.value not in LOOPBACK:
+        print("everyone who reaches this machine can search these pictures: there is no password")
+    host = f"[{_HOST.value}]" if ":" in _HOST.value else _HOST.value
+    print(
+        f"{n_images:,} pictures at http://{host}:{server.effective_port}/ (Ctrl-C ends it)",
+        flush=True,
+    )
+    server.run()
+
+
+def _open(folders: list[str]):
+    """The app for these indexes, and how many pictures they hold."""
+    from jest_tf.serving import web
+    from jest_tf.serving.querying import Searcher
+
+    searchers, encoders = {}, {}
+    for folder in folders:
+        name = pathlib.Path(folder).resolve().name
+        number = sum(other.split("~")[0] == name for other in searchers)
+        name = f"{name}~{number + 1}" if number else name
+        searchers[name] = Searcher(folder, _MODEL.value, web.MAX_K + 1, encoders)
+    hosts = LOOPBACK if _HOST.value in LOOPBACK else None
+    return web.make_app(searchers, hosts), sum(len(one.index) for one in searchers.values())
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS, kept="nothing was being written")
