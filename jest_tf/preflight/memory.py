@@ -5,6 +5,8 @@ of a forward pass, and the buffers of selection and exchange. `--compile_for` sa
 it.
 """
 
+from collections.abc import Mapping
+
 import ml_collections
 
 from jest_tf.devices import Device
@@ -13,6 +15,7 @@ from jest_tf.preflight.parts import Parts, teacher_dim
 from jest_tf.preflight.report import Section, binary
 from jest_tf.selection.joint import tile_rows
 from jest_tf.training.resolution import Fidelity, StepPlan
+from jest_tf.tuning import TOWERS, TrainedTower, trained_tower
 
 FLOAT = 4
 ROOM = 0.9  # Share of a device that an estimate may fill: fragments and padding need the rest.
@@ -46,14 +49,14 @@ def check_memory(
 
 def persistent(config: ml_collections.ConfigDict, parts: Parts, n_replicas: int) -> dict[str, int]:
     """What stays on a replica from step to step, in bytes."""
-    learner = parameters(parts.learner)
     kept = {
-        f"learner ({learner / 1e6:.4g} M)": FLOAT * learner,
-        "optimizer (2 moments)": 2 * FLOAT * learner,
+        f"learner ({parts.n_learner / 1e6:.4g} M)": FLOAT * parts.n_learner,
+        "optimizer (2 moments)": 2 * FLOAT * parts.n_trained,
     }
+    if config.optimizer.ema:
+        kept["averaged weights"] = FLOAT * parts.n_trained
     if parts.reference:
-        count = parameters(parts.reference)
-        kept[f"reference ({count / 1e6:.4g} M)"] = FLOAT * count
+        kept[f"reference ({parts.n_reference / 1e6:.4g} M)"] = FLOAT * parts.n_reference
     rows = parts.spec.super_batch // n_replicas
     kept["super-batch"] = rows * _example_bytes(config)
     return kept
@@ -75,12 +78,16 @@ def transient(
         phases[name] = max(phases.get(name, 0), at_once * forward_bytes(model, at, width))
     if spec.policy != "uniform":
         phases["selection"] = selection_bytes(parts, rows, n_replicas)
-    gradients = FLOAT * parameters(parts.learner)
+    gradients = FLOAT * parts.n_trained
     width_of_pairs = parts.learner.embed_dim + teacher_dim(config, parts)
     loss = 4 * spec.sub_batch * width_of_pairs * FLOAT
     training = gradients + loss + share * _example_bytes(config)
+    trained = {name: trained_tower(config, name) for name in TOWERS}
     activations = [
-        (part.n_examples // n_replicas, backward_bytes(parts.learner, part.at, width, recompute))
+        (
+            part.n_examples // n_replicas,
+            backward_bytes(parts.learner, part.at, width, recompute, trained),
+        )
         for part in plan.train
     ]
     if 0 < micro_batch < share:  # A micro-batch at a time, and its gradient beside the sum.
@@ -90,21 +97,6 @@ def transient(
     name = " + ".join(str(part.at.resolution) for part in plan.train)
     phases[f"training at {name}"] = training
     return phases
-
-
-def parameters(model: DualEncoderConfig) -> int:
-    """Trainable weights of a dual encoder, scale and bias included."""
-    image, text, d = model.image, model.text, model.embed_dim
-    w = image.width
-    grid = model.image_size // model.patch_size
-    patches = 3 * model.patch_size**2 * w + w + grid**2 * w
-    pooling = w + 4 * w * w + 3 * w + 2 * w + _mlp_parameters(image)
-    projection = w * d + d if w != d else 0
-    image_tower = patches + image.depth * _block_parameters(image) + 2 * w + pooling + projection
-    v = text.width
-    embedding = model.vocab_size * v + model.n_tokens * v
-    text_tower = embedding + text.depth * _block_parameters(text) + 2 * v + v * d + d
-    return image_tower + text_tower + 2
 
 
 def forward_bytes(model: DualEncoderConfig, at: Fidelity, width: int) -> int:
@@ -119,18 +111,30 @@ def forward_bytes(model: DualEncoderConfig, at: Fidelity, width: int) -> int:
     return max(tower(model.image, _patches(at)) + pixels, tower(model.text, at.n_tokens))
 
 
-def backward_bytes(model: DualEncoderConfig, at: Fidelity, width: int, recompute: bool) -> int:
-    """What the backward pass of one example reads; with `recompute` inputs and the widest block."""
+def backward_bytes(
+    model: DualEncoderConfig,
+    at: Fidelity,
+    width: int,
+    recompute: bool,
+    trained: Mapping[str, TrainedTower],
+) -> int:
+    """What the backward pass of one example reads; with `recompute` inputs and the widest block.
+
+    Nothing is read below the lowest block that trains.
+    """
 
     def block(t: TowerConfig, tokens: int) -> int:
         # Both residuals, both normalised, queries to values, mixed heads; the MLP before and after
         # its GELU; attention weights.
         return tokens * (8 * t.width + 2 * t.mlp_dim + t.heads * tokens) * width
 
+    def depth(name: str, of_all: int) -> int:
+        return max(of_all - trained[name].first_block(of_all), 0)
+
     # Of the text tower's last block only one token is computed.
     towers = (
-        (model.image, _patches(at), at.image_depth),
-        (model.text, at.n_tokens, at.text_depth - 1),
+        (model.image, _patches(at), depth("image", at.image_depth)),
+        (model.text, at.n_tokens, max(depth("text", at.text_depth) - 1, 0)),
     )
     if recompute:
         blocks = sum(depth * tokens * t.width * width for t, tokens, depth in towers)
@@ -161,12 +165,3 @@ def _example_bytes(config: ml_collections.ConfigDict) -> int:
 
 def _patches(at: Fidelity) -> int:
     return (at.resolution.image_size // at.resolution.patch_size) ** 2
-
-
-def _block_parameters(t: TowerConfig) -> int:
-    attention = 3 * t.width * t.width + 3 * t.width + t.width * t.width + t.width
-    return attention + 4 * t.width + _mlp_parameters(t)
-
-
-def _mlp_parameters(t: TowerConfig) -> int:
-    return 2 * t.width * t.mlp_dim + t.mlp_dim + t.width

@@ -6,7 +6,6 @@ import math
 import ml_collections
 
 from jest_tf.data.augmentation import N_DRAWS
-from jest_tf.preflight.memory import parameters
 from jest_tf.preflight.parts import Parts, teacher_dim
 from jest_tf.training.resolution import StepPlan
 
@@ -57,7 +56,7 @@ def exchanges(
     softmaxes = (spec.loss == "softmax" or teacher > 0) + (teacher > 0)
     if softmaxes:
         found.append(Exchange("normalisers of the softmax", 4 * b, 2 * softmaxes))
-    found.append(Exchange("gradients", 4 * (parameters(parts.learner) + 1), 1))
+    found.append(Exchange("gradients", 4 * (parts.n_trained + 1), 1))
     found.append(Exchange("picked ids", 8 * b, 1))
     return found
 

@@ -1,22 +1,15 @@
 """The estimate against models that were really built, and its behaviour at the paper's sizes."""
 
+import math
+
 import pytest
 
 from jest_tf.config import base_config
 from jest_tf.configs import jest_b16
 from jest_tf.devices import TPUS, parse_device
-from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
-from jest_tf.preflight.memory import check_memory, parameters, persistent, transient
+from jest_tf.models.dual_encoder import DualEncoder
+from jest_tf.preflight.memory import check_memory, persistent, transient
 from jest_tf.preflight.parts import parts_of
-
-
-@pytest.mark.parametrize(
-    ("variant", "changes"),
-    [("mu", {}), ("mu", {"embed_dim": 96}), ("Ti", {"image_size": 64, "vocab_size": 50})],
-)
-def test_parameters_are_those_of_the_built_model(variant, changes):
-    size = DualEncoderConfig.from_variant(variant, **changes)
-    assert parameters(size) == DualEncoder(size).count_params()
 
 
 def config_at(n):
@@ -26,6 +19,32 @@ def config_at(n):
     c.selection.policy = "joint"
     c.selection.super_batch, c.selection.sub_batch = 640 * n, 128 * n
     return c
+
+
+def test_weights_are_those_of_the_built_model():
+    config = config_at(1)
+    config.model.image.train, config.model.text.train = "frozen", "last:1"
+    parts = parts_of(config, 1)
+    model = DualEncoder(parts.learner)
+    assert parts.n_learner == parts.n_reference == model.count_params()
+    counts = {v.path.removeprefix("dual_encoder/"): math.prod(v.shape) for v in model.variables}
+    last = f"text/block_{parts.learner.text.depth - 1}/"
+    trained = (last, "text/norm/", "text/projection/", "log_scale", "bias")
+    assert parts.n_trained == sum(n for path, n in counts.items() if path.startswith(trained))
+
+
+def test_frozen_parts_need_no_optimizer_and_no_activations():
+    full, half = config_at(1), config_at(1)
+    half.model.image.train = "frozen"
+    kept, less = (persistent(c, parts_of(c, 1), 1) for c in (full, half))
+    assert less["optimizer (2 moments)"] < 0.6 * kept["optimizer (2 moments)"]
+    assert {k: v for k, v in less.items() if "optimizer" not in k} == {
+        k: v for k, v in kept.items() if "optimizer" not in k
+    }
+    plan = parts_of(full, 1).schedule.plan(0)
+    before, after = (transient(c, parts_of(c, 1), plan, 1) for c in (full, half))
+    assert after["training at 48/8"] < before["training at 48/8"]
+    assert after["scoring at 48/8"] == before["scoring at 48/8"]
 
 
 def test_replicas_share_what_grows_with_the_batch():
