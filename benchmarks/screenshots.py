@@ -1,10 +1,12 @@
 """Photographs the project's HTML pages for the docs, in headless Chromium.
 
     python -m benchmarks.screenshots --workdir=runs/quickstart/joint \
-        --compare=runs/quickstart/uniform --data_report=data_report/data_report.html
+        --compare=runs/quickstart/uniform --data_report=data_report/data_report.html \
+        --quickstart=runs/quickstart/index.html
 
-Writes docs/report.png (the report on the runs) and docs/data_report.png (the page that
-`jest check --all_records` wrote). Only the pages that are asked for are made.
+Writes docs/report.png (the report on the runs), docs/data_report.png (the page that
+`jest check --all_records` wrote) and docs/quickstart.png. Only the pages that are asked for are
+made.
 """
 
 import pathlib
@@ -22,6 +24,7 @@ FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string("workdir", "", "The run to report on.", flag_values=FLAGS)
 _COMPARE = flags.DEFINE_list("compare", [], "Runs to show beside it.", flag_values=FLAGS)
 _DATA_REPORT = flags.DEFINE_string("data_report", "", "data_report.html", flag_values=FLAGS)
+_QUICKSTART = flags.DEFINE_string("quickstart", "", "The quickstart's page.", flag_values=FLAGS)
 _OUT = flags.DEFINE_string("out", "docs", "Folder of the pictures.", flag_values=FLAGS)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -41,6 +44,8 @@ def main(argv: list[str]) -> None:
             photograph(page, out / "report.png", 1200, 1500)
         if _DATA_REPORT.value:
             photograph(pathlib.Path(_DATA_REPORT.value), out / "data_report.png", 1200, 680)
+        if _QUICKSTART.value:
+            photograph(pathlib.Path(_QUICKSTART.value), out / "quickstart.png", 1200, 1100)
 
 
 def photograph(page: pathlib.Path, picture: pathlib.Path, width: int, height: int) -> None:

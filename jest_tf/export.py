@@ -29,6 +29,13 @@ _FORMAT = flags.DEFINE_enum(
     "What to write.",
     flag_values=FLAGS,
 )
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "float16"],
+    "Of the weights in a huggingface folder; float16 halves it.",
+    flag_values=FLAGS,
+)
 _INTERPOLATE = flags.DEFINE_float(
     "interpolate",
     None,
@@ -52,6 +59,8 @@ def main(argv: list[str]) -> None:
         raise UserError("--workdir is missing. Give the folder of the run to export.")
     if (_INTERPOLATE.value is None) != (_WITH.value is None):
         raise UserError("--interpolate=SHARE and --with=WORKDIR go together")
+    if _DTYPE.value != "float32" and _FORMAT.value != "huggingface":
+        raise UserError(f"--dtype={_DTYPE.value} goes with --format=huggingface alone")
     from jest_tf.serving.public_formats import WRITERS, export_public, interpolate
     from jest_tf.training.run.restore import load_workdir  # TensorFlow: after the flags
 
@@ -61,7 +70,7 @@ def main(argv: list[str]) -> None:
     name = "export" if _FORMAT.value == "saved_model" else WRITERS[_FORMAT.value][0]
     out = _OUT.value or os.path.join(_WORKDIR.value, name)
     if _FORMAT.value != "saved_model":
-        remarks = export_public(run.model, run.tokenizer, _FORMAT.value, out)
+        remarks = export_public(run.model, run.tokenizer, _FORMAT.value, out, _DTYPE.value)
         told = "".join(f"\n  note: {remark}" for remark in remarks)
         print(f"exported step {run.step} of {_WORKDIR.value} to {out} ({_FORMAT.value}){told}")
         return

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the package and runs the whole path on the shipped data: reference, JEST, uniform,
-# evaluation, export, queries, and a table that compares them.
+# Installs the package and runs the whole path on the shipped data: a small trained model is imported,
+# tuned with JEST and with uniform sampling, evaluated, exported and searched with; a page compares.
 #
 #   ./launch/quickstart.sh [--dry-run] [--venv DIR] [ARGUMENTS]
 #

@@ -1,9 +1,12 @@
-"""The main job on the shipped data: a reference, JEST against uniform sampling, an export, queries.
+"""The real job on shipped data: take a model, tune it on noisy pairs, see what selecting did.
 
     python -m examples.emoji.quickstart --workdir=runs/quickstart
+    python -m examples.emoji.quickstart --workdir=runs/photos --photos
 
-Each step is one command of the project, printed before it runs, so that it can be repeated by hand.
-Rerunning continues where it stopped. Writes results.json, the table on the screen as data.
+Imports a small model, tunes it on a noisy pool with uniform sampling and with joint selection at
+equal steps, and searches pictures by text before and after. Each step is one command of the
+project, printed before it runs. Rerunning continues where it stopped. Writes index.html, the page
+to look at, and results.json.
 """
 
 import json
@@ -16,9 +19,10 @@ import time
 
 from absl import flags
 
+from examples.emoji.demos import DEMOS, Demo
+from examples.emoji.speed import Speed
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
-from jest_tf.report import write_picture
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string(
@@ -28,165 +32,151 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", "data/prepared", "Where the data are prepared once.", flag_values=FLAGS
 )
 _STEPS = flags.DEFINE_integer(
-    "steps",
-    0,
-    "Steps of both learners; 0: what the quickstart is planned with.",
-    lower_bound=0,
-    flag_values=FLAGS,
+    "steps", 0, "Steps of each run; 0: as planned.", lower_bound=0, flag_values=FLAGS
 )
-_REFERENCE_STEPS = flags.DEFINE_integer(
-    "reference_steps", 0, "Steps of the reference; 0: as planned.", lower_bound=0, flag_values=FLAGS
+_PHOTOS = flags.DEFINE_bool(
+    "photos", False, "Photographs from shops instead of emoji.", flag_values=FLAGS
 )
-_POLICIES = flags.DEFINE_list(
-    "policies", ["joint", "uniform"], "Policies to compare, the same steps each.", flag_values=FLAGS
+_UPDATE_DOCS = flags.DEFINE_bool(
+    "update_docs", False, "Write table, date and hardware into the docs.", flag_values=FLAGS
 )
 
-_UPDATE_README = flags.DEFINE_bool(
-    "update_readme",
-    False,
-    "Write table, date, hardware and the picture of picks for README.md.",
-    flag_values=FLAGS,
-)
-
-CONFIG = "configs/emoji.py"
-README = pathlib.Path(__file__).parents[2] / "README.md"
-PICTURE = README.parent / "docs" / "picks.png"
-QUERIES = ("red heart", "cat face", "pizza", "sailboat", "thumbs up", "snowman")
+BASE = "data/emoji/base"
+POLICIES = ("uniform", "joint")
 
 
 def main(argv: list[str]) -> None:
-    """Runs every step in turn, then prints the table and the paths."""
+    """Runs every step in turn, then writes the page."""
     config_flag.refuse_extra(argv)
-    if not os.path.exists(CONFIG):
-        raise UserError(f"{CONFIG} is not here: run the quickstart from the project's folder.")
-    run = Quickstart(_WORKDIR.value)
-    run.train("reference", "reference", _REFERENCE_STEPS.value)
-    for policy in _POLICIES.value:
-        reference = f"--config.reference.workdir={run.folder('reference')}"
-        run.train(policy, f"policy={policy}", _STEPS.value, reference)
-    run.export(_POLICIES.value[0])
-    run.query(QUERIES)
-    run.report(_POLICIES.value)
+    if not os.path.exists(BASE):
+        raise UserError(f"{BASE} is not here: run the quickstart from the project's folder.")
+    demo = DEMOS["photos" if _PHOTOS.value else "emoji"]
+    run = Quickstart(demo, _WORKDIR.value, _DATA_DIR.value)
+    print(f"Planned: {run.speed.plan(demo.minutes)}", flush=True)
+    run.prepare()
+    run.take_base()
+    run.search("base")
+    run.report([])  # the first pictures
+    if demo.has_reference:
+        run.train("reference", "reference")
+    for policy in POLICIES:
+        run.train(policy, f"policy={policy}")
+    run.search(POLICIES[-1])
+    run.report(POLICIES)
+    if _UPDATE_DOCS.value:
+        run.update_docs()
 
 
 class Quickstart:
     """The commands of the main job, in one folder."""
 
-    def __init__(self, workdir: str):
-        self.workdir = workdir
-        self.started = time.monotonic()
+    def __init__(self, demo: Demo, workdir: str, data_dir: str):
+        self.demo, self.workdir, self.data_dir = demo, workdir, data_dir
+        self.started, self.speed = time.monotonic(), Speed()
 
-    def folder(self, name: str) -> str:
-        return os.path.join(self.workdir, name)
+    def folder(self, *names: str) -> str:
+        return os.path.join(self.workdir, *names)
 
-    def train(self, name: str, arguments: str, steps: int, *overrides: str) -> None:
-        """One training run, evaluated at its end."""
-        arguments += ",quick" + (f",steps={steps}" if steps else "")
+    def prepare(self) -> None:
+        """Turns the files of the demo into shards, where it has any."""
+        for name in self.demo.parts:
+            self.command(
+                "jest_tf.prepare",
+                "parquet",
+                f"{self.demo.source}/{name}.parquet",
+                f"--out={self.data_dir}/photos/{name}",
+            )
+
+    def take_base(self) -> None:
+        """The shipped weights as a run at step 0, which everything that takes a run can use."""
+        out = self.folder("base")
+        if not os.path.exists(out):
+            self.command("jest_tf.import_weights", f"--from={BASE}", f"--out={out}")
+
+    def train(self, name: str, arguments: str) -> None:
+        """Tunes the base, evaluated on the way."""
+        arguments += f",steps={_STEPS.value}" if _STEPS.value else ""
+        more = [f"--config.data.data_dir={self.data_dir}"]
+        if self.demo.has_reference:
+            arguments += f",data={self.data_dir}/photos"
+            if name != "reference":
+                more.append(f"--config.reference.workdir={self.folder('reference')}")
         self.command(
             "jest_tf.train",
-            f"--config={CONFIG}:{arguments}",
-            f"--config.data.data_dir={_DATA_DIR.value}",
-            *overrides,
+            f"--config={self.demo.config}:{arguments}",
+            f"--config.model.init={self.folder('base')}",
+            *more,
             f"--workdir={self.folder(name)}",
+            watch=name,
         )
 
-    def export(self, name: str) -> None:
-        """The first policy's learner as a SavedModel."""
-        self.command(
-            "jest_tf.export", f"--workdir={self.folder(name)}", f"--out={self.folder('export')}"
-        )
-
-    def query(self, texts: tuple[str, ...]) -> None:
-        """Indexes the held-out vendor's images and finds some by text."""
+    def search(self, name: str) -> None:
+        """Exports a model, indexes pictures that it has not seen, and finds some by text."""
+        export, index = self.folder(name, "export"), self.folder(name, "index")
+        self.command("jest_tf.export", f"--workdir={self.folder(name)}", f"--out={export}")
         self.command(
             "jest_tf.retrieve",
             "index",
-            "--images=tfds:emoji_captions/eval_retrieval:test",
-            f"--data_dir={_DATA_DIR.value}",
-            f"--model={self.folder('export')}",
-            f"--out={self.folder('index')}",
+            f"--images={self.demo.images.format(data_dir=self.data_dir)}",
+            *([f"--tfds_module={self.demo.tfds_module}"] if self.demo.tfds_module else []),
+            f"--data_dir={self.data_dir}",
+            f"--model={export}",
+            f"--out={index}",
         )
         self.command(
             "jest_tf.retrieve",
             "query",
-            f"--index={self.folder('index')}",
-            f"--model={self.folder('export')}",
-            *(f"--text={text}" for text in texts),
-            f"--out={self.folder('queries')}",
+            f"--index={index}",
+            f"--model={export}",
+            *(f"--text={query.text}" for query in self.demo.queries),
+            f"--out={self.folder(name, 'queries')}",
         )
 
-    def report(self, policies: list[str]) -> None:
-        """Prints the table and who is ahead; writes results.json."""
-        from jest_tf.monitoring import run_summary  # TensorFlow: not before the flags are checked
+    def report(self, policies: tuple[str, ...]) -> None:
+        """Writes index.html and results.json, and prints the table and where things lie."""
+        from examples.emoji import quickstart_page  # TensorFlow: not before the flags are checked
+        from jest_tf.monitoring import run_summary
 
-        rows = [run_summary.summarise(self.folder(name)) for name in ["reference", *policies]]
-        path = self.folder("results.json")
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
-        print("\n" + run_summary.table(rows))
-        verdict = run_summary.verdict(rows[1:])
-        print("\n" + verdict)
-        print(f"\nAll of it took {(time.monotonic() - self.started) / 60:.1f} minutes. Written:")
-        for what, where in (
-            ("results", path),
-            ("checkpoints", self.folder("*/checkpoints")),
+        minutes = (time.monotonic() - self.started) / 60
+        found = quickstart_page.write(self.demo, self.workdir, policies, minutes)
+        where = pathlib.Path(found.path).resolve().as_uri()
+        if not policies:
+            print(f"\nThe first pictures, by the base, after {minutes:.1f} minutes: {where}")
+            return
+        with open(self.folder("results.json"), "w", encoding="utf-8") as file:
+            json.dump(found.rows, file, indent=1)
+        print("\n" + run_summary.table(found.rows))
+        print("\n" + "\n".join(found.verdict))
+        print(f"\nAll of it took {minutes:.1f} minutes. Open this page:\n\n  {where}\n")
+        for what, path in (
+            ("results", self.folder("results.json")),
+            ("contact sheet", self.folder(policies[-1], "queries/contact_sheet.png")),
+            ("exported model", self.folder(policies[-1], "export")),
             ("TensorBoard", f"tensorboard --logdir {self.workdir}"),
-            ("exported model", self.folder("export")),
-            ("contact sheet", self.folder("queries/contact_sheet.png")),
-            ("what was chosen", f"python -m jest_tf.report --workdir={self.folder(policies[0])}"),
         ):
-            print(f"  {what:15s} {where}")
-        if _UPDATE_README.value:
-            write_picture(self.folder(policies[0]), PICTURE)
-            update_readme(run_summary.markdown_table(rows), verdict)
-            update_part("picks", told_picks(self.folder(policies[0])))
+            print(f"  {what:15s} {path}")
 
-    def command(self, module: str, *arguments: str) -> None:
-        """Runs one command of the project and stops the whole if it fails."""
+    def command(self, module: str, *arguments: str, watch: str = "") -> None:
+        """Runs one command of the project and stops the whole if it fails.
+
+        Args:
+          watch: name of the run whose speed is told, where the command trains.
+        """
         words = ["python", "-m", module, *arguments]
         minutes = (time.monotonic() - self.started) / 60
         print(f"\n[{minutes:4.1f} min] {shlex.join(words)}", flush=True)
-        code = subprocess.run([sys.executable, *words[1:]], check=False).returncode
+        with subprocess.Popen([sys.executable, *words[1:]]) as process:
+            if watch:
+                self.speed.watch(process, watch, self.folder(watch, "metrics.jsonl"))
+            code = process.wait()
         if code:
             sys.exit(code)  # The command has said why.
 
+    def update_docs(self) -> None:
+        """Replaces the generated parts of README.md, and its picture."""
+        from examples.emoji import quickstart_docs
 
-def update_readme(table: str, verdict: str) -> None:
-    """Replaces the generated part of README.md."""
-    from jest_tf.monitoring import environment
-
-    here = environment.collect()
-    made = f"{here['started_utc'][:10]}, {here['n_cpus']} cores of {here['cpu']}, no accelerator"
-    made += f"; {CONFIG}:quick, seed 0"
-    update_part("quickstart", f"{table}\n\n{verdict}\n\nMade {made}.")
-
-
-def update_part(name: str, content: str) -> None:
-    """Replaces what stands in README.md between the marks of a generated part."""
-    from benchmarks import generated
-
-    generated.fill(README, name, f"{content}\n")
-
-
-def told_picks(workdir: str) -> str:
-    """What is known of the pairs in the picture of a run's picks."""
-    from examples.emoji import builder as emoji
-    from jest_tf.monitoring.labels import Labels
-    from jest_tf.monitoring.picks_sheet import COLUMNS
-    from jest_tf.monitoring.samples import read_samples, sample_steps
-
-    folder = os.path.join(workdir, "samples")
-    samples = read_samples(folder, sample_steps(folder)[-1])
-    labels = Labels(emoji.noise_by_id(), emoji.NOISY)
-    shown = {group: samples.of(group).id[:COLUMNS] for group in ("chosen", "rejected_noise")}
-    broken = {
-        g: round(labels.noisy_share(labels.shares(ids)) * len(ids)) for g, ids in shown.items()
-    }
-    return (
-        f"{broken['chosen']} of the {len(shown['chosen'])} pairs in row 1 is noisy, and "
-        f"{broken['rejected_noise']} of the {len(shown['rejected_noise'])} in row 2. In the whole "
-        f"data set, {labels.noisy_share(labels.pool_shares()):.0%} are."
-    )
+        quickstart_docs.update(self.demo, self.workdir, POLICIES)
 
 
 if __name__ == "__main__":

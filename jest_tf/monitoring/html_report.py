@@ -60,9 +60,9 @@ def page(runs: Sequence[RunHistory], generated: str) -> str:
     """
     values = {
         "overview": _overview(runs),
-        "evaluations": _evaluations(runs),
-        "selection": {"labelled": _labelled(runs), "charts": _selection(runs)},
-        "examples": _examples(runs[0]),
+        "evaluations": evaluations(runs),
+        "selection": {"labelled": labelled(runs), "charts": _selection(runs)},
+        "examples": examples(runs[0]),
         "training": _curves(runs, TRAINING_CURVES),
         "cost": _cost(runs),
     }
@@ -136,9 +136,11 @@ def _sentence(run: RunHistory) -> str:
     )
 
 
-def _evaluations(runs: Sequence[RunHistory]) -> dict[str, Any]:
+def evaluations(runs: Sequence[RunHistory], wanted: Sequence[str] = ()) -> dict[str, Any]:
+    """`head` and `rows` of a table, and `charts` by axis, of the `wanted` metrics or of all."""
     names = {name for run in runs for name in run.series if name.startswith("eval/")}
-    names = sorted((n for n in names if n.rpartition("/")[2] not in NOT_DRAWN), key=_natural)
+    names = {n for n in names if n.rpartition("/")[2] not in NOT_DRAWN}
+    names = sorted((n for n in names if not wanted or n in wanted), key=_natural)
     # A chart of one point per run says no more than the table.
     drawn = [n for n in names if any(len(r.series[n].step) > 1 for r in runs if n in r.series)]
     charts = [
@@ -165,7 +167,7 @@ def _natural(name: str) -> list:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def _labelled(runs: Sequence[RunHistory]) -> list[Chart]:
+def labelled(runs: Sequence[RunHistory]) -> list[Chart]:
     """Shares of known kinds of noise among the selected, where the data's labels are known."""
     known = [(i, run) for i, run in enumerate(runs) if run.windows]
     if not known:
@@ -251,7 +253,8 @@ def _short(value: float, is_share: bool) -> str:
     return f"{value:.1%}" if is_share else f"{value:.4g}"
 
 
-def _examples(run: RunHistory) -> list[tuple[str, list]]:
+def examples(run: RunHistory) -> list[tuple[str, list]]:
+    """(step, [(title of a group, its cards)]) of the kept steps."""
     return [
         (f"{step:,}", [(title, _cards(samples.of(group))) for group, title in GROUPS.items()
                        if group in samples.group])

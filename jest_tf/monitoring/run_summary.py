@@ -76,6 +76,11 @@ def summarise(workdir: str) -> dict:
     }
 
 
+def at_start(workdir: str, name: str) -> dict:
+    """The row of what a tuned run started from: its scores at step 0, before it cost anything."""
+    return {"name": name, "workdir": workdir, "steps": 0, **_evaluated(Path(workdir), step=0)}
+
+
 def _by_phase(metrics: dict, prefix: str) -> dict[str, float]:
     return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
 
@@ -90,8 +95,13 @@ def table(rows: Sequence[dict]) -> str:
 
 def markdown_table(rows: Sequence[dict]) -> str:
     """The SHORT_COLUMNS of the rows as a Markdown table."""
-    head, *body = ["| " + " | ".join(line) + " |" for line in _cells(rows, SHORT_COLUMNS)]
+    head, *body = ["| " + " | ".join(line) + " |" for line in short_cells(rows)]
     return "\n".join([head, "|---" * len(SHORT_COLUMNS) + "|", *body])
+
+
+def short_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """The head and a line per row of SHORT_COLUMNS, as text."""
+    return _cells(rows, SHORT_COLUMNS)
 
 
 def _cells(rows: Sequence[dict], columns: Mapping[str, tuple[str, str]]) -> list[list[str]]:
@@ -148,10 +158,10 @@ def _picked(folder: Path) -> dict:
     }
 
 
-def _evaluated(folder: Path) -> dict:
-    """The newest result of each kind of evaluation, under the table's names."""
+def _evaluated(folder: Path, step: int | None = None) -> dict:
+    """The newest result of each kind of evaluation, or that of a step, by the table's names."""
     newest = {}
-    for result in results.read_results(folder / "evaluations"):
+    for result in results.read_results(folder / "evaluations", step):
         if result["dataset"].endswith(":validation"):
             continue  # what was chosen on does not go into a results table
         previous = newest.get(result["kind"])

@@ -3,6 +3,7 @@
 import base64
 import functools
 import io
+import os
 from typing import Any
 
 import jinja2
@@ -12,9 +13,13 @@ from PIL import Image
 THUMBNAIL = 96  # pixels a side; larger pictures are shrunk, so that a page stays below 10 MB
 
 
-def render(template: str, **values: Any) -> str:
-    """The page of a template in `jest_tf/templates`. Every value is escaped unless it is Markup."""
-    return _environment().get_template(template).render(**values)
+def render(template: str, folder: str | os.PathLike | None = None, **values: Any) -> str:
+    """The page of a template. Every value is escaped unless it is Markup.
+
+    Args:
+      template: a file of `jest_tf/templates`, or of `folder`, which may extend those.
+    """
+    return _environment(folder).get_template(template).render(**values)
 
 
 def data_uri(image: np.ndarray | Image.Image) -> str:
@@ -27,9 +32,10 @@ def data_uri(image: np.ndarray | Image.Image) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment(folder: str | os.PathLike | None) -> jinja2.Environment:
+    ours = jinja2.PackageLoader("jest_tf")
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("jest_tf"),
+        loader=jinja2.ChoiceLoader([ours, jinja2.FileSystemLoader(folder)]) if folder else ours,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

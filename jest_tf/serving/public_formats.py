@@ -28,19 +28,23 @@ RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 @dataclasses.dataclass(frozen=True)
 class PublicModel:
-    """What is written: the sizes, our variables by name, and how text and pictures are read."""
+    """What is written: the sizes, our variables by name, and how text and pictures are read.
+
+    dtype: of the weights on the disk, where the format has a choice.
+    """
 
     config: DualEncoderConfig
     weights: dict[str, np.ndarray]
     tokenizer: Tokenizer
     model: DualEncoder
+    dtype: str = "float32"
 
     @classmethod
-    def of(cls, model: DualEncoder, tokenizer: Tokenizer) -> "PublicModel":
+    def of(cls, model: DualEncoder, tokenizer: Tokenizer, dtype: str = "float32") -> "PublicModel":
         """The model as it is now.
 
         Raises:
-          UserError: a weight is not finite.
+          UserError: a weight is not finite, or too large for `dtype`.
         """
         weights = {
             variable.path.partition("/")[2]: keras.ops.convert_to_numpy(variable).astype("float32")
@@ -49,17 +53,20 @@ class PublicModel:
         for name, value in weights.items():
             if not np.isfinite(value).all():
                 raise UserError(f"weight {name} is not finite: export an earlier checkpoint")
+            if np.abs(value).max() > np.finfo(dtype).max:
+                raise UserError(f"weight {name} is too large for {dtype}: export float32")
         config = model.config
         if tokenizer.rule.kept_ids:
             weights[TABLE] = weights[TABLE][tokenizer.rows]
             config = dataclasses.replace(config, vocab_size=len(tokenizer.rows))
-        return cls(config, weights, tokenizer, model)
+        return cls(config, weights, tokenizer, model, dtype)
 
 
 def write_huggingface(public: PublicModel, folder: Path) -> list[str]:
     """A folder that SiglipModel.from_pretrained and AutoProcessor load; returns remarks."""
     folder.mkdir()
-    tensors = dict(rules.from_ours(huggingface.rules(public.config), public.weights))
+    named = rules.from_ours(huggingface.rules(public.config), public.weights)
+    tensors = {name: value.astype(public.dtype) for name, value in named}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     pixels = public.model.pixels
     side = public.config.image_size + pixels.margin
@@ -113,7 +120,7 @@ def _huggingface_config(public: PublicModel, side: int) -> dict[str, Any]:
     return {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
-        "torch_dtype": "float32",
+        "torch_dtype": public.dtype,
         "initializer_factor": 1.0,
         "vision_config": tower(c.image) | vision | {"num_channels": 3, "vision_use_head": True},
         "text_config": tower(c.text) | text,
@@ -149,7 +156,9 @@ WRITERS: dict[str, tuple[str, Callable[[PublicModel, Path], list[str]]]] = {
 }
 
 
-def export_public(model: DualEncoder, tokenizer: Tokenizer, kind: str, out: str) -> list[str]:
+def export_public(
+    model: DualEncoder, tokenizer: Tokenizer, kind: str, out: str, dtype: str = "float32"
+) -> list[str]:
     """Writes `out`, all or nothing; returns remarks about what the format cannot hold.
 
     Raises:
@@ -161,7 +170,7 @@ def export_public(model: DualEncoder, tokenizer: Tokenizer, kind: str, out: str)
         raise UserError(f"--out={out} is there already: remove it, or give another --out")
     if ending and path.suffix != ending:
         raise UserError(f"--out={out}: --format={kind} writes a file that ends on {ending}")
-    public = PublicModel.of(model, tokenizer)
+    public = PublicModel.of(model, tokenizer, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.incomplete{ending}")
     _remove(aside)

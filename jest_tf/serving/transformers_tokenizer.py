@@ -31,6 +31,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     }
     if tokenizer.is_wordpiece:
         vocab = Path(path).read_text(encoding="utf-8").splitlines()
+        (folder / "vocab.txt").write_bytes(Path(path).read_bytes())  # what `jest import` reads
         special = {"pad_token": PAD, "unk_token": UNKNOWN, "eos_token": vocab[tokenizer.end_id]}
         content = _wordpiece(vocab)
     else:

@@ -116,6 +116,21 @@ def test_a_model_of_our_own_is_exported(tmp_path):
     assert words["model"]["type"] == "Unigram" and words["model"]["unk_id"] == 2
 
 
+def test_a_model_of_our_own_comes_back_in_half_precision(tmp_path):
+    run = load_workdir(str(small_run(tmp_path, steps=(10,))))
+    export_public(run.model, run.tokenizer, "huggingface", str(tmp_path / "hf"), "float16")
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    assert {value.dtype.name for value in tensors.values()} == {"float16"}
+    import_run(str(tmp_path / "hf"), str(tmp_path / "again"), report=lambda line: None)
+    again = load_workdir(str(tmp_path / "again"))
+    assert again.tokenizer.fingerprint == run.tokenizer.fingerprint
+    assert again.model.pixels == run.model.pixels
+    for before, after in zip(run.model.variables, again.model.variables, strict=True):
+        np.testing.assert_array_equal(
+            after.numpy(), before.numpy().astype(np.float16), err_msg=before.path
+        )
+
+
 # Characters that BERT's cleaning drops in its own way, and runs of combining marks.
 RARE = set("\x00\ufffd\ue000\U0010ffff\u0378\u200b\u200d\ufeff\u202e\u0301")
 

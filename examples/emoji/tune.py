@@ -1,0 +1,39 @@
+"""Tunes the shipped base on the noisy emoji pool, as configs/tune.py does.
+
+    python -m jest_tf.import_weights --from=data/emoji/base --out=runs/base
+    python -m jest_tf.train --config=examples/emoji/tune.py --workdir=runs/joint \
+        --config.model.init=runs/base
+
+The base is the start and the reference. Arguments: `policy=` (`uniform` is the baseline), `steps=`,
+`seed=`, `validate` (evaluates on the validation part instead of the test part: to choose on).
+"""
+
+import ml_collections
+
+from jest_tf.config import evaluation, parse_arg
+from jest_tf.configs import tune
+
+STEPS = 100
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """See the module docstring for the arguments."""
+    a = parse_arg(arg, policy="joint", steps=STEPS, seed=0, validate=False)
+    c = tune.get_config(f"policy={a.policy},steps={a.steps},seed={a.seed},sub_batch=128,eval=0")
+    c.name = a.policy
+    c.data.tfds_module = "examples.emoji.builder"
+    c.data.train = "tfds:emoji_captions/pool:train"
+    short_run(c)
+    part = "validation" if a.validate else "test"
+    for kind in ("retrieval", "zero_shot"):
+        data = f"tfds:emoji_captions/eval_{kind}:{part}"
+        c.evals[kind] = evaluation(kind, data, every_steps=max(1, a.steps // 4))
+    return c
+
+
+def short_run(c: ml_collections.ConfigDict) -> None:
+    """What a run of a hundred steps of a small model needs."""
+    c.optimizer.learning_rate = 3e-4  # 1e-5 is for public models and thousands of steps
+    c.log.every_steps = 10
+    c.log.samples_every_steps = 10
+    c.log.min_score_share = 0.0  # a quickstart shows what uniform tuning does, and goes on
