@@ -119,9 +119,11 @@ def test_another_model_is_refused_when_adding_and_when_asking(tmp_path, encoder,
         Searcher(tmp_path / "index", other)
 
 
-def test_a_data_set_keeps_thumbnails_in_the_index(tmp_path, encoder, monkeypatch):
+def test_a_data_set_keeps_thumbnails_in_the_index(tmp_path, encoder):
     paths = write_images(tmp_path / "photos", 5)
-    path = str(tmp_path / "part.tfrecord")
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    path = str(prepared / "part.tfrecord")
     with tf.io.TFRecordWriter(path) as writer:
         for i, photo in enumerate(paths):
             of_bytes = [[photo.read_bytes()], [f"caption {i}".encode()]]
@@ -132,10 +134,9 @@ def test_a_data_set_keeps_thumbnails_in_the_index(tmp_path, encoder, monkeypatch
             record = tf.train.Example(features=tf.train.Features(feature=features))
             writer.write(record.SerializeToString())
     manifest = Manifest("set", (Source("set"),), (Shard(path, 5),))
-
-    monkeypatch.setattr(indexing, "open_source", lambda source, data_dir: manifest)
-    report = add_images(tmp_path / "index", "tfds:set:test", encoder, batch_size=2)
-    again = add_images(tmp_path / "index", "tfds:set:test", encoder, batch_size=2)
+    manifest.save(str(prepared / "manifest.json"))
+    report = add_images(tmp_path / "index", str(prepared), encoder, batch_size=2)
+    again = add_images(tmp_path / "index", str(prepared), encoder, batch_size=2)
     assert (report.added, again.added, again.known) == (5, 0, 5)
     index = ImageIndex.open(tmp_path / "index")
     assert [item.label for item in index.items] == [f"caption {i}" for i in range(5)]

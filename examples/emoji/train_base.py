@@ -45,8 +45,9 @@ nothing on the 5,546 curated emoji of the folder above; no noisy pair and no eva
 | validation ({validation} pictures) | {validation_retrieval:.1%} | {validation_zero_shot:.1%} |
 
 {steps:,} steps of 128 pairs, seed {seed}, {seconds:.0f} s of steps. Made {date} on {n_cpus} cores
-of {cpu}, beside other work. The number of steps was chosen on the validation part. Other processors
-round differently: a repetition gives other weights, and scores within a point or so.
+of {cpu}, beside other work. The score on the validation part, measured every 150 steps, no longer
+rose in the last 150; longer trainings were not tried. Other processors round differently: a
+repetition gives other weights, and scores within a point or so.
 
 Licence of the weights: Apache-2.0, as the code. The licences of the pictures and the captions that
 it was trained on: [README.md](../README.md). It knows drawings and their names, and no photographs.
@@ -91,7 +92,8 @@ def told(trained: pathlib.Path, imported: pathlib.Path) -> str:
             values[part] = f"{result['data']['evaluated']['n_examples']:,}"
     of_names = {f"{n.rpartition('_')[2]}_{n.rpartition('_')[0]}": v for n, v in values.items()}
     here = environment.collect()
-    command = shlex.join(["python", "-m", "examples.emoji.train_base", *sys.argv[1:]])
+    arguments = [f"--arguments={_ARGUMENTS.value}"] if _ARGUMENTS.value else []
+    command = shlex.join(["python", "-m", "examples.emoji.train_base", *arguments])
     return README.format(
         parameters=run.model.count_params(), vocabulary=run.tokenizer.vocab_size, command=command,
         steps=row["steps"], seed=row["seed"], seconds=row["seconds"],
