@@ -11,38 +11,30 @@ the third the embeddings inside DataCompDR's tars (docs/weights.md).
 Rerunning goes on where it stopped; `--shard=i/n` spreads the work.
 """
 
-from absl import flags
-
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
 
-FLAGS = flags.FlagValues()
-_REFERENCE = flags.DEFINE_string("reference", None, "Folder of a finished run.", flag_values=FLAGS)
-_EMBEDDINGS = flags.DEFINE_list(
-    "embeddings", [], "Files of embeddings instead of a run.", flag_values=FLAGS
-)
-_DATACOMPDR = flags.DEFINE_list(
-    "datacompdr", [], "Tars of DataCompDR instead of a run.", flag_values=FLAGS
-)
-_TEACHER = flags.DEFINE_integer(
-    "teacher", 0, "--datacompdr: which of the two teachers.", 0, 1, flag_values=FLAGS
-)
-_SCALE = flags.DEFINE_float("scale", None, "Of the embeddings' model.", flag_values=FLAGS)
-_BIAS = flags.DEFINE_float("bias", None, "Of the embeddings' model.", flag_values=FLAGS)
-_NAME = flags.DEFINE_string("name", "imported", "Of the embeddings' model.", flag_values=FLAGS)
-_DIM = flags.DEFINE_integer("dim", None, "Width of the embeddings.", flag_values=FLAGS)
-_DATA = flags.DEFINE_string("data", None, "Data set, as for training.", flag_values=FLAGS)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.", flag_values=FLAGS)
-_TFDS_MODULE = flags.DEFINE_string(
-    "tfds_module", "", "Python module that registers a TFDS builder of your own.",
-    flag_values=FLAGS,
+FLAGS, _flag = cli.own_flags()
+_REFERENCE = _flag("string", "reference", None, "Folder of a finished run.")
+_EMBEDDINGS = _flag("list", "embeddings", [], "Files of embeddings instead of a run.")
+_DATACOMPDR = _flag("list", "datacompdr", [], "Tars of DataCompDR instead of a run.")
+_TEACHER = _flag(
+    "integer", "teacher", 0, "--datacompdr: which of the two teachers.",
+    lower_bound=0, upper_bound=1,
 )  # fmt: skip
-_OUT = flags.DEFINE_string("out", None, "Folder of the cache.", flag_values=FLAGS)
-_DTYPE = flags.DEFINE_enum(
-    "dtype", "float16", ["float16", "bfloat16"], "As stored.", flag_values=FLAGS
+_SCALE = _flag("float", "scale", None, "Of the embeddings' model.")
+_BIAS = _flag("float", "bias", None, "Of the embeddings' model.")
+_NAME = _flag("string", "name", "imported", "Of the embeddings' model.")
+_DIM = _flag("integer", "dim", None, "Width of the embeddings.")
+_DATA = _flag("string", "data", None, "Data set, as for training.")
+_DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
+_TFDS_MODULE = _flag(
+    "string", "tfds_module", "", "Python module that registers a TFDS builder of your own."
 )
-_BATCH = flags.DEFINE_integer("batch_size", 256, "Records at a time.", flag_values=FLAGS)
-_SHARD = flags.DEFINE_string("shard", "0/1", "i/n: every n-th shard.", flag_values=FLAGS)
+_OUT = _flag("string", "out", None, "Folder of the cache.")
+_DTYPE = _flag("enum", "dtype", "float16", "As stored.", enum_values=["float16", "bfloat16"])
+_BATCH = _flag("integer", "batch_size", 256, "Records at a time.")
+_SHARD = _flag("string", "shard", "0/1", "i/n: every n-th shard.")
 
 
 def main(argv: list[str]) -> None:

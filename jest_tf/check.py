@@ -9,7 +9,7 @@ It prints one page. Exit codes: 0 no problem found, 1 the page names a problem, 
 
 import os
 
-from absl import flags, logging
+from absl import logging
 
 from jest_tf import cli, config_flag
 from jest_tf.config import settle
@@ -21,40 +21,38 @@ from jest_tf.tuning import follow_init
 
 EXIT_PROBLEMS = 1
 
-FLAGS = flags.FlagValues()
+FLAGS, _flag = cli.own_flags()
 _CONFIG = config_flag.define()
-_REPLICAS = flags.DEFINE_integer(
-    "replicas", 0, "Replicas of the run; 0: the chips of --compile_for, or strategy.n_devices.",
-    lower_bound=0, flag_values=FLAGS,
+_REPLICAS = _flag(
+    "integer", "replicas", 0, "Replicas of the run; 0: the chips of --compile_for, or "
+    "strategy.n_devices.", lower_bound=0,
 )  # fmt: skip
-_HOSTS = flags.DEFINE_integer(
-    "hosts", 0, "Hosts of the run; 0: those of --compile_for, or one.",
-    lower_bound=0, flag_values=FLAGS,
+_HOSTS = _flag(
+    "integer", "hosts", 0, "Hosts of the run; 0: those of --compile_for, or one.", lower_bound=0
+)
+_DEVICE = _flag(
+    "string", "device", "", "What each replica runs on: v5e, v4, v5p, v6e, or cpu:24GiB, "
+    "gpu:80GiB. Default: that of --compile_for, or this machine's memory, shared by its "
+    "replicas.",
 )  # fmt: skip
-_DEVICE = flags.DEFINE_string(
-    "device", "", "What each replica runs on: v5e, v4, v5p, v6e, or cpu:24GiB, gpu:80GiB. Default: "
-    "that of --compile_for, or this machine's memory, shared by its replicas.",
-    flag_values=FLAGS,
+_DATA = _flag(
+    "boolean", "data", True, "Look at data and reference. --nodata plans a run where neither is "
+    "at hand.",
 )  # fmt: skip
-_DATA = flags.DEFINE_boolean(
-    "data", True, "Look at data and reference. --nodata plans a run where neither is at hand.",
-    flag_values=FLAGS,
+_ALL_RECORDS = _flag(
+    "boolean", "all_records", False, "Read and decode every record of data.train, and nothing else."
+)
+_REPORT = _flag(
+    "string", "report", "data_report", "Folder for what --all_records finds: JSON, and a page "
+    "with samples.",
 )  # fmt: skip
-_ALL_RECORDS = flags.DEFINE_boolean(
-    "all_records", False, "Read and decode every record of data.train, and nothing else.",
-    flag_values=FLAGS,
+_COMPILE_FOR = _flag(
+    "string", "compile_for", "", "Compile the step for this slice, e.g. v5e:2x4, with no TPU "
+    "present.",
 )  # fmt: skip
-_REPORT = flags.DEFINE_string(
-    "report", "data_report", "Folder for what --all_records finds: JSON, and a page with samples.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_COMPILE_FOR = flags.DEFINE_string(
-    "compile_for", "", "Compile the step for this slice, e.g. v5e:2x4, with no TPU present.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_COMPILE_ENV = flags.DEFINE_string(
-    "tpu_compile_env", os.environ.get("JEST_TPU_COMPILE_ENV", ".venv-tpu-compile"),
-    "The environment that launch/tpu_compile_env.sh made.", flag_values=FLAGS,
+_COMPILE_ENV = _flag(
+    "string", "tpu_compile_env", os.environ.get("JEST_TPU_COMPILE_ENV", ".venv-tpu-compile"), ""
+    "The environment that launch/tpu_compile_env.sh made.",
 )  # fmt: skip
 
 

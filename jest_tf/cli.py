@@ -26,6 +26,20 @@ EXIT_INTERRUPTED = 130
 TEXT_FLAGS = ("--text", "--separator")
 
 
+def own_flags() -> tuple[flags.FlagValues, Callable[..., flags.FlagHolder]]:
+    """A container of flags and `flag(kind, name, default, text, …)`, which defines one in it.
+
+    With containers of their own, entry points that share the name of a flag fit into one process.
+    """
+    container = flags.FlagValues()
+
+    def flag(kind: str, name: str, default: object, text: str, **options) -> flags.FlagHolder:
+        define = getattr(flags, f"DEFINE_{kind}")
+        return define(name=name, default=default, help=text, flag_values=container, **options)
+
+    return container, flag
+
+
 def run(
     main: Callable[[Sequence[str]], int | None],
     flag_values: flags.FlagValues | None = None,
@@ -34,9 +48,8 @@ def run(
     """Parses the flags, calls `main(argv)` and exits with what it returns (None: 0).
 
     A UserError, also one of the flags, is printed to stderr as `error: …`; the exit code is then 2.
-    main: gets the program's name and what the flags left over. flag_values: where the module
-    defines its flags (absl's if None); with an own container several entry points fit into one
-    process. kept: printed on Ctrl-C: what is left behind and how to go on.
+    main: gets the program's name and what the flags left over. flag_values: of `own_flags`, or None
+    for absl's. kept: printed on Ctrl-C: what is left behind and how to go on.
     """
     if flag_values is not None:
         flags.FLAGS.append_flag_values(flag_values)

@@ -13,54 +13,36 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from absl import flags
-
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 
-FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.", flag_values=FLAGS)
-_EXPORT = flags.DEFINE_string("export", None, "Folder of an export.", flag_values=FLAGS)
-_STEP = flags.DEFINE_integer(
-    "step", None, "Checkpoint to evaluate; by default the newest.", flag_values=FLAGS
+FLAGS, _flag = cli.own_flags()
+_WORKDIR = _flag("string", "workdir", None, "Folder of a run.")
+_EXPORT = _flag("string", "export", None, "Folder of an export.")
+_STEP = _flag("integer", "step", None, "Checkpoint to evaluate; by default the newest.")
+_OUT = _flag("string", "out", None, "Where to write; by default `evaluations` in the workdir.")
+_EVALS = _flag(
+    "string", "evals", None, "JSON file {name: {kind, data, …}} instead of the run's own."
 )
-_OUT = flags.DEFINE_string(
-    "out", None, "Where to write; by default `evaluations` in the workdir.", flag_values=FLAGS
+_ONLY = _flag("list", "only", [], "Names of the evaluations to run.")
+_DATA_DIR = _flag("string", "data_dir", None, "Where TFDS sets are prepared; by default the run's.")
+_TFDS_MODULE = _flag(
+    "string", "tfds_module", "", "Python module that registers a TFDS builder of your own."
 )
-_EVALS = flags.DEFINE_string(
-    "evals", None, "JSON file {name: {kind, data, …}} instead of the run's own.", flag_values=FLAGS
+_FOLLOW = _flag("boolean", "follow", False, "Evaluate every checkpoint as it comes, until the end.")
+_TIMEOUT_MINUTES = _flag(
+    "float", "timeout_minutes", 60.0, "--follow: give up after so long without one."
 )
-_ONLY = flags.DEFINE_list("only", [], "Names of the evaluations to run.", flag_values=FLAGS)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where TFDS sets are prepared; by default the run's.", flag_values=FLAGS
-)
-_TFDS_MODULE = flags.DEFINE_string(
-    "tfds_module", "", "Python module that registers a TFDS builder of your own.",
-    flag_values=FLAGS,
+_BEST = _flag(
+    "string", "best", None, "--follow: keep exports of the best checkpoints by NAME:METRIC, e.g. "
+    "retrieval:image_to_text/recall@10.",
 )  # fmt: skip
-_FOLLOW = flags.DEFINE_bool(
-    "follow", False, "Evaluate every checkpoint as it comes, until the end.", flag_values=FLAGS
-)
-_TIMEOUT_MINUTES = flags.DEFINE_float(
-    "timeout_minutes", 60.0, "--follow: give up after so long without one.", flag_values=FLAGS
-)
-_BEST = flags.DEFINE_string(
-    "best",
-    None,
-    "--follow: keep exports of the best checkpoints by NAME:METRIC, "
-    "e.g. retrieval:image_to_text/recall@10.",
-    flag_values=FLAGS,
-)
-_N_BEST = flags.DEFINE_integer(
-    "n_best", 3, "How many exports --best keeps.", lower_bound=1, flag_values=FLAGS
-)
-_PROJECTOR = flags.DEFINE_string(
-    "projector",
-    None,
-    "Name of an evaluation: write its images' embeddings for TensorBoard's projector, instead.",
-    flag_values=FLAGS,
-)
+_N_BEST = _flag("integer", "n_best", 3, "How many exports --best keeps.", lower_bound=1)
+_PROJECTOR = _flag(
+    "string", "projector", None, "Name of an evaluation: write its images' embeddings for "
+    "TensorBoard's projector, instead.",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:

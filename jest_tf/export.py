@@ -11,45 +11,27 @@ A SavedModel holds tokenizer and preprocessing, and loads with tensorflow and te
 import os
 from pathlib import Path
 
-from absl import flags
-
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 
-FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=FLAGS)
-_OUT = flags.DEFINE_string(
-    "out", None, "Where to write; by default in the workdir.", flag_values=FLAGS
-)
-_FORMAT = flags.DEFINE_enum(
-    "format",
-    "saved_model",
-    ["saved_model", "huggingface", "big_vision", "keras"],
-    "What to write.",
-    flag_values=FLAGS,
-)
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    "float32",
-    ["float32", "float16"],
-    "Of the weights in a huggingface folder; float16 halves it.",
-    flag_values=FLAGS,
-)
-_INTERPOLATE = flags.DEFINE_float(
-    "interpolate",
-    None,
-    "Share of the run's weights; the rest are those of --with (WiSE-FT).",
-    lower_bound=0.0,
-    upper_bound=1.0,
-    flag_values=FLAGS,
-)
-_WITH = flags.DEFINE_string(
-    "with", None, "--interpolate: workdir that the run was tuned from.", flag_values=FLAGS
-)
-_STEP = flags.DEFINE_integer(
-    "step", None, "Checkpoint to export; by default the newest.", flag_values=FLAGS
-)
+FLAGS, _flag = cli.own_flags()
+_WORKDIR = _flag("string", "workdir", None, "Folder of the run.")
+_OUT = _flag("string", "out", None, "Where to write; by default in the workdir.")
+_FORMAT = _flag(
+    "enum", "format", "saved_model", "What to write.",
+    enum_values=["saved_model", "huggingface", "big_vision", "keras"],
+)  # fmt: skip
+_DTYPE = _flag(
+    "enum", "dtype", "float32", "Of the weights in a huggingface folder; float16 halves it.",
+    enum_values=["float32", "float16"],
+)  # fmt: skip
+_INTERPOLATE = _flag(
+    "float", "interpolate", None, "Share of the run's weights; the rest are those of --with "
+    "(WiSE-FT).", lower_bound=0.0, upper_bound=1.0,
+)  # fmt: skip
+_WITH = _flag("string", "with", None, "--interpolate: workdir that the run was tuned from.")
+_STEP = _flag("integer", "step", None, "Checkpoint to export; by default the newest.")
 
 
 def main(argv: list[str]) -> None:

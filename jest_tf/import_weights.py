@@ -8,50 +8,33 @@ Reads Hugging Face folders (config.json, model.safetensors), big_vision .npz fil
 safetensors and keras-hub weights (docs/weights.md). Downloads nothing and reads no pickle.
 """
 
-from absl import flags
-
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
 
-FLAGS = flags.FlagValues()
-_FROM = flags.DEFINE_string("from", None, "File or folder of the weights.", flag_values=FLAGS)
-_OUT = flags.DEFINE_string("out", None, "Workdir to write; it must not exist.", flag_values=FLAGS)
-_VOCAB = flags.DEFINE_string(
-    "vocab", "", "SentencePiece file, where none lies beside the weights.", flag_values=FLAGS
+FLAGS, _flag = cli.own_flags()
+_FROM = _flag("string", "from", None, "File or folder of the weights.")
+_OUT = _flag("string", "out", None, "Workdir to write; it must not exist.")
+_VOCAB = _flag("string", "vocab", "", "SentencePiece file, where none lies beside the weights.")
+_CHECK = _flag(
+    "string", "check", "", ".npz with images, tokens, zimg, ztxt to compare with; fails above 1e-5."
 )
-_CHECK = flags.DEFINE_string(
-    "check",
-    "",
-    ".npz with images, tokens, zimg, ztxt to compare with; fails above 1e-5.",
-    flag_values=FLAGS,
+_TRIM = _flag(
+    "string", "trim_vocab", "", "Data set (as for training): keep only the token rows that its "
+    "captions use.",
+)  # fmt: skip
+_HEADS = _flag("list", "heads", [], "IMAGE,TEXT attention heads, where no file tells.")
+_IMAGE_SIZE = _flag(
+    "integer", "image_size", 0, "Side of the pictures in pixels, where no file tells."
 )
-_TRIM = flags.DEFINE_string(
-    "trim_vocab",
-    "",
-    "Data set (as for training): keep only the token rows that its captions use.",
-    flag_values=FLAGS,
-)
-_HEADS = flags.DEFINE_list(
-    "heads", [], "IMAGE,TEXT attention heads, where no file tells.", flag_values=FLAGS
-)
-_IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", 0, "Side of the pictures in pixels, where no file tells.", flag_values=FLAGS
-)
-_RESIZE = flags.DEFINE_enum(
-    "resize",
-    "",
-    ["", "bilinear", "bicubic", "bilinear_plain"],
-    "How pictures are resized (`data.resize`), instead of what the files say.",
-    flag_values=FLAGS,
-)
-_TEXT = flags.DEFINE_enum(
-    "text",
-    "",
-    ["", "siglip", "siglip2", "plain"],
-    "How text is tokenized, instead of what the files say.",
-    flag_values=FLAGS,
-)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.", flag_values=FLAGS)
+_RESIZE = _flag(
+    "enum", "resize", "", "How pictures are resized (`data.resize`), instead of what the files "
+    "say.", enum_values=["", "bilinear", "bicubic", "bilinear_plain"],
+)  # fmt: skip
+_TEXT = _flag(
+    "enum", "text", "", "How text is tokenized, instead of what the files say.",
+    enum_values=["", "siglip", "siglip2", "plain"],
+)  # fmt: skip
+_DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
 
 
 def main(argv: list[str]) -> None:

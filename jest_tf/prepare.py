@@ -12,8 +12,6 @@ writes the manifest. Records that cannot be used are left out, counted, and list
 in rejected.jsonl. docs/your_data.md says what is read of each format.
 """
 
-from absl import flags
-
 from jest_tf import cli
 from jest_tf.errors import UserError
 
@@ -21,73 +19,65 @@ KINDS = ("folder", "webdataset", "csv", "parquet", "img2dataset")
 
 EXIT_INTERRUPTED = 130
 
-FLAGS = flags.FlagValues()
+FLAGS, _flag = cli.own_flags()
 
 
-def _define(define, name: str, default: object, text: str, **options) -> flags.FlagHolder:
-    return define(name, default, text, flag_values=FLAGS, **options)
-
-
-_define(flags.DEFINE_string, "out", None, "Folder to write, local or gs://.")
-_define(
-    flags.DEFINE_string, "name", None,
-    "Of the source, in logs and in the ids; by default the name of its folder.",
+_flag("string", "out", None, "Folder to write, local or gs://.")
+_flag(
+    "string", "name", None, "Of the source, in logs and in the ids; by default the name of its "
+    "folder.",
 )  # fmt: skip
-_define(
-    flags.DEFINE_integer, "max_side", None,
-    "Shrink larger pictures to this shorter side, in pixels.", lower_bound=2,
+_flag(
+    "integer", "max_side", None, "Shrink larger pictures to this shorter side, in pixels.",
+    lower_bound=2,
 )  # fmt: skip
-_define(
-    flags.DEFINE_integer, "records_per_shard", 1000, "Records of a file that is written.",
-    lower_bound=1,
+_flag("integer", "records_per_shard", 1000, "Records of a file that is written.", lower_bound=1)
+_flag("integer", "workers", 8, "Threads.", lower_bound=1)
+_flag("string", "shard", "0/1", "i/n: do every n-th unit from the i-th on.")
+_flag(
+    "string", "captions", None, "folder: its caption file: .csv, .tsv, .jsonl, COCO's or "
+    "Karpathy's .json, Flickr's .token. By default metadata.jsonl, metadata.csv, captions.csv … "
+    "in any of its folders.",
 )  # fmt: skip
-_define(flags.DEFINE_integer, "workers", 8, "Threads.", lower_bound=1)
-_define(flags.DEFINE_string, "shard", "0/1", "i/n: do every n-th unit from the i-th on.")
-_define(
-    flags.DEFINE_string, "captions", None,
-    "folder: its caption file: .csv, .tsv, .jsonl, COCO's or Karpathy's .json, Flickr's .token. By "
-    "default metadata.jsonl, metadata.csv, captions.csv … in any of its folders.",
+_flag(
+    "list", "split", [], "folder: the splits to take of Karpathy's JSON, e.g. train,restval; by "
+    "default all.",
 )  # fmt: skip
-_define(
-    flags.DEFINE_list, "split", [],
-    "folder: the splits to take of Karpathy's JSON, e.g. train,restval; by default all.",
+_flag(
+    "string", "image_column", None, "Column or field with the pictures or their paths; by default "
+    "a usual name.",
 )  # fmt: skip
-_define(
-    flags.DEFINE_string, "image_column", None,
-    "Column or field with the pictures or their paths; by default a usual name.",
+_flag(
+    "string", "caption_column", None, "Column, or field of a .json, with the captions; by default "
+    "a usual name.",
 )  # fmt: skip
-_define(
-    flags.DEFINE_string, "caption_column", None,
-    "Column, or field of a .json, with the captions; by default a usual name.",
+_flag(
+    "string", "label_column", None, "Column or field with the class; by default cls or label, if "
+    "there is one.",
 )  # fmt: skip
-_define(
-    flags.DEFINE_string, "label_column", None,
-    "Column or field with the class; by default cls or label, if there is one.",
+_flag(
+    "boolean", "classes_from_folders", False, "folder: the folder that holds a picture names its "
+    "class. Where a picture has no caption, the name of its class is its caption.",
 )  # fmt: skip
-_define(
-    flags.DEFINE_boolean, "classes_from_folders", False,
-    "folder: the folder that holds a picture names its class. Where a picture has no caption, the "
-    "name of its class is its caption.",
+_flag(
+    "string", "separator", None, "Of a table's columns, e.g. ';' or '\\t' for TAB; by default "
+    "found from the header.",
 )  # fmt: skip
-_define(
-    flags.DEFINE_string, "separator", None,
-    "Of a table's columns, e.g. ';' or '\\t' for TAB; by default found from the header.",
+_flag(
+    "boolean", "quotes", True, "Cells of a table may be \"quoted\". --noquotes: a quotation mark "
+    "is a character like others.",
 )  # fmt: skip
-_define(
-    flags.DEFINE_boolean, "quotes", True,
-    "Cells of a table may be \"quoted\". --noquotes: a quotation mark is a character like others.",
+_flag(
+    "boolean", "allow_outside", False, "Read pictures outside of the source's folder, where a "
+    "table or a link names them.",
 )  # fmt: skip
-_define(
-    flags.DEFINE_boolean, "allow_outside", False,
-    "Read pictures outside of the source's folder, where a table or a link names them.",
+_flag(
+    "float", "max_rejected", 0.5, "Share of the records that may be rejected; more is an error.",
+    lower_bound=0, upper_bound=1,
 )  # fmt: skip
-_define(
-    flags.DEFINE_float, "max_rejected", 0.5,
-    "Share of the records that may be rejected; more is an error.", lower_bound=0, upper_bound=1,
-)  # fmt: skip
-_define(
-    flags.DEFINE_boolean, "overwrite", False,
-    "Prepare all again into a folder that was prepared from something else.",
+_flag(
+    "boolean", "overwrite", False, "Prepare all again into a folder that was prepared from "
+    "something else.",
 )  # fmt: skip
 
 

@@ -13,26 +13,19 @@ import shlex
 import sys
 from pathlib import Path
 
-from absl import flags
-
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
 
-FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=FLAGS)
-_COMPARE = flags.DEFINE_list(
-    "compare", [], "Folders of runs to show beside it, separated by commas.", flag_values=FLAGS
+FLAGS, _flag = cli.own_flags()
+_WORKDIR = _flag("string", "workdir", None, "Folder of the run.")
+_COMPARE = _flag("list", "compare", [], "Folders of runs to show beside it, separated by commas.")
+_OUT = _flag("string", "out", None, "The page; by default WORKDIR/report.html.")
+_SAMPLE_STEPS = _flag(
+    "integer", "sample_steps", 4, "Of how many steps to show examples.", lower_bound=0
 )
-_OUT = flags.DEFINE_string(
-    "out", None, "The page; by default WORKDIR/report.html.", flag_values=FLAGS
+_PICTURE = _flag(
+    "string", "picture", None, "Write a PNG of selected and rejected examples instead of the page."
 )
-_SAMPLE_STEPS = flags.DEFINE_integer(
-    "sample_steps", 4, "Of how many steps to show examples.", lower_bound=0, flag_values=FLAGS
-)
-_PICTURE = flags.DEFINE_string(
-    "picture", None, "Write a PNG of selected and rejected examples instead of the page.",
-    flag_values=FLAGS,
-)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:

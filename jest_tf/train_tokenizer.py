@@ -7,21 +7,17 @@ Several sets may be joined by commas. Reads captions only; at most --max_caption
 
 import time
 
-from absl import flags
-
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
 
-FLAGS = flags.FlagValues()
-_DATA = flags.DEFINE_string("data", None, "Data set, as for training.", flag_values=FLAGS)
-_OUT = flags.DEFINE_string("out", None, "Vocabulary to write (.txt).", flag_values=FLAGS)
-_VOCAB_SIZE = flags.DEFINE_integer(
-    "vocab_size", 4096, "Tokens, at most.", lower_bound=8, flag_values=FLAGS
+FLAGS, _flag = cli.own_flags()
+_DATA = _flag("string", "data", None, "Data set, as for training.")
+_OUT = _flag("string", "out", None, "Vocabulary to write (.txt).")
+_VOCAB_SIZE = _flag("integer", "vocab_size", 4096, "Tokens, at most.", lower_bound=8)
+_MAX_CAPTIONS = _flag(
+    "integer", "max_captions", 1_000_000, "Captions to read, at most.", lower_bound=1
 )
-_MAX_CAPTIONS = flags.DEFINE_integer(
-    "max_captions", 1_000_000, "Captions to read, at most.", lower_bound=1, flag_values=FLAGS
-)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.", flag_values=FLAGS)
+_DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
 
 
 def main(argv: list[str]) -> None:
