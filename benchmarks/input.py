@@ -105,8 +105,8 @@ class BenchData:
         """The same records after `prepare`."""
         out = self.root / f"prepared{side}-{max_side}"
         if not out.exists():
-            arguments = ["webdataset", *self.tars(side), f"--out={out}"]
-            prepare.main(arguments + ([f"--max_side={max_side}"] if max_side else []))
+            tars = tuple(self.tars(side))
+            prepare.prepare(prepare.Settings("webdataset", tars, str(out), max_side=max_side))
         return Manifest.load(str(out / "manifest.json"))
 
 

@@ -25,8 +25,7 @@ from benchmarks.timing import in_own_process, peak_extra_bytes
 from jest_tf import cli, config_flag
 from jest_tf.data.tokenizer import Tokenizer, train_wordpiece
 from jest_tf.errors import UserError
-from jest_tf.evaluation.positives import Positives
-from jest_tf.evaluation.retrieval import retrieval_metrics
+from jest_tf.evaluation.retrieval import Positives, retrieval_metrics
 from jest_tf.models.dual_encoder import VARIANTS, DualEncoder
 from jest_tf.monitoring.html_report import page
 from jest_tf.monitoring.run_history import load_runs

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
 def row(config: ml_collections.ConfigDict, topology: Topology, mfu: float) -> Row:
     """What a step of `config` asks of each chip and host of a slice."""
     from jest_tf.preflight import cost, memory, traffic
-    from jest_tf.preflight.parts import parts_of
+    from jest_tf.training.assemble import parts_of
 
     n = topology.n_chips
     parts = parts_of(config, n)
@@ -180,7 +180,7 @@ def largest(variant: str, recompute: bool, device: Device) -> int:
     """
     from jest_tf.configs import jest_b16
     from jest_tf.preflight.memory import ROOM, persistent, transient
-    from jest_tf.preflight.parts import parts_of
+    from jest_tf.training.assemble import parts_of
 
     fits, n = 0, 16
     while True:
@@ -200,7 +200,7 @@ def largest(variant: str, recompute: bool, device: Device) -> int:
 def compile_one(item: str, environment: str) -> tuple[str, str, dict]:
     """(config, slice, result) of `CONFIG@TOPOLOGY`: the train step, compiled."""
     from jest_tf.preflight.compiling import programs
-    from jest_tf.preflight.parts import parts_of
+    from jest_tf.training.assemble import parts_of
 
     name, _, text = item.partition("@")
     if name not in CONFIGS:

@@ -49,8 +49,7 @@ def main(argv: list[str]) -> None:
         )
     # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data.prepare import parse_part
-    from jest_tf.data.registration import register
-    from jest_tf.data.sources import open_source
+    from jest_tf.data.sources import open_source, register
     from jest_tf.training.run.restore import load_workdir
 
     register(_TFDS_MODULE.value)

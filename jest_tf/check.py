@@ -15,8 +15,7 @@ from jest_tf import cli, config_flag
 from jest_tf.config import settle
 from jest_tf.devices import GIB, Device, Topology, n_gpus, parse_device, parse_topology
 from jest_tf.errors import UserError
-from jest_tf.preflight.report import Section, n_problems, render
-from jest_tf.preflight.sizes import check_sizes
+from jest_tf.preflight.report import Section, check_sizes, n_problems, render
 from jest_tf.tuning import follow_init
 
 EXIT_PROBLEMS = 1
@@ -91,7 +90,7 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
     from jest_tf.preflight import compiling, inputs
     from jest_tf.preflight.cost import check_cost
     from jest_tf.preflight.memory import check_memory
-    from jest_tf.preflight.parts import parts_of
+    from jest_tf.training.assemble import parts_of
 
     sections, reference = [], None
     if _DATA.value:

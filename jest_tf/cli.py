@@ -6,6 +6,7 @@ as "failed call to cuInit" on every machine without a GPU. It imports no TensorF
 flag must be refused in a second, and importing TensorFlow takes several.
 """
 
+import ctypes
 import logging as standard_logging
 import os
 import sys
@@ -18,7 +19,7 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 from absl import app, flags, logging  # noqa: E402
 
-from jest_tf import config_flag, host_memory  # noqa: E402
+from jest_tf import config_flag  # noqa: E402
 from jest_tf.errors import UserError  # noqa: E402
 
 EXIT_USER_ERROR = 2
@@ -76,7 +77,7 @@ def run(
         except UserError as error:
             _exit(error)
 
-    host_memory.bound_arenas()
+    bound_arenas()
     app.run(guarded, flags_parser=parse)
 
 
@@ -104,3 +105,18 @@ def expand_paths(argv: Sequence[str]) -> list[str]:
 def _exit(error: UserError) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)
+
+
+_M_ARENA_MAX = -8  # glibc's malloc.h
+
+
+def bound_arenas() -> None:
+    """At most one of glibc's malloc arenas per core, and two at least; before threads allocate.
+
+    By default there may be eight per core. A step's buffers are taken by ever other threads, and
+    each arena keeps what it once needed: a run of small steps then grew by some 20 kB a step
+    (`benchmarks.faults --part=soak`). Does nothing where the variable MALLOC_ARENA_MAX says how
+    many there may be, or where the C library is another.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, max(2, os.cpu_count() or 1))

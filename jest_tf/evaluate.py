@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--best takes NAME:METRIC and goes with --follow")
     if _PROJECTOR.value and _FOLLOW.value:
         raise UserError("--projector shows one checkpoint: give it without --follow")
-    from jest_tf.data.registration import register
+    from jest_tf.data.sources import register
 
     register(_TFDS_MODULE.value)
     if _EXPORT.value:
@@ -181,7 +181,7 @@ def _run_all(
 
 
 def _project(data: str, encoder, out: str, data_dir: str | None) -> None:
-    from jest_tf.evaluation.projection import projection
+    from jest_tf.evaluation.evaluators import projection
     from jest_tf.monitoring.projector import write_projector
 
     folder = os.path.join(os.path.dirname(out.rstrip("/")), "projector")

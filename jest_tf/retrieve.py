@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
 
 def _index() -> None:
     _require(images=_IMAGES.value, model=_MODEL.value, out=_OUT.value)
-    from jest_tf.data.registration import register
+    from jest_tf.data.sources import register
     from jest_tf.serving import indexing  # TensorFlow: after the flags
     from jest_tf.serving.encoders import ExportEncoder
 

@@ -7,10 +7,10 @@ import sys
 
 COUNT = """
 import ctypes, os, sys, tempfile, threading
-from jest_tf import host_memory
+from jest_tf import cli
 
 if sys.argv[1] == "bounded":
-    host_memory.bound_arenas()
+    cli.bound_arenas()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.fdopen.restype = ctypes.c_void_p, ctypes.c_void_p
 everyone = threading.Barrier(int(sys.argv[2]))

@@ -12,7 +12,7 @@ from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import checked_options
 from jest_tf.preflight.cost import plain_step, step_cost
 from jest_tf.preflight.memory import check_memory
-from jest_tf.preflight.parts import parts_of
+from jest_tf.training.assemble import parts_of
 
 CONFIGS = {"siglip_b16": siglip_b16, "jest_b16": jest_b16, "flexi_jest_b16": flexi_jest_b16}
 STATED = parse_topology("v5p:4x4x8")

@@ -11,12 +11,12 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent import futures
+from typing import Any
 
 import tensorflow as tf
 
-from jest_tf.data.about import About, merged
 from jest_tf.errors import UserError
 from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
@@ -24,6 +24,36 @@ from jest_tf.json_text import parse_json
 VERSION = 1
 # Beside a manifest: what its owner knows of the records, see `About.labels`.
 OWN_LABELS = "labels.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """Notes of the origin of a data set, for model cards and for measuring.
+
+    licences, limits: one line each; what a model trained on the set cannot do. labels: paths of
+    files of JSON lines {"id": 5, "label": "blurred", "noisy": true} about some or all records.
+    `key` may replace `id`; without `noisy`, every label but `clean` is.
+    """
+
+    licences: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "About":
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: tuple(values.get(name) or ()) for name in names})
+
+
+def merged(parts: Iterable[About]) -> About:
+    """The notes of a mixture: each line once, in the order of its parts."""
+    parts = list(parts)
+    return About(
+        **{
+            field.name: tuple(dict.fromkeys(v for p in parts for v in getattr(p, field.name)))
+            for field in dataclasses.fields(About)
+        }
+    )
 
 
 @dataclasses.dataclass(frozen=True)

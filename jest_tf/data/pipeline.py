@@ -13,10 +13,9 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from jest_tf.data import order
-from jest_tf.data.embedded import EmbeddedReader, embedded
 from jest_tf.data.lanes import SegmentTable, graph_only, lane_chunks, lane_tables
 from jest_tf.data.manifest import Manifest, check_files
-from jest_tf.data.records import RecordReader
+from jest_tf.data.records import EmbeddedReader, RecordReader, embedded
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError

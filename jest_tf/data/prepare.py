@@ -5,27 +5,27 @@ stopped goes on with the other units, and several runs may share the work. Which
 last unit writes manifest.json and rejected.jsonl.
 """
 
-# ruff: noqa: E402
-if __name__ == "__main__":  # an earlier name of `python -m jest_tf.prepare`
-    import runpy
-
-    runpy.run_module("jest_tf.prepare", run_name="__main__", alter_sys=True)
-
 import collections
 import dataclasses
+import gzip
+import heapq
 import itertools
+import json
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 
 import tensorflow as tf
 
-from jest_tf.data import cleaning, made_from, prepared
+from jest_tf.data import cleaning, prepared
 from jest_tf.data.formats import folder, parquet, table, tar
 from jest_tf.data.formats.files import Place, why
-from jest_tf.data.formats.pairs import Columns, Opened, PassedOver, Rejected, Unit
+from jest_tf.data.formats.pairs import Columns, Opened, PassedOver, Rejected, Unit, encoded
 from jest_tf.data.prepared import Settings, Summary
 from jest_tf.errors import UserError
+from jest_tf.files import replacing, write_atomically
+from jest_tf.json_text import parse_json
 
 PROGRESS_SECONDS = 5.0
 
@@ -54,7 +54,7 @@ def _prepare(settings: Settings, say: Callable[[str], None]) -> Summary:
     for note in opened.notes:
         say(note)
     name = settings.name or prepared.source_name(opened.root, settings.kind)
-    made_from.claim(settings.out, settings.decisive(name), opened.listing, settings.overwrite)
+    claim(settings.out, settings.decisive(name), opened.listing, settings.overwrite)
     there = set(tf.io.gfile.listdir(settings.out))
     mine = range(settings.part, len(opened.units), settings.parts)
     todo = [index for index in mine if prepared.report_name(index) not in there]
@@ -190,3 +190,85 @@ def convert(unit: Unit, index: int, name: str, settings: Settings) -> dict:
     }
     prepared.write_report(settings.out, index, report)
     return report
+
+
+SOURCE = "source.json"
+LISTING = "source_files.jsonl.gz"
+OWN = re.compile(
+    r"unit-\d{6}\.(json|ids)|shard-\d{6}-\d{3,}\.tfrecord|source\.json|source_files\.jsonl\.gz|"
+    r"manifest\.json|rejected\.jsonl|noise\.jsonl"
+)
+
+
+def claim(out: str, wanted: dict, files: Iterable[tuple[str, int, int]], overwrite: bool) -> None:
+    """Notes what a folder is made from: settings and files (name, bytes, time), sorted by name.
+
+    UserError: it was made of others, says which. `overwrite` removes what `prepare` wrote there.
+    """
+    if overwrite:
+        _clear(out)
+    source, listing = f"{out}/{SOURCE}", f"{out}/{LISTING}"
+    units = sorted(name for name in tf.io.gfile.listdir(out) if name.startswith("unit-"))
+    if not tf.io.gfile.exists(source):
+        if units:  # another run writes its source before its units
+            raise UserError(f"{out} holds {units[0]} of another run; use an empty folder.")
+        _write_listing(listing, files)
+        write_atomically(source, json.dumps(wanted, indent=1))
+        return
+    with tf.io.gfile.GFile(source) as file:
+        found = parse_json(file.read())
+    changes = [
+        f"{key}: {found.get(key)!r} then, {value!r} now"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
+    if set(found) >= set(wanted):
+        changes += changed_files(_unpacked(listing), files)
+    if changes:
+        raise UserError(
+            f"{out} was made from something else:\n  " + "\n  ".join(changes) + "\nUse an empty "
+            "folder, or --overwrite to prepare all of it again here."
+        )
+
+
+def _clear(out: str) -> None:
+    for name in tf.io.gfile.listdir(out):
+        if OWN.fullmatch(name):
+            tf.io.gfile.remove(f"{out}/{name}")
+
+
+def _write_listing(path: str, listing: Iterable[tuple[str, int, int]]) -> None:
+    aside = f"{path}.{time.time_ns()}"  # several runs may write it at once
+    with (
+        replacing(path, aside),
+        tf.io.gfile.GFile(aside, "wb") as file,
+        gzip.GzipFile("", "wb", 1, file, mtime=0) as packed,
+    ):
+        for entry in listing:
+            packed.write(json.dumps(entry).encode() + b"\n")
+
+
+def _unpacked(path: str) -> Iterator[tuple[str, int, int]]:
+    with tf.io.gfile.GFile(path, "rb") as file, gzip.open(file) as lines:
+        for line in lines:
+            yield tuple(parse_json(line))
+
+
+def changed_files(before: Iterable, now: Iterable) -> list[str]:
+    """What differs between two listings of (name, bytes, time), both in the order of names."""
+
+    def marked(listing: Iterable, is_now: int) -> Iterator[tuple]:
+        return ((name, is_now, *version) for name, *version in listing)
+
+    merged = heapq.merge(marked(before, 0), marked(now, 1), key=lambda entry: encoded(entry[0]))
+    names: dict[str, list] = {}
+    for name, group in itertools.groupby(merged, key=lambda entry: entry[0]):
+        versions = list(group)
+        if len(versions) == 2 and versions[0][2:] == versions[1][2:]:
+            continue
+        kind = "changed" if len(versions) == 2 else ("gone", "new")[versions[0][1]]
+        count = names.setdefault(kind, [0, []])
+        count[0] += 1
+        if len(count[1]) < 5:
+            count[1].append(name or "the --captions file")
+    return [f"{n:,} files {kind}: {', '.join(first)}" for kind, (n, first) in names.items()]

@@ -13,10 +13,9 @@ from concurrent import futures
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.data.about import About
 from jest_tf.data.formats.files import find
 from jest_tf.data.formats.pairs import Opened, Pair, encoded
-from jest_tf.data.manifest import Manifest, Shard, Source
+from jest_tf.data.manifest import About, Manifest, Shard, Source
 from jest_tf.data.records import hashed_id
 from jest_tf.data.repeats import Repeats
 from jest_tf.errors import UserError

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.data.examples import parse_examples
+from jest_tf.data.fields import parse_examples
 from jest_tf.data.manifest import Manifest
 from jest_tf.errors import UserError
 from jest_tf.files import replacing, write_atomically

@@ -7,9 +7,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from jest_tf.data import registration
-from jest_tf.data.about import About
-from jest_tf.data.manifest import Manifest, Shard, Source
+from jest_tf.data.manifest import About, Manifest, Shard, Source
+from jest_tf.data.sources import hint
 from jest_tf.errors import UserError
 
 CAPTION_NAMES = ("captions/text", "captions", "caption", "text", "title", "alt_text")
@@ -40,7 +39,7 @@ def find_builder(name: str, data_dir: str | None = None):
         return tfds.builder(name, data_dir=data_dir)
     except (ValueError, tfds.core.DatasetNotFoundError) as error:
         reason = str(error).splitlines()[0].rstrip(". ")
-        raise UserError(f"TFDS has no set {name!r}: {reason}{registration.hint()}") from error
+        raise UserError(f"TFDS has no set {name!r}: {reason}{hint()}") from error
 
 
 def manifest(builder, split: str, keys: dict | None = None) -> Manifest:

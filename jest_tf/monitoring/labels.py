@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.data.about import About
-from jest_tf.data.manifest import Manifest
+from jest_tf.data.manifest import About, Manifest
 from jest_tf.data.records import hashed_id
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json

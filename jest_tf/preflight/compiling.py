@@ -8,10 +8,10 @@ import ml_collections
 
 from jest_tf.devices import Topology
 from jest_tf.errors import UserError
-from jest_tf.preflight.parts import Parts
 from jest_tf.preflight.report import Section, binary, decimal
 from jest_tf.preflight.tpu_compile import compiler, lower
 from jest_tf.preflight.tpu_compile.compiler import Compiled
+from jest_tf.training.assemble import Parts
 
 NOT_PROVEN = (
     "XLA's TPU compiler takes the programs, with collectives over all chips, and they fit. Not "

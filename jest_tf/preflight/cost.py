@@ -5,9 +5,9 @@ import dataclasses
 import ml_collections
 
 from jest_tf.devices import Device
-from jest_tf.preflight.parts import Parts, teacher_dim
 from jest_tf.preflight.report import Section, decimal
 from jest_tf.selection.joint import tile_rows
+from jest_tf.training.assemble import Parts, teacher_dim
 from jest_tf.training.cost import CostModel, StepCost
 from jest_tf.training.resolution import Fidelity, StepPlan, TrainPart
 from jest_tf.tuning import trained_tower

@@ -10,8 +10,7 @@ from jest_tf.data import order
 from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import RecordReader
 from jest_tf.data.reference_cache import ReferenceCache
-from jest_tf.data.registration import register
-from jest_tf.data.sources import open_source
+from jest_tf.data.sources import open_source, register
 from jest_tf.data.tfds_source import find_builder
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError

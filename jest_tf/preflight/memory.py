@@ -11,9 +11,9 @@ import ml_collections
 
 from jest_tf.devices import Device
 from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
-from jest_tf.preflight.parts import Parts, teacher_dim
 from jest_tf.preflight.report import Section, binary
 from jest_tf.selection.joint import tile_rows
+from jest_tf.training.assemble import Parts, teacher_dim
 from jest_tf.training.resolution import Fidelity, StepPlan
 from jest_tf.tuning import TOWERS, TrainedTower, trained_tower
 

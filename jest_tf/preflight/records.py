@@ -5,9 +5,7 @@ import math
 import ml_collections
 
 from jest_tf.data import doctor
-from jest_tf.data.registration import register
-from jest_tf.data.sources import open_source
-from jest_tf.data.spare import spare_super_batch
+from jest_tf.data.sources import open_source, register
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section
 
@@ -63,3 +61,23 @@ def _too_few_usable(
         f"{s.super_batch} to train on {s.sub_batch}: steps with fewer usable ones are refused. Set "
         f"--config.selection.super_batch={needed}, or prepare the data again without them."
     ]
+
+
+# Standard deviations of the number of bad records in a step that are kept in reserve: about one
+# step in 30,000 is still refused.
+DEVIATIONS = 4
+
+
+def spare_super_batch(sub_batch: int, bad_share: float, multiple_of: int = 1) -> int:
+    """The smallest super-batch that practically always holds `sub_batch` usable records.
+
+    A step with fewer is refused: with B = b, 1% of bad records would refuse nearly all. Their
+    number among B is taken as binomial. bad_share: below 1. multiple_of: what B must be divisible
+    by.
+    """
+    size = -(-sub_batch // multiple_of) * multiple_of
+    while True:
+        bad = size * bad_share + DEVIATIONS * (size * bad_share * (1 - bad_share)) ** 0.5
+        if size - bad >= sub_batch:
+            return size
+        size += multiple_of

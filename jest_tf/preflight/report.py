@@ -2,6 +2,10 @@
 
 import dataclasses
 
+import ml_collections
+
+from jest_tf.config import problems, replica_problems
+
 LABEL_WIDTH = 22
 
 
@@ -50,3 +54,52 @@ def decimal(value: float) -> str:
             return f"{value:.3g} {unit}".rstrip()
         value /= 1000
     return f"{value:.3g} E"
+
+
+def check_sizes(config: ml_collections.ConfigDict, n_replicas: int, n_hosts: int) -> Section:
+    """Who loads, scores and trains how much per step."""
+    section = Section(f"Sizes: {n_replicas} replica(s) on {n_hosts} host(s)")
+    section.problems = problems(config)
+    if n_replicas % n_hosts:
+        section.problems.append(
+            f"{n_replicas} replicas cannot be shared evenly by {n_hosts} hosts. Change --replicas "
+            "or --hosts."
+        )
+    if section.problems:
+        return section
+    section.problems = replica_problems(config, n_hosts, n_replicas)
+    s = config.selection
+    big, small = s.super_batch, s.sub_batch
+    section.add("filter ratio", f"{filter_ratio(big, small):.4g} = 1 - {small:,} / {big:,}")
+    section.add(
+        "each step",
+        f"loads and scores {big:,}, trains {small:,}"
+        if s.policy != "uniform"
+        else f"loads {big:,}, trains {small:,} at random",
+    )
+    section.add("each replica", f"loads {big / n_replicas:,.6g}, trains {small / n_replicas:,.6g}")
+    if s.policy == "joint":
+        section.add("joint draws", f"{s.n_chunks} chunks of {small // s.n_chunks:,}")
+    if n_hosts > 1:
+        lanes = config.data.n_lanes / n_hosts
+        section.add("each host", f"loads {big / n_hosts:,.6g} from {lanes:g} of the lanes")
+    steps = config.total_steps
+    section.add("the run", f"{steps:,} steps: {steps * small:,} trained, {steps * big:,} loaded")
+    if s.policy == "uniform":
+        section.add("in reserve", _reserve(big - small))
+    return section
+
+
+def _reserve(spare: int) -> str:
+    """What a uniform run's larger super-batch is for."""
+    if not spare:
+        return (
+            "nothing: a step with a record that cannot be used is refused (`check --all_records` "
+            "names the super_batch that your data need)"
+        )
+    return f"a step survives {spare:,} records that cannot be used; no other use is made of them"
+
+
+def filter_ratio(super_batch: int, sub_batch: int) -> float:
+    """f = 1 - b/B, the share of the loaded examples that is dropped."""
+    return 1 - sub_batch / super_batch

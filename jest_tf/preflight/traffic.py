@@ -6,7 +6,7 @@ import math
 import ml_collections
 
 from jest_tf.data.augmentation import N_DRAWS
-from jest_tf.preflight.parts import Parts, teacher_dim
+from jest_tf.training.assemble import Parts, teacher_dim
 from jest_tf.training.resolution import StepPlan
 
 

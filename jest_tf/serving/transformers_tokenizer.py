@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jest_tf.data import sentencepiece_file
-from jest_tf.data.tokenizer import PAD, UNKNOWN, Tokenizer
+from jest_tf.data.tokenizer import PAD, SENTENCEPIECE_BPE, UNKNOWN, Tokenizer, read_sentencepiece
 
 # What case folding does and lower-casing does not, and white space that BERT's cleaning drops.
 FOLDS = {"[ßẞ]": "ss", "ς": "σ", r"[\x{0b}\x{0c}\x{1c}-\x{1f}\x{85}]": " "}
@@ -35,7 +34,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         special = {"pad_token": PAD, "unk_token": UNKNOWN, "eos_token": vocab[tokenizer.end_id]}
         content = _wordpiece(vocab)
     else:
-        model = sentencepiece_file.load(path)
+        model = read_sentencepiece(path)
         ids = {"pad_token": rule.pad_id, "eos_token": tokenizer.end_id}
         ids["unk_token"] = tokenizer.special_ids[1]
         special = {name: model.pieces[i].piece for name, i in ids.items()}
@@ -102,7 +101,7 @@ def _sentencepiece(model, lower: bool) -> dict[str, Any]:
         steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
     prefix = "always" if spec.add_dummy_prefix else "never"
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": prefix, "split": False}
-    is_bpe = model.trainer_spec.model_type == sentencepiece_file.BPE
+    is_bpe = model.trainer_spec.model_type == SENTENCEPIECE_BPE
     return {
         "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
         "pre_tokenizer": metaspace,

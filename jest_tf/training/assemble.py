@@ -1,14 +1,19 @@
 """From a config to the parts of a run: model, policy, resolution schedule."""
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import ml_collections
+import tensorflow as tf
 
+from jest_tf.config import needs_reference
 from jest_tf.data.augmentation import augmentation
+from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
-from jest_tf.models.lora import Lora
+from jest_tf.models.lora import PREFIX, Lora
 from jest_tf.selection import Collectives, SelectionSpec
 from jest_tf.training import optimizer
 from jest_tf.training.jest_model import JestModel
@@ -18,8 +23,7 @@ from jest_tf.training.resolution import (
     ResolutionSchedule,
     StepPlan,
 )
-from jest_tf.training.trained import learning_rates
-from jest_tf.tuning import initial_bias
+from jest_tf.tuning import TOWERS, initial_bias, trained_tower
 
 
 def model_size(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncoderConfig:
@@ -118,3 +122,91 @@ def resolution_schedule(
 def _approximation(c: ml_collections.ConfigDict) -> Approximation:
     resolution = Resolution.parse(c.resolution) if c.resolution else None
     return Approximation(resolution, c.image_depth, c.text_depth, c.n_tokens)
+
+
+def choose_trained(model: DualEncoder, config: ml_collections.ConfigDict) -> None:
+    """Sets `trainable` of each weight by `config.model`; UserError: `last:K` beyond the tower."""
+    scalars = {"log_scale": config.model.train_scale, "bias": config.model.train_bias}
+    towers = {name: trained_tower(config, name) for name in TOWERS}
+    for name, tower in towers.items():
+        depth = getattr(model.config, name).depth
+        if (tower.blocks or 0) > depth:
+            raise UserError(
+                f"model.{name}.train is {config.model[name].train!r}, but the tower has {depth} "
+                "blocks."
+            )
+    for variable in model.variables:
+        part, *place = variable.path.split("/")[1:]
+        if part in scalars:
+            variable.trainable = bool(scalars[part])
+            continue
+        tower, depth = towers[part], getattr(model.config, part).depth
+        adapter = any(name.startswith(PREFIX) for name in place)
+        kept = place == ["token_embedding"] and not config.model.text.train_embedding
+        reached = _height(place) >= tower.first_block(depth)
+        whole = tower.blocks is None
+        trains = (whole or reached) and not tower.frozen and not kept
+        variable.trainable = trains and adapter == bool(tower.rank)
+
+
+def _height(place: list[str]) -> int:
+    """The block of a weight; -1 for what comes before the first, a large number behind the last."""
+    first = place[0]
+    if first.startswith("block_"):
+        return int(first.removeprefix("block_"))
+    return -1 if first in ("embedding", "token_embedding", "positions") else 10**6
+
+
+def learning_rates(
+    variables: list[keras.Variable], config: ml_collections.ConfigDict
+) -> list[float]:
+    """What multiplies the learning rate of each variable."""
+    parts = [variable.path.split("/")[1] for variable in variables]
+    return [config.model[p].learning_rate if p in TOWERS else 1.0 for p in parts]
+
+
+class Parts(NamedTuple):
+    """What a step is made of. `reference` is None where nothing needs one, or its embeddings come
+    from a cache; they then count as wide as the learner's."""
+
+    learner: DualEncoderConfig
+    reference: DualEncoderConfig | None
+    spec: SelectionSpec
+    schedule: ResolutionSchedule
+    n_learner: int  # weights, adapters included
+    n_trained: int  # those of them that `config.model` trains
+    n_reference: int  # 0 without a reference model
+
+
+def teacher_dim(config: ml_collections.ConfigDict, parts: Parts) -> int:
+    """Width of the embeddings that the learner is distilled from; 0 where it is not."""
+    distils = parts.reference is not None and config.reference.distillation > 0
+    return parts.reference.embed_dim if distils else 0
+
+
+def parts_of(
+    config: ml_collections.ConfigDict,
+    n_replicas: int,
+    reference_config: ml_collections.ConfigDict | None = None,
+) -> Parts:
+    """Sizes of both models, the policy and the step plans.
+
+    A vocabulary that is still to be trained counts as full; reference_config: default: as large as
+    the learner. UserError: sizes that do not divide, or an impossible resolution.
+    """
+    learner = model_size(config, config.data.vocab_size)
+    reference = None
+    if needs_reference(config) and not config.reference.cache:
+        theirs = reference_config or config
+        reference = model_size(theirs, theirs.data.vocab_size)
+    schedule = resolution_schedule(config, learner, reference, n_replicas)
+    with tf.Graph().as_default():  # shapes alone: no weight takes memory here
+        model = build_model(config, config.data.vocab_size)
+        choose_trained(model, config)
+        n_reference = DualEncoder(reference).count_params() if reference else 0
+    return Parts(
+        learner, reference, selection_spec(config), schedule,
+        n_learner=model.count_params(),
+        n_trained=sum(math.prod(v.shape) for v in model.trainable_variables),
+        n_reference=n_reference,
+    )  # fmt: skip

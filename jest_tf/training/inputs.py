@@ -10,9 +10,8 @@ import ml_collections
 import tensorflow as tf
 from absl import logging
 
-from jest_tf.data.embedded import embedded
 from jest_tf.data.manifest import Manifest, check_files
-from jest_tf.data.records import read_captions
+from jest_tf.data.records import embedded, read_captions
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.sources import open_source
 from jest_tf.data.tokenizer import Tokenizer, train_wordpiece

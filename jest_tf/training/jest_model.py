@@ -13,7 +13,7 @@ import tensorflow as tf
 from jest_tf.config import SAME_CAPTION
 from jest_tf.data import preprocess
 from jest_tf.data.augmentation import N_DRAWS, Augment
-from jest_tf.data.embedded import ZIMG
+from jest_tf.data.records import ZIMG
 from jest_tf.errors import UserError
 from jest_tf.losses import grad_cache
 from jest_tf.losses.distillation import Teacher

@@ -18,8 +18,8 @@ from absl import logging
 
 from jest_tf.config import profiled_steps, replica_problems, require_sound
 from jest_tf.data.pipeline import super_batches
-from jest_tf.data.registration import register
 from jest_tf.data.retry import BadRecords, resilient_steps
+from jest_tf.data.sources import register
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import require_data
 from jest_tf.monitoring.acceptance import Acceptance
@@ -28,7 +28,8 @@ from jest_tf.runtime import strategy
 from jest_tf.runtime.interrupt import Interrupt
 from jest_tf.runtime.peers import WorkerLost
 from jest_tf.runtime.strategy import Runtime
-from jest_tf.training import assemble, calibration, image_cache, inputs
+from jest_tf.training import assemble, cache_fill, calibration, inputs
+from jest_tf.training.assemble import choose_trained
 from jest_tf.training.cost import (
     SCORE_LEARNER,
     SCORE_REFERENCE,
@@ -47,7 +48,6 @@ from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.outputs import Files, Silent
 from jest_tf.training.run.workdir import Workdir, open_workdir
 from jest_tf.training.showcase import of_both_models, showcase, shows_examples
-from jest_tf.training.trained import choose_trained
 from jest_tf.tuning import trained_tower
 
 EXIT_STOPPED = 3  # too many refused steps in a row, or a score fell too far; saved
@@ -154,7 +154,7 @@ class Trainer:
         self.inputs = inputs.open_inputs(config, workdir.path, workdir.is_new)
         for name, spec in config.evals.items():
             require_data(name, spec.to_dict(), config.data.data_dir)
-        self.image_cache = image_cache.open_image_cache(
+        self.image_cache = cache_fill.open_image_cache(
             config, self.inputs.manifest, workdir, self.runtime.is_chief
         )
         self.cache = restore.open_cache(config, self.inputs.manifest)

@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from jest_tf.data import registration, sources
-from jest_tf.data.about import About
-from jest_tf.data.manifest import Manifest, mix
+from jest_tf.data import sources
+from jest_tf.data.manifest import About, Manifest, mix
 from jest_tf.errors import UserError
 
 BUILDER = """
@@ -48,12 +47,12 @@ def my_module(tmp_path, monkeypatch):
     (tmp_path / "my_tiny_set_module.py").write_text(BUILDER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(registration, "_FAILED", {})
+    monkeypatch.setattr(sources, "_FAILED", {})
     return "my_tiny_set_module"
 
 
 def test_a_builder_of_ones_own_is_registered_and_describes_its_set(my_module, tmp_path):
-    registration.register(my_module)
+    sources.register(my_module)
     manifest = sources.open_source("tfds:my_tiny_set:train", str(tmp_path / "prepared"))
     assert manifest.n_records == 3
     assert manifest.about.licences == ("CC0",) and manifest.about.limits == ("Grey squares only",)
@@ -61,8 +60,8 @@ def test_a_builder_of_ones_own_is_registered_and_describes_its_set(my_module, tm
     assert json.loads(pathlib.Path(labels).read_text())["label"] == "wrong"
     # Another process, which has no builder, reads what is prepared.
     code = (
-        "from jest_tf.data import registration, sources\n"
-        "registration.register('no_such_module')\n"
+        "from jest_tf.data import sources\n"
+        "sources.register('no_such_module')\n"
         f"m = sources.open_source('tfds:my_tiny_set:train', {str(tmp_path / 'prepared')!r})\n"
         "print(m.fingerprint, m.about.licences[0])"
     )
@@ -76,7 +75,7 @@ def test_a_builder_of_ones_own_is_registered_and_describes_its_set(my_module, tm
 def test_a_set_that_is_not_found_names_the_module_that_failed(my_module, tmp_path):
     with pytest.raises(UserError, match=r"Set data\.tfds_module"):
         sources.open_source("tfds:no_such_set:train", str(tmp_path))
-    registration.register("my_missing_module")
+    sources.register("my_missing_module")
     with pytest.raises(UserError, match=r"my_missing_module \(ModuleNotFoundError"):
         sources.open_source("tfds:no_such_set:train", str(tmp_path))
 

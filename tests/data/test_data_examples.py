@@ -6,7 +6,7 @@ import tensorflow as tf
 from small_shards import example, png, write_shard
 
 from jest_tf.data import pipeline
-from jest_tf.data.examples import parse_examples
+from jest_tf.data.fields import parse_examples
 from jest_tf.data.manifest import Manifest, Source
 from jest_tf.data.records import read_captions
 

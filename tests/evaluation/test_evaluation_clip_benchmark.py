@@ -5,8 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from jest_tf.evaluation.positives import Positives
-from jest_tf.evaluation.retrieval import retrieval_metrics
+from jest_tf.evaluation.retrieval import Positives, retrieval_metrics
 from jest_tf.evaluation.zero_shot import class_embeddings, classification_metrics
 from jest_tf.results import clip_benchmark_fields
 

@@ -7,12 +7,13 @@ import pytest
 from sklearn.metrics import top_k_accuracy_score
 
 from jest_tf.errors import UserError
-from jest_tf.evaluation.positives import (
+from jest_tf.evaluation.retrieval import (
     Positives,
+    best_positive_ranks,
     positives_from_captions,
     positives_from_groups,
+    retrieval_metrics,
 )
-from jest_tf.evaluation.retrieval import best_positive_ranks, retrieval_metrics
 
 
 def unit(rng, n, d):

@@ -6,8 +6,7 @@ import tensorflow as tf
 
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
-from jest_tf.models.flexi import pseudo_inverse_matrix, resize_patch_kernel
-from jest_tf.models.vit import PatchEmbedding
+from jest_tf.models.vit import PatchEmbedding, pseudo_inverse_matrix, resize_patch_kernel
 from jest_tf.ops.resizing import resize_matrix
 
 CONFIG = DualEncoderConfig.from_variant(

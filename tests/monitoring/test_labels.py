@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from examples.emoji import builder as emoji
-from jest_tf.data.about import About
+from jest_tf.data.manifest import About
 from jest_tf.errors import UserError
 from jest_tf.monitoring.labels import (
     UNLABELLED,

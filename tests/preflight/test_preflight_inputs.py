@@ -10,7 +10,7 @@ from jest_tf.config import evaluation
 from jest_tf.data.reference_cache import CacheWriter
 from jest_tf.data.sources import open_source
 from jest_tf.preflight.inputs import check_data, check_reference, reference_config
-from jest_tf.preflight.parts import parts_of
+from jest_tf.training.assemble import parts_of
 
 
 def test_one_record_is_decoded_and_tokenized(config):

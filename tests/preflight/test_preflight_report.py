@@ -5,9 +5,8 @@ import pytest
 from jest_tf.config import base_config
 from jest_tf.devices import TPUS, parse_device
 from jest_tf.preflight.cost import check_cost
-from jest_tf.preflight.parts import parts_of
-from jest_tf.preflight.report import Section, binary, decimal, n_problems, render
-from jest_tf.preflight.sizes import check_sizes
+from jest_tf.preflight.report import Section, binary, check_sizes, decimal, n_problems, render
+from jest_tf.training.assemble import parts_of
 
 
 @pytest.fixture

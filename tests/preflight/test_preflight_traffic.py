@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from jest_tf.config import base_config
-from jest_tf.preflight.parts import parts_of
 from jest_tf.preflight.tpu_compile import lower
 from jest_tf.preflight.traffic import Exchange, exchanges, expected_travellers, link_bytes
+from jest_tf.training.assemble import parts_of
 
 R = 4
 

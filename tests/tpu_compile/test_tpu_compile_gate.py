@@ -17,8 +17,12 @@ from jest_tf.devices import parse_topology
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import VARIANTS
 from jest_tf.preflight.tpu_compile import compiler
-from jest_tf.preflight.tpu_compile.collectives import CompiledCollectives
-from jest_tf.preflight.tpu_compile.lower import hlo_of, jest_model, lower_selection
+from jest_tf.preflight.tpu_compile.lower import (
+    CompiledCollectives,
+    hlo_of,
+    jest_model,
+    lower_selection,
+)
 from jest_tf.selection import LOCAL, Embeddings, SelectionSpec, gather_picked, select
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -10,8 +10,7 @@ import tensorflow as tf
 from jest_tf.devices import parse_topology
 from jest_tf.errors import UserError
 from jest_tf.preflight.tpu_compile import compiler, worker
-from jest_tf.preflight.tpu_compile.collectives import CompiledCollectives
-from jest_tf.preflight.tpu_compile.lower import hlo_of
+from jest_tf.preflight.tpu_compile.lower import CompiledCollectives, hlo_of
 from jest_tf.selection import SelectionSpec, gather_picked, select
 
 HLO = """\

@@ -16,8 +16,8 @@ from jest_tf.models.lora import Lora
 from jest_tf.models.text_transformer import shorten_tokens
 from jest_tf.selection import Embeddings, SelectionSpec, select
 from jest_tf.training import cost
+from jest_tf.training.assemble import choose_trained
 from jest_tf.training.resolution import Approximation, Fidelity, Resolution
-from jest_tf.training.trained import choose_trained
 from jest_tf.tuning import trained_tower
 
 N = 16  # examples; what is computed once per call must be small beside it

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from jest_tf.data import sentencepiece_file
+from jest_tf.data import tokenizer
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.model_record import TokenizerRule
 
 HERE = pathlib.Path(__file__).parent
 RULES = {
-    "siglip": sentencepiece_file.siglip_rule,
-    "siglip2": sentencepiece_file.siglip2_rule,
+    "siglip": tokenizer.siglip_rule,
+    "siglip2": tokenizer.siglip2_rule,
 }
 
 
@@ -27,7 +27,7 @@ def golden():
 
 
 def rule_of(name: str) -> TokenizerRule:
-    return RULES[name](sentencepiece_file.load(str(HERE / f"{name}.model")))
+    return RULES[name](tokenizer.read_sentencepiece(str(HERE / f"{name}.model")))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -68,10 +68,10 @@ def test_a_rule_of_another_vocabulary_is_refused(rule, told):
 
 
 def test_the_family_is_read_from_the_file(tmp_path):
-    first, second = (sentencepiece_file.load(str(HERE / f"{name}.model")) for name in RULES)
-    assert not sentencepiece_file.is_gemma_like(first)
-    assert sentencepiece_file.is_gemma_like(second)
+    first, second = (tokenizer.read_sentencepiece(str(HERE / f"{name}.model")) for name in RULES)
+    assert not tokenizer.is_gemma_like(first)
+    assert tokenizer.is_gemma_like(second)
     for content in (b"", b"\xff\xff\xff", b"no model at all"):
         (tmp_path / "x.model").write_bytes(content)
         with pytest.raises(UserError, match="SentencePiece"):
-            sentencepiece_file.load(str(tmp_path / "x.model"))
+            tokenizer.read_sentencepiece(str(tmp_path / "x.model"))

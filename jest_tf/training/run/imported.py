@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.config import RESIZES, base_config
-from jest_tf.data import sentencepiece_file
+from jest_tf.data import tokenizer as vocabularies
 from jest_tf.data.records import read_captions
 from jest_tf.data.sources import open_source
 from jest_tf.data.tokenizer import Tokenizer
@@ -134,18 +134,18 @@ def _text_rule(path: str, told: Mapping, asked: str) -> TokenizerRule:
     """By --text, else by tokenizer_config.json, else by the kind of the vocabulary."""
     if asked == "plain" or path.endswith(".txt"):
         return TokenizerRule()
-    model = sentencepiece_file.load(path)
-    is_second = sentencepiece_file.is_gemma_like(model)
+    model = vocabularies.read_sentencepiece(path)
+    is_second = vocabularies.is_gemma_like(model)
     kind = str(told.get("tokenizer_class") or "")
     if kind.startswith(("Siglip2", "Gemma", "SiglipT")):
         is_second = not kind.startswith("SiglipT")
     if asked:
         is_second = asked == "siglip2"
-    family = sentencepiece_file.siglip2_rule if is_second else sentencepiece_file.siglip_rule
+    family = vocabularies.siglip2_rule if is_second else vocabularies.siglip_rule
     rule = family(model)
     pad = told.get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
-    if not asked and pad and (found := sentencepiece_file.piece_id(model, pad)) is not None:
+    if not asked and pad and (found := vocabularies.piece_id(model, pad)) is not None:
         rule = dataclasses.replace(rule, pad_id=found)
     if not asked and told.get("do_lower_case") is False:
         rule = dataclasses.replace(rule, lower=False)

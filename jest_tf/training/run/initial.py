@@ -8,8 +8,8 @@ import tensorflow as tf
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoder
-from jest_tf.models.flexi import resize_patch_kernel, resize_positions
 from jest_tf.models.lora import PREFIX
+from jest_tf.models.vit import resize_patch_kernel, resize_positions
 from jest_tf.training.run.restore import load_workdir, weights_digest
 from jest_tf.tuning import AUTO, initial_bias
 

@@ -12,18 +12,17 @@ import ml_collections
 from jest_tf.config import needs_reference
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.reference_cache import ReferenceCache
-from jest_tf.data.registration import register
+from jest_tf.data.sources import register
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.files import write_atomically
 from jest_tf.json_text import parse_json
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
-from jest_tf.training.assemble import build_model
+from jest_tf.training.assemble import build_model, choose_trained
 from jest_tf.training.inputs import workdir_rules
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.workdir import stored_config
-from jest_tf.training.trained import choose_trained
 
 LEARNER = "learner/"  # prefix of the learner's variables in a checkpoint
 OPTIMIZER = "optimizer/"
