@@ -72,7 +72,8 @@ def main(argv: list[str]) -> None:
 
 def row(config: ml_collections.ConfigDict, topology: Topology, mfu: float) -> Row:
     """What a step of `config` asks of each chip and host of a slice."""
-    from jest_tf.preflight import cost, memory, traffic
+    from benchmarks import traffic
+    from jest_tf.preflight import cost, memory
     from jest_tf.training.assemble import parts_of
 
     n = topology.n_chips

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.traffic import Exchange, exchanges, expected_travellers, link_bytes
 from jest_tf.config import base_config
 from jest_tf.preflight.tpu_compile import lower
-from jest_tf.preflight.traffic import Exchange, exchanges, expected_travellers, link_bytes
 from jest_tf.training.assemble import parts_of
 
 R = 4
