@@ -7,8 +7,7 @@ Marks in the comments: [P] the paper's value, [R] recalled from it, unverified.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ml_collections
-from ml_collections import config_dict
+from ml_collections import ConfigDict, config_dict
 
 from jest_tf import selection_spec
 from jest_tf.errors import UserError, nearest
@@ -23,9 +22,9 @@ AUGMENTATIONS = ("flip", "colour", "cutout")
 HELD_OUT = "held_out"  # data of an evaluation: what `data.eval_share` keeps out of training
 
 
-def base_config() -> ml_collections.ConfigDict:
+def base_config() -> ConfigDict:
     """Every field of a run with its default. Sizes are those of the laptop model (`mu`)."""
-    c = ml_collections.ConfigDict()
+    c = ConfigDict()
     c.name = "run"  # shown in reports and results
     c.seed = 0  # the only source of randomness: initialisation, data order, selection draws
     c.total_steps = 1000  # gradient steps
@@ -44,12 +43,12 @@ def base_config() -> ml_collections.ConfigDict:
     c.checkpoint = _checkpoint()
     c.log = _log()
     c.profile = _profile()
-    c.evals = ml_collections.ConfigDict()  # name -> evaluation(...)
+    c.evals = ConfigDict()  # name -> evaluation(...)
     return c
 
 
-def _data() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _data() -> ConfigDict:
+    c = ConfigDict()
     c.train = ""  # tfds:NAME[/CONFIG][:SPLIT] or the path of a manifest
     # Share of each shard of `train`, at its end, that is kept out of training for the evaluations
     # whose data is `held_out`. 0: none.
@@ -74,10 +73,10 @@ def _data() -> ml_collections.ConfigDict:
     return c
 
 
-def _model() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _model() -> ConfigDict:
+    c = ConfigDict()
     c.variant = "mu"  # nano | mu | Ti | S | B | L [P: B] | custom: see `sizes`
-    c.sizes = ml_collections.ConfigDict()  # custom: image, text, embed_dim, vocab_size
+    c.sizes = ConfigDict()  # custom: image, text, embed_dim, vocab_size
     c.image_size = 48  # pixels, full resolution: where evaluation and export happen
     c.patch_size = 8  # pixels [P: 16 at 256 px]
     # A workdir (of a run or an import) whose weights the learner starts from. Its variant, sizes
@@ -95,7 +94,7 @@ def _model() -> ml_collections.ConfigDict:
     c.image.cache = ""
     c.text = _tower()
     c.text.train_embedding = True  # off: the token table stays as it starts
-    c.lora = ml_collections.ConfigDict()
+    c.lora = ConfigDict()
     # Of low-rank adapters on the kernels of attention and MLP, in the blocks that train; all else
     # of the towers is then frozen. They are merged into the kernels on export. 0: none.
     c.lora.rank = 0
@@ -103,15 +102,15 @@ def _model() -> ml_collections.ConfigDict:
     return c
 
 
-def _tower() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _tower() -> ConfigDict:
+    c = ConfigDict()
     c.train = "full"  # full | frozen | last:K (the last K blocks and what comes after them)
     c.learning_rate = 1.0  # multiplies optimizer.learning_rate
     return c
 
 
-def _reference() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _reference() -> ConfigDict:
+    c = ConfigDict()
     c.workdir = ""  # a finished run whose newest checkpoint is the frozen reference
     c.cache = ""  # folder of its embeddings (jest_tf.cache_reference): no forward pass per step
     # Clean pairs that no run trained on, named as data.train: the reference's scale and bias are
@@ -123,8 +122,8 @@ def _reference() -> ml_collections.ConfigDict:
     return c
 
 
-def _selection() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _selection() -> ConfigDict:
+    c = ConfigDict()
     c.policy = "uniform"  # joint | independent_top_k | independent_sampled | uniform
     c.criterion = "learnability"  # learnability | hard_learner | easy_reference [P]
     # Weight of the learner's loss in `learnability` [P: 1]. At 1, learned and wrong pairs score
@@ -141,8 +140,8 @@ def _selection() -> ml_collections.ConfigDict:
     return c
 
 
-def _resolution() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _resolution() -> ConfigDict:
+    c = ConfigDict()
     c.stages = ()  # (fraction of training, "IMAGE/PATCH") in order; empty: full resolution
     c.random = ()  # "IMAGE/PATCH" to draw from, as FlexiViT does; not together with stages
     c.hold_steps = 1  # steps for which a drawn resolution stays; a multiple of steps_per_loop
@@ -154,8 +153,8 @@ def _resolution() -> ml_collections.ConfigDict:
     return c
 
 
-def _approximation() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _approximation() -> ConfigDict:
+    c = ConfigDict()
     c.resolution = ""  # "IMAGE/PATCH"; empty: that of the training at this step
     c.image_depth = 0  # first blocks of the image tower; 0: all
     c.text_depth = 0  # first blocks of the text tower; 0: all
@@ -163,8 +162,8 @@ def _approximation() -> ml_collections.ConfigDict:
     return c
 
 
-def _optimizer() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _optimizer() -> ConfigDict:
+    c = ConfigDict()
     c.learning_rate = 1e-3  # peak, AdamW [R]
     c.weight_decay = 1e-4  # decoupled, of matrices only: multiplied by the learning rate [R]
     c.beta_1 = 0.9  # Adam's default
@@ -177,8 +176,8 @@ def _optimizer() -> ml_collections.ConfigDict:
     return c
 
 
-def _strategy() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _strategy() -> ConfigDict:
+    c = ConfigDict()
     c.kind = "default"  # default | mirrored | multi_worker | tpu
     c.n_devices = 0  # mirrored: GPUs, 0: all of them; without GPUs logical CPU devices (tests)
     c.tpu = "local"  # tpu: `local` on one TPU VM, or the name of a pod slice
@@ -191,16 +190,16 @@ def _strategy() -> ml_collections.ConfigDict:
     return c
 
 
-def _checkpoint() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _checkpoint() -> ConfigDict:
+    c = ConfigDict()
     c.every_minutes = 10.0  # 0: never by time
     c.every_steps = 0  # 0: never by steps; the last step is always saved
     c.keep = 3  # newest checkpoints kept
     return c
 
 
-def _log() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _log() -> ConfigDict:
+    c = ConfigDict()
     c.every_steps = 20  # scalars, JSON lines
     # Keeps selected and rejected examples to look at; a multiple of every_steps. After 100 times it
     # gets rarer, so that the log of a long run stays small.
@@ -214,8 +213,8 @@ def _log() -> ml_collections.ConfigDict:
     return c
 
 
-def _profile() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def _profile() -> ConfigDict:
+    c = ConfigDict()
     c.steps = ""  # "10-15": traces these steps for TensorBoard's Profile tab; a trace is large
     return c
 
@@ -233,17 +232,15 @@ def profiled_steps(text: str) -> tuple[int, int] | None:
     return steps
 
 
-def evaluation(kind: str, data: str, every_steps: int = 0, **options) -> ml_collections.ConfigDict:
+def evaluation(kind: str, data: str, every_steps: int = 0, **options) -> ConfigDict:
     """One evaluation: `kind` is retrieval, zero_shot or few_shot, `data` named as for training.
 
     `every_steps` = 0 evaluates once, at the end.
     """
-    return ml_collections.ConfigDict(
-        {"kind": kind, "data": data, "every_steps": every_steps, **options}
-    )
+    return ConfigDict({"kind": kind, "data": data, "every_steps": every_steps, **options})
 
 
-def settle(config: ml_collections.ConfigDict) -> None:
+def settle(config: ConfigDict) -> None:
     """Names the two parts of data that `data.eval_share` splits; a second call changes nothing.
 
     `data.train` becomes `NAME#all_but=SHARE`, and evaluations of `held_out` read
@@ -257,7 +254,7 @@ def settle(config: ml_collections.ConfigDict) -> None:
             spec.data = f"{train}#held_out={share}"
 
 
-def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
+def parse_arg(arg: str, **defaults) -> ConfigDict:
     """Reads the text behind the colon of `--config=FILE:ARG`: `name=value`s, or `name` for a
     boolean.
 
@@ -273,7 +270,7 @@ def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
                 f"config argument {name!r} is unknown{hint}. Valid: {', '.join(defaults)}."
             )
         values[name] = _typed(name, text, defaults[name])
-    return ml_collections.ConfigDict(values)
+    return ConfigDict(values)
 
 
 def _typed(name: str, text: str, default):
@@ -294,12 +291,12 @@ def flat(values: Mapping, prefix: str = "") -> dict[str, Any]:
     """Dotted name -> value of all fields of nested dicts or ConfigDicts."""
     found = {}
     for key, value in values.items():
-        inner = isinstance(value, Mapping | ml_collections.ConfigDict)
+        inner = isinstance(value, Mapping | ConfigDict)
         found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found
 
 
-def problems(config: ml_collections.ConfigDict) -> list[str]:
+def problems(config: ConfigDict) -> list[str]:
     """All that is wrong with the config by itself: values, arithmetic. Empty when it is sound.
 
     Each line names the field, what was found, what was expected, and the fix.
@@ -310,7 +307,7 @@ def problems(config: ml_collections.ConfigDict) -> list[str]:
     return found
 
 
-def _wrong_choices(c: ml_collections.ConfigDict) -> Iterator[str]:
+def _wrong_choices(c: ConfigDict) -> Iterator[str]:
     choices = {
         "precision": (c.precision, PRECISIONS),
         "same_caption": (c.same_caption, SAME_CAPTION),
@@ -325,7 +322,7 @@ def _wrong_choices(c: ml_collections.ConfigDict) -> Iterator[str]:
             yield f"{field} is {value!r}{nearest(str(value), valid)}. Valid: {', '.join(valid)}."
 
 
-def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
+def _wrong_sizes(c: ConfigDict) -> Iterator[str]:
     at_least_one = {
         "total_steps": c.total_steps,
         "data.image_size": c.data.image_size,
@@ -374,7 +371,7 @@ def _wrong_sizes(c: ml_collections.ConfigDict) -> Iterator[str]:
             yield f"{field} is {value}; expected a positive number."
 
 
-def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
+def _wrong_together(c: ConfigDict) -> Iterator[str]:
     s = c.selection
     if c.data.n_lanes > 0 and s.super_batch % c.data.n_lanes:
         yield (
@@ -419,7 +416,7 @@ def _wrong_together(c: ml_collections.ConfigDict) -> Iterator[str]:
         )
 
 
-def replica_problems(config: ml_collections.ConfigDict, n_hosts: int, n_replicas: int) -> list[str]:
+def replica_problems(config: ConfigDict, n_hosts: int, n_replicas: int) -> list[str]:
     """What is wrong with the sizes for this many hosts and replicas (known once a strategy is)."""
     found = selection_spec.replica_problems(config.selection, n_replicas)
     if config.data.n_lanes % n_hosts:
@@ -429,7 +426,7 @@ def replica_problems(config: ml_collections.ConfigDict, n_hosts: int, n_replicas
     return found
 
 
-def needs_reference(config: ml_collections.ConfigDict) -> bool:
+def needs_reference(config: ConfigDict) -> bool:
     """Whether the policy's scores depend on the reference model, or the learner learns from it."""
     s = config.selection
     scores = s.policy != "uniform" and s.criterion != "hard_learner"

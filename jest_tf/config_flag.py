@@ -11,9 +11,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-import ml_collections
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from jest_tf.config import evaluation, flat, nearest
 from jest_tf.errors import UserError
@@ -100,25 +99,25 @@ def _take_evaluations(argv: Sequence[str]) -> tuple[list[str], list[re.Match]]:
 
 def _add_evaluations(added: list[re.Match]) -> None:
     config = flags.FLAGS[NAME].value if NAME in flags.FLAGS else None
-    if not isinstance(config, ml_collections.ConfigDict):
+    if not isinstance(config, ConfigDict):
         return  # `value_of` says what is wrong with it
     with config.evals.unlocked():
         for name, kind, every, data in (match.groups() for match in added):
             config.evals[name] = evaluation(kind, data, int(every or 0))
 
 
-def value_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
+def value_of(flag: flags.FlagHolder) -> ConfigDict:
     """The loaded config. UserError: the flag was not given, or its file failed to load."""
     if flag.value is None:
         raise UserError(
             f"--config is missing. Give a shipped config ({', '.join(shipped())}) or a file."
         )
-    if not isinstance(flag.value, ml_collections.ConfigDict):
+    if not isinstance(flag.value, ConfigDict):
         raise UserError(f"--config could not be loaded: {_load_error(flag.value)}")
     return flag.value
 
 
-def load(path: str | pathlib.Path, argument: str = "") -> ml_collections.ConfigDict:
+def load(path: str | pathlib.Path, argument: str = "") -> ConfigDict:
     """What `--config=PATH:ARGUMENT` gives; UserError: no such file, or an unknown argument."""
     if not pathlib.Path(path).exists():
         raise UserError(f"{path} is not here: run this from the project's folder.")
@@ -138,7 +137,7 @@ def _explain_unknown(name: str) -> str:
     if field == name or NAME not in flags.FLAGS:
         return f"unknown flag --{name}{nearest(name, list(flags.FLAGS))}."
     config = flags.FLAGS[NAME].value
-    if not isinstance(config, ml_collections.ConfigDict):
+    if not isinstance(config, ConfigDict):
         return f"--{name}: --config could not be loaded: {_load_error(config)}"
     keys = list(flat(config))
     return f"unknown config field --{name}{nearest(field, keys)}. See jest_tf/config.py for all."

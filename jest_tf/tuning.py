@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
@@ -18,7 +18,7 @@ AUTO = "auto"
 INIT = "model.init"  # as reference.workdir: the same workdir
 
 
-def follow_init(config: ml_collections.ConfigDict, workdir: str) -> None:
+def follow_init(config: ConfigDict, workdir: str) -> None:
     """Fills in what follows from `model.init`: sizes, and how text and pictures are read.
 
     A begun run follows its own workdir: it goes on where `model.init` is gone. UserError: no run
@@ -47,7 +47,7 @@ def follow_init(config: ml_collections.ConfigDict, workdir: str) -> None:
     sizes = dict(record.sizes)
     model.variant = "custom"
     own = {k: sizes[k] for k in ("image", "text", "embed_dim", "vocab_size")}
-    model.sizes = ml_collections.ConfigDict(own)
+    model.sizes = ConfigDict(own)
     for name in ("image_size", "patch_size"):
         model[name] = model[name] or sizes[name]
     data.n_tokens = record.n_tokens
@@ -67,7 +67,7 @@ def _config_of(workdir: str) -> dict[str, Any] | None:
         raise UserError(f"{path} cannot be read as JSON: {error}. Restore it.") from error
 
 
-def initial_bias(config: ml_collections.ConfigDict) -> float:
+def initial_bias(config: ConfigDict) -> float:
     """The bias that a new learner starts with. -log(b): an easy negative then weighs 1/b."""
     bias = config.model.init_bias
     return -math.log(config.selection.sub_batch) if bias == AUTO else float(bias)
@@ -94,7 +94,7 @@ class TrainedTower:
         return 0 if self.blocks is None else depth - self.blocks
 
 
-def trained_tower(config: ml_collections.ConfigDict, tower: str) -> TrainedTower:
+def trained_tower(config: ConfigDict, tower: str) -> TrainedTower:
     """What `model.TOWER` (image | text) and `model.lora` say; UserError: a wrong `train`."""
     how = config.model[tower]
     blocks = {"full": None, "frozen": 0}.get(how.train, -1)
@@ -110,7 +110,7 @@ def trained_tower(config: ml_collections.ConfigDict, tower: str) -> TrainedTower
     return TrainedTower(blocks, bool(how.get("cache")), rank)
 
 
-def tuning_problems(c: ml_collections.ConfigDict) -> Iterator[str]:
+def tuning_problems(c: ConfigDict) -> Iterator[str]:
     """All that is wrong with the fields about what is trained, and from where."""
     towers = {}
     for name in TOWERS:
@@ -148,7 +148,7 @@ def tuning_problems(c: ml_collections.ConfigDict) -> Iterator[str]:
         yield from _cache_problems(c)
 
 
-def _cache_problems(c: ml_collections.ConfigDict) -> Iterator[str]:
+def _cache_problems(c: ConfigDict) -> Iterator[str]:
     what = "model.image.cache holds the embeddings of a frozen image tower"
     if c.model.image.train != "frozen" or not c.model.init:
         yield f"{what}: set model.image.train=frozen and model.init to the workdir of its weights."

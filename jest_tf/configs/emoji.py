@@ -10,7 +10,7 @@ the quickstart), `steps=`, `seed=`, `validate_every=` (steps between evaluations
 part; the test part is evaluated once, at the end). Everything else by `--config.x.y=…`.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.config import base_config, evaluation, parse_arg
 
@@ -18,7 +18,7 @@ SUB_BATCH = 128  # what 2 CPU cores train on in about 0.2 s [paper: 32,768]
 SUPER_BATCH = 640  # filter ratio 0.8, the paper's default
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     """The emoji experiment; see the module docstring for the arguments."""
     a = parse_arg(
         arg,

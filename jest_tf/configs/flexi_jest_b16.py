@@ -12,13 +12,13 @@ The reference scores at patch 32 as well, so it must have been trained there: tr
 `--config.resolution.random='("256/16", "256/32")'`.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.config import parse_arg
 from jest_tf.configs import jest_b16
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     """The Flexi-JEST run; see the module docstring for the arguments."""
     own, jest = jest_b16.split_arg(arg, ("score_tokens",))
     a = parse_arg(own, score_tokens=64)

@@ -10,7 +10,7 @@ own `data=`. Arguments: those of configs/siglip_b16.py, and `filter_percent=` (5
 `reference=`, `policy=`, `criterion=`. Marks as there. All else is that of the baseline.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.config import parse_arg
 from jest_tf.configs import siglip_b16
@@ -19,7 +19,7 @@ from jest_tf.configs import siglip_b16
 TIMES_LOADED = {50: 2, 80: 5, 90: 10}
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     """The JEST run; see the module docstring for the arguments."""
     own, baseline = split_arg(arg, ("filter_percent", "reference", "policy", "criterion"))
     a = parse_arg(

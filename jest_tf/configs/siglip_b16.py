@@ -13,7 +13,7 @@ Where the numbers come from: [P] read in the paper (arXiv 2406.17711) or two ind
 [R] recalled from it and unverified; [S] SigLIP (arXiv 2303.15343) and its public code; [own] ours.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.config import base_config, evaluation, parse_arg
 
@@ -22,7 +22,7 @@ from jest_tf.config import base_config, evaluation, parse_arg
 SENTENCEPIECE = "/mnt/BUCKET/sentencepiece.model"
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     """The uniform baseline; see the module docstring for the arguments."""
     a = parse_arg(
         arg,
@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     return c
 
 
-def _data(c: ml_collections.ConfigDict, a: ml_collections.ConfigDict) -> None:
+def _data(c: ConfigDict, a: ConfigDict) -> None:
     c.data.train = a.data
     c.data.vocab = a.vocab
     c.data.vocab_size = 32_000  # [R]
@@ -60,7 +60,7 @@ def _data(c: ml_collections.ConfigDict, a: ml_collections.ConfigDict) -> None:
     c.data.n_lanes = 64  # up to 64 hosts (256 chips of v5e); part of the data order [own]
 
 
-def _model(c: ml_collections.ConfigDict) -> None:
+def _model(c: ConfigDict) -> None:
     c.model.variant = "B"  # ViT-B and a text tower of BERT-B's size [P]
     c.model.image_size = 256  # [P]
     c.model.patch_size = 16  # [P]
@@ -68,7 +68,7 @@ def _model(c: ml_collections.ConfigDict) -> None:
     c.model.init_bias = -10.0  # [S]
 
 
-def _optimizer(c: ml_collections.ConfigDict) -> None:
+def _optimizer(c: ConfigDict) -> None:
     c.optimizer.learning_rate = 1e-3  # [R]
     # 1e-4 of a weight per step at the peak [R]. SigLIP's code applies the decay beside the learning
     # rate [S], Keras multiplies it by the learning rate: hence 1e-4 / 1e-3.
@@ -79,7 +79,7 @@ def _optimizer(c: ml_collections.ConfigDict) -> None:
     c.optimizer.warmup_steps = 5_000  # linear [R]; its length is ours [own]
 
 
-def _evaluations(c: ml_collections.ConfigDict) -> None:
+def _evaluations(c: ConfigDict) -> None:
     c.evals.imagenet_zero_shot = evaluation(
         "zero_shot", "tfds:imagenet2012:validation", every_steps=10_000
     )

@@ -11,7 +11,7 @@ your pairs that is held out and evaluated), `image=` and `text=` (full, frozen o
 (rank), `cache=` (a folder: freezes the image tower and embeds each picture once).
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.config import HELD_OUT, base_config, evaluation, parse_arg
 from jest_tf.tuning import INIT
@@ -19,7 +19,7 @@ from jest_tf.tuning import INIT
 FILTER = 5  # scored for each pair that is trained on: filter ratio 0.8, the paper's default
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     """Tuning; see the module docstring for the arguments."""
     a = parse_arg(
         arg, policy="joint", steps=2_000, seed=0, sub_batch=256, eval=0.05,

@@ -18,14 +18,14 @@ baseline), `steps=`, `seed=`, `sub_batch=` (the super-batch and the initial bias
 
 import math
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.config import HELD_OUT, base_config, evaluation, parse_arg
 
 FILTER = 5  # scored for each pair that is trained on: filter ratio 0.8, the paper's default
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     """Your pairs; see the module docstring for the arguments."""
     a = parse_arg(
         arg, reference=False, policy="joint", steps=10_000, seed=0, sub_batch=512, eval=0.05

@@ -17,13 +17,7 @@ import tensorflow as tf
 from jest_tf.collectives import LOCAL, Collectives
 from jest_tf.errors import UserError
 from jest_tf.losses.distillation import Teacher, distillation
-from jest_tf.losses.tiles import (
-    Normalisers,
-    PairBatch,
-    PairGradients,
-    normalisers,
-    pair_gradients,
-)
+from jest_tf.losses.tiles import Normalisers, PairBatch, PairGradients, normalisers, pair_gradients
 
 KINDS = ("sigmoid", "softmax")
 
@@ -112,11 +106,7 @@ def _sigmoid(
 
 @tf.function(jit_compile=True, autograph=False)
 def _softmax(
-    batch: PairBatch,
-    scale: tf.Tensor,
-    own: tuple[Normalisers, Normalisers],
-    *,
-    block: int,
+    batch: PairBatch, scale: tf.Tensor, own: tuple[Normalisers, Normalisers], *, block: int
 ) -> tuple[tf.Tensor, PairGradients]:
     images, texts = own
 

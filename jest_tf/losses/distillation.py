@@ -16,13 +16,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from jest_tf.collectives import Collectives
-from jest_tf.losses.tiles import (
-    Normalisers,
-    PairBatch,
-    PairGradients,
-    normalisers,
-    pair_gradients,
-)
+from jest_tf.losses.tiles import Normalisers, PairBatch, PairGradients, normalisers, pair_gradients
 
 
 class Teacher(NamedTuple):

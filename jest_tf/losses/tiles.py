@@ -175,10 +175,7 @@ def _over_tiles(
 
         array = tf.TensorArray(tf.float32, n_full - 1, element_shape=first.shape)
         _, array, *sums = tf.while_loop(
-            lambda k, *_: k < n_full,
-            body,
-            (1, array, *sums),
-            parallel_iterations=1,
+            lambda k, *_: k < n_full, body, (1, array, *sums), parallel_iterations=1
         )
         results.append(tf.reshape(array.stack(), [(n_full - 1) * block, *first.shape[1:]]))
     if rest:

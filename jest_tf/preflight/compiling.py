@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent import futures
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.devices import Topology
 from jest_tf.errors import UserError
@@ -20,11 +20,11 @@ NOT_PROVEN = (
 
 
 def check_compile(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     parts: Parts,
     topology: Topology,
     environment: str,
-    reference_config: ml_collections.ConfigDict | None = None,
+    reference_config: ConfigDict | None = None,
 ) -> Section:
     """Compiles the selection and the train step of every plan for all chips of a topology."""
     section = Section(f"Compiled for {topology.name}: {topology.n_chips} chips, one replica each")
@@ -39,11 +39,11 @@ def check_compile(
 
 
 def programs(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     parts: Parts,
     topology: Topology,
     environment: str,
-    reference_config: ml_collections.ConfigDict | None = None,
+    reference_config: ConfigDict | None = None,
 ) -> Iterator[Compiled]:
     """Yields each program of the run as it is compiled: the selection, then one step per plan.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.devices import Device
 from jest_tf.preflight.report import Section, decimal
@@ -16,9 +16,7 @@ from jest_tf.tuning import trained_tower
 CPU_FLOPS = 1e11
 
 
-def check_cost(
-    config: ml_collections.ConfigDict, parts: Parts, n_replicas: int, device: Device
-) -> Section:
+def check_cost(config: ConfigDict, parts: Parts, n_replicas: int, device: Device) -> Section:
     """FLOPs of each phase, as multiples of a plain step on the same sub-batch."""
     section = Section("Cost of a step, against plain training on the same sub-batch")
     plain = plain_step(config, parts, n_replicas).total_flops
@@ -66,9 +64,7 @@ def _whole_run(section: Section, steps: int, each: float, device: Device) -> Non
         )
 
 
-def step_cost(
-    config: ml_collections.ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int
-) -> StepCost:
+def step_cost(config: ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int) -> StepCost:
     """What the ledger will book for a step at `plan`."""
     model = CostModel(
         parts.learner,
@@ -85,7 +81,7 @@ def step_cost(
     return model.step(plan)
 
 
-def plain_step(config: ml_collections.ConfigDict, parts: Parts, n_replicas: int) -> StepCost:
+def plain_step(config: ConfigDict, parts: Parts, n_replicas: int) -> StepCost:
     """The same number of examples drawn at random and trained at full fidelity."""
     b = parts.spec.sub_batch
     uniform = dataclasses.replace(parts.spec, policy="uniform", super_batch=b)

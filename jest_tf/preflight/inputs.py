@@ -2,8 +2,8 @@
 
 import os
 
-import ml_collections
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from jest_tf.config import needs_reference
 from jest_tf.data import order
@@ -35,7 +35,7 @@ MOST_PASSES = 1_000
 MOST_CUT = 0.05
 
 
-def check_data(config: ml_collections.ConfigDict, n_hosts: int) -> Section:
+def check_data(config: ConfigDict, n_hosts: int) -> Section:
     """Shards against hosts, one decoded record, its tokens."""
     section = Section(f"Data: {config.data.train}")
     register(config.data.tfds_module)
@@ -58,7 +58,7 @@ def check_data(config: ml_collections.ConfigDict, n_hosts: int) -> Section:
     return section
 
 
-def check_reference(config: ml_collections.ConfigDict) -> Section:
+def check_reference(config: ConfigDict) -> Section:
     """Whether the reference exists and reads one super-batch as the learner does."""
     cache = config.reference.cache
     if (
@@ -111,7 +111,7 @@ def check_reference(config: ml_collections.ConfigDict) -> Section:
     return section
 
 
-def _check_cache(config: ml_collections.ConfigDict) -> Section:
+def _check_cache(config: ConfigDict) -> Section:
     section = Section(f"Reference: the cache {config.reference.cache}")
     try:
         cache = ReferenceCache.load(config.reference.cache)
@@ -124,11 +124,11 @@ def _check_cache(config: ml_collections.ConfigDict) -> Section:
     return section
 
 
-def _tokenizer(config: ml_collections.ConfigDict) -> Tokenizer:
+def _tokenizer(config: ConfigDict) -> Tokenizer:
     return Tokenizer(find_vocabulary(config), config.data.n_tokens, tokenizer_rule(config))
 
 
-def reference_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict | None:
+def reference_config(config: ConfigDict) -> ConfigDict | None:
     """The config of the reference's run, with its vocabulary's size; UserError: no run."""
     if not needs_reference(config) or not config.reference.workdir:
         return None
@@ -138,7 +138,7 @@ def reference_config(config: ml_collections.ConfigDict) -> ml_collections.Config
     return run
 
 
-def _tfds_names(config: ml_collections.ConfigDict) -> list[str]:
+def _tfds_names(config: ConfigDict) -> list[str]:
     """The TFDS sets that a run opens before its first step."""
     sources = [config.data.train] + ([] if config.data.vocab else [config.data.vocab_from])
     names = [part.strip().partition("@")[0] for source in sources for part in source.split(",")]
@@ -146,13 +146,11 @@ def _tfds_names(config: ml_collections.ConfigDict) -> list[str]:
     return list(dict.fromkeys(name.partition(":")[0] for name in names))
 
 
-def _is_prepared(name: str, config: ml_collections.ConfigDict) -> bool:
+def _is_prepared(name: str, config: ConfigDict) -> bool:
     return find_builder(name, config.data.data_dir).is_prepared()
 
 
-def _describe(
-    section: Section, config: ml_collections.ConfigDict, manifest: Manifest, n_hosts: int
-) -> None:
+def _describe(section: Section, config: ConfigDict, manifest: Manifest, n_hosts: int) -> None:
     n_lanes, n_files = config.data.n_lanes, len({shard.path for shard in manifest.shards})
     loaded = config.total_steps * config.selection.super_batch
     section.add(
@@ -177,7 +175,7 @@ def _describe(
     section.add("order", text)
 
 
-def _one_record(section: Section, config: ml_collections.ConfigDict, manifest: Manifest) -> str:
+def _one_record(section: Section, config: ConfigDict, manifest: Manifest) -> str:
     shard = manifest.shards[0]
     raw = next(iter(tf.data.TFRecordDataset(shard.path).skip(shard.start).take(1)))
     reader = RecordReader(manifest, config.data.image_size, draw_caption=False)
@@ -203,7 +201,7 @@ def _one_record(section: Section, config: ml_collections.ConfigDict, manifest: M
     return caption
 
 
-def _tokens(section: Section, config: ml_collections.ConfigDict, caption: str) -> None:
+def _tokens(section: Section, config: ConfigDict, caption: str) -> None:
     if not config.data.vocab:
         source = open_source(config.data.vocab_from or config.data.train, config.data.data_dir)
         if source.n_records > SMALL:
@@ -222,9 +220,7 @@ def _tokens(section: Section, config: ml_collections.ConfigDict, caption: str) -
         section.add("vocabulary", f"data.vocab_size = {config.data.vocab_size:,} is not used")
 
 
-def _cut_captions(
-    section: Section, config: ml_collections.ConfigDict, tokenizer: Tokenizer
-) -> None:
+def _cut_captions(section: Section, config: ConfigDict, tokenizer: Tokenizer) -> None:
     """How many captions do not fit into n_tokens; many are a problem."""
     captions = sample_captions(open_source(config.data.train, config.data.data_dir))
     if not captions:
@@ -243,7 +239,7 @@ def _cut_captions(
     )
 
 
-def _evaluations(section: Section, config: ml_collections.ConfigDict) -> None:
+def _evaluations(section: Section, config: ConfigDict) -> None:
     """Opens what evaluations read, except TFDS sets, which that would prepare."""
     for name, spec in config.evals.items():
         sources = [spec.get(role, "") for role in ("data", "train", "validation")]

@@ -7,7 +7,7 @@ it.
 
 from collections.abc import Mapping
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.devices import Device
 from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
@@ -21,9 +21,7 @@ FLOAT = 4
 ROOM = 0.9  # Share of a device that an estimate may fill: fragments and padding need the rest.
 
 
-def check_memory(
-    config: ml_collections.ConfigDict, parts: Parts, n_replicas: int, device: Device
-) -> Section:
+def check_memory(config: ConfigDict, parts: Parts, n_replicas: int, device: Device) -> Section:
     """Bytes per replica by what they are for, against the memory of a device."""
     section = Section(f"Memory per replica (estimate) on {device.name}")
     kept = persistent(config, parts, n_replicas)
@@ -47,7 +45,7 @@ def check_memory(
     return section
 
 
-def persistent(config: ml_collections.ConfigDict, parts: Parts, n_replicas: int) -> dict[str, int]:
+def persistent(config: ConfigDict, parts: Parts, n_replicas: int) -> dict[str, int]:
     """What stays on a replica from step to step, in bytes."""
     kept = {
         f"learner ({parts.n_learner / 1e6:.4g} M)": FLOAT * parts.n_learner,
@@ -62,9 +60,7 @@ def persistent(config: ml_collections.ConfigDict, parts: Parts, n_replicas: int)
     return kept
 
 
-def transient(
-    config: ml_collections.ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int
-) -> dict[str, int]:
+def transient(config: ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int) -> dict[str, int]:
     """What each phase of a step holds while it lasts, in bytes; one phase at a time."""
     spec, width = parts.spec, 2 if config.precision == "bfloat16" else FLOAT
     rows, share = spec.super_batch // n_replicas, spec.sub_batch // n_replicas
@@ -159,7 +155,7 @@ def selection_bytes(parts: Parts, rows: int, n_replicas: int) -> int:
     return FLOAT * (rows * dims + chunk * dims + candidates + blocks)
 
 
-def _example_bytes(config: ml_collections.ConfigDict) -> int:
+def _example_bytes(config: ConfigDict) -> int:
     return 3 * config.data.image_size**2 + 4 * config.data.n_tokens + 13  # id, valid, source
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.data import doctor
 from jest_tf.data.sources import open_source, register
@@ -10,7 +10,7 @@ from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section
 
 
-def check_records(config: ml_collections.ConfigDict, n_replicas: int, folder: str) -> Section:
+def check_records(config: ConfigDict, n_replicas: int, folder: str) -> Section:
     """Reads and decodes all of `data.train`; writes JSON and a page with samples to `folder`."""
     section = Section(f"All records of {config.data.train}")
     register(config.data.tfds_module)
@@ -47,9 +47,7 @@ def check_records(config: ml_collections.ConfigDict, n_replicas: int, folder: st
     return section
 
 
-def _too_few_usable(
-    config: ml_collections.ConfigDict, n_replicas: int, report: doctor.Report
-) -> list[str]:
+def _too_few_usable(config: ConfigDict, n_replicas: int, report: doctor.Report) -> list[str]:
     """A run whose steps would be refused, because they load hardly more than they train on."""
     s = config.selection
     multiple = math.lcm(config.data.n_lanes, n_replicas)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.config import problems, replica_problems
 
@@ -56,7 +56,7 @@ def decimal(value: float) -> str:
     return f"{value:.3g} E"
 
 
-def check_sizes(config: ml_collections.ConfigDict, n_replicas: int, n_hosts: int) -> Section:
+def check_sizes(config: ConfigDict, n_replicas: int, n_hosts: int) -> Section:
     """Who loads, scores and trains how much per step."""
     section = Section(f"Sizes: {n_replicas} replica(s) on {n_hosts} host(s)")
     section.problems = problems(config)

@@ -14,16 +14,7 @@ import tensorflow as tf
 
 from jest_tf.collectives import Collectives
 from jest_tf.selection import scores
-from jest_tf.selection.draw import (
-    Draw,
-    Noise,
-    compiled,
-    local_index,
-    mark,
-    offer,
-    settle,
-    sum_over,
-)
+from jest_tf.selection.draw import Draw, Noise, compiled, local_index, mark, offer, settle, sum_over
 from jest_tf.selection.scores import Term
 from jest_tf.selection.spec import Embeddings, SelectionSpec
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
-import ml_collections
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from jest_tf.config import needs_reference
 from jest_tf.data.augmentation import augmentation
@@ -17,16 +17,11 @@ from jest_tf.models.lora import PREFIX, Lora
 from jest_tf.selection import Collectives, SelectionSpec
 from jest_tf.training import optimizer
 from jest_tf.training.jest_model import JestModel
-from jest_tf.training.resolution import (
-    Approximation,
-    Resolution,
-    ResolutionSchedule,
-    StepPlan,
-)
+from jest_tf.training.resolution import Approximation, Resolution, ResolutionSchedule, StepPlan
 from jest_tf.tuning import TOWERS, initial_bias, trained_tower
 
 
-def model_size(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncoderConfig:
+def model_size(config: ConfigDict, vocab_size: int) -> DualEncoderConfig:
     """The sizes that `config.model` names; its `sizes` come before those of the variant."""
     given = {
         "image_size": config.model.image_size,
@@ -36,12 +31,12 @@ def model_size(config: ml_collections.ConfigDict, vocab_size: int) -> DualEncode
         "init_scale": config.model.init_scale,
         "init_bias": initial_bias(config),
     }
-    sizes = config.model.get("sizes", ml_collections.ConfigDict()).to_dict()
+    sizes = config.model.get("sizes", ConfigDict()).to_dict()
     return DualEncoderConfig.from_variant(config.model.variant, **(given | sizes))
 
 
 def build_model(
-    config: ml_collections.ConfigDict, vocab_size: int, pixels: PixelRule = PixelRule()
+    config: ConfigDict, vocab_size: int, pixels: PixelRule = PixelRule()
 ) -> DualEncoder:
     """The dual encoder of `config.model`, freshly initialised from `config.seed`."""
     policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
@@ -57,7 +52,7 @@ def build_model(
 
 
 def build_jest_model(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     learner: DualEncoder,
     reference: DualEncoder | None,
     plan: StepPlan,
@@ -90,13 +85,13 @@ def build_jest_model(
     return model
 
 
-def selection_spec(config: ml_collections.ConfigDict) -> SelectionSpec:
+def selection_spec(config: ConfigDict) -> SelectionSpec:
     """The policy of `config.selection`."""
     return SelectionSpec(loss=config.loss, **config.selection.to_dict())
 
 
 def resolution_schedule(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     learner: DualEncoderConfig,
     reference: DualEncoderConfig | None,
     n_replicas: int,
@@ -119,12 +114,12 @@ def resolution_schedule(
     )
 
 
-def _approximation(c: ml_collections.ConfigDict) -> Approximation:
+def _approximation(c: ConfigDict) -> Approximation:
     resolution = Resolution.parse(c.resolution) if c.resolution else None
     return Approximation(resolution, c.image_depth, c.text_depth, c.n_tokens)
 
 
-def choose_trained(model: DualEncoder, config: ml_collections.ConfigDict) -> None:
+def choose_trained(model: DualEncoder, config: ConfigDict) -> None:
     """Sets `trainable` of each weight by `config.model`; UserError: `last:K` beyond the tower."""
     scalars = {"log_scale": config.model.train_scale, "bias": config.model.train_bias}
     towers = {name: trained_tower(config, name) for name in TOWERS}
@@ -157,9 +152,7 @@ def _height(place: list[str]) -> int:
     return -1 if first in ("embedding", "token_embedding", "positions") else 10**6
 
 
-def learning_rates(
-    variables: list[keras.Variable], config: ml_collections.ConfigDict
-) -> list[float]:
+def learning_rates(variables: list[keras.Variable], config: ConfigDict) -> list[float]:
     """What multiplies the learning rate of each variable."""
     parts = [variable.path.split("/")[1] for variable in variables]
     return [config.model[p].learning_rate if p in TOWERS else 1.0 for p in parts]
@@ -178,16 +171,14 @@ class Parts(NamedTuple):
     n_reference: int  # 0 without a reference model
 
 
-def teacher_dim(config: ml_collections.ConfigDict, parts: Parts) -> int:
+def teacher_dim(config: ConfigDict, parts: Parts) -> int:
     """Width of the embeddings that the learner is distilled from; 0 where it is not."""
     distils = parts.reference is not None and config.reference.distillation > 0
     return parts.reference.embed_dim if distils else 0
 
 
 def parts_of(
-    config: ml_collections.ConfigDict,
-    n_replicas: int,
-    reference_config: ml_collections.ConfigDict | None = None,
+    config: ConfigDict, n_replicas: int, reference_config: ConfigDict | None = None
 ) -> Parts:
     """Sizes of both models, the policy and the step plans.
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-import ml_collections
 import tensorflow as tf
 from absl import logging
+from ml_collections import ConfigDict
 
 from jest_tf.data import reference_fill
 from jest_tf.data.manifest import Manifest
@@ -53,7 +53,7 @@ def cache_of_run(
 
 
 def open_image_cache(
-    config: ml_collections.ConfigDict, manifest: Manifest, workdir: Workdir, fills: bool
+    config: ConfigDict, manifest: Manifest, workdir: Workdir, fills: bool
 ) -> ReferenceCache | None:
     """The cache that `model.image.cache` names; None where none is named.
 

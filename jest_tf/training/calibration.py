@@ -10,9 +10,9 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from jest_tf.config import needs_reference
 from jest_tf.data.pipeline import evaluation_batches
@@ -47,9 +47,7 @@ class Calibration(NamedTuple):
         )
 
 
-def of_run(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, again: bool = False
-) -> Calibration | None:
+def of_run(config: ConfigDict, workdir: pathlib.Path, again: bool = False) -> Calibration | None:
     """The reference fitted to `reference.calibrate`, once for a run; None without.
 
     `again`: also where a start that failed left its own. UserError: fewer than two usable pairs.
@@ -66,7 +64,7 @@ def of_run(
     return fitted
 
 
-def calibrate(config: ml_collections.ConfigDict, run: LoadedRun) -> Calibration:
+def calibrate(config: ConfigDict, run: LoadedRun) -> Calibration:
     """The reference `run` fitted to the pairs of `reference.calibrate`."""
     zimg, ztxt, tokens = _embeddings(run, config)
     captions = None
@@ -76,7 +74,7 @@ def calibrate(config: ml_collections.ConfigDict, run: LoadedRun) -> Calibration:
     return fit(zimg, ztxt, *start, config.loss, config.selection.sub_batch, captions)
 
 
-def _embeddings(run: LoadedRun, config: ml_collections.ConfigDict) -> list[np.ndarray]:
+def _embeddings(run: LoadedRun, config: ConfigDict) -> list[np.ndarray]:
     """(zimg, ztxt, tokens) of up to MAX_PAIRS pairs of the sample."""
     manifest = open_source(config.reference.calibrate, config.data.data_dir)
     model, size = run.model, run.model.config.image_size

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.evaluation.evaluators import run_evaluation
@@ -27,7 +27,7 @@ class Evaluations:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        config: ConfigDict,
         workdir: Workdir,
         model: JestModel,
         tokenizer: Tokenizer,

@@ -6,9 +6,9 @@ import os
 import pathlib
 from typing import Any
 
-import ml_collections
 import tensorflow as tf
 from absl import logging
+from ml_collections import ConfigDict
 
 from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import embedded, read_captions
@@ -43,7 +43,7 @@ class Inputs:
         return {"data": self.manifest.fingerprint, "mixture weights": weights}
 
 
-def open_inputs(config: ml_collections.ConfigDict, workdir: str, is_new: bool) -> Inputs:
+def open_inputs(config: ConfigDict, workdir: str, is_new: bool) -> Inputs:
     """Opens the training data, prepared if need be, and the vocabulary; writes nothing.
 
     A run that goes on keeps its rules for texts and pictures. UserError: data or vocabulary cannot
@@ -78,7 +78,7 @@ def keep_inputs(inputs: Inputs, workdir: pathlib.Path) -> None:
     keep_about(inputs.manifest.about, workdir, inputs.manifest)
 
 
-def pixel_rule(config: ml_collections.ConfigDict) -> PixelRule:
+def pixel_rule(config: ConfigDict) -> PixelRule:
     """How a new run resizes pictures: as `model.init` does, or as `data.resize` says."""
     if config.model.init:
         return ModelRecord.load(config.model.init).pixels
@@ -90,14 +90,14 @@ def pixel_rule_of(kind: str) -> PixelRule:
     return PixelRule(kind.removesuffix("_plain"), antialias=not kind.endswith("_plain"))
 
 
-def tokenizer_rule(config: ml_collections.ConfigDict) -> TokenizerRule:
+def tokenizer_rule(config: ConfigDict) -> TokenizerRule:
     """How a new run reads text: by the rule of the workdir that `data.vocab` names, or our own."""
     record = ModelRecord.load(config.data.vocab) if os.path.isdir(config.data.vocab) else None
     return record.tokenizer if record else TokenizerRule()
 
 
 def workdir_rules(
-    workdir: str, config: ml_collections.ConfigDict
+    workdir: str, config: ConfigDict
 ) -> tuple[Tokenizer, PixelRule, ModelRecord | None]:
     """How a workdir's model reads text and pictures; UserError: vocabulary missing or other."""
     record = ModelRecord.load(workdir)
@@ -127,7 +127,7 @@ def model_record(model: DualEncoder, tokenizer: Tokenizer, image_size: int) -> M
     )
 
 
-def find_vocabulary(config: ml_collections.ConfigDict) -> str:
+def find_vocabulary(config: ConfigDict) -> str:
     """Path of the vocabulary that the config means; learned from captions where it names none.
 
     A learned one is kept in the data folder under the fingerprint of the data, for other runs.

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import keras
-import ml_collections
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 
 class GuardedAdamW(keras.optimizers.AdamW):
@@ -89,7 +89,7 @@ class GuardedAdamW(keras.optimizers.AdamW):
 
 
 def build(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     total_steps: int,
     variables: list[keras.Variable],
     rates: Sequence[float] | None = None,

@@ -6,15 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from jest_tf.data.formats.files import READ_ERRORS, Place, find, open_binary, why, why_rejected
-from jest_tf.data.formats.pairs import (
-    TEXT_FIELDS,
-    Columns,
-    Item,
-    Opened,
-    Rejected,
-    Unit,
-    checked,
-)
+from jest_tf.data.formats.pairs import TEXT_FIELDS, Columns, Item, Opened, Rejected, Unit, checked
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 

@@ -19,15 +19,7 @@ from jest_tf.data.formats.files import (
     why,
     why_rejected,
 )
-from jest_tf.data.formats.pairs import (
-    Columns,
-    Item,
-    NotText,
-    Opened,
-    Rejected,
-    Unit,
-    checked,
-)
+from jest_tf.data.formats.pairs import Columns, Item, NotText, Opened, Rejected, Unit, checked
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 

@@ -5,8 +5,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import ml_collections
 import tensorflow as tf
+from ml_collections import ConfigDict
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from jest_tf.config import needs_reference
@@ -52,7 +52,7 @@ class CompiledCollectives(SummingCollectives):
         return gen_xla_ops.xla_all_reduce(x, everyone, reduce_op="Add", mode="CrossReplica")
 
 
-def lower_selection(config: ml_collections.ConfigDict, n_replicas: int) -> bytes:
+def lower_selection(config: ConfigDict, n_replicas: int) -> bytes:
     """The selection of a step, from embeddings to positions, among `n_replicas`."""
     spec = assemble.selection_spec(config)
     n = spec.super_batch // n_replicas
@@ -68,10 +68,10 @@ def lower_selection(config: ml_collections.ConfigDict, n_replicas: int) -> bytes
 
 
 def lower_train_step(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     n_replicas: int,
     plan: StepPlan | None = None,
-    reference_config: ml_collections.ConfigDict | None = None,
+    reference_config: ConfigDict | None = None,
 ) -> bytes:
     """The whole step, from images and tokens to updated weights, as one of `n_replicas` runs it.
 
@@ -90,10 +90,7 @@ def lower_train_step(
 
 
 def jest_model(
-    config: ml_collections.ConfigDict,
-    n_replicas: int,
-    plan: StepPlan | None,
-    reference_config: ml_collections.ConfigDict,
+    config: ConfigDict, n_replicas: int, plan: StepPlan | None, reference_config: ConfigDict
 ) -> JestModel:
     """The model whose step is lowered, freshly initialised; see `lower_train_step`."""
     vocab_size = config.data.vocab_size

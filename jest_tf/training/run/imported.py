@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 
 import keras
-import ml_collections
 import numpy as np
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from jest_tf.config import RESIZES, base_config
 from jest_tf.data import tokenizer as vocabularies
@@ -237,13 +237,13 @@ def _write(model: DualEncoder, tokenizer: Tokenizer, workdir: str, name: str) ->
         Checkpointer(str(opened.checkpoints)).save(0, learner_variables(model), state)
 
 
-def _config(model: DualEncoder, tokenizer: Tokenizer, name: str) -> ml_collections.ConfigDict:
+def _config(model: DualEncoder, tokenizer: Tokenizer, name: str) -> ConfigDict:
     size, c = model.config, base_config()
     c.name, c.total_steps = name, 0
     c.model.variant = CUSTOM
     c.model.image_size, c.model.patch_size = size.image_size, size.patch_size
     c.model.init_scale, c.model.init_bias = size.init_scale, size.init_bias
-    c.model.sizes = ml_collections.ConfigDict(
+    c.model.sizes = ConfigDict(
         {
             "image": dataclasses.asdict(size.image),
             "text": dataclasses.asdict(size.text),

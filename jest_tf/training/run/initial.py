@@ -1,9 +1,9 @@
 """A learner that starts from the weights of a workdir, and is to differ from its reference."""
 
 import keras
-import ml_collections
 import numpy as np
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
@@ -16,7 +16,7 @@ from jest_tf.tuning import AUTO, initial_bias
 SCALARS = ("log_scale", "bias")
 
 
-def start_from_init(config: ml_collections.ConfigDict, learner: DualEncoder) -> None:
+def start_from_init(config: ConfigDict, learner: DualEncoder) -> None:
     """Gives the learner the weights of `model.init`, at its own image and patch size.
 
     New adapters keep theirs, which add nothing. The bias follows unless `model.init_bias` is auto.
@@ -41,7 +41,7 @@ def _fitted(value: tf.Tensor, variable: keras.Variable) -> np.ndarray:
 
 
 def require_something_learnable(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     learner: DualEncoder,
     reference: DualEncoder | None,
     cache: ReferenceCache | None,

@@ -6,8 +6,8 @@ One name per number everywhere: TensorBoard's tag is the key in metrics.jsonl, i
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict
 
 from jest_tf.config import flat
 from jest_tf.evaluation.evaluators import headlines
@@ -29,11 +29,7 @@ class Files:
     """
 
     def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        workdir: Workdir,
-        start_step: int,
-        totals: Mapping[str, float],
+        self, config: ConfigDict, workdir: Workdir, start_step: int, totals: Mapping[str, float]
     ):
         self._metrics = MetricsLog(workdir.metrics, start_step)
         self._refused = MetricsLog(workdir.path / "refused_steps.jsonl", start_step)
@@ -48,10 +44,7 @@ class Files:
         self._picks = None
         if config.log.picks_every_steps:
             self._picks = PicksLog(
-                workdir.picks,
-                config.selection.sub_batch,
-                config.log.picks_every_steps,
-                start_step,
+                workdir.picks, config.selection.sub_batch, config.log.picks_every_steps, start_step
             )
         if start_step == 0:
             self._tensorboard.config(config.to_dict())

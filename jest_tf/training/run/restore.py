@@ -7,7 +7,7 @@ import os
 import pathlib
 
 import keras
-import ml_collections
+from ml_collections import ConfigDict
 
 from jest_tf.config import needs_reference
 from jest_tf.data.manifest import Manifest
@@ -38,7 +38,7 @@ REFERENCE_RECORD = "reference.json"  # its name in a workdir
 class LoadedRun:
     """A model with the tokenizer and config that it was trained with."""
 
-    config: ml_collections.ConfigDict
+    config: ConfigDict
     model: DualEncoder
     tokenizer: Tokenizer
     step: int
@@ -75,9 +75,7 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
     return LoadedRun(config, model.merged(), tokenizer, state["step"], state)
 
 
-def choose_reference(
-    config: ml_collections.ConfigDict, record: pathlib.Path, again: bool = False
-) -> None:
+def choose_reference(config: ConfigDict, record: pathlib.Path, again: bool = False) -> None:
     """Writes into `record` which checkpoint of the reference a new run takes: its newest sound one.
 
     So a resumed run and every worker take the same one. A record that exists stays, but for that of
@@ -95,12 +93,12 @@ def choose_reference(
         write_atomically(record, json.dumps(kept).encode())
 
 
-def _runs_reference(config: ml_collections.ConfigDict) -> bool:
+def _runs_reference(config: ConfigDict) -> bool:
     return needs_reference(config) and not config.reference.cache
 
 
 def load_reference(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     tokenizer: Tokenizer,
     record: pathlib.Path,
     pixels: PixelRule = PixelRule(),
@@ -141,7 +139,7 @@ def load_reference(
     return run.model
 
 
-def open_cache(config: ml_collections.ConfigDict, manifest: Manifest) -> ReferenceCache | None:
+def open_cache(config: ConfigDict, manifest: Manifest) -> ReferenceCache | None:
     """The checked cache of `config.reference.cache`; None without.
 
     UserError: of other data, or not made by the run in `config.reference.workdir` (if named).

@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 from filelock import FileLock, Timeout
+from ml_collections import ConfigDict
 
 from jest_tf.config import flat
 from jest_tf.errors import UserError
@@ -189,9 +189,9 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     return _read_json(file)
 
 
-def stored_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
+def stored_config(path: str | os.PathLike) -> ConfigDict:
     """`read_config`, with the defaults of this version where the run knew no such field."""
-    return ml_collections.ConfigDict(completed(read_config(path)))
+    return ConfigDict(completed(read_config(path)))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
