@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from jest_tf.data.formats import folder, table, tar
-from jest_tf.data.formats.pairs import Columns, Rejected
+from jest_tf.data.formats import folder, tar
+from jest_tf.data.formats.pairs import Columns, Rejected, Settings
 from jest_tf.data.manifest import Manifest
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
@@ -35,8 +35,8 @@ def test_deep_files_are_refused_by_name(tmp_path):
         Manifest.load(str(path))
     captions = tmp_path / "captions.jsonl"
     captions.write_text(DEEP + "\n")
-    layout = table.Layout(Columns())
-    (unit,) = folder.open_folder(str(tmp_path), layout, per_unit=10, captions=str(captions)).units
+    settings = Settings("folder", (str(tmp_path),), "no/output", captions=str(captions))
+    (unit,) = folder.open_folder(settings).units
     (record,) = unit.read()
     assert "nested too deeply" in record.reason
     parts = {"png": b"x", "json": DEEP.encode()}

@@ -20,14 +20,20 @@ import tensorflow as tf
 
 from jest_tf.data import cleaning, prepared
 from jest_tf.data.formats import folder, parquet, table, tar
-from jest_tf.data.formats.files import Place, why
-from jest_tf.data.formats.pairs import Columns, Opened, PassedOver, Rejected, Unit, encoded
-from jest_tf.data.prepared import Settings, Summary
+from jest_tf.data.formats.files import why
+from jest_tf.data.formats.pairs import PassedOver, Rejected, Settings, Unit, encoded
+from jest_tf.data.prepared import Summary
 from jest_tf.errors import UserError
 from jest_tf.files import replacing, write_atomically
 from jest_tf.json_text import parse_json
 
 PROGRESS_SECONDS = 5.0
+OPENERS = {
+    "folder": folder.open_folder,
+    "webdataset": tar.open_tars,
+    "csv": table.open_tables,
+    "parquet": parquet.open_parquet,
+}
 
 
 def prepare(settings: Settings, say: Callable[[str], None] = print) -> Summary:
@@ -50,7 +56,7 @@ def _prepare(settings: Settings, say: Callable[[str], None]) -> Summary:
     make_folder(settings.out)
     if settings.kind == "img2dataset":
         return prepared.list_img2dataset(settings, say)
-    opened = open_source(settings)
+    opened = OPENERS[settings.kind](settings)
     for note in opened.notes:
         say(note)
     name = settings.name or prepared.source_name(opened.root, settings.kind)
@@ -70,32 +76,6 @@ def make_folder(out: str) -> None:
         raise UserError(
             f"--out={out} cannot be made a folder: {error}. Name a folder that can be written to."
         ) from error
-
-
-def open_source(settings: Settings) -> Opened:
-    """The source that the settings name."""
-    s = settings
-    columns = Columns(s.image_column, s.caption_column, s.label_column)
-    if s.kind == "webdataset":
-        return tar.open_tars(s.paths, columns, s.out)
-    if s.kind == "parquet":
-        return parquet.open_parquet(s.paths, columns, s.allow_outside, s.out)
-    layout = table.Layout(columns, table.separator_of(s.separator), s.quotes)
-    if s.kind == "csv":
-        place = Place("", s.allow_outside)
-        return table.open_tables(s.paths, layout, place, s.records_per_shard, s.out)
-    if len(s.paths) != 1:
-        raise UserError(f"expected one folder, got {list(s.paths)}")
-    return folder.open_folder(
-        s.paths[0],
-        layout,
-        per_unit=s.records_per_shard,
-        captions=s.captions,
-        split=s.split,
-        classes_from_folders=s.classes_from_folders,
-        allow_outside=s.allow_outside,
-        skip=s.out,
-    )
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.data.formats.files import find
-from jest_tf.data.formats.pairs import Opened, Pair, encoded
+from jest_tf.data.formats.pairs import Opened, Pair, Settings, encoded
 from jest_tf.data.manifest import About, Manifest, Shard, Source
 from jest_tf.data.records import hashed_id
 from jest_tf.data.repeats import Repeats
@@ -25,39 +25,6 @@ from jest_tf.json_text import parse_json
 MAX_CLASSES = 100_000
 NOISE = "noise.jsonl"
 CLEAN = "clean"  # in a `noise` column: nothing is wrong with the pair
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to prepare, and how; the flags of `jest_tf.prepare` say what each field means."""
-
-    kind: str
-    paths: tuple[str, ...]
-    out: str
-    name: str | None = None
-    max_side: int | None = None
-    records_per_shard: int = 1000
-    workers: int = 8
-    part: int = 0
-    parts: int = 1
-    captions: str | None = None
-    split: tuple[str, ...] = ()
-    image_column: str | None = None
-    caption_column: str | None = None
-    label_column: str | None = None
-    separator: str | None = None
-    quotes: bool = True
-    classes_from_folders: bool = False
-    allow_outside: bool = False
-    max_rejected: float = 0.5
-    overwrite: bool = False
-
-    def decisive(self, name: str) -> dict:
-        """What the output depends on, besides the files of the source."""
-        other = ("paths", "out", "workers", "part", "parts", "max_rejected", "overwrite")
-        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in other}
-        captions = os.path.basename(self.captions) if self.captions else None
-        return fields | {"name": name, "split": list(self.split), "captions": captions}
 
 
 @dataclasses.dataclass

@@ -18,11 +18,14 @@ from small_shards import example, write_shard
 from jest_tf import prepare
 from jest_tf.data import pipeline, preprocess, sources, tfds_source
 from jest_tf.data.formats import folder, table, tar
-from jest_tf.data.formats.files import Place
-from jest_tf.data.formats.pairs import Columns
+from jest_tf.data.formats.pairs import Settings
 from jest_tf.data.records import shard_rows
 
 WRITTEN = pathlib.Path(__file__).parent / "written_by_img2dataset"
+
+
+def settings(path, **fields):
+    return Settings("any", (str(path),), "no/output", **fields)
 
 
 def jpeg(number: int, size=(32, 24)) -> bytes:
@@ -93,10 +96,10 @@ def test_archives_that_are_damaged_or_unpack_without_end_are_told(tmp_path, monk
     assert bomb.stat().st_size < 2_000
     cut = tmp_path / "cut.tar"
     cut.write_bytes(bomb.read_bytes()[:3] + b"\x04" + bomb.read_bytes()[4:10])  # ends in its header
-    found = [r for unit in tar.open_tars([str(bomb)], Columns()).units for r in unit.read()]
+    found = [r for unit in tar.open_tars(settings(bomb)).units for r in unit.read()]
     assert [type(r).__name__ for r in found] == ["Rejected", "Pair"]
     assert "10,001 bytes" in found[0].reason and found[1].key == "bomb.tar:b"
-    (lost,) = [r for unit in tar.open_tars([str(cut)], Columns()).units for r in unit.read()]
+    (lost,) = [r for unit in tar.open_tars(settings(cut)).units for r in unit.read()]
     assert "ends early" in lost.reason
 
 
@@ -126,10 +129,9 @@ def test_names_and_tables_of_any_bytes_are_refused_one_by_one(tmp_path):
     rows = b"a.jpg\tsound\n\xff\xfe.jpg\tno name\nnull\x00.jpg\tno name either\n"
     (tmp_path / "table.tsv").write_bytes(b"filepath\ttitle\n" + rows)
     (tmp_path / "captions.tsv").write_bytes(rows)
-    layout = table.Layout(Columns())
-    units = list(table.open_tables([str(tmp_path / "table.tsv")], layout, Place(""), 10).units)
+    units = list(table.open_tables(settings(tmp_path / "table.tsv")).units)
     captions = str(tmp_path / "captions.tsv")
-    units += folder.open_folder(str(tmp_path), layout, per_unit=10, captions=captions).units
+    units += folder.open_folder(settings(tmp_path, captions=captions)).units
     for unit in units:
         kinds = sorted(type(record).__name__ for record in unit.read())
         assert kinds == ["Pair", "Rejected", "Rejected"]
@@ -198,7 +200,7 @@ def test_a_table_is_scanned_and_not_held(tmp_path):
         for _ in range(100):
             file.write(row * 1000)
     tracemalloc.start()
-    units = table.open_tables([str(path)], table.Layout(Columns()), Place(""), 1000).units
+    units = table.open_tables(settings(path)).units
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(units) == 100 and path.stat().st_size > 10_000_000

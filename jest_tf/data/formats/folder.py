@@ -10,7 +10,9 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+
+import tensorflow as tf
 
 from jest_tf.data.formats import annotations, table
 from jest_tf.data.formats.files import (
@@ -35,6 +37,7 @@ from jest_tf.data.formats.pairs import (
     Opened,
     Pair,
     Rejected,
+    Settings,
     Unit,
     checked,
     encoded,
@@ -75,47 +78,45 @@ SELECT name, size, time FROM file WHERE kind < 3 OR name IN (SELECT name FROM re
 """
 
 
-def open_folder(
-    folder: str,
-    layout: table.Layout,
-    *,
-    per_unit: int,
-    captions: str | None = None,
-    split: Sequence[str] = (),
-    classes_from_folders: bool = False,
-    allow_outside: bool = False,
-    skip: str = "",
-) -> Opened:
-    """Units of `per_unit` pictures each, in the order of their names.
+def open_folder(settings: Settings) -> Opened:
+    """Units of `records_per_shard` pictures each, in the order of their names.
 
-    layout: of the caption files. captions: the one caption file (.csv, .tsv, .jsonl, .json,
-    .token); by default every one of CAPTION_FILES in the tree, relative to its own folder. split:
-    of Karpathy's JSON. classes_from_folders: a picture's folder names its class. skip: the output.
+    Captions are of --captions alone, or of every one of CAPTION_FILES in the tree, whose names are
+    relative to its own folder.
     """
-    folder = folder.rstrip("/") or "/"
-    if not _is_folder(folder):
+    if len(settings.paths) != 1:
+        raise UserError(f"expected one folder, got {list(settings.paths)}")
+    folder = settings.paths[0].rstrip("/") or "/"
+    try:
+        is_folder = tf.io.gfile.isdir(folder)
+    except READ_ERRORS:
+        is_folder = False
+    if not is_folder:
         raise UserError(f"{folder} is not a folder")
     folder = folder if is_remote(folder) else os.path.abspath(folder)
-    if skip and os.path.realpath(skip) == os.path.realpath(folder):
-        raise UserError(f"--out={skip} is the folder of the pictures. Name another one.")
-    place = Place(folder, allow_outside)
-    db = _database()
-    tables, others = _list_files(db, walk(folder, skip, allow_outside), not captions)
+    if os.path.realpath(settings.out) == os.path.realpath(folder):
+        raise UserError(f"--out={settings.out} is the folder of the pictures. Name another one.")
+    place, captions = Place(folder, settings.allow_outside), settings.captions
+    db = sqlite3.connect("")  # a temporary file that nobody can find and that ends with it
+    db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _SCHEMA)
+    files = walk(folder, settings.out, settings.allow_outside)
+    tables, others = _list_files(db, files, not captions)
     notes: list[str] = []
     named = [_captions_path(captions, folder)] if captions else [f"{folder}/{t}" for t in tables]
+    layout = table.Layout.of(settings)
     for path in named:
-        rows = _caption_rows(path, folder, layout, tuple(split), notes)
+        rows = _caption_rows(path, folder, layout, settings.split, notes)
         _add_captions(db, path, rows, place, look_in_root=bool(captions))
     db.execute("CREATE INDEX by_name ON caption (name)")
     _find_other_spellings(db)
-    no_captions = not named or classes_from_folders
-    db.execute(_RECORDS, (no_captions,))
+    by_folder = settings.classes_from_folders
+    db.execute(_RECORDS, (not named or by_folder,))
     n_records = _count(db, "record")
     has_texts = named or _count(db, f"file WHERE kind = 0 AND {_HAS_TEXT}")
-    if not n_records or not (has_texts or classes_from_folders):
+    if not n_records or not (has_texts or by_folder):
         raise UserError(_nothing_found(folder, named, others))
-    label = _folder_name if classes_from_folders else None
-    unit = functools.partial(_unit, db, per_unit, place, layout.columns, label)
+    per_unit = settings.records_per_shard
+    unit = functools.partial(_unit, db, per_unit, place, settings.columns, by_folder)
     return Opened(
         root=folder,
         listing=_listing(db, captions and named[0]),
@@ -123,22 +124,6 @@ def open_folder(
         passed_over=_passed_over(db, named),
         notes=tuple(notes),
     )
-
-
-def _is_folder(path: str) -> bool:
-    import tensorflow as tf
-
-    try:
-        return tf.io.gfile.isdir(path) if is_remote(path) else os.path.isdir(path)
-    except READ_ERRORS:
-        return False
-
-
-def _database() -> sqlite3.Connection:
-    """In a temporary file that nobody can find and that ends with the connection."""
-    db = sqlite3.connect("")
-    db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _SCHEMA)
-    return db
 
 
 def _count(db: sqlite3.Connection, what: str) -> int:
@@ -194,9 +179,7 @@ def _caption_rows(
 ) -> Iterator[table.Row]:
     if ends_as(path, annotations.ENDINGS):
         return annotations.annotation_rows(path, folder, layout.columns, split)
-    if path.lower().endswith(".jsonl"):
-        return table.rows(path, layout)
-    own, begin, note = table.read_caption_layout(path, layout)
+    own, begin, note = table.read_layout(path, layout, guess=True)
     notes.extend([f"{path}: {note}"] if note else [])
     return table.rows(path, own, begin)
 
@@ -277,11 +260,7 @@ def _decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def _folder_name(name: str) -> str | None:
-    return os.path.basename(os.path.dirname(name)) or None
-
-
-def _unit(db, per_unit: int, place: Place, columns: Columns, label, index: int) -> Unit:
+def _unit(db, per_unit: int, place: Place, columns: Columns, by_folder: bool, index: int) -> Unit:
     found = db.execute(
         "SELECT record.name, content FROM record LEFT JOIN caption ON caption.name = record.name "
         "WHERE number > ? AND number <= ? ORDER BY number, caption.rowid",
@@ -290,33 +269,32 @@ def _unit(db, per_unit: int, place: Place, columns: Columns, label, index: int) 
     rows: dict[str, list[str]] = {}
     for name, content in found:
         rows.setdefault(_decoded(name), []).extend([content] if content else [])
-    pictures = list(rows.items())
-    return Unit(str(index), functools.partial(read_pictures, place, pictures, columns, label))
+    read = functools.partial(read_pictures, place, list(rows.items()), columns, by_folder)
+    return Unit(str(index), read)
 
 
 def read_pictures(
-    place: Place, pictures: list[tuple[str, list[str]]], columns: Columns, label=None
+    place: Place, pictures: list[tuple[str, list[str]]], columns: Columns, by_folder: bool
 ) -> Iterator[Item]:
     """The records of pictures: (name, the JSON of each row about it)."""
     for name, contents in pictures:
+        label = os.path.basename(os.path.dirname(name)) or None if by_folder else None
         try:
             yield _read_picture(place, name, [parse_json(c) for c in contents], columns, label)
         except READ_ERRORS as error:
             yield Rejected(name, why_rejected(error))
 
 
-def _read_picture(place: Place, name: str, rows: list, columns: Columns, label) -> Item:
+def _read_picture(place: Place, name: str, rows: list, columns: Columns, label: str | None) -> Item:
     for _, problem in rows:
         if problem:
             raise NotText(problem)
-    own_label = label(name) if label else None
     image = place.read(name)
     if not rows:
         pair = pair_of(name, _beside(place, name) | {"jpg": image}, bytes, columns, by_line=True)
-        if own_label and isinstance(pair, Pair):
-            return dataclasses.replace(pair, label=pair.label or own_label)
-        return pair
-    captions, known = [], {"label": own_label, "noise": None}
+        is_pair = isinstance(pair, Pair) and label
+        return dataclasses.replace(pair, label=pair.label or label) if is_pair else pair
+    captions, known = [], {"label": label, "noise": None}
     for fields, _ in rows:
         caption = fields.get("captions")
         captions += caption if isinstance(caption, list) else [caption]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -19,6 +20,43 @@ USUAL = {
 }  # fmt: skip
 # Fields of a caption that is an object, as COCO has them on the hub.
 TEXT_FIELDS = ("raw", "caption", "text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to prepare, and how; the flags of `jest_tf.prepare` say what each field means."""
+
+    kind: str
+    paths: tuple[str, ...]
+    out: str
+    name: str | None = None
+    max_side: int | None = None
+    records_per_shard: int = 1000
+    workers: int = 8
+    part: int = 0
+    parts: int = 1
+    captions: str | None = None
+    split: tuple[str, ...] = ()
+    image_column: str | None = None
+    caption_column: str | None = None
+    label_column: str | None = None
+    separator: str | None = None
+    quotes: bool = True
+    classes_from_folders: bool = False
+    allow_outside: bool = False
+    max_rejected: float = 0.5
+    overwrite: bool = False
+
+    @property
+    def columns(self) -> "Columns":
+        return Columns(self.image_column, self.caption_column, self.label_column)
+
+    def decisive(self, name: str) -> dict:
+        """What the output depends on, besides the files of the source."""
+        other = ("paths", "out", "workers", "part", "parts", "max_rejected", "overwrite")
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in other}
+        captions = os.path.basename(self.captions) if self.captions else None
+        return fields | {"name": name, "split": list(self.split), "captions": captions}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,16 @@ import os
 from collections.abc import Iterator, Sequence
 
 from jest_tf.data.formats.files import READ_ERRORS, Place, find, open_binary, why, why_rejected
-from jest_tf.data.formats.pairs import TEXT_FIELDS, Columns, Item, Opened, Rejected, Unit, checked
+from jest_tf.data.formats.pairs import (
+    TEXT_FIELDS,
+    Columns,
+    Item,
+    Opened,
+    Rejected,
+    Settings,
+    Unit,
+    checked,
+)
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 
@@ -26,15 +35,12 @@ class ParquetSource:
     classes: tuple[str, ...]
 
 
-def open_parquet(
-    patterns: Sequence[str], columns: Columns, allow_outside: bool = False, skip: str = ""
-) -> Opened:
+def open_parquet(settings: Settings) -> Opened:
     """A unit per row group. UserError: no Parquet, or no usable image or caption column."""
-    found = find(patterns, ENDINGS, skip)
-    place = Place(found.root, allow_outside)
-    units = []
+    found = find(settings.paths, ENDINGS, settings.out)
+    place, units = Place(found.root, settings.allow_outside), []
     for name, _, _ in found.files:
-        source, n_groups = _inspect(found.path(name), name, place, columns)
+        source, n_groups = _inspect(found.path(name), name, place, settings.columns)
         units += [
             Unit(f"{name}:{group}", functools.partial(read_row_group, source, group))
             for group in range(n_groups)

@@ -7,7 +7,7 @@ import functools
 import io
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 from jest_tf.data.formats.files import (
     IMAGE_ENDINGS,
@@ -19,7 +19,16 @@ from jest_tf.data.formats.files import (
     why,
     why_rejected,
 )
-from jest_tf.data.formats.pairs import Columns, Item, NotText, Opened, Rejected, Unit, checked
+from jest_tf.data.formats.pairs import (
+    Columns,
+    Item,
+    NotText,
+    Opened,
+    Rejected,
+    Settings,
+    Unit,
+    checked,
+)
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 
@@ -46,6 +55,17 @@ class Layout:
     image: str = ""
     caption: str = ""
 
+    @classmethod
+    def of(cls, settings: Settings) -> "Layout":
+        r"""As the flags say; a separator is one character, or `\t` as a shell hands it over."""
+        text = SEPARATORS.get(settings.separator, settings.separator) or None
+        if text is not None and (len(text) != 1 or text in '"\r\n'):
+            raise UserError(
+                f"--separator={text!r}: expected one character, e.g. --separator=';', or '\\t' for "
+                "TAB."
+            )
+        return cls(settings.columns, text, settings.quotes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -61,33 +81,23 @@ class Row:
     open_quote: bool = False
 
 
-def separator_of(text: str | None) -> str | None:
-    r"""The separator that a flag names: one character, or `\t` as a shell hands it over."""
-    text = SEPARATORS.get(text, text) if text else None
-    if text is not None and (len(text) != 1 or text in '"\r\n'):
-        raise UserError(
-            f"--separator={text!r}: expected one character, e.g. --separator=';', or '\\t' for TAB."
-        )
-    return text
+def open_tables(settings: Settings) -> Opened:
+    """Tables whose rows name pictures, relative to the table; a unit is `records_per_shard` rows.
 
-
-def open_tables(
-    patterns: Sequence[str], layout: Layout, place: Place | None, per_unit: int, skip: str = ""
-) -> Opened:
-    """Tables whose rows name pictures, relative to the table; a unit is `per_unit` rows."""
-    found = find(patterns, ENDINGS, skip)
-    place = place or Place(found.root)
-    place = dataclasses.replace(place, root=found.root)
+    They are scanned once and never held.
+    """
+    found = find(settings.paths, ENDINGS, settings.out)
+    place, layout = Place(found.root, settings.allow_outside), Layout.of(settings)
     units, notes, unclosed = [], [], 0
     for name, _, _ in found.files:
         path = found.path(name)
-        own, begin = read_layout(path, layout)
+        own, begin, _ = read_layout(path, layout)
         notes.append(f"{name}: pictures from {own.image!r}, captions from {own.caption!r}")
         n = 0
         for row in rows(path, own, begin):
             unclosed += row.open_quote
             n, end = n + 1, row.end
-            if n == per_unit:
+            if n == settings.records_per_shard:
                 units.append(_unit(path, name, own, place, begin, n))
                 begin, n = end, 0
         if n:
@@ -119,45 +129,34 @@ def read_rows(
         yield checked(place.key(path_of_picture), image, **row.fields)
 
 
-def read_layout(path: str, layout: Layout) -> tuple[Layout, int]:
-    """The layout by the table's header, and the byte where rows begin; UserError: none."""
-    if path.lower().endswith(".jsonl"):
-        return dataclasses.replace(layout, image="file_name …", caption="text …"), 0
-    line, end = next(_lines(path), ("", 0))
-    if not line.strip():
-        raise UserError(f"{path} is empty: expected a table with a header.")
-    header, separator = split_header(line, layout, path)
-    image, caption, *_ = [
-        layout.columns.require(role, header, path)
-        for role in ("image", "caption", "label")
-        if role != "label" or layout.columns.label
-    ]
-    found = {"header": header, "separator": separator, "image": image, "caption": caption}
-    return dataclasses.replace(layout, **found), end
+def read_layout(path: str, layout: Layout, guess: bool = False) -> tuple[Layout, int, str]:
+    """The layout by the table's header, the byte where rows begin, and what was assumed.
 
-
-def read_caption_layout(path: str, layout: Layout) -> tuple[Layout, int, str | None]:
-    """As `read_layout`; without a known header the first two columns are the picture and its
-    caption.
-
-    Returns (layout, byte where the rows begin, what was assumed about the first line, or None).
+    guess: where the first line names no column, the first two are the picture and its caption; a
+    line that begins with a picture's name is a row. UserError: no such header, or no text.
     """
+    if path.lower().endswith(".jsonl"):
+        return dataclasses.replace(layout, image="file_name …", caption="text …"), 0, ""
     line, end = next(_lines(path), ("", 0))
     if not line.strip():
         raise UserError(f"{path} is empty: expected a picture's name and a caption in each row.")
     header, separator = split_header(line, layout, path)
-    named = [layout.columns.find(role, header) for role in ("image", "caption")]
-    if all(named) or layout.columns.image or layout.columns.caption:
-        return *read_layout(path, layout), None
-    if len(header) < 2:
+    columns, note = layout.columns, ""
+    is_named = all(columns.find(role, header) for role in ("image", "caption"))
+    if is_named or not guess or columns.image or columns.caption:
+        image, caption = (columns.require(role, header, path) for role in ("image", "caption"))
+        if columns.label:
+            columns.require("label", header, path)
+    elif len(header) < 2:
         raise UserError(f"{path}: expected two columns at least, found {header} in the first line.")
-    note = None
-    if ends_as(header[0], IMAGE_ENDINGS):
-        header, end = ("picture", "caption"), 0
     else:
-        note = f"its first line was taken for a header: {', '.join(header)[:200]}"
-    found = {"image": header[0], "caption": header[1]}
-    return dataclasses.replace(layout, header=header, separator=separator, **found), end, note
+        if ends_as(header[0], IMAGE_ENDINGS):
+            header, end = ("picture", "caption"), 0
+        else:
+            note = f"its first line was taken for a header: {', '.join(header)[:200]}"
+        image, caption = header[:2]
+    found = {"header": header, "separator": separator, "image": image, "caption": caption}
+    return dataclasses.replace(layout, **found), end, note
 
 
 def split_header(line: str, layout: Layout, path: str) -> tuple[tuple[str, ...], str]:
@@ -198,8 +197,8 @@ def rows(path: str, layout: Layout, begin: int = 0) -> Iterator[Row]:
             problem = f"a row of {len(cells)} cells where the header has {width}"
             yield Row(cells[0][:200], {}, end, problem, open_quote)
             continue
-        image = fields[layout.image].strip()
-        yield Row(image, _by_role(fields, layout), end, None, open_quote)
+        by_role = layout.columns.pair_fields(fields) | {"captions": fields[layout.caption]}
+        yield Row(fields[layout.image].strip(), by_role, end, None, open_quote)
 
 
 def _fitted(cells: list[str], layout: Layout, width: int) -> list[str]:
@@ -209,11 +208,6 @@ def _fitted(cells: list[str], layout: Layout, width: int) -> list[str]:
     if len(cells) > width and layout.header[-1] == layout.caption:
         return [*cells[: width - 1], layout.separator.join(cells[width - 1 :])]
     return cells
-
-
-def _by_role(fields: Mapping[str, str], layout: Layout) -> dict:
-    values = layout.columns.pair_fields(fields)
-    return values | {"captions": fields[layout.caption]}
 
 
 def _json_row(line: str, end: int, columns: Columns) -> Row:

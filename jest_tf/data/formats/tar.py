@@ -4,7 +4,7 @@ import codecs
 import functools
 import io
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from jest_tf.data.formats.files import (
     IMAGE_ENDINGS,
@@ -22,6 +22,7 @@ from jest_tf.data.formats.pairs import (
     Opened,
     PassedOver,
     Rejected,
+    Settings,
     Unit,
     checked,
 )
@@ -37,11 +38,11 @@ IMAGES = tuple(ending[1:] for ending in IMAGE_ENDINGS)
 Parts = dict[str, object]  # ending -> what `load` turns into bytes
 
 
-def open_tars(patterns: Sequence[str], columns: Columns, skip: str = "") -> Opened:
+def open_tars(settings: Settings) -> Opened:
     """A unit per tar."""
-    found = find(patterns, ENDINGS, skip)
+    found = find(settings.paths, ENDINGS, settings.out)
     units = [
-        Unit(name, functools.partial(read_tar, found.path(name), name, columns))
+        Unit(name, functools.partial(read_tar, found.path(name), name, settings.columns))
         for name, _, _ in found.files
     ]
     return Opened(found.root, found.files, units, found.passed_over)
