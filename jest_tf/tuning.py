@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.json_text import read_json
 from jest_tf.model_record import ModelRecord
 
 TOWERS = ("image", "text")
@@ -58,13 +58,7 @@ def follow_init(config: ConfigDict, workdir: str) -> None:
 
 def _config_of(workdir: str) -> dict[str, Any] | None:
     path = os.path.join(workdir, "config.json")
-    if not os.path.exists(path):
-        return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            return parse_json(file.read())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}. Restore it.") from error
+    return read_json(path) if os.path.exists(path) else None
 
 
 def initial_bias(config: ConfigDict) -> float:

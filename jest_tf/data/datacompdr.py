@@ -20,7 +20,7 @@ import tensorflow as tf
 from jest_tf.data.formats.files import READ_ERRORS, find, open_binary, why
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import hashed_id
-from jest_tf.data.reference_cache import CacheWriter
+from jest_tf.data.reference_cache import CacheWriter, unit_norm
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
 
@@ -86,8 +86,8 @@ class DataCompDR:
                 f"expected {IMAGES} and {TEXTS}, each [n, {N_TEACHERS} teachers x d]"
             ) from error
         begin = self._teacher * width // N_TEACHERS
-        images, texts = (_unit(x[:, begin : begin + width // N_TEACHERS]) for x in both)
-        return _unit(images.mean(axis=0)), texts
+        images, texts = (unit_norm(x[:, begin : begin + width // N_TEACHERS]) for x in both)
+        return unit_norm(images.mean(axis=0)), texts
 
     @functools.lru_cache(maxsize=8)  # noqa: B019  lives as long as the cache is filled
     def _open(self, tar: int):
@@ -178,7 +178,3 @@ def _floats(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "V":
         values = values.view(ml_dtypes.bfloat16)
     return np.atleast_2d(values.astype(np.float32))
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)

@@ -4,7 +4,7 @@ Both take the same records, and the same captions of each, for usable.
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -31,6 +31,18 @@ def parse_examples(serialized: tf.Tensor, spec: Mapping) -> dict:
     # waited for.
     with tf.control_dependencies([tf.debugging.assert_less(sizes, 2)]):
         return tf.io.parse_example(tf.identity(serialized), spec)
+
+
+def example(features: Mapping[str, Iterable[int] | Iterable[bytes]]) -> bytes:
+    """A serialized tf.train.Example of lists of whole numbers or of bytes."""
+    kept = {}
+    for name, values in features.items():
+        values = list(values)
+        if values and not isinstance(values[0], bytes):
+            kept[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+        else:
+            kept[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+    return tf.train.Example(features=tf.train.Features(feature=kept)).SerializeToString()
 
 
 def are_texts(captions: tf.Tensor) -> tf.Tensor:

@@ -7,12 +7,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent import futures
 
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data.fields import example
 from jest_tf.data.formats.files import find
 from jest_tf.data.formats.pairs import Opened, Pair, Settings, encoded
 from jest_tf.data.manifest import About, Manifest, Shard, Source
@@ -104,20 +105,19 @@ class ShardWriter:
         key = encoded(pair.key)
         record_id = int(hashed_id(self._name, tf.constant(key)))
         features = {
-            "id": _integers([record_id]),
-            "size": _integers(size),
-            "key": _bytes([key]),
-            "image": _bytes([pair.image]),
-            "captions": _bytes(pair.captions),
+            "id": [record_id],
+            "size": size,
+            "key": [key],
+            "image": [pair.image],
+            "captions": pair.captions,
         }
         if pair.label is not None:
             number = self.classes.setdefault(pair.label, len(self.classes))
-            features |= {"label": _integers([number]), "cls": _bytes([pair.label.encode()])}
+            features |= {"label": [number], "cls": [pair.label.encode()]}
         if pair.noise is not None:
-            features["noise"] = _bytes([pair.noise.encode()])
+            features["noise"] = [pair.noise.encode()]
             self.noise.append((record_id, pair.noise))
-        example = tf.train.Example(features=tf.train.Features(feature=features))
-        self._file.write(example.SerializeToString())
+        self._file.write(example(features))
         self._ids.append(record_id)
         self._n += 1
         if self._n == self._per_shard:
@@ -133,14 +133,6 @@ class ShardWriter:
         entry = {"path": path.rpartition("/")[2], "records": self._n, "bytes": size}
         self.shards.append(entry)
         self._file, self._n = None, 0
-
-
-def _integers(values: Iterable[int]) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-
-def _bytes(values: Iterable[bytes]) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
 
 def finish(settings: Settings, name: str, opened: Opened, say: Callable[[str], None]) -> Summary:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.data.fields import parse_examples
+from jest_tf.data.fields import example, parse_examples
 from jest_tf.data.manifest import Manifest
 from jest_tf.errors import UserError
 from jest_tf.files import replacing, write_atomically
@@ -218,11 +218,13 @@ class CacheWriter:
             )
         dtype = DTYPES[self.cache.dtype].as_numpy_dtype
 
-        def stored(values: np.ndarray) -> tf.train.Feature:
-            raw = np.ascontiguousarray(values.astype(dtype)).tobytes()
-            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[raw]))
+        raw = [np.ascontiguousarray(z.astype(dtype)).tobytes() for z in (zimg, ztxt)]
+        return example(
+            {"id": [int(record_id)], "zimg": [raw[0]], "ztxt": [raw[1]], CAPTIONS: captions}
+        )
 
-        id_feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[int(record_id)]))
-        features = {"id": id_feature, "zimg": stored(zimg), "ztxt": stored(ztxt)}
-        features[CAPTIONS] = tf.train.Feature(bytes_list=tf.train.BytesList(value=captions))
-        return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+def unit_norm(values: np.ndarray) -> np.ndarray:
+    """float32, each vector along the last axis of length 1."""
+    values = np.asarray(values, np.float32)
+    return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)

@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.data import pipeline
-from jest_tf.data.formats.files import find, open_binary, why
+from jest_tf.data.formats.files import find, open_binary, open_parquet
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_rows
-from jest_tf.data.reference_cache import CacheWriter
+from jest_tf.data.reference_cache import CacheWriter, unit_norm
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
@@ -161,7 +161,7 @@ class StoredEmbeddings:
             zimg, ztxt = self._load(int(part))
             for number in np.flatnonzero(self._part[at] == part):
                 row = self._row[at[number]]
-                found[int(number)] = _unit(zimg[row]), _unit(np.atleast_2d(ztxt[row]))
+                found[int(number)] = unit_norm(zimg[row]), unit_norm(np.atleast_2d(ztxt[row]))
         for number, (record_id, n_captions) in enumerate(records):
             zimg, ztxt = found.pop(number)
             if len(ztxt) != max(1, n_captions):
@@ -187,17 +187,8 @@ def _n_groups(path: str) -> int:
         return 1
     if not path.endswith(".parquet"):
         raise UserError(f"{path}: expected .npz or .parquet")
-    with _parquet(path) as file:
+    with open_parquet(path) as file:
         return file.num_row_groups
-
-
-def _parquet(path: str):
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(open_binary(path))
-    except Exception as error:  # pyarrow raises several types for files that are no Parquet
-        raise UserError(f"{path} cannot be read as Parquet: {why(error)}") from error
 
 
 def _read_part(path: str, group: int, names: Sequence[str]) -> dict:
@@ -207,7 +198,7 @@ def _read_part(path: str, group: int, names: Sequence[str]) -> dict:
             with open_binary(path) as file, np.load(file, allow_pickle=False) as arrays:
                 _require(path, arrays.files)
                 return {name: arrays[name] for name in names}
-        with _parquet(path) as file:
+        with open_parquet(path) as file:
             _require(path, file.schema_arrow.names)
             table = file.read_row_group(group, columns=list(names))
             return {name: _from_arrow(table[name].combine_chunks()) for name in names}
@@ -239,8 +230,3 @@ def _from_arrow(column) -> np.ndarray | list[np.ndarray]:
     if not len(lengths) or (lengths == lengths[0]).all():
         return np.reshape(inner, (len(lengths), -1, *np.shape(inner)[1:]))
     return np.split(inner, np.cumsum(lengths)[:-1].astype(int))
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, np.float32)
-    return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)

@@ -62,6 +62,16 @@ def open_binary(path: str) -> io.BufferedIOBase:
     return open(path, "rb")
 
 
+def open_parquet(path: str):
+    """The pyarrow.parquet.ParquetFile; UserError: it is none."""
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(open_binary(path))
+    except Exception as error:  # pyarrow raises several types for files that are no Parquet
+        raise UserError(f"{path} cannot be read as Parquet: {why(error)}") from error
+
+
 def ends_as(name: str, endings: Sequence[str]) -> bool:
     return name.lower().endswith(tuple(endings))
 

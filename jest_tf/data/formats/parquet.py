@@ -5,6 +5,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 
+from jest_tf.data.formats import files
 from jest_tf.data.formats.files import READ_ERRORS, Place, find, open_binary, why, why_rejected
 from jest_tf.data.formats.pairs import (
     TEXT_FIELDS,
@@ -50,13 +51,8 @@ def open_parquet(settings: Settings) -> Opened:
 
 def _inspect(path: str, name: str, place: Place, columns: Columns) -> tuple[ParquetSource, int]:
     """(what the schema says, number of row groups)"""
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(open_binary(path)) as file:
-            schema, n_groups = file.schema_arrow, file.num_row_groups
-    except Exception as error:  # pyarrow raises several types for files that are no Parquet
-        raise UserError(f"{path} cannot be read as Parquet: {why(error)}") from error
+    with files.open_parquet(path) as file:
+        schema, n_groups = file.schema_arrow, file.num_row_groups
     in_hub_order = dataclasses.replace(columns, image=columns.image or _image_column(schema.names))
     roles = {role: in_hub_order.require(role, schema.names, path) for role in ("image", "caption")}
     if columns.label:

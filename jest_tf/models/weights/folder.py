@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.json_text import read_json
 from jest_tf.models.weights import FORMATS, huggingface, keras_hub, open_clip
 from jest_tf.models.weights.rules import refuse_clip
 from jest_tf.models.weights.tensors import PICKLES, Tensors, open_tensors, refuse_pickle
@@ -115,13 +115,10 @@ def _vocabulary(folder: Path) -> str | None:
 
 def _json(path: Path) -> dict[str, Any]:
     """Content of a JSON file; empty where there is none."""
-    if not path.exists():
-        return {}
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-        return dict(content)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as a JSON object: {error}") from error
+    content = read_json(path) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} cannot be read as a JSON object: it is {type(content).__name__}")
+    return content
 
 
 def _refuse_other_config(folder: Path, path: str) -> None:

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from jest_tf.config import flat
 from jest_tf.errors import UserError
 from jest_tf.files import write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.json_text import parse_json, read_json
 from jest_tf.monitoring import environment
 from jest_tf.stored_config import completed, to_store
 
@@ -90,7 +90,7 @@ class Workdir:
         if not (self.path / "inputs.json").exists():
             return
         _refuse_other_config(self.path, read_config(self.path), self.config, MAY_DIFFER)
-        before = _read_json(self.path / "inputs.json")
+        before = read_json(self.path / "inputs.json")
         changed = [name for name in inputs if name in before and before[name] != inputs[name]]
         if changed:
             lines = [f"  {name}: {before[name]} there, {inputs[name]} now" for name in changed]
@@ -101,33 +101,13 @@ class Workdir:
                 "another --workdir."
             )
 
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def picks(self) -> Path:
-        return self.path / "picks"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
-
-    @property
-    def evaluations(self) -> Path:
-        return self.path / "evaluations"
-
-    @property
-    def export(self) -> Path:
-        return self.path / "export"
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    tensorboard = property(lambda self: self.path / "tensorboard")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    picks = property(lambda self: self.path / "picks")
+    samples = property(lambda self: self.path / "samples")
+    evaluations = property(lambda self: self.path / "evaluations")
+    export = property(lambda self: self.path / "export")
 
     def close(self) -> None:
         _release(self._lock)
@@ -186,21 +166,12 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     file = Path(path) / "config.json"
     if not file.exists():
         raise UserError(f"{path} is not the workdir of a run: it has no config.json.")
-    return _read_json(file)
+    return read_json(file)
 
 
 def stored_config(path: str | os.PathLike) -> ConfigDict:
     """`read_config`, with the defaults of this version where the run knew no such field."""
     return ConfigDict(completed(read_config(path)))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return parse_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file} cannot be read as JSON: {error}. Restore it from the run's log or a copy."
-        ) from error
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
