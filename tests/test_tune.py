@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from jest_tf.config import base_config, evaluation, problems
 from jest_tf.errors import UserError
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.results import read_result
+from jest_tf.runtime.peers import Peers
 from jest_tf.training import loop
 from jest_tf.training.evaluating import Evaluations
 from jest_tf.training.run.restore import load_workdir
@@ -156,6 +158,46 @@ def test_a_score_that_halves_stops_the_run_saved(data, init, tmp_path, caplog):
     assert "log.min_score_share" in caplog.text and "of step 0" in caplog.text
     assert tune(data, init, run, log__min_score_share=1.0, **fields)[0] == loop.EXIT_STOPPED
     assert tune(data, init, run, log__min_score_share=0.0, **fields)[0] == 0
+
+
+def test_every_worker_stops_when_the_first_says_that_a_score_fell(
+    data, init, tmp_path, monkeypatch, caplog
+):
+    """The first worker alone evaluates; the others hear of it with the steps' codes."""
+    monkeypatch.setattr(Peers, "of_all", lambda self, code: [loop.FORGOT, code])
+    monkeypatch.setattr(Peers, "require_equal", lambda *_: None)
+    assert tune(data, init, tmp_path / "run", total_steps=9)[0] == loop.EXIT_STOPPED
+    assert "see the first worker's log" in caplog.text
+    assert stored(tmp_path / "run", 0), "saved before it stopped"
+
+
+def test_a_run_that_was_killed_ends_as_an_undisturbed_one(data, init, tmp_path):
+    """Adapters, averages, moments and the order of the data all go on where the last save was."""
+    fields = {
+        "model__lora__rank": 2,
+        "optimizer__ema": 0.5,
+        "checkpoint__every_steps": 1,
+        "total_steps": 4,
+    }
+    run = tmp_path / "run"
+    assert tune(data, init, run, **fields)[0] == 0
+    undisturbed = stored(run, 4)
+    for step in (3, 4):  # what a kill after step 2 leaves
+        shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
+    assert tune(data, init, run, **fields)[0] == 0
+    again = stored(run, 4)
+    assert set(again) == set(undisturbed)
+    assert any("lora" in name for name in again) and any("average/" in name for name in again)
+    for name, value in undisturbed.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_a_model_that_diverges_stops_the_run_and_is_not_told_as_bad_data(
+    data, init, tmp_path, caplog
+):
+    fields = {"optimizer__learning_rate": 1e30, "log__max_refused_steps": 2, "total_steps": 9}
+    assert tune(data, init, tmp_path / "run", **fields)[0] == loop.EXIT_STOPPED
+    assert "diverge" in caplog.text and "records" not in caplog.text
 
 
 def test_a_learner_that_is_its_reference_is_refused_before_the_run(data, init, tmp_path):
