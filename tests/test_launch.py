@@ -1,9 +1,12 @@
 """The launch scripts: what they print without doing it, and what they do, with stand-in tools."""
 
+import collections
 import configparser
+import itertools
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -97,16 +100,42 @@ def test_test_prints_every_command_of_a_first_run(checkout, tmp_path):
     python = shutil.which("python3.11") or sys.executable
     out = run(checkout / "launch/test.sh", "--dry-run", "-k", "a b", cwd=tmp_path, PYTHON=python)
     env = f"'{checkout}/.venv/bin/python'"
-    assert out.splitlines() == [
+    lines = out.splitlines()
+    assert lines[:5] == [
         f"+ {python} -m venv '{checkout}/.venv'",
         f"+ {env} -m pip install --disable-pip-version-check --constraint "
         f"'{checkout}/constraints.txt' --editable '{checkout}[dev]'",
         f"+ {env} -m pip check",
         f"+ {env} -m ruff check .",
         f"+ {env} -m ruff format --check .",
-        f"+ {env} -m pytest -n 2 --dist loadfile -k 'a b'",
     ]
+    command = f"+ {env} -m pytest -n 2 --dist loadfile "
+    assert all(line.startswith(command) and line.endswith(" -k 'a b'") for line in lines[5:])
     assert not (checkout / ".venv").exists()
+
+
+def test_each_test_file_is_in_one_part():
+    lines = run(ROOT / "launch/test.sh", "--dry-run").splitlines()
+    parts = [
+        shlex.split(line.partition("--dist loadfile ")[2]) for line in lines if "pytest" in line
+    ]
+    found = collections.Counter()
+    for path in itertools.chain(*parts):
+        place = ROOT / path
+        found.update([place] if place.is_file() else place.rglob("test_*.py"))
+    roots = ("tests", "benchmarks/tests", "examples/emoji/tests")
+    expected = [file for root in roots for file in (ROOT / root).rglob("test_*.py")]
+    assert found == collections.Counter(expected)
+    assert len(parts) > 3
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tests/selection", "-k", "x"], ["-x", "benchmarks/tests/test_a.py::test_b"]]
+)
+def test_named_tests_run_alone(checkout, venv, tmp_path, arguments):
+    run(checkout / "launch/test.sh", "--venv", str(venv), *arguments)
+    tests = [call for call in calls(tmp_path) if "-m pytest" in call]
+    assert [call.partition("--dist loadfile ")[2] for call in tests] == [" ".join(arguments)]
 
 
 def test_ci_makes_the_environment_of_the_tpu_compiler_then_runs_the_tests():
@@ -172,8 +201,17 @@ def test_a_failed_install_is_tried_again(checkout, venv, tmp_path):
 
 
 def test_failing_tests_fail_the_script(checkout, venv, tmp_path):
-    write_program(venv / "bin/python", '[[ "$*" != *pytest* ]] || exit 5')
-    run(checkout / "launch/test.sh", "--venv", str(venv), check=5)
+    """In one part of several; the others still run. 5: pytest found no test to run."""
+    python = venv / "bin/python"
+    log = f'echo "$PWD: $*" >>"{tmp_path}/calls"; [[ "$*" == *pytest* ]] || exit 0; '
+    for in_training, elsewhere, code in ((1, 0, 1), (5, 0, 0), (5, 5, 5), (0, 1, 1), (2, 0, 2)):
+        write_program(
+            python, f"{log}[[ $* != *tests/training* ]] || exit {in_training}; exit {elsewhere}"
+        )
+        run(checkout / "launch/test.sh", "--venv", str(venv), check=code)
+        n_parts = sum("-m pytest" in call for call in calls(tmp_path))
+        assert n_parts == (2 if in_training == 2 else 6), "Ctrl-C alone ends the whole"
+        (tmp_path / "calls").unlink()
 
 
 def test_no_fitting_python_is_one_clear_message(checkout, tmp_path):
