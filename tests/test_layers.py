@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "ground": {
         "errors", "config", "devices", "json_text", "model_record", "results",
-        "files", "collectives", "pages", "selection_spec",
+        "files", "collectives", "pages", "progress", "selection_spec",
         "stored_config", "tuning",
     },
     "operations": {"ops"},

@@ -168,7 +168,7 @@ def _show(cells: list, folders) -> int:
     from benchmarks.evidence.estimate import Estimate
     from benchmarks.evidence.grid import rate_of
     from benchmarks.evidence.runner import finished, to_run, train_command
-    from jest_tf.monitoring.progress import duration
+    from jest_tf.progress import duration
 
     done = finished(cells, folders)
     waiting = to_run(cells, done, folders)

@@ -27,7 +27,7 @@ from benchmarks.evidence.grid import HEADLINE, best_rate
 from benchmarks.evidence.markdown import percent, points, ratio, table
 from benchmarks.evidence.notes import notes
 from benchmarks.evidence.questions import SHOWN, answers
-from jest_tf.monitoring.progress import short_number
+from jest_tf.progress import short_number
 
 Rows = Mapping[str, RowResults]
 

@@ -20,7 +20,7 @@ from benchmarks.evidence.grid import CLEAN_POOL, CONFIG, RATE, Cell, rate_of
 from benchmarks.evidence.picks import PoolTruth
 from benchmarks.evidence.prepare import POOL
 from jest_tf.errors import UserError
-from jest_tf.monitoring.progress import duration
+from jest_tf.progress import duration
 from jest_tf.runtime.interrupt import Interrupt
 
 POLL_SECONDS = 0.5

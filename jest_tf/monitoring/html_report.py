@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jest_tf.config import flat
-from jest_tf.monitoring.progress import duration, short_number
+from jest_tf.progress import duration, short_number
 from jest_tf.monitoring.run_history import RunHistory, config_differences
 from jest_tf.monitoring.run_summary import COLUMNS, TERA, verdict
 from jest_tf.monitoring.samples import GROUPS, Samples

@@ -1,10 +1,11 @@
 """The progress line: numbers against hand-made ones, a bounded rate, terminals and files."""
 
 import io
+from concurrent import futures
 
 import pytest
 
-from jest_tf.monitoring.progress import RATE_SECONDS, Progress, duration, short_number
+from jest_tf.progress import RATE_SECONDS, Counter, Progress, duration, short_number
 
 
 class Clock:
@@ -89,7 +90,7 @@ def test_a_terminal_rewrites_one_line():
     written = stream.getvalue()
     assert written.count("\n") == 2
     assert written.endswith("ETA 0s\n")
-    assert written.split("\n")[0].endswith("\rsaved a checkpoint")
+    assert written.split("\n")[0].endswith("\r\x1b[Ksaved a checkpoint")
 
 
 def test_close_ends_an_unfinished_line():
@@ -121,3 +122,68 @@ def test_short_number(value, text):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def count(counter, clock, n, seconds=1.0, **more):
+    for _ in range(n):
+        clock.now += seconds
+        counter.add(**more)
+
+
+def test_a_counter_says_how_many_how_fast_and_how_long():
+    clock, stream = Clock(), io.StringIO()
+    with Counter("embedding", 1600, stream=stream, clock=clock) as counter:
+        count(counter, clock, 640, 1 / 64)
+        counter.add(320)
+        count(counter, clock, 640, 1 / 16)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "embedding: 640/1,600 records 40%  64/s  15s left"
+    assert lines[-1] == "embedding: 1,600/1,600 records 100%  32/s  0s left"
+    assert len(lines) == 5  # every ten seconds
+
+
+def test_a_counter_of_short_work_says_nothing():
+    clock, stream = Clock(), io.StringIO()
+    with Counter("reading", 3, stream=stream, clock=clock) as counter:
+        count(counter, clock, 3)
+    assert stream.getvalue() == ""
+
+
+def test_a_counter_may_count_other_things_and_know_no_total():
+    clock, stream = Clock(), io.StringIO()
+    with Counter("prepare", 4, "units", stream=stream, clock=clock, min_seconds=0) as counter:
+        clock.now += 10
+        counter.add(0, records=50)
+        clock.now += 10
+        counter.add(1, records=50)
+    with Counter("captions", 0, "read", stream=stream, clock=clock, min_seconds=0) as counter:
+        count(counter, clock, 1, 0.5)
+    assert stream.getvalue().splitlines() == [
+        "prepare: 0/4 units 0%  50 records  5/s",
+        "prepare: 1/4 units 25%  100 records  5/s  1m 00s left",
+        "captions: 1 read  2/s",
+    ]
+
+
+def test_a_counter_on_a_terminal_rewrites_its_line_and_ends_it(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "31")
+    clock, stream = Clock(), Terminal()
+    with Counter("embedding", 10, stream=stream, clock=clock) as counter:
+        assert list(counter.over(_ticking(clock, 4))) == [0, 1, 2, 3]
+    written = stream.getvalue()
+    assert written.count("\n") == 1 and written.endswith("\n")
+    lines = [line.removeprefix("\x1b[K") for line in written.strip().split("\r")]
+    assert lines[-1] == "embedding: 4/10 records 40%  1"  # as wide as the terminal, less one
+
+
+def _ticking(clock, n):
+    for i in range(n):
+        clock.now += 1
+        yield i
+
+
+def test_threads_lose_no_count():
+    counter = Counter("x", 8000, stream=io.StringIO())
+    with futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: [counter.add(1, records=2) for _ in range(1000)], range(8)))
+    assert counter.done == 8000 and counter._more["records"] == 16000
