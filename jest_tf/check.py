@@ -16,6 +16,7 @@ from jest_tf.config import settle
 from jest_tf.devices import GIB, Device, Topology, n_gpus, parse_device, parse_topology
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section, check_sizes, n_problems, render
+from jest_tf.progress import Counter
 from jest_tf.tuning import follow_init
 
 EXIT_PROBLEMS = 1
@@ -93,23 +94,29 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
     from jest_tf.training.assemble import parts_of
 
     sections, reference = [], None
+    progress = Counter("check", 3 + bool(topology), "parts")
     if _DATA.value:
         sections.append(inputs.check_data(config, n_hosts))
         if needs_reference(config):
             sections.append(inputs.check_reference(config))
             if not sections[-1].problems:
                 reference = inputs.reference_config(config)
+    progress.add()
     try:
         parts = parts_of(config, n_replicas, reference)
     except UserError as error:
         return [*sections, Section("Model, policy, resolution", problems=[str(error)])]
+    progress.add()
     memory = check_memory(config, parts, n_replicas, device)
     sections += [memory, check_cost(config, parts, n_replicas, device)]
+    progress.add()
     if topology:
         if memory.problems:  # The compiler's word counts, not the estimate's.
             memory.add("note", f"an estimate: {memory.problems.pop()}")
         environment = _COMPILE_ENV.value
         sections.append(compiling.check_compile(config, parts, topology, environment, reference))
+        progress.add()
+    progress.close()
     return sections
 
 

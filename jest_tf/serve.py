@@ -71,15 +71,17 @@ def main(argv: list[str]) -> None:
 
 def _open(folders: list[str]):
     """The app for these indexes, and how many pictures they hold."""
+    from jest_tf.progress import Counter
     from jest_tf.serving import web
     from jest_tf.serving.querying import Searcher
 
     searchers, encoders = {}, {}
-    for folder in folders:
-        name = pathlib.Path(folder).resolve().name
-        number = sum(other.split("~")[0] == name for other in searchers)
-        name = f"{name}~{number + 1}" if number else name
-        searchers[name] = Searcher(folder, _MODEL.value, web.MAX_K + 1, encoders)
+    with Counter("loading", len(folders), "indexes") as counter:
+        for folder in counter.over(folders):
+            name = pathlib.Path(folder).resolve().name
+            number = sum(other.split("~")[0] == name for other in searchers)
+            name = f"{name}~{number + 1}" if number else name
+            searchers[name] = Searcher(folder, _MODEL.value, web.MAX_K + 1, encoders)
     hosts = LOOPBACK if _HOST.value in LOOPBACK else None
     return web.make_app(searchers, hosts), sum(len(one.index) for one in searchers.values())
 

@@ -10,7 +10,7 @@ import hashlib
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import ml_dtypes
@@ -23,6 +23,7 @@ from jest_tf.data.records import hashed_id
 from jest_tf.data.reference_cache import CacheWriter, unit_norm
 from jest_tf.errors import UserError
 from jest_tf.json_text import parse_json
+from jest_tf.progress import Counter
 
 N_TEACHERS = 2
 IMAGES, TEXTS = "image_emb", "text_emb"
@@ -94,16 +95,14 @@ class DataCompDR:
         return open_binary(self.tars[tar])
 
 
-def import_datacompdr(
-    writer: CacheWriter, embeddings: DataCompDR, report: Callable[[str], None] = print
-) -> None:
+def import_datacompdr(writer: CacheWriter, embeddings: DataCompDR) -> None:
     """Fills a cache. A record with n captions takes the first n text embeddings.
 
     UserError: a record without key or embedding, or with more captions than embeddings.
     """
-    for shard in writer.missing_shards():
-        writer.write_shard(shard, _rows(writer.manifest, shard, embeddings))
-        report(f"DataCompDR: shard {shard + 1} of {len(writer.manifest.shards)}")
+    with Counter("importing DataCompDR", writer.n_missing()) as counter:
+        for shard in writer.missing_shards():
+            writer.write_shard(shard, counter.over(_rows(writer.manifest, shard, embeddings)))
 
 
 def _rows(

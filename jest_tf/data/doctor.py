@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent import futures
 
 import numpy as np
@@ -19,6 +19,7 @@ from jest_tf.data.records import shard_rows
 from jest_tf.data.repeats import Repeats
 from jest_tf.errors import UserError
 from jest_tf.pages.html import data_uri, render
+from jest_tf.progress import Counter
 
 SAMPLES = 12
 LISTED = 100
@@ -84,7 +85,7 @@ def _percentiles(sizes: collections.Counter) -> list[int]:
     return [values[i] for i in np.searchsorted(np.cumsum(counts), at, side="right")]
 
 
-def examine(manifest: Manifest, workers: int = 8, report: Callable[[str], None] = print) -> Report:
+def examine(manifest: Manifest, workers: int = 8) -> Report:
     """Reads and decodes every record of a manifest, `workers` shards at once."""
     names = _different([source.name for source in manifest.sources])
     sources = {name: SourceReport() for name in names}
@@ -92,8 +93,10 @@ def examine(manifest: Manifest, workers: int = 8, report: Callable[[str], None] 
     ids, captions = Repeats(), Repeats()
     texts: collections.Counter = collections.Counter()
     unreadable: dict[str, str] = {}
-    with futures.ThreadPoolExecutor(workers) as pool:
-        parts = pool.map(lambda index: _examine_shard(manifest, index), range(len(manifest.shards)))
+    counter = Counter(f"reading {manifest.name}", manifest.n_records)
+    with futures.ThreadPoolExecutor(workers) as pool, counter:
+        shards = range(len(manifest.shards))
+        parts = pool.map(lambda index: _examine_shard(manifest, index, counter), shards)
         for index, (part, shard_ids, shard_texts, error) in enumerate(parts):
             shard = manifest.shards[index]
             name = names[shard.source]
@@ -105,8 +108,6 @@ def examine(manifest: Manifest, workers: int = 8, report: Callable[[str], None] 
             _keep_frequent(texts)
             if error:
                 unreadable[shard.path] = error
-            if (index + 1) % max(1, len(manifest.shards) // 20) == 0:
-                report(f"{index + 1:,}/{len(manifest.shards):,} shards, {ids.n:,} records")
     bad = sum(s.counts["bad_record"] for s in sources.values())
     return Report(
         name=manifest.name,
@@ -144,13 +145,13 @@ def _different(names: list[str]) -> list[str]:
     return different
 
 
-def _examine_shard(manifest: Manifest, index: int):
+def _examine_shard(manifest: Manifest, index: int, counter: Counter):
     """(SourceReport, ids, captions, why the shard could not be read, or None)"""
     path = manifest.shards[index].path
     part, ids, captions = SourceReport(), [], []
     number = manifest.shards[index].start
     try:
-        for record_id, image, texts in shard_rows(manifest, index):
+        for record_id, image, texts in counter.over(shard_rows(manifest, index)):
             where = (path, number, record_id)
             number += 1
             part.records += 1

@@ -26,8 +26,8 @@ from jest_tf.data.prepared import Summary
 from jest_tf.errors import UserError
 from jest_tf.files import replacing, write_atomically
 from jest_tf.json_text import parse_json
+from jest_tf.progress import Counter
 
-PROGRESS_SECONDS = 5.0
 OPENERS = {
     "folder": folder.open_folder,
     "webdataset": tar.open_tars,
@@ -91,20 +91,21 @@ def parse_part(text: str) -> tuple[int, int]:
 
 def _run(settings: Settings, name: str, units: Sequence[Unit], todo: list[int], say) -> None:
     """Converts units in threads; only those in work are held."""
-    progress = _Progress(len(todo), say)
+    progress = Counter("prepare", len(todo), "units")
     left = iter(todo)
     pool = futures.ThreadPoolExecutor(settings.workers)
     waiting: set[futures.Future] = set()
     try:
         while True:
             for index in itertools.islice(left, 2 * settings.workers - len(waiting)):
-                waiting.add(pool.submit(convert, units[index], index, name, settings))
+                waiting.add(pool.submit(convert, units[index], index, name, settings, progress))
             if not waiting:
                 return
             done, waiting = futures.wait(waiting, return_when=futures.FIRST_COMPLETED)
             for job in done:
-                progress.add(job.result()["records"])
+                job.result()  # or the error
     except KeyboardInterrupt:
+        progress.close()
         say(
             f"stopped: {progress.done:,} of {len(todo):,} units are done and kept; the same "
             "command goes on from there"
@@ -112,38 +113,19 @@ def _run(settings: Settings, name: str, units: Sequence[Unit], todo: list[int], 
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+        progress.close()
 
 
-class _Progress:
-    """n/N, rate and time left, now and then and at the end."""
-
-    def __init__(self, n_units: int, say: Callable[[str], None]):
-        self.n, self.say = n_units, say
-        self.done = self.records = 0
-        self.started = self.told = time.monotonic()
-
-    def add(self, records: int) -> None:
-        self.done += 1
-        self.records += records
-        now = time.monotonic()
-        if self.done < self.n and now - self.told < PROGRESS_SECONDS:
-            return
-        self.told = now
-        seconds = max(now - self.started, 1e-6)
-        left = (self.n - self.done) * seconds / self.done
-        rate = self.records / seconds
-        self.say(
-            f"{self.done:,}/{self.n:,} units, {self.records:,} records, "
-            f"{rate:,.{0 if rate >= 10 else 1}f} records/s, {left:,.0f} s left"
-        )
-
-
-def convert(unit: Unit, index: int, name: str, settings: Settings) -> dict:
+def convert(
+    unit: Unit, index: int, name: str, settings: Settings, progress: Counter | None = None
+) -> dict:
     """Reads one unit, writes its shards, and last its report, which marks it as done."""
+    progress = progress or Counter(unit.name, 1, "units")
     rejected: list[tuple[str, str]] = []
     passed, counts = collections.Counter(), collections.Counter()
     with prepared.ShardWriter(settings, name, index) as writer:
         for pair in unit.read():
+            progress.add(0, pairs=1)
             if isinstance(pair, PassedOver):
                 passed[pair.reason] += 1
                 continue
@@ -169,6 +151,7 @@ def convert(unit: Unit, index: int, name: str, settings: Settings) -> dict:
         "counts": counts,
     }
     prepared.write_report(settings.out, index, report)
+    progress.add()
     return report
 
 

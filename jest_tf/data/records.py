@@ -14,6 +14,7 @@ from jest_tf.data.fields import Record
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.reference_cache import CAPTIONS, ReferenceCache
 from jest_tf.model_record import PixelRule
+from jest_tf.progress import Counter
 
 
 class RecordReader:
@@ -283,6 +284,7 @@ def shard_rows(manifest: Manifest, index: int) -> Iterator[tuple[int, bytes, lis
 def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
     """Up to `limit` distinct captions, in the manifest's order; unreadable ones are passed over."""
     captions: dict[bytes, None] = {}
+    counter = Counter(f"reading captions of {manifest.name}", manifest.n_records)
     for shard in manifest.shards:
         source = manifest.sources[shard.source]
         if source.captions is None:
@@ -293,8 +295,10 @@ def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
         for batch in file.batch(1024):
             for found in _parsed(parse, batch):
                 captions |= dict.fromkeys(found.numpy().tolist())
+            counter.add(len(batch))
         if len(captions) >= limit:
             break
+    counter.close()
     return list(captions)[:limit]
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from jest_tf.data.reference_cache import CacheWriter, unit_norm
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
+from jest_tf.progress import Counter
 
 
 def embed(
@@ -29,7 +29,6 @@ def embed(
     batch_size: int = 256,
     part: int = 0,
     parts: int = 1,
-    report: Callable[[str], None] = print,
 ) -> None:
     """Embeds every record that is not in the cache yet, every `parts`-th shard from `part` on.
 
@@ -46,20 +45,13 @@ def embed(
             manifest, tokenizer, batch_size, image_size, pixels
         )
     )
-    start, done = time.time(), 0
-    for shard, index in enumerate(missing):
-        captions = [texts for _, _, texts in shard_rows(manifest, shard)]
-        ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
-        # Texts first: images go on in the next shard.
-        rows = zip(ztxt, captions, images, strict=False)
-        writer.write_shard(index, ((rid, zimg, z, texts) for z, texts, (zimg, rid) in rows))
-        done += manifest.shards[shard].records
-        rate = done / (time.time() - start)
-        left = (manifest.n_records - done) / rate
-        report(
-            f"reference cache: shard {shard + 1}/{len(missing)}, {done:,}/{manifest.n_records:,} "
-            f"records, {rate:,.0f} records/s, {left:,.0f} s left"
-        )
+    with Counter(f"embedding {manifest.name}", manifest.n_records) as counter:
+        for shard, index in enumerate(missing):
+            captions = [texts for _, _, texts in shard_rows(manifest, shard)]
+            ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
+            # Texts first: images go on in the next shard.
+            rows = counter.over(zip(ztxt, captions, images, strict=False))
+            writer.write_shard(index, ((rid, zimg, z, texts) for z, texts, (zimg, rid) in rows))
 
 
 def import_embeddings(
@@ -76,9 +68,11 @@ def import_embeddings(
         f"{len(embeddings.ids):,} embeddings in {len(embeddings.parts)} parts; "
         f"{embeddings.n_repeated:,} ids repeat (first kept)"
     )
-    for shard in writer.missing_shards():
-        records = [(rid, len(texts)) for rid, _, texts in shard_rows(writer.manifest, shard)]
-        writer.write_shard(shard, embeddings.rows(records, writer.manifest.shards[shard].path))
+    with Counter("importing embeddings", writer.n_missing()) as counter:
+        for shard in writer.missing_shards():
+            records = [(rid, len(texts)) for rid, _, texts in shard_rows(writer.manifest, shard)]
+            rows = embeddings.rows(records, writer.manifest.shards[shard].path)
+            writer.write_shard(shard, counter.over(rows))
 
 
 def _subset(manifest: Manifest, indices: Sequence[int]) -> Manifest:

@@ -10,6 +10,7 @@ from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
+from jest_tf.progress import Counter
 
 
 class Encoder(Protocol):
@@ -84,7 +85,8 @@ class Reader:
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         """float32 [n, d]."""
         parts = [texts[i : i + self.batch_size] for i in range(0, len(texts), self.batch_size)]
-        return np.concatenate([self.encode_text(part) for part in parts])
+        with Counter("embedding texts", len(parts), "batches") as counter:
+            return np.concatenate([self.encode_text(part) for part in counter.over(parts)])
 
     def encode_text(self, texts: list[str]) -> np.ndarray:
         """At most `batch_size` texts -> float32 [n, d]."""
@@ -97,11 +99,14 @@ class Reader:
 
     def _embed(self, data: EvaluationData, rows: np.ndarray | None) -> Embedded:
         zimg, captions, labels, kept = [], [], [], []
-        for batch in data.batches(self.batch_size, rows):
-            zimg.append(self._encode_image(batch.images))
-            captions += batch.captions
-            labels.append(batch.labels)
-            kept.append(batch.rows)
+        n = data.manifest.n_records if rows is None else len(rows)
+        with Counter(f"embedding {data.manifest.name}", n, "pictures") as counter:
+            for batch in data.batches(self.batch_size, rows):
+                zimg.append(self._encode_image(batch.images))
+                captions += batch.captions
+                labels.append(batch.labels)
+                kept.append(batch.rows)
+                counter.add(len(batch.rows))
         if not sum(map(len, zimg)):
             raise UserError(
                 f"{data.manifest.name}: not one of {data.n_skipped} pictures could be decoded"

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from jest_tf.config import flat
-from jest_tf.progress import duration, short_number
 from jest_tf.monitoring.run_history import RunHistory, config_differences
 from jest_tf.monitoring.run_summary import COLUMNS, TERA, verdict
 from jest_tf.monitoring.samples import GROUPS, Samples
 from jest_tf.pages.charts import GREY, Chart, Line, bar_chart, line_chart
 from jest_tf.pages.html import data_uri, render
+from jest_tf.progress import duration, short_number
 
 STEPS, FLOPS = "steps", "FLOPs"
 # Title, unit, what to see, then beginnings of names in metrics.jsonl.

@@ -18,6 +18,7 @@ from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.formats.files import ends_as, walk, why
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
+from jest_tf.progress import Counter
 from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.image_index import META, ImageIndex, Item
 
@@ -96,16 +97,18 @@ def add_images(
     if keep_thumbnails:
         data = EvaluationData(open_source(images, data_dir), encoder.decode_size, encoder.pixels)
         index = _open_or_create(Path(path), encoder)
-        found = _of_data_set(data, images, index, batch_size, report)
+        n, found = data.manifest.n_records, _of_data_set(data, images, index, batch_size, report)
     else:
         items = _folder_items(Path(images), Path(path), report)
         index = _open_or_create(Path(path), encoder)
-        found = _of_files(items, index, report)
+        n, found = len(items), _of_files(items, index, report)
     pending: list[_Rows] = []
-    for batch in _batched(found, batch_size):
-        pending.append(_embed(batch, encoder, batch_size, keep_thumbnails, report))
-        if sum(len(rows.items) for rows in pending) >= COMMIT_ROWS:
-            _commit(index, pending)
+    with Counter(f"indexing {images}", n, "pictures") as counter:
+        for batch in _batched(found, batch_size):
+            pending.append(_embed(batch, encoder, batch_size, keep_thumbnails, report))
+            if sum(len(rows.items) for rows in pending) >= COMMIT_ROWS:
+                _commit(index, pending)
+            counter.add(report.added + report.known + len(report.not_indexed) - counter.done)
     _commit(index, pending)
     report.total = len(index)
     left_out = report.not_indexed.items()

@@ -24,6 +24,7 @@ from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
+from jest_tf.progress import Counter
 from jest_tf.serving.model_card import model_card
 
 INFO_FILE, CARD_FILE = "model.json", "model_card.md"
@@ -165,14 +166,20 @@ def _write_saved_model(
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.track(tokenizer)
+    # Tracing takes most of the time.
+    counter = Counter("export", len(ENDPOINTS) + 1, "parts")
     images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
     archive.add_endpoint("encode_image", encode_image, [images])
+    counter.add()
     files = tf.TensorSpec([None], tf.string, name="encoded")
     archive.add_endpoint("encode_image_bytes", encode_image_bytes, [files])
+    counter.add()
     texts = tf.TensorSpec([None], tf.string, name="texts")
     archive.add_endpoint("encode_text", encode_text, [texts])
     archive.add_endpoint("scale_and_bias", scale_and_bias, [])
+    counter.add(2)
     archive.write_out(path, verbose=False)
+    counter.add()
     _without_xla(f"{path}/saved_model.pb")
     # The graph holds the vocabulary in its own form; the file itself is for people and other tools.
     extra = f"{path}/assets.extra"

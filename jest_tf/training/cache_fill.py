@@ -1,9 +1,6 @@
 """Caches of embeddings: of a run that is to be a reference, and of a frozen image tower."""
 
-from collections.abc import Callable
-
 import tensorflow as tf
-from absl import logging
 from ml_collections import ConfigDict
 
 from jest_tf.data import reference_fill
@@ -24,7 +21,6 @@ def cache_of_run(
     batch_size: int = 256,
     part: int = 0,
     parts: int = 1,
-    report: Callable[[str], None] = print,
 ) -> CacheWriter:
     """Embeds what is missing of this part of a data set, at the run's own resolution."""
     size = run.model.config.image_size
@@ -47,7 +43,6 @@ def cache_of_run(
         batch_size=batch_size,
         part=part,
         parts=parts,
-        report=report,
     )
     return writer
 
@@ -66,7 +61,7 @@ def open_image_cache(
         return None
     if fills and workdir.is_new:
         run = load_workdir(config.model.init)
-        writer = cache_of_run(run, manifest, folder, dtype="float16", report=logging.info)
+        writer = cache_of_run(run, manifest, folder, dtype="float16")
         cache = writer.finish()
     else:
         cache = ReferenceCache.load(folder)

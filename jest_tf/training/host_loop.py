@@ -63,10 +63,14 @@ class HostLoop:
         self._batches = batches
         self._programs = {}
 
-    def run(self, plan: StepPlan, n_steps: int) -> HostLoopResult:
-        """`n_steps` steps at one plan. Compiles at the first call for a plan and never again."""
+    def run(
+        self, plan: StepPlan, n_steps: int, note: Callable[[str], None] = str
+    ) -> HostLoopResult:
+        """`n_steps` steps at one plan. Compiles at the first call for a plan and never again, and
+        tells `note` so before."""
         compiled = plan not in self._programs
         if compiled:
+            note(plan.compiling())
             build = self._many_steps if self._runtime.steps_in_graph else self._one_step
             self._programs[plan] = build(plan)
         if self._runtime.steps_in_graph:

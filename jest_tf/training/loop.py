@@ -305,7 +305,7 @@ class Trainer:
         started = time.monotonic()
         plan = self.schedule.plan(self.step)
         with self.profiler.around(self.step, n_steps):
-            result = self.host_loop.run(plan, n_steps)
+            result = self.host_loop.run(plan, n_steps, self.outputs.note)
         for i, ids in enumerate(result.picks):
             self.outputs.picks(self.step + i + 1, ids)
         candidates = self._columns(result.last_batch, "id", "source", "valid")

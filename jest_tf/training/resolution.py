@@ -117,6 +117,21 @@ class StepPlan:
         """Any dual encoder, run whole on what the batches hold."""
         return cls(score=None, reference=None, train=(TrainPart(None, sub_batch),))
 
+    def compiling(self) -> str:
+        """What to say before the program is built: where, and for about how long.
+
+        The time is that of 160 runs of 5 and 6 blocks on 2 idle cores without accelerator, as a
+        line through them: 4 s, 0.7 s a block that is trained and 0.4 s a block that only scores.
+        """
+        trained = [part.at for part in self.train if part.at]
+        scoring = [at for at in (self.score, self.reference) if at]
+        n_trained, n_scoring = (
+            sum(at.image_depth + at.text_depth for at in of) for of in (trained, scoring)
+        )
+        where = " and ".join(dict.fromkeys(f"{at.resolution}" for at in trained)) or "full size"
+        seconds = 4 + 0.7 * n_trained + 0.4 * n_scoring
+        return f"compiling the step ({where}), about {seconds:.0f} s"
+
     def split(self, positions: tf.Tensor, seed: tf.Tensor) -> list[tuple[Fidelity, tf.Tensor]]:
         """(fidelity, positions int32 [n_examples]) of each part: the picks int32 [b], split by
         `seed`.

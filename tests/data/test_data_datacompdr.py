@@ -76,7 +76,7 @@ def filled(folder, manifest, found):
     writer = CacheWriter(
         str(folder), manifest, identity={"datacompdr": "test"}, dim=found.dim, scale=100.0, bias=0.0
     )
-    import_datacompdr(writer, found, report=lambda line: None)
+    import_datacompdr(writer, found)
     return writer.finish()
 
 

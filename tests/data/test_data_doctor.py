@@ -25,7 +25,7 @@ def manifest(tmp_path) -> Manifest:
 
 
 def test_it_finds_what_is_there(manifest, tokenizer, tmp_path):
-    report = doctor.examine(manifest, report=str)
+    report = doctor.examine(manifest)
     source = report.sources["mine"]
     assert (report.records, report.bad, report.duplicate_ids) == (40, 4, 1)
     assert report.duplicate_captions == 1 and report.most_repeated == {"record 7": 2}
@@ -53,7 +53,7 @@ def test_a_corrupt_shard_is_reported_and_the_rest_is_read(manifest, tmp_path):
     content[-2000:-1900] = bytes(100)
     broken.write_bytes(content)
     both = Manifest("m", manifest.sources, (Shard(str(broken), 40), good, Shard(good.path, 50)))
-    report = doctor.examine(both, report=str)
+    report = doctor.examine(both)
     assert set(report.unreadable_shards) == {str(broken), good.path}
     assert "after record" in report.unreadable_shards[str(broken)]
     assert "40 records, the manifest says 50" in report.unreadable_shards[good.path]
@@ -64,7 +64,7 @@ def test_ids_that_two_sources_share_are_told_and_sources_of_one_name_stay_apart(
     one, other = make_manifest([10], name="a"), make_manifest([10], first_id=7, name="b")
     sources = (Source("same", id="id"), Source("same", id="id"))
     shards = (*one.shards, Shard(other.shards[0].path, 10, 1, 0, other.shards[0].bytes))
-    report = doctor.examine(Manifest("both", sources, shards), report=str)
+    report = doctor.examine(Manifest("both", sources, shards))
     assert (report.duplicate_ids, report.shared_ids) == (3, 3)
     assert {name: s.records for name, s in report.sources.items()} == {"same": 10, "same (2)": 10}
     sizes = json.loads(report.to_json())["sources"]["same"]["caption_bytes_percentiles"]

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from small_shards import example, png, write_shard
 
+from jest_tf import progress
 from jest_tf.data import order, pipeline, reference_fill
 from jest_tf.data.manifest import Manifest, Source
 from jest_tf.data.reference_cache import CacheWriter, ReferenceCache
@@ -61,9 +62,7 @@ def test_training_gets_what_the_reference_would_say(
     manifest, tokenizer, tmp_path, dtype, tolerance
 ):
     writer = writer_for(tmp_path / "cache", manifest, dtype=dtype)
-    reference_fill.embed(
-        writer, tokenizer, encode_image, encode_text, image_size=4, batch_size=16, report=str
-    )
+    reference_fill.embed(writer, tokenizer, encode_image, encode_text, image_size=4, batch_size=16)
     writer.finish()
     cache = ReferenceCache.load(str(tmp_path / "cache"))
     assert (cache.scale, cache.bias, cache.dim) == (9.0, -8.0, D)
@@ -80,24 +79,31 @@ def test_training_gets_what_the_reference_would_say(
         np.testing.assert_allclose(batch["reference_ztxt"][valid], ztxt[valid], atol=tolerance)
 
 
-def test_it_resumes_and_parts_add_up(manifest, tokenizer, tmp_path):
+def test_it_resumes_and_parts_add_up(manifest, tokenizer, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+
     def run(**kwargs):
         writer = writer_for(tmp_path / "cache", manifest)
-        seen = []
-        reference_fill.embed(
-            writer, tokenizer, encode_image, encode_text, image_size=4, batch_size=8,
-            report=seen.append, **kwargs,
-        )  # fmt: skip
-        return writer, seen
+        embedded = []
 
-    writer, lines = run(part=1, parts=2)
-    assert len(lines) == 1 and "15/15 records" in lines[0]
+        def counted(images):
+            embedded.append(len(images))
+            return encode_image(images)
+
+        reference_fill.embed(
+            writer, tokenizer, counted, encode_text, image_size=4, batch_size=8, **kwargs
+        )
+        return writer, embedded
+
+    writer, batches = run(part=1, parts=2)
+    assert len(batches) == 2  # of 8, for one shard of 15 records
+    assert "15/15 records 100%" in capfd.readouterr().err
     with pytest.raises(UserError, match="2 of 3 shards are missing"):
         writer.finish()
     with pytest.raises(UserError, match="cache_reference"):
         ReferenceCache.load(str(tmp_path / "cache"))
-    writer, lines = run()
-    assert len(lines) == 2
+    writer, batches = run()
+    assert len(batches) == 4
     writer.finish()
     assert run()[1] == []
 

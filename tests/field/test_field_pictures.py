@@ -94,7 +94,7 @@ def test_prepare_keeps_what_training_can_decode_and_nothing_else(tmp_path, max_s
     names = [texts[0] for texts in batch.captions]
     assert far_off(dict(zip(names, batch.images, strict=True)), seen) == {}
     assert far_off(dict(zip(names, trained_pixels(manifest, tmp_path), strict=True)), seen) == {}
-    assert doctor.examine(manifest, report=str).bad == 0
+    assert doctor.examine(manifest).bad == 0
 
 
 def test_an_export_and_the_index_see_what_training_sees(tmp_path, export):

@@ -44,6 +44,12 @@ def test_by_default_everything_is_the_model_itself():
     assert schedule.steps_left(57) == 43
 
 
+def test_what_compiles_says_where_and_for_how_long():
+    plan = _schedule(score=Approximation(LOW), low_share=0.25).plan(0)
+    # Trained are 6 blocks at each of two resolutions, and 12 score: 4 + 0.7 * 12 + 0.4 * 12 s.
+    assert plan.compiling() == "compiling the step (48/16 and 48/8), about 17 s"
+
+
 def test_flexi_trains_a_share_exactly_as_it_scores():
     cheap = Approximation(LOW, image_depth=3, text_depth=1, n_tokens=8)
     plan = _schedule(score=cheap, low_share=0.25).plan(0)

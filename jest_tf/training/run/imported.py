@@ -21,6 +21,7 @@ from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule, TokenizerRule
 from jest_tf.models.dual_encoder import CUSTOM, DualEncoder, DualEncoderConfig
 from jest_tf.models.weights import big_vision, folder, rules
+from jest_tf.progress import Counter
 from jest_tf.training import inputs
 from jest_tf.training.cost import CostLedger
 from jest_tf.training.run.checkpoint import Checkpointer
@@ -160,9 +161,11 @@ def _trimmed(
     rule = tokenizer.rule
     ids = np.asarray(rule.kept_ids or range(model.config.vocab_size))  # of the file, by row
     rows = {int(np.flatnonzero(ids == i)[0]) for i in (rule.pad_id, *tokenizer.special_ids)}
-    for at in range(0, len(captions), 4096):
-        tokens = tokenizer(tf.constant(captions[at : at + 4096]))
-        rows.update(np.unique(tokens.numpy()).tolist())
+    with Counter("tokenizing captions", len(captions), "captions") as counter:
+        for at in range(0, len(captions), 4096):
+            tokens = tokenizer(tf.constant(captions[at : at + 4096]))
+            rows.update(np.unique(tokens.numpy()).tolist())
+            counter.add(len(tokens))
     kept = np.asarray(sorted(rows))
     rule = dataclasses.replace(rule, kept_ids=tuple(ids[kept].tolist()))
     config = dataclasses.replace(model.config, vocab_size=len(kept))
@@ -178,8 +181,9 @@ def _build(
     """The model with these weights. They are read one by one: one more is in memory at a time."""
     model = DualEncoder(config, pixels=pixels)
     variables = {_name(variable): variable for variable in model.variables}
-    for name, value in weights:
-        variables[name].assign(value)
+    with Counter("reading weights", len(variables), "tensors") as counter:
+        for name, value in counter.over(weights):
+            variables[name].assign(value)
     scale, bias = float(model.scale), float(tf.convert_to_tensor(model.bias))
     if not (math.isfinite(scale) and math.isfinite(bias)):
         raise UserError(f"the weights have scale {scale} and bias {bias}: expected finite numbers")
