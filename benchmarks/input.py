@@ -360,7 +360,7 @@ def cached_score_error(data: BenchData, args: argparse.Namespace) -> list[dict]:
     lines = []
     for dtype in ("float16", "bfloat16"):
         folder = str(data.root / dtype)
-        cache = cache_of_run(run, manifest, folder, dtype=dtype, report=lambda _: None).finish()
+        cache = cache_of_run(run, manifest, folder, dtype=dtype).finish()
         found = cached_scores.compare(run, manifest, cache, spec, n_steps=3)
         bound = cached_scores.tolerance(cache.scale, dtype)
         lines.append(
