@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from jest_tf import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -13,6 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = """
 import os, sys
 from absl import flags
+import pytest
+
 from jest_tf import cli
 from jest_tf.errors import UserError
 
@@ -90,3 +94,19 @@ def test_unknown_flag_names_the_nearest(tmp_path):
 
 def test_help_shows_the_module_flags(tmp_path):
     assert "--mode: What to do." in run(tmp_path, "--help").stdout
+
+
+@pytest.mark.parametrize("name", ["prepare", "train_tokenizer"])
+def test_a_command_is_still_found_where_it_was(name):
+    """Scripts of users call them by the names of the first release."""
+    texts = [
+        subprocess.run(
+            [sys.executable, "-m", f"jest_tf.{place}{name}", "--help"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=1200,
+        ).stdout
+        for place in ("data.", "")
+    ]
+    assert texts[0] == texts[1] and name in texts[0]

@@ -5,6 +5,12 @@ stopped goes on with the other units, and several runs may share the work. Which
 last unit writes manifest.json and rejected.jsonl.
 """
 
+# ruff: noqa: E402
+if __name__ == "__main__":  # where the command was; scripts of users still call it here
+    import runpy
+
+    runpy.run_module("jest_tf.prepare", run_name="__main__", alter_sys=True)
+
 import collections
 import dataclasses
 import gzip
