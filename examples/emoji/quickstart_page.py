@@ -131,18 +131,18 @@ def _card(hit: dict[str, Any], index: ImageIndex, is_right: bool) -> dict[str, A
 
 
 def _told(name: str) -> str:
-    return "base" if name == "base" else f"tuned, {name}"
+    return "the base" if name == "base" else f"the {name} run"
 
 
 def _search_note(answers: dict[str, Answers], demo: Demo) -> str:
     chance = sum(
         1 - (1 - share_right(query, answers["base"], demo)) ** SHOWN for query in demo.queries
     )
-    told = ", ".join(f"{_told(name)}: {of.n_right(demo)}" for name, of in answers.items())
+    told = ", ".join(f"{of.n_right(demo)} by {_told(name)}" for name, of in answers.items())
     n = len(answers["base"].index)
     return (
         f"The first {SHOWN} of {n:,} pictures that no run trained on. Queries with a right picture "
-        f"among them, of {len(demo.queries)}: {told}; by chance {chance:.1f}. The data's captions "
+        f"among them, of {len(demo.queries)}: {told}, {chance:.1f} by chance. The data's captions "
         "and classes say what is right; the queries were written down before any run."
     )
 

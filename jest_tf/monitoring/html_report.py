@@ -143,8 +143,9 @@ def evaluations(runs: Sequence[RunHistory], wanted: Sequence[str] = ()) -> dict[
     names = sorted((n for n in names if not wanted or n in wanted), key=_natural)
     # A chart of one point per run says no more than the table.
     drawn = [n for n in names if any(len(r.series[n].step) > 1 for r in runs if n in r.series)]
+    note = "Higher is better."
     charts = [
-        (f"Against {axis}", [_curve(runs, n.removeprefix("eval/"), "score", "", [n], axis, True)
+        (f"Against {axis}", [_curve(runs, n.removeprefix("eval/"), "score", note, [n], axis, True)
                              for n in drawn])
         for axis in (STEPS, FLOPS)
     ]  # fmt: skip
