@@ -50,12 +50,12 @@ def exchanges(
         rounds = math.ceil(expected_travellers(part.n_examples, n_replicas) / buffer)
         rounds = 0 if spec.scope == "replica" else rounds
         found.append(Exchange("picked images", buffer * row, rounds))
-    found.append(Exchange("embeddings for the loss", 4 * b * parts.learner.embed_dim, 2))
+    found.append(Exchange("embeddings for the loss", 8 * b * parts.learner.embed_dim, 1))
     if teacher:
-        found.append(Exchange("reference's embeddings of the chosen", 4 * b * teacher, 2))
+        found.append(Exchange("reference's embeddings of the chosen", 8 * b * teacher, 1))
     softmaxes = (spec.loss == "softmax" or teacher > 0) + (teacher > 0)
     if softmaxes:
-        found.append(Exchange("normalisers of the softmax", 4 * b, 2 * softmaxes))
+        found.append(Exchange("normalisers of the softmax", 8 * b, softmaxes))
     found.append(Exchange("gradients", 4 * (parts.n_trained + 1), 1))
     found.append(Exchange("picked ids", 8 * b, 1))
     return found

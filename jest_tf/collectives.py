@@ -14,6 +14,10 @@ class Collectives(Protocol):
 
     rank: this replica's index, a Python int or an int32 scalar tensor. size: a Python int.
     in_loops: whether the exchanges may be called inside a `tf.while_loop`.
+
+    Optional: `spread`, of those whose `all_gather` is a sum of `jest_tf.ops.words.Spread`: a caller
+    may then make the buffer, and read the sum, inside programs of its own. `pads`, whether a buffer
+    should always travel whole, because that costs less than to wait for how full it is.
     """
 
     rank: "int | tf.Tensor"

@@ -12,6 +12,7 @@ from jest_tf.preflight.tpu_compile import lower
 from jest_tf.training.assemble import parts_of
 
 R = 4
+SCALARS = 24  # bytes of the counts and the sums that become metrics
 
 
 class Recorder:
@@ -65,14 +66,14 @@ def test_payloads_are_those_of_the_step(config, policy, loss, distillation, augm
     monkeypatch.setattr(lower, "hlo_of", trace)
     lower.lower_train_step(config, R)
     parts = parts_of(config, R)
-    large = [e for e in exchanges(config, parts, parts.schedule.plan(0), R) if e.payload > 16]
+    large = [e for e in exchanges(config, parts, parts.schedule.plan(0), R) if e.payload > SCALARS]
     # Those that happen several times a step whatever was picked; travellers' rounds are a loop.
     repeated = ("embeddings for the loss", "reference's embeddings", "normalisers")
     expected = [e.payload for e in large
                 for _ in range(int(e.times) if e.name.startswith(repeated) else 1)]  # fmt: skip
     if policy == "joint":  # The loop's body draws again; the last chunk travels after the loop.
         expected += expected[:2]
-    assert sorted(p for p in recorder.payloads if p > 16) == sorted(expected)
+    assert sorted(p for p in recorder.payloads if p > SCALARS) == sorted(expected)
 
 
 def test_travellers_are_those_of_random_picks():

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from jest_tf.collectives import LOCAL, Collectives
-from jest_tf.losses.contrastive import contrastive_loss, loss_and_gradients
+from jest_tf.losses.contrastive import loss_and_gradients
 from jest_tf.losses.distillation import Teacher
+from jest_tf.losses.tiles import PairGradients
 
 # rows of a batch (nest of [k, ...]) -> zimg, ztxt float32 [k, d]
 Embed = Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
@@ -80,32 +81,44 @@ def gradients(
     block: int | None = None,
     teacher: Teacher | None = None,
     captions: tf.Tensor | None = None,
+    program: Callable[[Callable], Callable] = lambda function: function,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """This replica's share of (loss [], dense gradients of `variables`); sums over replicas are
     whole.
 
     parts: this replica's rows; one loss over their union. logits: () -> (scale, bias). micro_batch:
-    rows whose activations exist at a time; 0: all, in one pass. Others as of
-    `contrastive.loss_and_gradients`; rows of teacher and captions are those of all parts in order.
+    rows whose activations exist at a time; 0: all, in one pass. program: makes one compiled program
+    of a function of tensors, for what lies between the exchanges; by default nothing is compiled.
+    Others as of `contrastive.loss_and_gradients`; rows of teacher and captions are those of all
+    parts in order.
     """
     options = {
         "kind": kind, "collectives": collectives, "block": block, "teacher": teacher,
         "captions": captions,
     }  # fmt: skip
     if _fits(parts, micro_batch):
-        return _in_one_pass(parts, logits, variables, options)
-    embedded = [embed_in_micro_batches(*part, micro_batch) for part in parts]
-    zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
-    with _tape(variables) as tape:
-        scale, bias = logits()
-    loss, dz = loss_and_gradients(zimg, ztxt, scale, bias, **options)
-    found = _gradients(tape, (scale, bias), (dz.scale, dz.bias), variables)
-    start = 0
-    for part in parts:
-        ends = (dz.zimg[start : start + part.rows], dz.ztxt[start : start + part.rows])
-        found = _add_part(found, part, ends, variables, micro_batch)
-        start += part.rows
-    return loss, found
+        return _in_one_pass(parts, logits, variables, options, program)
+
+    @program
+    def embed_all(batches: list) -> tuple[tf.Tensor, tf.Tensor]:
+        pairs = zip(parts, batches, strict=True)
+        return _joined([embed_in_micro_batches(p.embed, b, micro_batch) for p, b in pairs])
+
+    @program
+    def backward(batches: list, dz: PairGradients) -> list[tf.Tensor]:
+        with _tape(variables) as tape:
+            scale, bias = logits()
+        found = _gradients(tape, (scale, bias), (dz.scale, dz.bias), variables)
+        start = 0
+        for part, batch in zip(parts, batches, strict=True):
+            ends = (dz.zimg[start : start + part.rows], dz.ztxt[start : start + part.rows])
+            found = _add_part(found, part._replace(batch=batch), ends, variables, micro_batch)
+            start += part.rows
+        return found
+
+    batches = [part.batch for part in parts]
+    loss, dz = loss_and_gradients(*embed_all(batches), *logits(), **options)
+    return loss, backward(batches, dz)
 
 
 def _fits(parts: Sequence[EmbeddedPart], micro_batch: int) -> bool:
@@ -113,12 +126,22 @@ def _fits(parts: Sequence[EmbeddedPart], micro_batch: int) -> bool:
     return not micro_batch or sum(part.rows for part in parts) <= micro_batch
 
 
-def _in_one_pass(parts, logits, variables, options) -> tuple[tf.Tensor, list[tf.Tensor]]:
+def _joined(embedded: list[tuple[tf.Tensor, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The embeddings of all parts, one part after the other."""
+    zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
+    return zimg, ztxt
+
+
+def _in_one_pass(parts, logits, variables, options, program) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    @program
+    def embed_all(batches: list) -> tuple[tf.Tensor, ...]:
+        pairs = zip(parts, batches, strict=True)
+        return *_joined([part.embed(batch) for part, batch in pairs]), *logits()
+
     with _tape(variables) as tape:
-        embedded = [part.embed(part.batch) for part in parts]
-        zimg, ztxt = (tf.concat(side, axis=0) for side in zip(*embedded, strict=True))
-        loss = contrastive_loss(zimg, ztxt, *logits(), **options)
-    return loss, _gradients(tape, loss, None, variables)
+        ends = embed_all([part.batch for part in parts])
+    loss, dz = loss_and_gradients(*ends, **options)
+    return loss, _gradients(tape, ends, tuple(dz), variables)
 
 
 def _add_part(

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from jest_tf.collectives import Collectives
 from jest_tf.ops.captions import IGNORED, same_caption
+from jest_tf.ops.words import Spread
 
 # 16 MiB of float32: large enough for full matmul speed, small beside a tower's activations.
 TILE_ELEMENTS = 2**22
@@ -66,16 +67,17 @@ class PairBatch(NamedTuple):
     ) -> "PairBatch":
         """This replica's rows [n, d], n the same everywhere, and those of all replicas."""
 
-        def of_all(x: tf.Tensor | None) -> tf.Tensor | None:
-            return x if x is None or collectives.size == 1 else collectives.all_gather(x)
-
+        sides = [x for x in (zimg, ztxt, captions) if x is not None]
+        if collectives.size > 1:
+            sides = _of_all(sides, collectives)
+        all_zimg, all_ztxt, *all_captions = sides
         return cls(
             zimg=zimg,
             ztxt=ztxt,
-            all_zimg=of_all(zimg),
-            all_ztxt=of_all(ztxt),
+            all_zimg=all_zimg,
+            all_ztxt=all_ztxt,
             first_row=tf.cast(collectives.rank, tf.int32) * zimg.shape[0],
-            all_captions=of_all(captions),
+            all_captions=all_captions[0] if all_captions else None,
         )
 
     def without_ignored(self, logits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
@@ -90,6 +92,25 @@ class PairBatch(NamedTuple):
         return min(wanted or max(TILE_ELEMENTS // self.total, 1), self.rows)
 
 
+def _of_all(sides: list[tf.Tensor], collectives: Collectives) -> list[tf.Tensor]:
+    """Each [n, k] of all replicas, [b, k], in one exchange."""
+    widths = tuple(x.shape[1] for x in sides)
+    if spread := getattr(collectives, "spread", None):
+        shape = (sides[0].shape[0], sum(widths))
+        return _apart(spread, collectives.all_reduce_sum(_together(spread, sides)), shape, widths)
+    return tf.split(collectives.all_gather(tf.concat(sides, axis=1)), widths, axis=1)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _together(spread: Spread, sides: list[tf.Tensor]) -> tf.Tensor:
+    return spread.of(tf.concat(sides, axis=1))
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _apart(spread: Spread, summed: tf.Tensor, shape: tuple, widths: tuple) -> list[tf.Tensor]:
+    return tf.split(spread.joined(summed, summed.dtype, shape), widths, axis=1)
+
+
 class Normalisers(NamedTuple):
     """Log-sum-exps of logits: of this replica's rows [n], and of all columns [b]."""
 
@@ -102,10 +123,8 @@ def normalisers(
 ) -> tuple[Normalisers, Normalisers]:
     """What both softmaxes of the logits divide by: with images as rows, and with texts as rows."""
     images, texts = _log_sum_exps(batch, scale, block=block)
-    return (
-        Normalisers(images, collectives.all_gather(texts)),
-        Normalisers(texts, collectives.all_gather(images)),
-    )
+    of_all = collectives.all_gather(tf.stack([images, texts], axis=1))  # [b, 2]
+    return Normalisers(images, of_all[:, 1]), Normalisers(texts, of_all[:, 0])
 
 
 @tf.function(jit_compile=True, autograph=False)

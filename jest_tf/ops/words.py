@@ -1,6 +1,35 @@
 """Rows of any type as integers that replicas can sum, and back; sums with zeros are exact."""
 
+from typing import NamedTuple
+
 import tensorflow as tf
+
+# Summed as they are, with a gradient; anything else travels as integers.
+FLOATS = (tf.float32, tf.bfloat16, tf.float16, tf.float64)
+
+
+class Spread(NamedTuple):
+    """An all-gather as a sum: each replica fills its own rows of a buffer that is zero elsewhere.
+
+    word: the integer type that travels. GPUs sum 64-bit integers on the device, and 32-bit ones on
+    the host; TPUs sum 32 bits at most.
+    """
+
+    rank: int | tf.Tensor
+    size: int
+    word: tf.DType
+
+    def of(self, x: tf.Tensor) -> tf.Tensor:
+        """[k, ...] of this replica -> [size, k, ...], what it hands in."""
+        rows = x if x.dtype in FLOATS else to_words(x, self.word)
+        mine = tf.reshape(tf.range(self.size) == self.rank, [self.size] + [1] * rows.shape.rank)
+        # Not a product: NaN in one replica's rows would reach all others.
+        return tf.where(mine, rows[None], tf.zeros([], rows.dtype))
+
+    def joined(self, summed: tf.Tensor, dtype: tf.DType, shape: tuple[int, ...]) -> tf.Tensor:
+        """The sum over replicas -> [size * k, ...] in rank order, of `dtype`; shape: [k, ...]."""
+        rows = tf.reshape(summed, [self.size * shape[0], *summed.shape[2:]])
+        return rows if dtype in FLOATS else from_words(rows, tf.TensorSpec(shape, dtype))
 
 
 def to_words(rows: tf.Tensor, word: tf.DType) -> tf.Tensor:
@@ -22,7 +51,7 @@ def to_words(rows: tf.Tensor, word: tf.DType) -> tf.Tensor:
     return tf.bitcast(packed, word)
 
 
-def from_words(words: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+def from_words(words: tf.Tensor, like: tf.Tensor | tf.TensorSpec) -> tf.Tensor:
     """Inverse of `to_words` for any number of rows of the type and shape of `like` [_, ...]."""
     dtype, width = like.dtype, like.shape[1:].num_elements()
     raw = tf.uint8 if dtype == tf.bool else dtype

@@ -10,10 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from jest_tf.collectives import LOCAL, Collectives
-from jest_tf.ops.words import from_words, to_words
-
-# Summed as they are, with a gradient; anything else travels as integers.
-FLOATS = (tf.float32, tf.bfloat16, tf.float16, tf.float64)
+from jest_tf.ops.words import Spread
 
 
 def of_current_strategy() -> Collectives:
@@ -25,8 +22,7 @@ def of_current_strategy() -> Collectives:
 class SummingCollectives(abc.ABC):
     """Both exchanges by one sum over replicas, which a subclass gives. Gradients flow through both.
 
-    word: the integer type that travels. GPUs sum 64-bit integers on the device, and 32-bit ones on
-    the host; TPUs sum 32 bits at most.
+    word: see `Spread`.
     """
 
     rank: int | tf.Tensor
@@ -36,12 +32,13 @@ class SummingCollectives(abc.ABC):
 
     def all_gather(self, x: tf.Tensor) -> tf.Tensor:
         """[k, ...] of every replica -> [size * k, ...] in rank order."""
-        rows = x if x.dtype in FLOATS else to_words(x, self.word)
-        mine = tf.reshape(tf.range(self.size) == self.rank, [self.size] + [1] * rows.shape.rank)
-        # Not a product: NaN in one replica's rows would reach all others.
-        buffer = tf.where(mine, rows[None], tf.zeros([], rows.dtype))
-        summed = tf.reshape(self._sum(buffer), [self.size * x.shape[0], *rows.shape[1:]])
-        return summed if x.dtype in FLOATS else from_words(summed, x)
+        spread = self.spread
+        return _joined(spread, self._sum(_spread(spread, x)), x.dtype, tuple(x.shape))
+
+    @property
+    def spread(self) -> Spread:
+        """How rows of this replica become a part of a sum."""
+        return Spread(self.rank, self.size, self.word)
 
     def all_reduce_sum(self, x: Any) -> Any:
         """The sum over replicas of each tensor in the nest `x`."""
@@ -50,6 +47,22 @@ class SummingCollectives(abc.ABC):
     @abc.abstractmethod
     def _sum(self, x: Any) -> Any:
         """The sum over replicas of each tensor in the nest `x`."""
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _spread(spread: Spread, x: tf.Tensor) -> tf.Tensor:
+    return spread.of(x)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _joined(spread: Spread, summed: tf.Tensor, dtype: tf.DType, shape: tuple) -> tf.Tensor:
+    return spread.joined(summed, dtype, shape)
+
+
+def _among_gpus(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the replicas are the GPUs of one machine."""
+    is_one_machine = isinstance(strategy, tf.distribute.MirroredStrategy)
+    return is_one_machine and all("GPU" in name for name in strategy.extended.worker_devices)
 
 
 class ReplicaCollectives(SummingCollectives):
@@ -70,8 +83,10 @@ class ReplicaCollectives(SummingCollectives):
         self.size = self._context.num_replicas_in_sync
         # One TPU program holds the collectives too. Elsewhere they meet in `merge_call`, which a
         # graph loop does not allow.
-        self.in_loops = isinstance(self._context.strategy, tf.distribute.TPUStrategy)
+        strategy = self._context.strategy
+        self.in_loops = isinstance(strategy, tf.distribute.TPUStrategy)
         self.word = tf.int32 if self.in_loops else tf.int64
+        self.pads = _among_gpus(strategy)
 
     def _sum(self, x: Any) -> Any:
         return self._context.all_reduce(tf.distribute.ReduceOp.SUM, x)

@@ -22,10 +22,11 @@ class Runtime:
     kind: str  # default | mirrored | multi_worker | tpu
     n_replicas: int
     n_hosts: int
-    # One XLA program for the whole step. Among several devices other than TPUs XLA cannot hold the
-    # collectives, and on CPUs the compiled towers are slower and take long to compile: there only
-    # the selection and small kernels are compiled, by themselves.
+    # One XLA program for the whole step: on TPUs and on one GPU.
     compile_whole_step: bool
+    # One for whatever lies between two exchanges: among several GPUs. On CPUs compiled towers are
+    # slower and take long to compile: there only the selection and small kernels are compiled.
+    compile_parts: bool = False
     # Several steps in one program. tf.distribute's exchanges cannot be looped over off TPU.
     steps_in_graph: bool = False
     deterministic: bool = False
@@ -96,13 +97,14 @@ def build(config: ml_collections.ConfigDict) -> Runtime:
         "tpu": _tpu,
     }[kind](config.strategy)
     n_replicas = strategy.num_replicas_in_sync
+    on_gpus = config.strategy.jit_compile and _has_gpu()
     return Runtime(
         strategy=strategy,
         kind=kind,
         n_replicas=n_replicas,
         n_hosts=_n_hosts(kind, strategy),
-        compile_whole_step=kind == "tpu"
-        or (config.strategy.jit_compile and n_replicas == 1 and _has_gpu()),
+        compile_whole_step=kind == "tpu" or (on_gpus and n_replicas == 1),
+        compile_parts=kind != "tpu" and on_gpus and n_replicas > 1,
         steps_in_graph=config.strategy.steps_per_loop > 1 and (kind == "tpu" or n_replicas == 1),
         deterministic=config.strategy.deterministic,
     )

@@ -4,6 +4,7 @@ A replica keeps its own picks up to b / R; only the surplus of the replicas that
 often travels, through buffers of bounded size. With scope=replica there is no surplus.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -11,7 +12,9 @@ import tensorflow as tf
 from jest_tf.collectives import Collectives
 from jest_tf.errors import UserError
 from jest_tf.ops.words import from_words, to_words
-from jest_tf.selection.draw import local_index
+from jest_tf.selection.draw import compiled, local_index
+
+MAX_ROUND_BYTES = 2**30  # of the rounds beyond the first
 
 
 class Assignment(NamedTuple):
@@ -27,6 +30,25 @@ class Assignment(NamedTuple):
     n_travel: tf.Tensor
 
 
+class _Plan(NamedTuple):
+    """Of each pick, int32 [b]: this replica's row (if `owned`, bool [b]), and its slot here.
+
+    travels, n_travel: see `Assignment`.
+    """
+
+    index: tf.Tensor
+    owned: tf.Tensor
+    slot: tf.Tensor
+    travels: tf.Tensor
+    n_travel: tf.Tensor
+
+    def travellers(self, first: tf.Tensor, n_rows: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """The picks first … first + n_rows - 1 that travel, and whether there are so many."""
+        order = first + tf.range(n_rows)
+        pick = tf.gather(self.travels, tf.minimum(order, self.travels.shape[0] - 1))
+        return pick, order < self.n_travel
+
+
 @tf.autograph.experimental.do_not_convert
 def gather_picked(
     values: Any, positions: tf.Tensor, collectives: Collectives, buffer_rows: int | None = None
@@ -34,7 +56,8 @@ def gather_picked(
     """This replica's share of the picked examples: `values`, nest of [n, ...] -> [b / R, ...].
 
     positions: int32 [b], from `select`; over all replicas each appears exactly once. buffer_rows:
-    rows that travel at once, the only extra memory; default b / 16.
+    rows that travel at once, the only extra memory; default b / 16, and more in later rounds where
+    exchanges cannot be looped over (see `_rounds`).
     """
     leaves = tf.nest.flatten(values)
     n, b = leaves[0].shape[0], positions.shape[0]
@@ -43,11 +66,56 @@ def gather_picked(
     if b % collectives.size:
         raise UserError(f"{b} picked examples cannot be shared by {collectives.size} replicas")
 
+    # TPUs, whose loops hold collectives, sum 32 bits at most; GPUs sum 64-bit integers on the
+    # device and 32-bit ones on the host.
+    word = tf.int32 if collectives.in_loops else tf.int64
     share = b // collectives.size
-    plan = assign(positions, n, collectives.size)
-    rounds = _Rounds(leaves, positions, plan, share, buffer_rows or -(-b // 16), collectives)
-    rows = rounds.run(rounds.own_rows())
-    return tf.nest.pack_sequence_as(values, [row[:share] for row in rows])
+    plan, rows = _begin(leaves, positions, collectives.rank * n, collectives.size)
+
+    def exchanged(first: tf.Tensor, n_rows: int, rows: list[tf.Tensor]) -> list[tf.Tensor]:
+        # Rounds of a loop are as many as needed. Of the others, those beyond the last traveller
+        # neither read nor write.
+        buffer = _filled(leaves, plan, first, n_rows, word, collectives.in_loops)
+        if collectives.in_loops or getattr(collectives, "pads", False):
+            buffer = collectives.all_reduce_sum(buffer)
+            return _placed(rows, plan, first, buffer, collectives.in_loops)
+        # At least one row, because an empty collective is not defined everywhere.
+        n_filled = tf.clip_by_value(plan.n_travel - first, 1, n_rows)
+        arrived = collectives.all_reduce_sum(buffer[:n_filled])
+        # Not tf.pad, which GPUs have not for these words.
+        arrived = tf.concat([arrived, tf.zeros_like(buffer)], axis=0)[:n_rows]
+        arrived = tf.ensure_shape(arrived, buffer.shape)
+        return _placed(rows, plan, first, arrived, False)
+
+    if collectives.in_loops:
+        buffer_rows = buffer_rows or -(-b // 16)
+        n_rounds = -(-plan.n_travel // buffer_rows)
+        _, rows = tf.while_loop(
+            lambda i, _: i < n_rounds,
+            lambda i, rows: (i + 1, exchanged(i * buffer_rows, buffer_rows, rows)),
+            (0, rows),
+        )
+    else:
+        row_bytes = sum(leaf.dtype.size * leaf.shape[1:].num_elements() for leaf in leaves)
+        for first, n_rows in _rounds(b, share, row_bytes, buffer_rows):
+            rows = exchanged(tf.constant(first), n_rows, rows)
+    return tf.nest.pack_sequence_as(values, _without_spare(rows))
+
+
+def _rounds(b: int, share: int, row_bytes: int, buffer_rows: int | None) -> Iterator:
+    """(first, rows) of rounds that hold every surplus there can be.
+
+    The first holds what random picks need many times over. The rest, which picks from one corner
+    of the data may need, comes in few and large rounds, so that a step has few of them.
+    """
+    first, end = 0, b - share
+    rows = buffer_rows or -(-b // 16)
+    while first < end:
+        rows = min(rows, end - first)
+        yield first, rows
+        first += rows
+        if not buffer_rows:
+            rows = max(MAX_ROUND_BYTES // row_bytes, 1)
 
 
 def assign(positions: tf.Tensor, n: int, size: int) -> Assignment:
@@ -79,58 +147,59 @@ def _counts(group: tf.Tensor, size: int) -> tf.Tensor:
     return tf.scatter_nd(group[:, None], tf.ones_like(group), [size])
 
 
-class _Rounds:
-    """The exchange: in each round up to `buffer_rows` travelling rows, filled by their owners."""
+@compiled
+def _begin(leaves, positions, start, size):
+    """Who trains on which pick, and the rows [share + 1, ...] of those that stay.
 
-    def __init__(self, leaves, positions, plan, share, buffer_rows, collectives):
-        self.leaves, self.plan, self.share, self.collectives = leaves, plan, share, collectives
-        self.n = leaves[0].shape[0]
-        self.buffer_rows = buffer_rows
-        # TPUs, whose loops hold collectives, sum 32 bits at most; GPUs sum 64-bit integers on the
-        # device and 32-bit ones on the host.
-        self.word = tf.int32 if collectives.in_loops else tf.int64
-        self.index, self.owned = local_index(positions, collectives.rank * self.n, self.n)
-        # Rows of other replicas go to slot `share`, which is dropped.
-        mine = plan.destination == collectives.rank
-        self.slot = tf.where(mine, plan.slot, share)
+    Rows of other replicas go to slot `share`, which is dropped; slots that wait for a traveller
+    read row 0.
+    """
+    n, b = leaves[0].shape[0], positions.shape[0]
+    share, rank = b // size, start // n
+    plan = assign(positions, n, size)
+    index, owned = local_index(positions, start, n)
+    slot = tf.where(plan.destination == rank, plan.slot, share)
+    stays = tf.where(owned, slot, share)
+    source = tf.scatter_nd(stays[:, None], tf.minimum(index, n - 1), [share + 1])
+    # The spare slot sums up unrelated indices.
+    source = tf.clip_by_value(source, 0, n - 1)
+    plan = _Plan(tf.minimum(index, n - 1), owned, slot, plan.travels, plan.n_travel)
+    return plan, [tf.gather(leaf, source) for leaf in leaves]
 
-    def own_rows(self) -> list[tf.Tensor]:
-        """[share + 1, ...] with the picks that stay; the other slots are filled by `run`."""
-        stays = tf.where(self.owned, self.slot, self.share)
-        source = tf.scatter_nd(stays[:, None], tf.minimum(self.index, self.n - 1), [self.share + 1])
-        # The spare slot sums up unrelated indices; slots still empty read row 0.
-        source = tf.clip_by_value(source, 0, self.n - 1)
-        return [tf.gather(leaf, source) for leaf in self.leaves]
 
-    def run(self, rows: list[tf.Tensor]) -> list[tf.Tensor]:
-        """All rounds. In a graph loop their number follows the surplus; elsewhere their size."""
-        b = self.index.shape[0]
-        if self.collectives.in_loops:
-            n_rounds = -(-self.plan.n_travel // self.buffer_rows)
-            _, rows = tf.while_loop(
-                lambda i, _: i < n_rounds,
-                lambda i, rows: (i + 1, self._round(i * self.buffer_rows, self.buffer_rows, rows)),
-                (0, rows),
-            )
-            return rows
-        for first in range(0, b - self.share, self.buffer_rows):
-            # At least one row, because an empty collective is not defined everywhere.
-            n_rows = tf.clip_by_value(self.plan.n_travel - first, 1, self.buffer_rows)
-            rows = self._round(first, n_rows, rows)
-        return rows
+@compiled
+def _without_spare(rows):
+    return [row[:-1] for row in rows]
 
-    def _round(self, first, n_rows, rows):
-        order = tf.minimum(first + tf.range(n_rows), self.index.shape[0] - 1)
-        pick = tf.gather(self.plan.travels, order)
-        active = first + tf.range(n_rows) < self.plan.n_travel
-        index = tf.minimum(tf.gather(self.index, pick), self.n - 1)
-        fills = active & tf.gather(self.owned, pick)
-        words = [to_words(tf.gather(leaf, index), self.word) for leaf in self.leaves]
-        buffer = tf.where(fills[:, None], tf.concat(words, axis=1), 0)  # [n_rows, words]
-        buffer = self.collectives.all_reduce_sum(buffer)
-        slot = tf.where(active, tf.gather(self.slot, pick), self.share)[:, None]
-        arrived = tf.split(buffer, [word.shape[1] for word in words], axis=1)
+
+@compiled
+def _filled(leaves, plan, first, n_rows, word, is_needed):
+    """The travellers first … first + n_rows - 1 as words [n_rows, words], 0 where others own them."""
+
+    def fill():
+        pick, active = plan.travellers(first, n_rows)
+        index = tf.gather(plan.index, pick)
+        fills = active & tf.gather(plan.owned, pick)
+        words = tf.concat([to_words(tf.gather(leaf, index), word) for leaf in leaves], axis=1)
+        return tf.where(fills[:, None], words, 0)
+
+    if is_needed:
+        return fill()
+    width = sum(to_words(leaf[:1], word).shape[1] for leaf in leaves)
+    return tf.cond(plan.n_travel > first, fill, lambda: tf.zeros([n_rows, width], word))
+
+
+@compiled
+def _placed(rows, plan, first, buffer, is_needed):
+    """`rows` with the travellers in `buffer` [n_rows, words] that are this replica's."""
+
+    def place():
+        pick, active = plan.travellers(first, buffer.shape[0])
+        slot = tf.where(active, tf.gather(plan.slot, pick), rows[0].shape[0] - 1)[:, None]
+        widths = [to_words(row[:1], buffer.dtype).shape[1] for row in rows]
         return [
-            tf.tensor_scatter_nd_update(row, slot, from_words(word, row))
-            for row, word in zip(rows, arrived, strict=True)
+            tf.tensor_scatter_nd_update(row, slot, from_words(words, row))
+            for row, words in zip(rows, tf.split(buffer, widths, axis=1), strict=True)
         ]
+
+    return place() if is_needed else tf.cond(plan.n_travel > first, place, lambda: rows)

@@ -59,12 +59,13 @@ def joint(
     """
     n = usable.shape[0]
     start, tile = collectives.rank * n, tile_rows(spec.super_batch, n)
+    spread = getattr(collectives, "spread", None)
     draw = Draw.of(spec, spec.chunk_size, n, collectives.size)
 
     def first_chunk() -> tuple[tf.Tensor, _Picks]:
         nobody = tf.zeros([n], tf.bool)
         noisy = (usable, nobody, noise, tf.constant(0), start)
-        logits, pairs = _offer(spec.loss, models, draw, state, *noisy)
+        logits, pairs = _offer(spec.loss, models, draw, spread, state, *noisy)
         picks = _Picks(
             nobody,
             positions=tf.zeros([spec.n_chunks, spec.chunk_size], tf.int32),
@@ -77,38 +78,47 @@ def joint(
         state, picks = carried
         rows = collectives.all_reduce_sum(picks.rows)
         noisy = (usable, picks.taken, noise, chunk, start)
-        state, logits, pairs = _grow_and_offer(spec.loss, models, draw, state, rows, tile, *noisy)
+        state, logits, pairs = _grow_and_offer(
+            spec.loss, models, draw, spread, state, rows, tile, *noisy
+        )
         return chunk + 1, (state, take(picks, logits, pairs, chunk))
 
     def take(picks: _Picks, logits: tf.Tensor, pairs: tf.Tensor, chunk: tf.Tensor) -> _Picks:
         embeddings = [z for _, z in models]
-        pairs = collectives.all_gather(pairs)
-        return _take(draw, embeddings, usable, picks, logits, pairs, chunk, start)
+        exchange = collectives.all_reduce_sum if spread else collectives.all_gather
+        pairs = exchange(pairs)
+        return _take(draw, spread, embeddings, usable, picks, logits, pairs, chunk, start)
 
     state, picks = _repeat(spec.n_chunks, next_chunk, first_chunk(), collectives)
     rows = collectives.all_reduce_sum(picks.rows)
     positions = tf.reshape(picks.positions, [-1])
-    set_score = _set_score(spec.loss, models, state, usable & picks.taken, positions, rows, start)
+    members = (usable, picks.taken)
+    set_score = _set_score(spec.loss, models, state, *members, positions, rows, start)
     return Outcome(positions, picks.gain, set_score)
 
 
 @compiled
-def _offer(loss, models, draw, state, usable, taken, noise, chunk, start):
-    """Logits of the own rows, and the best of them."""
+def _offer(loss, models, draw, spread, state, usable, taken, noise, chunk, start):
+    """Logits of the own rows, and the best of them, ready to travel."""
     logits = scores.LOSSES[loss].logits(state, [sign for sign, _ in models])
-    return logits, offer(draw, logits, usable, taken, noise, chunk, start)
+    pairs = offer(draw, logits, usable, taken, noise, chunk, start)
+    return logits, spread.of(pairs) if spread else pairs
 
 
 @compiled
-def _grow_and_offer(loss, models, draw, state, rows, tile, usable, taken, noise, chunk, start):
+def _grow_and_offer(
+    loss, models, draw, spread, state, rows, tile, usable, taken, noise, chunk, start
+):
     """P grows by the last chunk, whose embeddings `rows` are; then as `_offer`."""
     state = add_chunk(loss, state, models, unpacked(models, rows), tile)
-    return state, *_offer(loss, models, draw, state, usable, taken, noise, chunk, start)
+    return state, *_offer(loss, models, draw, spread, state, usable, taken, noise, chunk, start)
 
 
 @compiled
-def _take(draw, embeddings, usable, picks, logits, pairs, chunk, start):
+def _take(draw, spread, embeddings, usable, picks, logits, pairs, chunk, start):
     """The chunk is drawn from all replicas' offers."""
+    if spread:
+        pairs = spread.joined(pairs, tf.int32, (draw.offered, 2))
     chosen = settle(draw, pairs)
     return _Picks(
         mark(picks.taken, chosen, start),
@@ -119,8 +129,9 @@ def _take(draw, embeddings, usable, picks, logits, pairs, chunk, start):
 
 
 @compiled
-def _set_score(loss, models, state, members, positions, rows, start):
-    """Σ over the own `members` [n] of their part of ℓ(Q), once the last chunk has joined P too."""
+def _set_score(loss, models, state, usable, taken, positions, rows, start):
+    """Σ over the own members [n] of Q of their part of ℓ(Q), once the last chunk has joined P."""
+    members = usable & taken
     n, b = members.shape[0], positions.shape[0]
     picked = unpacked(models, rows)
 

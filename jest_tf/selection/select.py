@@ -96,19 +96,35 @@ def _select(spec, learner, reference, valid, seed, gumbel, collectives):
     start = collectives.rank * n
     models = [] if spec.policy == "uniform" else scores.terms(spec, learner, reference)
     candidates = Candidates(models, *pool(spec.loss, models, valid))
-    s_ii, usable = candidates.s_ii, candidates.usable
     positions, sums = DRAWS[spec.policy](spec, candidates, Noise(seed, gumbel), collectives)
 
-    counts = tf.reduce_sum(tf.cast(tf.stack([usable, valid]), tf.int32), axis=1)
-    n_candidates, n_valid = tf.unstack(collectives.all_reduce_sum(counts))
-    if not models:
-        return Selection(positions, n_candidates, {}, n_valid)
-    sums["chosen_score"] = sum_over(s_ii, positions, start)
-    sums["pool_score"] = tf.reduce_sum(s_ii)
-    totals = collectives.all_reduce_sum(tf.stack(list(sums.values())))
-    metrics = dict(zip(sums, tf.unstack(totals / spec.sub_batch), strict=True))
-    metrics["pool_score"] *= spec.sub_batch / tf.cast(tf.maximum(n_candidates, 1), tf.float32)
-    return Selection(positions, n_candidates, metrics, n_valid)
+    names = (*sums, "chosen_score", "pool_score") if models else ()
+    own = _own_sums(
+        candidates.s_ii, candidates.usable, valid, positions, start, list(sums.values())
+    )
+    totals = collectives.all_reduce_sum(own)
+    return Selection(positions, *_totals(spec.sub_batch, names, totals))
+
+
+@compiled
+def _own_sums(s_ii, usable, valid, positions, start, sums):
+    """What this replica adds to the totals: its candidates, its valid rows, `sums`, two scores.
+
+    Floats hold counts below 2^24 exactly, and GPUs sum them on the device.
+    """
+    counts = [tf.reduce_sum(tf.cast(flags, tf.float32)) for flags in (usable, valid)]
+    scores_of = [sum_over(s_ii, positions, start), tf.reduce_sum(s_ii)]
+    return tf.stack([*counts, *sums, *scores_of])
+
+
+@compiled
+def _totals(sub_batch, names, totals):
+    """(candidates, metrics by name, valid rows) over all replicas, from the summed `_own_sums`."""
+    n_candidates, n_valid = (tf.cast(total, tf.int32) for total in tf.unstack(totals[:2]))
+    metrics = dict(zip(names, tf.unstack(totals[2:] / sub_batch), strict=False))
+    if metrics:
+        metrics["pool_score"] *= sub_batch / tf.maximum(totals[0], 1.0)
+    return n_candidates, metrics, n_valid
 
 
 @compiled

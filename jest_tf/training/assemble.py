@@ -58,6 +58,7 @@ def build_jest_model(
     plan: StepPlan,
     collectives: Callable[[], Collectives],
     cached_reference: tuple[float, float] | None = None,
+    compile_parts: bool = False,
 ) -> JestModel:
     """The model whose steps a run makes, with its optimizer built; see `JestModel`."""
     augment = tuple(config.data.augment)
@@ -75,6 +76,7 @@ def build_jest_model(
         micro_batch=config.strategy.micro_batch,
         distillation=config.reference.distillation,
         same_caption=config.same_caption,
+        compile_parts=compile_parts,
     )
     model.optimizer = optimizer.build(
         config.optimizer,

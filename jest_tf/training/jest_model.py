@@ -4,6 +4,7 @@ score the super-batch -> select the sub-batch -> gather it -> gradient -> update
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from jest_tf.losses import grad_cache
 from jest_tf.losses.distillation import Teacher
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.models.text_transformer import shorten_tokens
+from jest_tf.ops.words import from_words, to_words
 from jest_tf.runtime.collectives import of_current_strategy
 from jest_tf.selection import (
     Collectives,
@@ -30,6 +32,7 @@ from jest_tf.selection import (
     gather_picked,
     select,
 )
+from jest_tf.selection.draw import local_index
 from jest_tf.selection.sampling import uniform
 from jest_tf.training.optimizer import GuardedAdamW
 from jest_tf.training.resolution import Fidelity, StepPlan
@@ -77,8 +80,9 @@ class JestModel(keras.Model):
 
     `train_step` runs inside `strategy.run` (each replica holds its rows of the super-batch), or
     under Keras's own `fit`, on one device or under MirroredStrategy. On TPU, and on one GPU, the
-    step is one XLA program. Elsewhere selection, losses and fused layers are compiled each on its
-    own, and TensorFlow runs the rest of the towers operation by operation.
+    step is one XLA program. Among several GPUs it is a few dozen, with the exchanges in between
+    (`compile_parts`). On CPUs selection, losses and fused layers are compiled each on its own, and
+    TensorFlow runs the rest of the towers operation by operation.
 
     Args:
       learner: the dual encoder to train: a DualEncoder, or any built Keras model with the methods
@@ -102,6 +106,8 @@ class JestModel(keras.Model):
         `distillation`.
       same_caption: negative | ignore: whether rows whose captions have the same tokens are
         negatives of each other, in the selection and in the loss.
+      compile_parts: compile by XLA whatever lies between two exchanges: scoring, forward pass,
+        backward pass, update.
 
     Raises:
       UserError: distillation without a reference, or an unknown value of `same_caption`.
@@ -123,6 +129,7 @@ class JestModel(keras.Model):
         micro_batch: int = 0,
         distillation: float = 0.0,
         same_caption: str = "negative",
+        compile_parts: bool = False,
     ):
         super().__init__()
         if distillation and reference is None and cached_reference is None:
@@ -149,6 +156,7 @@ class JestModel(keras.Model):
         self.micro_batch = micro_batch
         self.distillation = distillation
         self.same_caption = same_caption
+        self.compile_parts = compile_parts
 
     def compile(self, optimizer: GuardedAdamW, jit_compile: bool = False, **options) -> None:
         """Keras's `compile`, for `fit`. The selection is compiled by XLA in any case.
@@ -189,16 +197,22 @@ class JestModel(keras.Model):
         collectives = self.collectives()
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
 
-        scored = self.score(super_batch, plan, seed)
+        scored = self._program(lambda batch, seed: self.score(batch, plan, seed))(super_batch, seed)
         selection = select(self.spec, *scored, collectives)
         examples = read_features(super_batch)
         if self.distillation:
             examples |= dict(zip(TEACHER_FEATURES, scored.reference[:2], strict=True))
         if self.augment:
-            examples[DRAWS] = draws_of_rows(seed, super_batch["id"].shape[0], collectives)
+            n = super_batch["id"].shape[0]
+            draw = self._program(lambda seed, rank: draws_of_rows(seed, n, rank))
+            examples[DRAWS] = draw(seed, collectives.rank)
+        positions = [selection.positions]
+        if len(plan.train) > 1:
+            split = self._program(lambda *args: [positions for _, positions in plan.split(*args)])
+            positions = split(selection.positions, seed)
         parts = [
-            Part(at, gather_picked(examples, positions, collectives))
-            for at, positions in plan.split(selection.positions, seed)
+            Part(part.at, gather_picked(examples, of_part, collectives))
+            for part, of_part in zip(plan.train, positions, strict=True)
         ]
         teacher = self.teacher(parts, scored.reference) if self.distillation else None
         loss, gradients = self.loss_and_gradients(parts, collectives, teacher)
@@ -207,6 +221,12 @@ class JestModel(keras.Model):
         metrics["input/n_valid"] = selection.n_valid
         picked_ids = ids_at(selection.positions, super_batch["id"], collectives)
         return StepOutput(metrics, picked_ids, scored, selection)
+
+    def _program(self, function: Callable) -> Callable:
+        """`function` of tensors as one compiled program, with `compile_parts`."""
+        if not self.compile_parts:
+            return function
+        return tf.function(function, jit_compile=True, autograph=False)
 
     def diagnose(self, scored: "Scored", selection: Selection) -> dict[str, tf.Tensor]:
         """What the other policies would have got from the same scores; for logging."""
@@ -249,10 +269,11 @@ class JestModel(keras.Model):
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The mean loss over the whole sub-batch, and its gradient, both summed over replicas."""
         learner = self.learner
+        read = self._program(self.augmented) if self.augment else self.augmented
         loss, gradients = grad_cache.gradients(
             [
                 grad_cache.EmbeddedPart(
-                    functools.partial(encode, learner, part.at), self.augmented(part.examples)
+                    functools.partial(encode, learner, part.at), read(part.examples)
                 )
                 for part in parts
             ],
@@ -263,9 +284,15 @@ class JestModel(keras.Model):
             collectives=collectives,
             teacher=teacher,
             captions=self.captions(*(part.examples for part in parts)),
+            program=self._program,
         )
-        loss, *gradients = collectives.all_reduce_sum([loss, *gradients])
-        return loss, gradients
+        if not self.compile_parts:
+            loss, *gradients = collectives.all_reduce_sum([loss, *gradients])
+            return loss, gradients
+        # One buffer, and not as many exchanges as there are variables.
+        shapes = [tuple(variable.shape) for variable in learner.trainable_variables]
+        packed = collectives.all_reduce_sum(self._program(_packed)([loss, *gradients]))
+        return self._program(functools.partial(_unpacked, shapes=shapes))(packed)
 
     def teacher(self, parts: list["Part"], reference: Embeddings) -> Teacher:
         """What the reference makes of this replica's chosen examples, in the order of `parts`."""
@@ -285,6 +312,12 @@ class JestModel(keras.Model):
         self, loss: tf.Tensor, gradients: list[tf.Tensor], n_candidates: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Clips and applies the gradient, unless the step must be refused; returns the metrics."""
+        metrics = self._program(self._update)(loss, gradients, n_candidates)
+        self.optimizer.count()
+        return metrics
+
+    def _update(self, loss, gradients, n_candidates) -> dict[str, tf.Tensor]:
+        variables = self.learner.trainable_variables
         norm = tf.linalg.global_norm(gradients)
         clip = self.clip_norm / tf.maximum(norm, self.clip_norm)
         enough = n_candidates >= self.spec.sub_batch
@@ -299,10 +332,17 @@ class JestModel(keras.Model):
             "accepted": accepted,
         }
         optimizer: GuardedAdamW = self.optimizer
-        optimizer.apply_if(
-            accepted, [g * clip for g in gradients], self.learner.trainable_variables
-        )
+        optimizer.apply_if(accepted, [g * clip for g in gradients], variables)
         return metrics
+
+
+def _packed(tensors: list[tf.Tensor]) -> tf.Tensor:
+    return tf.concat([tf.reshape(x, [-1]) for x in tensors], axis=0)
+
+
+def _unpacked(packed: tf.Tensor, shapes: list[tuple]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    loss, *flat = tf.split(packed, [1, *(math.prod(shape) for shape in shapes)])
+    return loss[0], [tf.reshape(x, shape) for x, shape in zip(flat, shapes, strict=True)]
 
 
 def read_features(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -310,9 +350,9 @@ def read_features(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return {name: batch[name] for name in (*TRAINED_FEATURES, ZIMG) if name in batch}
 
 
-def draws_of_rows(seed: tf.Tensor, n: int, collectives: Collectives) -> tf.Tensor:
+def draws_of_rows(seed: tf.Tensor, n: int, rank: tf.Tensor | int) -> tf.Tensor:
     """Uniform numbers of this replica's n candidates, float32 [n, N_DRAWS]; seed: see `gumbel`."""
-    first = collectives.rank * n * N_DRAWS
+    first = rank * n * N_DRAWS
     return tf.reshape(uniform(seed, _DRAWS_STREAM, first, n * N_DRAWS), [n, N_DRAWS])
 
 
@@ -342,9 +382,14 @@ def encode_image(model: DualEncoder, at: Fidelity | None, images: tf.Tensor) -> 
 
 def ids_at(positions: tf.Tensor, ids: tf.Tensor, collectives: Collectives) -> tf.Tensor:
     """The ids int64 [b] at global positions, in their order, from each replica's ids [B / R]."""
-    n = ids.shape[0]
-    local = positions - collectives.rank * n
-    mine = (local >= 0) & (local < n)
-    found = tf.gather(ids, tf.clip_by_value(local, 0, n - 1))
-    halves = tf.where(mine[:, None], tf.bitcast(found, tf.int32), 0)  # TPUs sum no int64
-    return tf.bitcast(collectives.all_reduce_sum(halves), tf.int64)
+    word = tf.int32 if collectives.in_loops else tf.int64  # TPUs sum no int64
+    words = _words_at(positions, ids, collectives.rank * ids.shape[0], word)
+    return from_words(collectives.all_reduce_sum(words), ids[:, None])[:, 0]
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _words_at(positions, ids, start, word):
+    """The ids at those positions that this replica owns, as words [b, k]; 0 elsewhere."""
+    index, owned = local_index(positions, start, ids.shape[0])
+    found = tf.gather(ids, tf.minimum(index, ids.shape[0] - 1))
+    return tf.where(owned[:, None], to_words(found[:, None], word), 0)

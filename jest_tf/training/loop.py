@@ -223,6 +223,7 @@ class Trainer:
             self.schedule.plan(0),
             self.runtime.collectives,
             (logits.scale, logits.bias) if self.cache else None,
+            self.runtime.compile_parts,
         )
 
     def _variables(self) -> dict:

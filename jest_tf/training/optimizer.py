@@ -48,12 +48,19 @@ class GuardedAdamW(keras.optimizers.AdamW):
                 variable.value.assign(value)
 
     def apply_if(self, accept: tf.Tensor, gradients: list, variables: list) -> None:
-        """Applies the gradients where `accept` (bool []) holds, otherwise changes nothing."""
+        """Applies the gradients where `accept` (bool []) holds, otherwise changes nothing.
+
+        Of the counter `iterations`, `count` takes care.
+        """
         self._accept = accept
         try:
-            self.apply(gradients, variables)
+            self._backend_apply_gradients(gradients, variables)
         finally:
             self._accept = None
+
+    def count(self) -> None:
+        """One step more, whether it was accepted or not; in the replica function itself."""
+        self.iterations.assign_add(1)
 
     def update_step(self, gradient, variable, learning_rate) -> None:
         """Decay, Adam's update and the average of one variable, at its own rate."""
@@ -74,7 +81,7 @@ class GuardedAdamW(keras.optimizers.AdamW):
 
     def assign_add(self, variable, value):
         """Moments and averages: the increment, or zero for a refused update (it may be NaN)."""
-        if self._accept is not None and variable is not self.iterations:
+        if self._accept is not None:
             value = tf.where(self._accept, value, tf.zeros_like(value))
         super().assign_add(variable, value)
 
@@ -84,8 +91,12 @@ class GuardedAdamW(keras.optimizers.AdamW):
             return rate
         return tf.where(self._accept, rate, tf.zeros_like(rate))
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        return grads_and_vars
+    def _backend_update_step(self, gradients, variables, learning_rate) -> None:
+        """Each replica updates its own copies, all alike, with no exchange in between. Keras would
+        update them from the cross-replica context, which a compiled program cannot enter.
+        """
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)
 
 
 def build(

@@ -55,11 +55,11 @@ def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=No
     """(model, HostLoop, schedule) over `batches`, a list of global super-batches."""
     run = runtime(n_replicas, options.pop("steps_per_loop", 1))
     schedule_options = options.pop("schedule", {})
-    of_encoders = options.pop("encoder", {})
+    of_encoders, sizes = options.pop("encoder", {}), options.pop("sizes", {})
     batches = batches or [super_batch(step) for step in range(8)]
     with run.strategy.scope():
-        learner = encoder(0, of_encoders)
-        reference = encoder(1, of_encoders, embed_dim=20)
+        learner = encoder(0, of_encoders, **sizes)
+        reference = encoder(1, of_encoders, **sizes, embed_dim=20)
         policy = policy or spec()
         schedule = ResolutionSchedule(
             learner.config, sub_batch=policy.sub_batch, total_steps=100, n_replicas=n_replicas,
