@@ -174,7 +174,7 @@ def _without_spare(rows):
 
 @compiled
 def _filled(leaves, plan, first, n_rows, word, is_needed):
-    """The travellers first … first + n_rows - 1 as words [n_rows, words], 0 where others own them."""
+    """The travellers from `first` on as words [n_rows, words], 0 where others own them."""
 
     def fill():
         pick, active = plan.travellers(first, n_rows)
