@@ -302,42 +302,40 @@ def problems(config: ConfigDict) -> list[str]:
     Each line names the field, what was found, what was expected, and the fix.
     """
     found = selection_spec.problems({"loss": config.loss, **config.selection})
-    found += list(_wrong_choices(config)) + list(_wrong_sizes(config))
-    found += list(_wrong_together(config)) + list(tuning_problems(config))
-    return found
+    return [*found, *_wrong_values(config), *_wrong_together(config), *tuning_problems(config)]
 
 
-def _wrong_choices(c: ConfigDict) -> Iterator[str]:
-    choices = {
-        "precision": (c.precision, PRECISIONS),
-        "same_caption": (c.same_caption, SAME_CAPTION),
-        "model.variant": (c.model.variant, VARIANTS),
-        "data.resize": (c.data.resize, RESIZES),
-        "strategy.kind": (c.strategy.kind, STRATEGIES),
-    }
-    for layer in c.data.augment:
-        choices[f"data.augment ({layer})"] = (layer, AUGMENTATIONS)
-    for field, (value, valid) in choices.items():
+CHOICES = {
+    "precision": PRECISIONS, "same_caption": SAME_CAPTION, "model.variant": VARIANTS,
+    "data.resize": RESIZES, "strategy.kind": STRATEGIES,
+}  # fmt: skip
+AT_LEAST_ONE = (
+    "total_steps", "data.image_size", "data.n_tokens", "data.n_lanes", "model.image_size",
+    "model.patch_size", "strategy.steps_per_loop", "checkpoint.keep", "log.every_steps",
+    "log.samples_every_steps",
+)  # fmt: skip
+POSITIVE = (
+    "model.image.learning_rate", "model.text.learning_rate", "model.lora.alpha",
+    "optimizer.learning_rate", "optimizer.clip_norm", "model.init_scale",
+)  # fmt: skip
+# Of fields that are not negative: what a number is, and what 0 is.
+OR_NONE = {
+    "reference.distillation": "a weight above 0, or 0 for none",
+    "strategy.n_devices": "a number, or 0 for all GPUs",
+    "strategy.micro_batch": "the examples of one pass, or 0 for all at once",
+}
+
+
+def _wrong_values(c: ConfigDict) -> Iterator[str]:
+    values = flat(c)
+    chosen = [(field, values[field], valid) for field, valid in CHOICES.items()]
+    chosen += [(f"data.augment ({name})", name, AUGMENTATIONS) for name in c.data.augment]
+    for field, value, valid in chosen:
         if value not in valid:
             yield f"{field} is {value!r}{nearest(str(value), valid)}. Valid: {', '.join(valid)}."
-
-
-def _wrong_sizes(c: ConfigDict) -> Iterator[str]:
-    at_least_one = {
-        "total_steps": c.total_steps,
-        "data.image_size": c.data.image_size,
-        "data.n_tokens": c.data.n_tokens,
-        "data.n_lanes": c.data.n_lanes,
-        "model.image_size": c.model.image_size,
-        "model.patch_size": c.model.patch_size,
-        "strategy.steps_per_loop": c.strategy.steps_per_loop,
-        "checkpoint.keep": c.checkpoint.keep,
-        "log.every_steps": c.log.every_steps,
-        "log.samples_every_steps": c.log.samples_every_steps,
-    }
-    for field, value in at_least_one.items():
-        if value < 1:
-            yield f"{field} is {value}; expected at least 1."
+    for field in AT_LEAST_ONE:
+        if values[field] < 1:
+            yield f"{field} is {values[field]}; expected at least 1."
     if not 0 <= c.data.eval_share < 1:
         yield f"data.eval_share is {c.data.eval_share}; expected a share below 1, or 0 for none."
     for name, spec in c.evals.items():
@@ -346,29 +344,12 @@ def _wrong_sizes(c: ConfigDict) -> Iterator[str]:
                 f"evals.{name}.data is {HELD_OUT!r}, but data.eval_share is 0: nothing is held "
                 "out. Set --config.data.eval_share=0.05, or name other data."
             )
-    if c.reference.distillation < 0:
-        yield (
-            f"reference.distillation is {c.reference.distillation}; expected a weight above 0, or "
-            "0 for none."
-        )
-    if c.strategy.n_devices < 0:
-        yield f"strategy.n_devices is {c.strategy.n_devices}; expected a number, or 0 for all GPUs."
-    if c.strategy.micro_batch < 0:
-        yield (
-            f"strategy.micro_batch is {c.strategy.micro_batch}; expected the examples of one pass, "
-            "or 0 for all at once."
-        )
-    positive = {
-        "model.image.learning_rate": c.model.image.learning_rate,
-        "model.text.learning_rate": c.model.text.learning_rate,
-        "model.lora.alpha": c.model.lora.alpha,
-        "optimizer.learning_rate": c.optimizer.learning_rate,
-        "optimizer.clip_norm": c.optimizer.clip_norm,
-        "model.init_scale": c.model.init_scale,
-    }
-    for field, value in positive.items():
-        if not value > 0:
-            yield f"{field} is {value}; expected a positive number."
+    for field, expected in OR_NONE.items():
+        if values[field] < 0:
+            yield f"{field} is {values[field]}; expected {expected}."
+    for field in POSITIVE:
+        if not values[field] > 0:
+            yield f"{field} is {values[field]}; expected a positive number."
 
 
 def _wrong_together(c: ConfigDict) -> Iterator[str]:

@@ -88,6 +88,7 @@ def _evaluate_step(workdir: str, step: int | None) -> None:
 
 def _follow(workdir: str) -> None:
     """Evaluates each checkpoint once, and offers each for the best exports; results are kept."""
+    from jest_tf.export import export_run
     from jest_tf.serving.best_exports import BestExports
     from jest_tf.training.run.checkpoint import Checkpointer, CheckpointNotFound
     from jest_tf.training.run.restore import load_workdir
@@ -108,10 +109,9 @@ def _follow(workdir: str) -> None:
             results = _results_at(workdir, step, specs)
             if _BEST.value and not best.has(step):
                 best.offer(
-                    step,
-                    results,
-                    lambda out, step=step: _export(load_workdir(workdir, step), workdir, out),
-                )
+                    step, results,
+                    lambda out, step=step: export_run(load_workdir(workdir, step), workdir, out),
+                )  # fmt: skip
         except CheckpointNotFound:
             print(f"step {step}: the run has dropped this checkpoint already")
 
@@ -136,12 +136,6 @@ def _wait_for(path: str, seconds: float) -> None:
         if time.monotonic() >= deadline:
             raise UserError(f"--follow: {path} did not appear; is --workdir the folder of a run?")
         time.sleep(1.0)
-
-
-def _export(run, workdir: str, out: str) -> None:
-    from jest_tf.export import export_run
-
-    export_run(run, workdir, out)
 
 
 def _encoder(run, workdir: str):

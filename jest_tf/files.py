@@ -25,19 +25,24 @@ def replacing(path: str | os.PathLike, aside: str | None = None) -> Iterator[str
     aside = aside or f"{path}.incomplete"
     try:
         yield aside
-        if "://" in path:
-            import tensorflow as tf  # for buckets only
-
-            tf.io.gfile.rename(aside, path, overwrite=True)
-        else:
-            sync(aside)
-            os.replace(aside, path)
-            sync(os.path.dirname(path) or ".")
+        put_in_place(aside, path)
     except BaseException:
         if "://" not in path:
             with contextlib.suppress(OSError):
                 os.unlink(aside)
         raise
+
+
+def put_in_place(aside: str, path: str) -> None:
+    """Renames `aside` to `path`. On a disk, content and name are durable afterwards."""
+    if "://" in path:
+        import tensorflow as tf  # for buckets only
+
+        tf.io.gfile.rename(aside, path, overwrite=True)
+        return
+    sync(aside)
+    os.replace(aside, path)
+    sync(os.path.dirname(path) or ".")
 
 
 def sync(path: str | os.PathLike) -> None:

@@ -20,7 +20,7 @@ from jest_tf.data.manifest import About, Manifest, Shard, Source
 from jest_tf.data.records import hashed_id
 from jest_tf.data.repeats import Repeats
 from jest_tf.errors import UserError
-from jest_tf.files import replacing, write_atomically
+from jest_tf.files import put_in_place, replacing, write_atomically
 from jest_tf.json_text import parse_json
 
 MAX_CLASSES = 100_000
@@ -128,7 +128,7 @@ class ShardWriter:
             return
         self._file.close()
         path = self._path
-        tf.io.gfile.rename(path + ".incomplete", path, overwrite=True)
+        put_in_place(path + ".incomplete", path)
         size = tf.io.gfile.stat(path).length
         entry = {"path": path.rpartition("/")[2], "records": self._n, "bytes": size}
         self.shards.append(entry)
@@ -195,7 +195,7 @@ def _read_report(out: str, index: int) -> dict:
 def _keep_if_any(path: str, n: int) -> None:
     """Puts PATH.new in the place of PATH if it is another; removes both where nothing is in it."""
     if n and not (tf.io.gfile.exists(path) and _is_same(path, path + ".new")):
-        tf.io.gfile.rename(path + ".new", path, overwrite=True)
+        put_in_place(path + ".new", path)
         return
     for unused in [path + ".new"] + [path] * (not n):
         if tf.io.gfile.exists(unused):

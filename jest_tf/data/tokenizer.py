@@ -10,6 +10,7 @@ import tensorflow_text as tf_text
 from google.protobuf.message import DecodeError
 
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.model_record import TokenizerRule
 
 PAD, UNKNOWN, END = "[PAD]", "[UNK]", "[EOS]"
@@ -26,8 +27,8 @@ class Tokenizer(tf.Module):
 
     vocab_path: `.model` for SentencePiece, else a WordPiece vocabulary (one token a line, the first
     [PAD]; [EOS] or [SEP] marks the end), which lowers case and strips accents. vocab_size: rows
-    that a token table must have. fingerprint changes with file, length or rule. UserError: no file,
-    or a vocabulary without the special tokens.
+    that a token table must have. end_id, unknown_id: in the file. fingerprint changes with file,
+    length or rule. UserError: no file, or a vocabulary without the special tokens.
     """
 
     def __init__(self, vocab_path: str, n_tokens: int, rule: TokenizerRule = TokenizerRule()):
@@ -65,23 +66,18 @@ class Tokenizer(tf.Module):
                 raise UserError(
                     f"SentencePiece model {self.vocab_path} has no end-of-sentence token"
                 )
-            self._end = int(end[-1])
-            self._unknown = int(self._tokenizer.string_to_id("").numpy())
+            self.end_id = int(end[-1])
+            self.unknown_id = int(self._tokenizer.string_to_id("").numpy())
             self._vocab = None
         else:
             vocab = _read_vocab(content, self.vocab_path)
             self.vocab_size = len(vocab)
-            self._end = vocab.index(END if END in vocab else "[SEP]")
-            self._unknown = vocab.index(UNKNOWN)
+            self.end_id = vocab.index(END if END in vocab else "[SEP]")
+            self.unknown_id = vocab.index(UNKNOWN)
             self._vocab = vocab
             self._tokenizer = tf_text.FastBertTokenizer(
                 vocab, token_out_type=tf.int32, lower_case_nfd_strip_accents=True
             )
-
-    @property
-    def end_id(self) -> int:
-        """Of the end token, in the vocabulary file."""
-        return self._end
 
     @property
     def is_wordpiece(self) -> bool:
@@ -93,16 +89,11 @@ class Tokenizer(tf.Module):
         """int [tokens of the file]: the row of the token table that each id reads."""
         return np.arange(self.vocab_size) if self._rows is None else self._rows
 
-    @property
-    def special_ids(self) -> tuple[int, int]:
-        """Of the end and the unknown token, in the vocabulary file."""
-        return self._end, self._unknown
-
     def _trim(self) -> None:
         """With `kept_ids`: row of every id of the file; ids without a row become the unknown."""
         kept = self.rule.kept_ids
         wrong = [i for i in (*kept, self.rule.pad_id) if not 0 <= i < self.vocab_size]
-        missing = {self._end, self.rule.pad_id, self._unknown} - set(kept) if kept else set()
+        missing = {self.end_id, self.rule.pad_id, self.unknown_id} - set(kept) if kept else set()
         if wrong or missing:
             raise UserError(
                 f"vocabulary {self.vocab_path} has {self.vocab_size:,} tokens and does not fit the "
@@ -113,7 +104,7 @@ class Tokenizer(tf.Module):
         if kept:
             rows = np.zeros(self.vocab_size, np.int32)
             rows[list(kept)] = np.arange(len(kept))
-            rows[np.setdiff1d(np.arange(self.vocab_size), kept)] = kept.index(self._unknown)
+            rows[np.setdiff1d(np.arange(self.vocab_size), kept)] = kept.index(self.unknown_id)
             self._rows, self.vocab_size = rows, len(kept)
 
     def _pieces(self, texts: tf.Tensor) -> tf.RaggedTensor:
@@ -135,7 +126,7 @@ class Tokenizer(tf.Module):
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
         """string [k] -> int32 [k, n_tokens]. Bytes that are not UTF-8 are left out."""
         tokens = self._pieces(texts)[:, : self.n_tokens - 1]
-        ends = tf.fill([tokens.nrows(), 1], self._end)
+        ends = tf.fill([tokens.nrows(), 1], self.end_id)
         tokens = tf.concat([tokens, tf.cast(ends, tf.int32)], axis=1)
         ids = tokens.to_tensor(self.rule.pad_id, shape=[None, self.n_tokens])
         return ids if self._rows is None else tf.gather(self._rows, ids)
@@ -154,7 +145,9 @@ class Tokenizer(tf.Module):
         """int [k, n_tokens] -> k texts, as far as the tokens tell them; for people to read."""
         if self._rows is not None:
             tokens = np.asarray(self.rule.kept_ids, np.int32)[tokens]
-        kept = tf.ragged.boolean_mask(tokens, (tokens != self.rule.pad_id) & (tokens != self._end))
+        kept = tf.ragged.boolean_mask(
+            tokens, (tokens != self.rule.pad_id) & (tokens != self.end_id)
+        )
         if self._vocab is None:
             return [text.decode() for text in self._tokenizer.detokenize(kept).numpy()]
         words = [" ".join(self._vocab[token] for token in row) for row in kept.to_list()]
@@ -205,8 +198,7 @@ def train_wordpiece(captions: Iterable[str | bytes], vocab_size: int, path: str)
         )
 
     vocab = _closest_vocabulary(learn, vocab_size, most=2 * sum(words.values()))
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write("\n".join(vocab) + "\n")
+    write_atomically(path, "\n".join(vocab) + "\n")
     return len(vocab)
 
 

@@ -41,18 +41,6 @@ class Positives(NamedTuple):
     n_texts: int
 
 
-def positives_from_groups(image_groups: np.ndarray, text_groups: np.ndarray) -> Positives:
-    """Pairs every image [n_images] with every text [n_texts] of the same group id."""
-    image_groups, text_groups = np.asarray(image_groups), np.asarray(text_groups)
-    order = np.argsort(text_groups, kind="stable")
-    first = np.searchsorted(text_groups[order], image_groups, side="left")
-    last = np.searchsorted(text_groups[order], image_groups, side="right")
-    images = np.repeat(np.arange(len(image_groups)), last - first)
-    texts = [order[a:b] for a, b in zip(first, last, strict=True)]
-    texts = np.concatenate(texts) if texts else np.zeros(0, np.int64)
-    return Positives(images, texts.astype(np.int64), len(image_groups), len(text_groups))
-
-
 def positives_from_captions(
     captions: Sequence[Sequence[str]], rule: str = "string"
 ) -> tuple[list[str], Positives]:

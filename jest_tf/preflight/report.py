@@ -5,7 +5,6 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from jest_tf.config import problems, replica_problems
-from jest_tf.errors import UserError
 
 LABEL_WIDTH = 22
 
@@ -17,15 +16,6 @@ class Section:
     title: str
     rows: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
-
-    def __enter__(self) -> "Section":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _) -> bool:
-        """A UserError in the block is a problem of the section."""
-        if isinstance(error, UserError):
-            self.problems.append(str(error))
-        return isinstance(error, UserError)
 
     def add(self, label: str, text: str) -> None:
         self.rows.append((label, text))

@@ -36,7 +36,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     else:
         model = read_sentencepiece(path)
         ids = {"pad_token": rule.pad_id, "eos_token": tokenizer.end_id}
-        ids["unk_token"] = tokenizer.special_ids[1]
+        ids["unk_token"] = tokenizer.unknown_id
         special = {name: model.pieces[i].piece for name, i in ids.items()}
         (folder / "spiece.model").write_bytes(Path(path).read_bytes())
         if rule.canonicalize:

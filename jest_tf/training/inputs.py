@@ -148,9 +148,7 @@ def find_vocabulary(config: ConfigDict) -> str:
     if not os.path.exists(path):
         logging.info("Learning a vocabulary from the captions of %s …", manifest.name)
         os.makedirs(folder, exist_ok=True)
-        aside = f"{path}.{os.getpid()}.txt"
-        train_wordpiece(read_captions(manifest, MAX_CAPTIONS), config.data.vocab_size, aside)
-        os.replace(aside, path)
+        train_wordpiece(read_captions(manifest, MAX_CAPTIONS), config.data.vocab_size, path)
     return path
 
 

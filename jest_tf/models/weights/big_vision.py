@@ -1,5 +1,6 @@
 """Google's big_vision: one .npz, blocks one by one (SigLIP) or stacked (SigLIP 2)."""
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -11,6 +12,7 @@ from jest_tf.models.weights.rules import (
     Sizes,
     axis,
     depth,
+    mlp,
     norm,
     per_head_attention,
     per_head_pooling,
@@ -28,11 +30,12 @@ NAMES = {
     for part, name in (("query", "query"), ("key", "key"), ("value", "value"), ("out", "out"))
 }
 DENSE = ("/kernel", "/bias")
+_dense = functools.partial(plain_dense, names=DENSE)
+_mlp = functools.partial(mlp, up="/Dense_0", down="/Dense_1", dense=_dense)
 OLD_POSITIONS = "txt/Encoder_0/pos_embedding"
 
 
 def is_this(names: Iterable[str]) -> bool:
-    """Whether a file with tensors of these names is of this format."""
     return any(name.removeprefix(PARAMS).startswith(("img/", "txt/")) for name in names)
 
 
@@ -100,10 +103,9 @@ def measure(tensors: Tensors) -> Sizes:
 
 
 def rules(c: DualEncoderConfig) -> list[Rule]:
-    """Our variables and theirs."""
     grid, width, head = c.image_size // c.patch_size, c.image.width, "img/MAPHead_0"
     return [
-        *plain_dense("image/embedding", "img/embedding", DENSE),
+        *_dense("image/embedding", "img/embedding"),
         reshaped(
             "image/embedding/positions", "img/pos_embedding",
             (grid, grid, width), (1, grid * grid, width),
@@ -119,7 +121,7 @@ def rules(c: DualEncoderConfig) -> list[Rule]:
             (c.n_tokens, c.text.width), (1, c.n_tokens, c.text.width),
         ),
         *_encoder("text", "txt/Encoder_0", c.text),
-        *plain_dense("text/projection", "txt/head", DENSE),
+        *_dense("text/projection", "txt/head"),
         reshaped("log_scale", "t", (), (1,)),
         reshaped("bias", "b", (), (1,)),
     ]  # fmt: skip
@@ -136,8 +138,3 @@ def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[Rule]:
         found += norm(f"{block}/norm_mlp", f"{layer}/LayerNorm_1", "scale", sep="/")
         found += _mlp(f"{block}/mlp", f"{layer}/MlpBlock_0")
     return found
-
-
-def _mlp(ours: str, theirs: str) -> list[Rule]:
-    up = plain_dense(f"{ours}/up", f"{theirs}/Dense_0", DENSE)
-    return up + plain_dense(f"{ours}/down", f"{theirs}/Dense_1", DENSE)

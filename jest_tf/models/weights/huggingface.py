@@ -1,5 +1,6 @@
 """SiglipModel of Hugging Face's transformers, SigLIP 2 included: model.safetensors."""
 
+import functools
 import math
 from collections.abc import Iterable
 
@@ -11,6 +12,7 @@ from jest_tf.models.weights.rules import (
     Sizes,
     axis,
     depth,
+    mlp,
     norm,
     reshaped,
     same,
@@ -23,10 +25,10 @@ from jest_tf.models.weights.tensors import Tensors
 DESCRIPTION = "Hugging Face SiglipModel (config.json, model.safetensors)"
 PATCHES = "vision_model.embeddings.patch_embedding.weight"
 HEAD = "vision_model.head"
+_mlp = functools.partial(mlp, up=".fc1", down=".fc2", dense=torch_dense)
 
 
 def is_this(names: Iterable[str]) -> bool:
-    """Whether a file with tensors of these names is of this format."""
     return any(name.startswith(("vision_model.", "text_model.")) for name in names)
 
 
@@ -64,7 +66,6 @@ def measure(tensors: Tensors) -> Sizes:
 
 
 def rules(c: DualEncoderConfig) -> list[Rule]:
-    """Our variables and theirs."""
     vision, text = "vision_model.embeddings", "text_model.embeddings"
     grid, width = c.image_size // c.patch_size, c.image.width
     return [
@@ -115,13 +116,6 @@ def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[Rule]:
         found += norm(f"{block}/norm_mlp", f"{layer}.layer_norm2")
         found += _mlp(f"{block}/mlp", f"{layer}.mlp")
     return found
-
-
-def _mlp(ours: str, theirs: str) -> list[Rule]:
-    return [
-        *torch_dense(f"{ours}/up", f"{theirs}.fc1"),
-        *torch_dense(f"{ours}/down", f"{theirs}.fc2"),
-    ]
 
 
 def _pooled_attention() -> list[Rule]:

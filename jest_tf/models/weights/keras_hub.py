@@ -1,5 +1,6 @@
 """SigLIPBackbone of keras-hub: model.weights.h5 of a preset, or `save_weights`."""
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -9,6 +10,7 @@ from jest_tf.models.weights.rules import (
     Sizes,
     axis,
     depth,
+    mlp,
     norm,
     per_head_attention,
     per_head_pooling,
@@ -25,11 +27,12 @@ NAMES = {
     for part, name in (("query", "query"), ("key", "key"), ("value", "value"), ("out", "output"))
 }
 VARS = ("/vars/0", "/vars/1")
+_dense = functools.partial(plain_dense, names=VARS)
+_mlp = functools.partial(mlp, up="/fc1", down="/fc2", dense=_dense)
 BLOCK = r"sig_lip_encoder_layer(?:_(\d+))?"
 
 
 def is_this(names: Iterable[str]) -> bool:
-    """Whether a file with tensors of these names is of this format."""
     return any("sig_lip_" in name for name in names)
 
 
@@ -69,13 +72,12 @@ def measure(tensors: Tensors) -> Sizes:
 
 
 def rules(c: DualEncoderConfig) -> list[Rule]:
-    """Our variables and theirs."""
     image, text = (f"layers/{name}/layers" for name in TOWERS.values())
     grid, width = c.image_size // c.patch_size, c.image.width
     pooling = f"{image}/sig_lip_multi_head_attention_pooling"
     words = f"{text}/sig_lip_text_embedding"
     return [
-        *plain_dense("image/embedding", f"{image}/sig_lip_vision_embedding/patch_embedding", VARS),
+        *_dense("image/embedding", f"{image}/sig_lip_vision_embedding/patch_embedding"),
         reshaped(
             "image/embedding/positions",
             f"{image}/sig_lip_vision_embedding/position_embedding/vars/0",
@@ -89,7 +91,7 @@ def rules(c: DualEncoderConfig) -> list[Rule]:
         same("text/token_embedding", f"{words}/token_embedding/vars/0"),
         same("text/positions", f"{words}/position_embedding/vars/0"),
         *_encoder("text", text, c.text),
-        *plain_dense("text/projection", f"{text}/dense", VARS),
+        *_dense("text/projection", f"{text}/dense"),
         same("log_scale", "layers/sig_lip_head/vars/0"),
         same("bias", "layers/sig_lip_head/vars/1"),
     ]  # fmt: skip
@@ -107,8 +109,3 @@ def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[Rule]:
         found += norm(f"{block}/norm_mlp", f"{layer}/layer_norm2", *VARS, sep="")
         found += _mlp(f"{block}/mlp", f"{layer}/mlp")
     return found
-
-
-def _mlp(ours: str, theirs: str) -> list[Rule]:
-    up = plain_dense(f"{ours}/up", f"{theirs}/fc1", VARS)
-    return up + plain_dense(f"{ours}/down", f"{theirs}/fc2", VARS)

@@ -10,6 +10,7 @@ from jest_tf.models.weights.rules import (
     Sizes,
     axis,
     depth,
+    mlp,
     norm,
     reshaped,
     same,
@@ -23,12 +24,10 @@ TRUNK, POOL = "visual.trunk", "visual.trunk.attn_pool"
 
 
 def is_this(names: Iterable[str]) -> bool:
-    """Whether a file with tensors of these names is of this format."""
     return any(name.startswith((f"{TRUNK}.", "text.transformer.")) for name in names)
 
 
 def views(tensors: Tensors) -> Tensors:
-    """The tensors as they are."""
     return dict(tensors)
 
 
@@ -56,7 +55,6 @@ def measure(tensors: Tensors) -> Sizes:
 
 
 def rules(c: DualEncoderConfig) -> list[Rule]:
-    """Our variables and theirs."""
     grid, width = c.image_size // c.patch_size, c.image.width
     found = [
         transposed("image/embedding/kernel", f"{TRUNK}.patch_embed.proj.weight", (2, 3, 1, 0)),
@@ -81,7 +79,7 @@ def rules(c: DualEncoderConfig) -> list[Rule]:
         found += [same(f"{block}/attention/qkv_bias", f"{layer}.attn.qkv.bias")]
         found += torch_dense(f"{block}/attention/out", f"{layer}.attn.proj")
         found += norm(f"{block}/norm_mlp", f"{layer}.norm2")
-        found += _mlp(f"{block}/mlp", f"{layer}.mlp", "fc1", "fc2")
+        found += mlp(f"{block}/mlp", f"{layer}.mlp", ".fc1", ".fc2", torch_dense)
     for k in range(c.text.depth):
         block, layer = f"text/block_{k}", f"text.transformer.resblocks.{k}"
         found += norm(f"{block}/norm_attention", f"{layer}.ln_1")
@@ -89,15 +87,8 @@ def rules(c: DualEncoderConfig) -> list[Rule]:
         found += [same(f"{block}/attention/qkv_bias", f"{layer}.attn.in_proj_bias")]
         found += torch_dense(f"{block}/attention/out", f"{layer}.attn.out_proj")
         found += norm(f"{block}/norm_mlp", f"{layer}.ln_2")
-        found += _mlp(f"{block}/mlp", f"{layer}.mlp", "c_fc", "c_proj")
+        found += mlp(f"{block}/mlp", f"{layer}.mlp", ".c_fc", ".c_proj", torch_dense)
     return found
-
-
-def _mlp(ours: str, theirs: str, up: str, down: str) -> list[Rule]:
-    return [
-        *torch_dense(f"{ours}/up", f"{theirs}.{up}"),
-        *torch_dense(f"{ours}/down", f"{theirs}.{down}"),
-    ]
 
 
 def _pooling(width: int) -> list[Rule]:
@@ -121,5 +112,5 @@ def _pooling(width: int) -> list[Rule]:
         ),
         *torch_dense(f"{ours}/out", f"{POOL}.proj"),
         *norm(f"{ours}/norm", f"{POOL}.norm"),
-        *_mlp(f"{ours}/mlp", f"{POOL}.mlp", "fc1", "fc2"),
+        *mlp(f"{ours}/mlp", f"{POOL}.mlp", ".fc1", ".fc2", torch_dense),
     ]

@@ -69,6 +69,11 @@ def torch_dense(ours: str, theirs: str) -> list[Rule]:
     return [kernel, same(f"{ours}/bias", f"{theirs}.bias")]
 
 
+def mlp(ours: str, theirs: str, up: str, down: str, dense: Callable) -> list[Rule]:
+    """The two layers of an MLP, `up` and `down` in theirs."""
+    return dense(f"{ours}/up", f"{theirs}{up}") + dense(f"{ours}/down", f"{theirs}{down}")
+
+
 def plain_dense(ours: str, theirs: str, names: Sequence[str]) -> list[Rule]:
     """kernel and bias as we keep them; `names`: what theirs are called."""
     return [

@@ -160,7 +160,8 @@ def _trimmed(
     captions = read_captions(open_source(options.trim_vocab, options.data_dir), MAX_CAPTIONS)
     rule = tokenizer.rule
     ids = np.asarray(rule.kept_ids or range(model.config.vocab_size))  # of the file, by row
-    rows = {int(np.flatnonzero(ids == i)[0]) for i in (rule.pad_id, *tokenizer.special_ids)}
+    special = rule.pad_id, tokenizer.end_id, tokenizer.unknown_id
+    rows = {int(np.flatnonzero(ids == i)[0]) for i in special}
     with Counter("tokenizing captions", len(captions), "captions") as counter:
         for at in range(0, len(captions), 4096):
             tokens = tokenizer(tf.constant(captions[at : at + 4096]))
