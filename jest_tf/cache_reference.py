@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
     # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data.prepare import parse_part
     from jest_tf.data.sources import open_source, register
+    from jest_tf.training.cache_fill import cache_of_run
     from jest_tf.training.run.restore import load_workdir
 
     register(_TFDS_MODULE.value)
@@ -57,7 +58,8 @@ def main(argv: list[str]) -> None:
     manifest = open_source(_DATA.value, _DATA_DIR.value)
     part, parts = parse_part(_SHARD.value)
     if run:
-        writer = _embed(run, manifest, part, parts)
+        how = {"dtype": _DTYPE.value, "batch_size": _BATCH.value, "part": part, "parts": parts}
+        writer = cache_of_run(run, manifest, _OUT.value, **how)
     else:
         writer = _datacompdr(manifest) if _DATACOMPDR.value else _import(manifest)
     missing = writer.missing_shards()
@@ -68,56 +70,35 @@ def main(argv: list[str]) -> None:
     print(f"{sum(cache.records):,} records, width {cache.dim}, {cache.dtype} -> {cache.folder}")
 
 
-def _import(manifest):
+def _writer(manifest, identity: dict, dim: int, scale: float, bias: float):
     from jest_tf.data.reference_cache import CacheWriter
+
+    of_model = {"identity": identity, "dim": dim, "scale": scale, "bias": bias}
+    return CacheWriter(_OUT.value, manifest, dtype=_DTYPE.value, **of_model)
+
+
+def _import(manifest):
     from jest_tf.data.reference_fill import import_embeddings
 
     if _SCALE.value is None or _BIAS.value is None or _DIM.value is None:
         raise UserError("--embeddings needs --scale, --bias and --dim of the model they are from")
-    writer = CacheWriter(
-        _OUT.value,
-        manifest,
-        identity={"imported": _NAME.value},
-        dim=_DIM.value,
-        scale=_SCALE.value,
-        bias=_BIAS.value,
-        dtype=_DTYPE.value,
-    )
+    identity = {"imported": _NAME.value}
+    writer = _writer(manifest, identity, _DIM.value, _SCALE.value, _BIAS.value)
     import_embeddings(writer, _EMBEDDINGS.value)
     return writer
 
 
 def _datacompdr(manifest):
     from jest_tf.data.datacompdr import DataCompDR, import_datacompdr
-    from jest_tf.data.reference_cache import CacheWriter
 
     embeddings = DataCompDR(_DATACOMPDR.value, _TEACHER.value)
-    writer = CacheWriter(
-        _OUT.value,
-        manifest,
-        identity={"datacompdr": f"teacher {_TEACHER.value}"},
-        dim=embeddings.dim,
-        # CLIP's scale is 100 after training. It has no bias, which only a sigmoid loss needs.
-        scale=100.0 if _SCALE.value is None else _SCALE.value,
-        bias=0.0 if _BIAS.value is None else _BIAS.value,
-        dtype=_DTYPE.value,
-    )
+    # CLIP's scale is 100 after training. It has no bias, which only a sigmoid loss needs.
+    scale = 100.0 if _SCALE.value is None else _SCALE.value
+    bias = 0.0 if _BIAS.value is None else _BIAS.value
+    identity = {"datacompdr": f"teacher {_TEACHER.value}"}
+    writer = _writer(manifest, identity, embeddings.dim, scale, bias)
     import_datacompdr(writer, embeddings)
     return writer
-
-
-def _embed(run, manifest, part: int, parts: int):
-    from jest_tf.training.cache_fill import cache_of_run
-
-    return cache_of_run(
-        run,
-        manifest,
-        _OUT.value,
-        dtype=_DTYPE.value,
-        batch_size=_BATCH.value,
-        part=part,
-        parts=parts,
-    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 FLAGS, _flag = cli.own_flags()
 _WORKDIR = _flag("string", "workdir", None, "Folder of a run.")

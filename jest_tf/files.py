@@ -1,9 +1,13 @@
 """Files that a reader finds whole or not at all, on a disk or in a bucket."""
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
+from typing import Any
+
+from jest_tf.errors import UserError
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
@@ -12,6 +16,25 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
     aside = f"{folder + '/' if folder else ''}.{name}.{secrets.token_hex(4)}"
     with replacing(path, aside) as aside, _open(aside) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads`; ValueError also for a text nested thousands of levels deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Content of a local file; UserError: it cannot be read as JSON."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return parse_json(file.read())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as JSON: {error}. Restore it from a copy."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -12,8 +12,7 @@ import os
 from typing import Any
 
 from jest_tf.errors import UserError
-from jest_tf.files import write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, write_atomically
 
 SCHEMA = 1
 FILE = "model.json"

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jest_tf.files import write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, write_atomically
 
 # Our metric -> the name that CLIP_benchmark gives the same number.
 _CLIP_BENCHMARK = {

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jest_tf.errors import UserError
-from jest_tf.json_text import read_json
+from jest_tf.files import read_json
 from jest_tf.model_record import ModelRecord
 
 TOWERS = ("image", "text")

@@ -9,12 +9,12 @@ from jest_tf.data.formats import folder, tar
 from jest_tf.data.formats.pairs import Columns, Rejected, Settings
 from jest_tf.data.manifest import Manifest
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "jest_tf"
 DEEP = '{"a":' + "[" * 100_000
 # They read what the same command has just written, or what is shipped.
-TRUSTED = {"json_text.py", "preflight/tpu_compile/compiler.py"}
+TRUSTED = {"files.py", "preflight/compiling.py"}
 
 
 def test_sound_text_is_what_json_gives():
@@ -49,4 +49,4 @@ def test_files_of_others_are_read_in_one_way():
         if name in TRUSTED or name.startswith("bench/"):
             continue
         found = re.findall(r"json\.loads?\((?!json\.dumps|self\._json)", path.read_text())
-        assert not found, f"{name} reads JSON without jest_tf.json_text"
+        assert not found, f"{name} reads JSON without jest_tf.files"

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 SOURCE_DIR = pathlib.Path(__file__).resolve().parents[2] / "data" / "emoji"
 IMAGE_SIZE = 64

@@ -8,7 +8,7 @@ from typing import Any
 
 from examples.emoji.demos import Demo, Query
 from jest_tf.data.cleaning import read_picture
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 from jest_tf.monitoring import html_report, run_summary
 from jest_tf.monitoring.run_history import RunHistory, load_runs
 from jest_tf.pages.html import data_uri, render

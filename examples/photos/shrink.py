@@ -16,7 +16,7 @@ from absl import flags
 from PIL import Image
 
 from jest_tf import cli, config_flag
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 FLAGS = flags.FlagValues()
 _SOURCE = flags.DEFINE_string("source", None, "Folder of the tars.", flag_values=FLAGS)

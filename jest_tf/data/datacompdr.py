@@ -22,7 +22,7 @@ from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import hashed_id
 from jest_tf.data.reference_cache import CacheWriter, unit_norm
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 from jest_tf.progress import Counter
 
 N_TEACHERS = 2

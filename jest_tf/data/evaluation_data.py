@@ -54,7 +54,7 @@ class EvaluationData:
             found = np.full([self.manifest.n_records], -1)
             for number, source in enumerate(self.manifest.sources):
                 records = _serialized(self.manifest, number).batch(LABEL_BATCH)
-                labels = records.map(lambda rows, batch, s=source: (rows, _label_of(s, batch)))
+                labels = records.map(lambda rows, batch, s=source: (rows, _labels(s, batch)))
                 for rows, of_batch in self._read(source, labels.prefetch(1)):
                     found[rows.numpy()] = of_batch.numpy()
             _LABELS.clear()  # one set is enough: it is read again at the next step
@@ -125,41 +125,26 @@ def _parsed(
 def _serialized(manifest: Manifest, number: int) -> tf.data.Dataset:
     """(row int64, record) of one source, shard after shard; rows count over the manifest."""
     starts = np.cumsum([0] + [shard.records for shard in manifest.shards])
-    shards = [(s, at) for s, at in zip(manifest.shards, starts, strict=False) if s.source == number]
-    files = tf.data.Dataset.from_tensor_slices(
-        (
-            [shard.path for shard, _ in shards],
-            *(
-                tf.constant(values, tf.int64)
-                for values in (
-                    [shard.start for shard, _ in shards],
-                    [shard.records for shard, _ in shards],
-                    [at for _, at in shards],
-                )
-            ),
-        )
-    )
-    return files.flat_map(
+    shards = [
+        (shard.path, shard.start, shard.records, at)
+        for shard, at in zip(manifest.shards, starts, strict=False)
+        if shard.source == number
+    ]
+    paths, *places = map(list, zip(*shards, strict=True))
+    places = [tf.constant(column, tf.int64) for column in places]
+    return tf.data.Dataset.from_tensor_slices((paths, *places)).flat_map(
         lambda path, start, n, at: tf.data.TFRecordDataset(path).skip(start).take(n).enumerate(at)
     )
 
 
-def _label_of(source: Source, serialized: tf.Tensor) -> tf.Tensor:
-    return _labels(source, serialized, in_graph(source, serialized, ("label",)))
-
-
-def _labels(source: Source, serialized: tf.Tensor, read: dict) -> tf.Tensor:
-    nothing = tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
-    return read["label"] if source.label else nothing
+def _labels(source: Source, serialized: tf.Tensor, read: dict | None = None) -> tf.Tensor:
+    if not source.label:
+        return tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
+    return (read or in_graph(source, serialized, ("label",)))["label"]
 
 
 def _parse(source: Source, serialized: tf.Tensor, decode_size: int, pixels: PixelRule) -> dict:
     read = in_graph(source, serialized, ("image", "captions", "label"))
     images, ok = decode_all(read["image"], decode_size, pixels)
-    return {
-        "encoded": read["image"],
-        "images": images,
-        "ok": ok,
-        "labels": _labels(source, serialized, read),
-        "captions": read["captions"],
-    }
+    fields = {"encoded": read["image"], "images": images, "ok": ok, "captions": read["captions"]}
+    return fields | {"labels": _labels(source, serialized, read)}

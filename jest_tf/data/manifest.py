@@ -18,8 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from jest_tf.errors import UserError
-from jest_tf.files import write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, write_atomically
 
 VERSION = 1
 # Beside a manifest: what its owner knows of the records, see `About.labels`.

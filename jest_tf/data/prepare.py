@@ -30,8 +30,7 @@ from jest_tf.data.formats.files import why
 from jest_tf.data.formats.pairs import PassedOver, Rejected, Settings, Unit, encoded
 from jest_tf.data.prepared import Summary
 from jest_tf.errors import UserError
-from jest_tf.files import replacing, write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, replacing, write_atomically
 from jest_tf.progress import Counter
 
 OPENERS = {

@@ -20,8 +20,7 @@ from jest_tf.data.manifest import About, Manifest, Shard, Source
 from jest_tf.data.records import hashed_id
 from jest_tf.data.repeats import Repeats
 from jest_tf.errors import UserError
-from jest_tf.files import put_in_place, replacing, write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, put_in_place, replacing, write_atomically
 
 MAX_CLASSES = 100_000
 NOISE = "noise.jsonl"

@@ -15,8 +15,7 @@ import tensorflow as tf
 from jest_tf.data.fields import example, parse_examples
 from jest_tf.data.manifest import Manifest
 from jest_tf.errors import UserError
-from jest_tf.files import replacing, write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, replacing, write_atomically
 
 VERSION = 1
 CAPTIONS = "captions"  # feature of its records, empty where embeddings were imported

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 IMAGENET = parse_json(pathlib.Path(__file__).with_name("imagenet.json").read_text("utf-8"))
 TEMPLATES = {

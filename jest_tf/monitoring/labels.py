@@ -17,7 +17,7 @@ import tensorflow as tf
 from jest_tf.data.manifest import About, Manifest
 from jest_tf.data.records import hashed_id
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
 
 CLEAN = "clean"  # the label of a sound pair

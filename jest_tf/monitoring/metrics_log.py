@@ -17,7 +17,7 @@ from typing import Any
 from absl import logging
 
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 

@@ -15,8 +15,7 @@ import numpy as np
 from absl import logging
 
 from jest_tf.errors import UserError
-from jest_tf.files import write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, write_atomically
 
 FORMAT = 1
 ID_DTYPE = np.dtype("<i8")

@@ -10,7 +10,7 @@ import numpy as np
 
 from jest_tf.config import flat
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 from jest_tf.monitoring.labels import Labels, Window, run_labels, windows
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks

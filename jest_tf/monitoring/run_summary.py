@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jest_tf import results
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 from jest_tf.monitoring.labels import CLEAN, run_labels
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks

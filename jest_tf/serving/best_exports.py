@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jest_tf.errors import UserError
-from jest_tf.files import write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, write_atomically
 
 _LIST = "best.json"
 # Where less is better; in every other metric of this package more is.

@@ -11,7 +11,7 @@ import tensorflow_text  # noqa: F401 - registers the ops inside an export
 
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.serving import safe_load, saved_model

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from jest_tf.errors import UserError
-from jest_tf.files import write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, write_atomically
 
 FORMAT = 1
 EMBEDDINGS, ITEMS, THUMBNAILS, META = (

@@ -18,8 +18,7 @@ from jest_tf.config import needs_reference
 from jest_tf.data.pipeline import evaluation_batches
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
-from jest_tf.files import write_atomically
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, write_atomically
 from jest_tf.serving.saved_model import encode_pixels
 from jest_tf.training.run.restore import REFERENCE_RECORD, LoadedRun, load_workdir
 

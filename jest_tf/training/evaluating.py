@@ -79,7 +79,8 @@ class Evaluations:
         return result
 
     def _stop_if_forgotten(self, name: str, step: int, result: Mapping[str, Any]) -> None:
-        start, metric, share = self._start(name, step), headline(result), self._bound
+        start, metric = self._start(name, step), headline(result)
+        share = self._config.log.min_score_share
         if not start or metric not in start["metrics"]:
             return
         before, now = start["metrics"][metric], result["metrics"][metric]
@@ -89,10 +90,6 @@ class Evaluations:
                 "0 (log.min_score_share). Lower optimizer.learning_rate or train fewer parts, in "
                 "another workdir; --config.log.min_score_share=0 goes on with this run."
             )
-
-    @property
-    def _bound(self) -> float:
-        return self._config.log.min_score_share
 
     def _start(self, name: str, step: int) -> dict[str, Any] | None:
         """The result of step 0, for a later step of a run that starts from trained weights."""

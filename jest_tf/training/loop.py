@@ -43,7 +43,7 @@ from jest_tf.training.host_loop import HostLoop, HostLoopResult, OnSteps, ignore
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.part_times import part_seconds
 from jest_tf.training.read_errors import run_reading_again
-from jest_tf.training.run import initial, restore
+from jest_tf.training.run import restore
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.outputs import Files, Silent
 from jest_tf.training.run.workdir import Workdir, open_workdir
@@ -248,9 +248,9 @@ class Trainer:
         """The weights of step 0, where there is no checkpoint."""
         model, config = self.model, self.config
         if config.model.init:
-            initial.start_from_init(config, model.learner)
+            restore.start_from_init(config, model.learner)
             model.optimizer.restart_averages(model.learner.trainable_variables)
-        initial.require_something_learnable(config, model.learner, model.reference, self.cache)
+        restore.require_something_learnable(config, model.learner, model.reference, self.cache)
 
     def _batches(self) -> Iterator:
         """Per-replica super-batches from the current step on, read again after a read error."""

@@ -16,7 +16,7 @@ from jest_tf.config import base_config
 from jest_tf.devices import parse_topology
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import VARIANTS
-from jest_tf.preflight.tpu_compile import compiler
+from jest_tf.preflight import compiling as compiler
 from jest_tf.preflight.tpu_compile.lower import (
     CompiledCollectives,
     hlo_of,

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from jest_tf.devices import parse_topology
 from jest_tf.errors import UserError
-from jest_tf.preflight.tpu_compile import compiler, worker
+from jest_tf.preflight import compiling as compiler
+from jest_tf.preflight.tpu_compile import worker
 from jest_tf.preflight.tpu_compile.lower import CompiledCollectives, hlo_of
 from jest_tf.selection import SelectionSpec, gather_picked, select
 

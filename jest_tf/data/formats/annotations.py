@@ -9,7 +9,7 @@ from jest_tf.data.formats.files import READ_ERRORS, open_binary, why
 from jest_tf.data.formats.pairs import Columns
 from jest_tf.data.formats.table import Row, _lines
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 ENDINGS = (".json", ".token", ".token.txt")
 

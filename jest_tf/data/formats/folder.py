@@ -44,7 +44,7 @@ from jest_tf.data.formats.pairs import (
 )
 from jest_tf.data.formats.tar import MAX_TEXT_BYTES, pair_of
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 # Looked for in every folder of the tree; in each, the first one that is there counts.
 CAPTION_FILES = (

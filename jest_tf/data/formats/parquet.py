@@ -18,7 +18,7 @@ from jest_tf.data.formats.pairs import (
     checked,
 )
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 ENDINGS = (".parquet",)
 BATCH_ROWS = 64

@@ -30,7 +30,7 @@ from jest_tf.data.formats.pairs import (
     checked,
 )
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 # Python's own limit, 128 kB, is below what web captions come to.
 csv.field_size_limit(1 << 26)

@@ -27,7 +27,7 @@ from jest_tf.data.formats.pairs import (
     checked,
 )
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # Captions, classes and metadata of one record; web pages as captions are cut later.

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from jest_tf.errors import UserError
-from jest_tf.json_text import read_json
+from jest_tf.files import read_json
 from jest_tf.models.weights import FORMATS, huggingface, keras_hub, open_clip
 from jest_tf.models.weights.rules import refuse_clip
 from jest_tf.models.weights.tensors import PICKLES, Tensors, open_tensors, refuse_pickle

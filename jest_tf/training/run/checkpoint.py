@@ -29,7 +29,7 @@ import tensorflow as tf
 from absl import logging
 
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 from jest_tf.training.run.storage import MANIFEST, BytesDigest, digest, open_storage
 from jest_tf.training.run.tensor_file import (
     Variable,

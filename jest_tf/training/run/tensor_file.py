@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.errors import UserError
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json
 
 Variable = Any  # tf.Variable, a distributed tf.Variable, or keras.Variable
 # dtype -> its name in a .safetensors file.

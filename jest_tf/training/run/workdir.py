@@ -27,8 +27,7 @@ from ml_collections import ConfigDict
 
 from jest_tf.config import flat
 from jest_tf.errors import UserError
-from jest_tf.files import write_atomically
-from jest_tf.json_text import parse_json, read_json
+from jest_tf.files import parse_json, read_json, write_atomically
 from jest_tf.monitoring import environment
 from jest_tf.stored_config import completed, to_store
 
@@ -89,7 +88,7 @@ class Workdir:
         """Raises UserError if config or inputs are not those that were written here, if any."""
         if not (self.path / "inputs.json").exists():
             return
-        _refuse_other_config(self.path, read_config(self.path), self.config, MAY_DIFFER)
+        _refuse_other_config(self.path, read_config(self.path), self.config)
         before = read_json(self.path / "inputs.json")
         changed = [name for name in inputs if name in before and before[name] != inputs[name]]
         if changed:
@@ -124,13 +123,11 @@ def open_workdir(
     config: Mapping[str, Any],
     *,
     is_writer: bool = True,
-    may_differ: Mapping[str, str] = MAY_DIFFER,
 ) -> Workdir:
     """Lock the workdir of a run and compare its config; `Workdir.claim` writes it.
 
     is_writer: the one process that makes the folder and takes the lock; other workers compare.
-    may_differ: field patterns that a continued run may change, with the reason. UserError: not a
-    folder, no permission, another run is writing here, another config.
+    UserError: not a folder, no permission, another run is writing here, another config.
     """
     path = Path(_local_path(path))
     config = _as_json(config)
@@ -142,7 +139,7 @@ def open_workdir(
         workdir = Workdir(path, config, _lock=lock)
         if not workdir.is_new:
             before = read_config(path)
-            _refuse_other_config(path, before, config, may_differ)
+            _refuse_other_config(path, before, config)
             if config["total_steps"] > before["total_steps"]:
                 workdir = dataclasses.replace(workdir, grown_from=before["total_steps"])
         return workdir
@@ -184,7 +181,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _refuse_other_config(path: Path, before: dict, now: dict, may_differ: Mapping[str, str]):
+def _refuse_other_config(path: Path, before: Mapping, now: Mapping):
     has_fingerprints = (path / "inputs.json").exists()
     before, now = _as_json(completed(before)), _as_json(completed(now))
 
@@ -194,7 +191,7 @@ def _refuse_other_config(path: Path, before: dict, now: dict, may_differ: Mappin
         if field in PLACES and has_fingerprints:
             # A reference may lie elsewhere, but not come or go.
             return all(values) or field.startswith("data.")
-        return any(fnmatch.fnmatchcase(field, pattern) for pattern in may_differ)
+        return any(fnmatch.fnmatchcase(field, pattern) for pattern in MAY_DIFFER)
 
     refused = {
         field: values
