@@ -7,11 +7,7 @@ import numpy as np
 
 
 class Acceptance:
-    """Counts candidates and picks by source, from one report to the next.
-
-    Args:
-      sources: name of each source number.
-    """
+    """Counts candidates and picks by source (number -> name), from one report to the next."""
 
     def __init__(self, sources: Sequence[str]):
         self._sources = sources
@@ -21,8 +17,8 @@ class Acceptance:
     def add(self, ids: np.ndarray, source: np.ndarray, valid: np.ndarray, picks: np.ndarray):
         """One step: `ids` int64, `source` int32 and `valid` bool [n] of candidates, `picks` [b].
 
-        Rows that could not be read are no candidates. The n rows may be those of one host alone:
-        picks of other hosts are passed over.
+        Unreadable rows are no candidates. The rows may be one host's: picks of others are passed
+        over.
         """
         picked = np.isin(ids, picks) & valid
         self._seen.update(source[valid].tolist())

@@ -33,10 +33,8 @@ GIT_SECONDS = 10
 def collect() -> dict[str, Any]:
     """JSON-serialisable description of this process's environment.
 
-    Returns:
-      `packages` name → version or None when not installed; `git` revision and dirty flag, or None
-      outside a repository; `python`, `platform`, `cpu`, `n_cpus`, `memory_bytes`, `host`, `argv`,
-      `started_utc`, `jest_tf`.
+    `packages` name → version or None; `git` revision and dirty flag, or None outside a repository;
+    `python`, `platform`, `cpu`, `n_cpus`, `memory_bytes`, `host`, `argv`, `started_utc`, `jest_tf`.
     """
     return {
         "jest_tf": jest_tf.__version__,
@@ -62,9 +60,8 @@ def package_version(name: str) -> str | None:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Revision of the repository around `folder` and whether tracked files differ from it.
-
-    None when `folder` is not tracked in a repository or git is not installed.
+    """Revision of the repository around `folder`, and whether tracked files differ; None
+    without.
     """
     revision = _git(folder, "rev-parse", "HEAD")
     # An installed copy may lie inside some other project's repository: its revision is not ours.

@@ -18,11 +18,9 @@ AXES = {
 
 
 class EvaluationCurves:
-    """Writes each evaluation once per axis of AXES.
+    """Writes each evaluation once per axis of AXES, below TensorBoard's folder of the run.
 
-    Args:
-      logdir: TensorBoard's folder of the run.
-      totals: examples_trained and flops of the restored checkpoint; what lies beyond is cut.
+    totals: examples_trained and flops of the restored checkpoint; what lies beyond is cut.
     """
 
     def __init__(self, logdir: str | os.PathLike, totals: Mapping[str, float]):

@@ -1,7 +1,6 @@
 """The selected examples, compared with known labels. For MEASURING only: nothing feeds back.
 
-A data set may bring the label of all its records, or of a few audited ones (`About.labels`). A run
-keeps them in its workdir. Ids without a label are counted apart.
+A data set may bring labels of its records (`About.labels`). A run keeps them in its workdir.
 """
 
 import dataclasses
@@ -26,11 +25,8 @@ ABOUT_FILE, LABELS_FILE = "about.json", "labels.npz"  # in a workdir, where its 
 
 
 class Labels:
-    """A table id → label that looks up many ids at once.
-
-    Args:
-      label_by_id: what is known.
-      noisy: the labels that mean a wrong or empty pair.
+    """A table id → label that looks up many ids at once; `noisy`: labels of wrong or empty
+    pairs.
     """
 
     def __init__(self, label_by_id: Mapping[int, str], noisy: Collection[str] = ()):
@@ -112,13 +108,10 @@ class Window:
 
 
 def read_labels(paths: Iterable[str], manifest: Manifest | None = None) -> Labels:
-    """The labels of some JSON-lines files, see `About.labels`.
+    """The labels of some JSON-lines files, see `About.labels`; a `key` names a record of
+    `manifest`.
 
-    Args:
-      manifest: whose records rows with a `key` name.
-
-    Raises:
-      UserError: a file cannot be read, or a line is no label, with its number.
+    UserError: a file cannot be read, or a line is no label, with its number.
     """
     label_by_id, noisy = {}, {}
     for path in paths:
@@ -185,9 +178,9 @@ def _rows(path: str) -> Iterator[tuple[int, Any]]:
 
 
 def windows(picks: Picks, labels: Labels, n_steps: int) -> Iterator[Window]:
-    """Describe the picks of every `n_steps` steps in turn; the last window may be shorter.
+    """Describe the picks of every `n_steps` steps in turn, without lost records.
 
-    Lost records are left out. Memory is that of one window and of the distinct ids.
+    Memory is that of one window and of the distinct ids.
     """
     distinct = np.zeros([0], np.int64)
     first = 1

@@ -2,8 +2,7 @@
 
     {"step": 20, "time": 1719234000.1, "train/loss": 3.21, …}
 
-JSON knows no NaN or infinity: they are written as the strings "nan", "inf" and "-inf", and
-`read_metrics` turns them back into floats.
+JSON knows no NaN or infinity: they are the strings "nan", "inf" and "-inf", floats once read.
 """
 
 import json
@@ -23,15 +22,11 @@ NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class MetricsLog:
-    """Appends to the metrics file of a run.
+    """Appends to the metrics file of a run, made when missing.
 
-    Args:
-      path: the file; made when missing.
-      start_step: number of steps that the restored checkpoint has behind it, 0 for a new run. Lines
-        of later steps, and a line that a kill cut in half, are removed from the file.
-      now: seconds since the epoch, for the field `time`.
-    Raises:
-      UserError: the file cannot be read or written (here and in `write`).
+    start_step: of the restored checkpoint; lines of later steps, and one that a kill cut in half,
+    are removed. now: seconds since the epoch, for `time`. UserError (here and in `write`): the file
+    cannot be read or written.
     """
 
     def __init__(
@@ -94,9 +89,8 @@ class _ClearErrors:
 
 
 def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a metrics file in order; unreadable ones are skipped, their number logged.
-
-    Safe on a file that is being written: a line without its end is left for later.
+    """Yield the lines of a metrics file in order, also while it is written; unreadable: skipped,
+    logged.
     """
     n_skipped = 0
     for line, _ in _lines(Path(path)):

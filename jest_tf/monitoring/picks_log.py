@@ -24,16 +24,10 @@ UNKNOWN_ID = np.iinfo(np.int64).min
 
 
 class PicksLog:
-    """Appends the picks of a run.
+    """Appends the picks of a run, b ids for each step that is a multiple of `every_steps`.
 
-    Args:
-      folder: the folder `picks`; made when missing.
-      sub_batch: ids per step, b.
-      every_steps: record only steps that are multiples of this.
-      start_step: finished steps of the restored checkpoint, 0 for a new run; later records are
-        removed from the file.
-    Raises:
-      UserError: the folder holds picks of another size, or cannot be written (also in `write`).
+    start_step: of the restored checkpoint; later records are removed. UserError: the folder holds
+    picks of another size, or cannot be written (also in `write`).
     """
 
     def __init__(
@@ -115,13 +109,7 @@ class PicksLog:
 
 
 class Picks:
-    """Reads the picks of a run, also while it is being written.
-
-    Args:
-      folder: the folder `picks` of a workdir.
-    Raises:
-      UserError: there are none, or the header is unreadable.
-    """
+    """Reads a workdir's `picks`, also while they are written; UserError: none, or unreadable."""
 
     def __init__(self, folder: str | os.PathLike):
         header = _read_header(Path(folder))

@@ -14,14 +14,8 @@ CAPTION_LINES = 4  # a key, then three: the captions of broken pairs tell the st
 
 
 def picks_sheet(samples: Samples, title: str) -> np.ndarray:
-    """The best COLUMNS examples of each group side by side, captions and scores below.
-
-    Args:
-      samples: of one step; groups without examples are left out.
-      title: one line above all.
-
-    Returns:
-      uint8 [h, w, 3].
+    """uint8 [h, w, 3]: the best COLUMNS examples of each group of a step, captions and scores
+    below.
     """
     rows = [Row(name, _hits(samples.of(group))[:COLUMNS]) for group, name in GROUPS.items()]
     rows = [row for row in rows if row.hits]

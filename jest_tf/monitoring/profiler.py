@@ -9,11 +9,9 @@ from absl import logging
 
 
 class StepProfiler:
-    """Traces host and devices during some steps of a run.
+    """Traces host and devices from the first to the last of `steps` (from 1; None: none).
 
-    Args:
-      steps: first and last step to trace, counted from 1; None traces nothing.
-      logdir: TensorBoard's folder of the run; the trace goes below `plugins/profile`.
+    The trace goes below `plugins/profile` of TensorBoard's folder of the run.
     """
 
     def __init__(self, steps: tuple[int, int] | None, logdir: str | os.PathLike):
@@ -23,10 +21,7 @@ class StepProfiler:
 
     @contextlib.contextmanager
     def around(self, finished_steps: int, n_steps: int) -> Iterator[None]:
-        """Runs the next `n_steps` steps; calls that hold a step to trace are traced whole.
-
-        A call that raises, or the end of the last step to trace, ends the trace and writes it.
-        """
+        """Runs the next `n_steps` steps; calls that hold a step to trace are traced whole."""
         last_of_call = finished_steps + n_steps
         if self._steps and self._steps[0] <= last_of_call and finished_steps < self._steps[1]:
             self._start()

@@ -28,14 +28,8 @@ def write_projector(
 ) -> Path:
     """Writes one tensor of the projector, replacing what was there; returns the folder.
 
-    Args:
-      name: how the projector calls it.
-      embeddings: float [n, d].
-      columns: title → n texts each, at least one column.
-      images: uint8 [n, h, w, 3], square; shown as the points.
-
-    Raises:
-      ValueError: lengths differ.
+    embeddings: float [n, d]. columns: title → n texts each, at least one. images: uint8 [n, h, w,
+    3], square; shown as the points. ValueError: lengths differ.
     """
     lengths = {len(embeddings), len(images), *map(len, columns.values())}
     if len(lengths) != 1:

@@ -33,9 +33,9 @@ class Series:
 class RunHistory:
     """What a run did.
 
-    `summary`: its row in result tables. `series`: name in metrics.jsonl → Series. `windows`: what
-    was selected over time; `pool`: label → share of its whole data, and `pool_noisy`: share of the
-    noisy ones, where the data brought labels. `samples`: step → examples.
+    summary: its row in result tables. series: name in metrics.jsonl → Series. windows: selected
+    over time. pool: label → share of its whole data, pool_noisy: share of the noisy ones, where the
+    data brought labels. samples: step → examples.
     """
 
     path: Path
@@ -60,10 +60,8 @@ class RunHistory:
 
 
 def load_runs(workdirs: Iterable[str], n_sample_steps: int) -> list[RunHistory]:
-    """The runs in some workdirs, under names that tell them apart.
-
-    Raises:
-      UserError: a folder is not the workdir of a run, or a file in it is damaged.
+    """The runs in some workdirs, under names that tell them apart; UserError: no run, or
+    damaged.
     """
     runs = [load_run(Path(workdir), n_sample_steps) for workdir in workdirs]
     counts = collections.Counter(run.name for run in runs)

@@ -47,9 +47,9 @@ TERA = 1e12
 
 
 def summarise(workdir: str) -> dict:
-    """The row of one run; None where it has nothing to say (e.g. no truth for its data).
+    """The row of one run, with the keys of `COLUMNS` (and a few more); None: nothing to say.
 
-    Keys are those of `COLUMNS` (and a few more); shares and accuracies in 0..1, flops absolute.
+    Shares and accuracies in 0..1, flops absolute.
     """
     folder = Path(workdir)
     config = completed(parse_json((folder / "config.json").read_text(encoding="utf-8")))

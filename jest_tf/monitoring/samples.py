@@ -65,14 +65,10 @@ def pick_samples(
     valid: np.ndarray,
     per_group: int,
 ) -> dict[str, np.ndarray]:
-    """Which rows of a super-batch to show.
+    """Group → row indices of a super-batch to show, at most `per_group`; float and bool [n].
 
-    Args:
-      score, learner_loss, reference_loss: float [n]. chosen, valid: bool [n].
-      per_group: at most this many of each group.
-    Returns:
-      Group → row indices: of the chosen those with the highest score; of the valid others those
-      that the reference finds hardest, and of what is left those that the learner finds easiest.
+    Of the chosen those with the highest score; of the valid others those that the reference finds
+    hardest, and of what is left those that the learner finds easiest.
     """
     chosen_rows = np.flatnonzero(chosen & valid)
     rejected = np.flatnonzero(~chosen & valid)
@@ -113,11 +109,7 @@ def sample_steps(folder: str | os.PathLike) -> list[int]:
 
 
 def read_samples(folder: str | os.PathLike, step: int) -> Samples:
-    """The samples of one step.
-
-    Raises:
-      UserError: the file is missing or damaged.
-    """
+    """The samples of one step; UserError: the file is missing or damaged."""
     path = Path(folder) / f"step-{step:08d}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -1,9 +1,7 @@
 """A thin TensorBoard writer: names are `group/name`, the horizontal axis is the step.
 
-TensorBoard sorts groups by name, so each known group gets its number in front: the first screen
-then tells the story in order. For curves over another axis open a second writer on a sub-folder and
-give that axis as the step (see `EvaluationCurves`). One process writes to a folder at a time: one
-that follows a run takes a sub-folder of its own.
+TensorBoard sorts groups by name, so each known group gets its number in front. Another axis is a
+second writer on a sub-folder (see `EvaluationCurves`). One process writes to a folder at a time.
 """
 
 import json
@@ -69,14 +67,10 @@ RECORD_HEADER_BYTES, CHECKSUM_BYTES = 12, 4
 
 
 class TensorBoard:
-    """Writes the event files of one run.
+    """Writes the event files of one run; every call is flushed (10 microseconds).
 
-    Args:
-      logdir: made when missing.
-      start_step: finished steps of the restored checkpoint, 0 for a new run; what earlier processes
-        wrote for later steps is removed, so that no point is doubled.
-
-    Every call is flushed (10 microseconds), so that a kill loses nothing and a viewer sees it.
+    start_step: of the restored checkpoint; what earlier processes wrote for later steps is removed,
+    so that no point is doubled.
     """
 
     def __init__(self, logdir: str | os.PathLike, start_step: int = 0):
@@ -123,11 +117,10 @@ class TensorBoard:
             tf.summary.image(tag(name), image[None])
 
     def hparams(self, config: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Write the tab HParams: the flat config, the selection first, and the metrics beside it.
+        """Write the tab HParams: the flat config, the selection first, and names of scalars beside
+        it.
 
-        Args:
-          config: dotted name → value; what is no number, string or bool is written as text.
-          metrics: names of scalars.
+        What is no number, string or bool is written as text.
         """
         values = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in config.items()}
         fields = sorted(values, key=lambda name: (not name.startswith("selection."), name))
@@ -161,9 +154,8 @@ def _category(title: str, charts: Mapping[str, list[str]]) -> layout_pb2.Categor
 
 
 def cut_events(logdir: str | os.PathLike, last_step: int) -> None:
-    """Cut every event file in `logdir` before its first event after `last_step`, or a broken end.
-
-    Each process writes its own file in step order, so what follows in the file is later too.
+    """Cut every event file in `logdir` before its first event after `last_step`, or a broken
+    end.
     """
     for path in sorted(Path(logdir).glob("events.out.tfevents.*")):
         end = _length_up_to(path, last_step)

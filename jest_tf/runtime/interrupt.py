@@ -15,9 +15,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Interrupt:
     """Context manager; inside, `requested` turns True at the first SIGTERM or SIGINT.
 
-    Handlers are Python's, in the main thread: a step that is running on the device ends first, so
-    one host loop bounds the delay. Outside the main thread signals are left alone and `requested`
-    stays False.
+    Handlers are Python's, in the main thread: one host loop bounds the delay. Outside the main
+    thread signals are left alone.
     """
 
     def __init__(self):

@@ -28,13 +28,9 @@ class WorkerLost(RuntimeError):
 class Peers:
     """The worker processes of a run; alone, nothing is exchanged.
 
-    All methods that exchange must be called by all workers in the same order.
-
-    Args:
-      strategy: of the run.
-      n_workers: processes that run this program.
-      is_chief: whether this is the one that writes.
-      n_hosts: machines that share the run; those of a TPU slice serve one process.
+    All workers must call all methods that exchange, in the same order. is_chief: whether this is
+    the one that writes. n_hosts: machines that share the run; those of a TPU slice serve one
+    process.
     """
 
     def __init__(
@@ -52,9 +48,9 @@ class Peers:
 
     @contextlib.contextmanager
     def chief_first(self) -> Iterator[None]:
-        """The body runs on the chief, then on the others, which find what it has prepared.
+        """The body, which exchanges nothing, runs on the chief, then on the others.
 
-        The body must exchange nothing. An error in the chief's body ends the others too.
+        An error in the chief's body ends the others too.
         """
         if not self._is_chief:
             self.of_all(0)
@@ -72,10 +68,7 @@ class Peers:
     def watched(self) -> Iterator[None]:
         """Turns the error of an exchange that lost its peer into WorkerLost, told at once.
 
-        At once, because whoever started the processes may kill this one within milliseconds.
-
-        Raises:
-          WorkerLost: another process or host died, was stopped, or cannot be reached.
+        Whoever started the processes may kill this one within milliseconds.
         """
         try:
             yield
@@ -100,10 +93,9 @@ class Peers:
 
 
 def is_read_error(error: tf.errors.OpError) -> bool:
-    """Whether an error came from reading data, by what TensorFlow names in it.
+    """Whether an error came from reading data, by what TensorFlow names in it; not all say so.
 
-    Not every read error says so. One that does is none of an exchange, even if its text names the
-    host that was reading.
+    Such an error is none of an exchange, even if its text names the host that was reading.
     """
     return isinstance(error, tf.errors.DataLossError) or bool(READ_WORDS.search(error.message))
 

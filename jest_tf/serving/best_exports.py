@@ -18,14 +18,8 @@ _LESS_IS_BETTER = ("median_rank",)
 class BestExports:
     """A folder of at most n exports, `step-00000100` each, and `best.json` with their scores.
 
-    Args:
-        folder: created when the first export comes.
-        by: `NAME:METRIC`, e.g. `retrieval:image_to_text/recall@10`; None if nothing is offered.
-        n: how many to keep.
-        evaluations: names that results will come with.
-
-    Raises:
-        UserError: `by` names no evaluation of the run.
+    by: `NAME:METRIC`, e.g. `retrieval:image_to_text/recall@10`; None if nothing is offered.
+    UserError: it names none of `evaluations`.
     """
 
     def __init__(
@@ -46,18 +40,11 @@ class BestExports:
     def offer(
         self, step: int, results: Mapping[str, Mapping[str, Any]], export: Callable[[str], Any]
     ) -> bool:
-        """Exports this step if it is among the n best so far, and drops what no longer is.
+        """Exports this step if it is among the n best so far, and drops what no longer is; True if
+        kept.
 
-        Args:
-            step: of the checkpoint.
-            results: evaluation name -> result with `metrics`.
-            export: writes an export to the path that it is given.
-
-        Returns:
-            Whether the step was kept.
-
-        Raises:
-            UserError: the evaluation has no such metric.
+        results: evaluation name -> result. export: writes an export to the path that it is given.
+        UserError: the evaluation has no such metric.
         """
         metrics = results[self.name]["metrics"]
         if self.metric not in metrics:

@@ -1,7 +1,4 @@
-"""A model in memory and an export with one interface (`evaluation.base.Encoder`).
-
-So the same code measures both: images and texts in, embeddings out.
-"""
+"""A model in memory and an export with one interface (`evaluation.base.Encoder`)."""
 
 from typing import Any
 
@@ -20,11 +17,8 @@ from jest_tf.serving import safe_load, saved_model
 class ModelEncoder:
     """A DualEncoder in memory. Reads the weights at every call, so it follows the training.
 
-    Args:
-        model, tokenizer: as they are trained together.
-        image_size: side in pixels at which images enter the model.
-        decode_size: see `export_dual_encoder`.
-        description: what to call it: model, checkpoint, step; and its cost ledger.
+    image_size: side in pixels at which images enter the model. decode_size: see
+    `export_dual_encoder`. description: model, checkpoint, step; and its cost ledger.
     """
 
     def __init__(
@@ -59,14 +53,7 @@ class ModelEncoder:
 
 
 class ExportEncoder:
-    """An exported model, see `saved_model`.
-
-    Args:
-        path: folder of the export.
-
-    Raises:
-        UserError: no export there, or one that does not load.
-    """
+    """The export at `path`, see `saved_model`; UserError: none there, or one that does not load."""
 
     def __init__(self, path: str):
         self.path = path.rstrip("/")
@@ -98,11 +85,7 @@ class ExportEncoder:
 
 
 def read_info(path: str) -> dict[str, Any]:
-    """The content of an export's `model.json`.
-
-    Raises:
-        UserError: no export there.
-    """
+    """The content of an export's `model.json`; UserError: no export there."""
     try:
         with tf.io.gfile.GFile(f"{path}/{saved_model.INFO_FILE}") as file:
             info = parse_json(file.read())

@@ -34,9 +34,9 @@ _HEADER_BYTES = 128
 class Item:
     """What one row stands for.
 
-    `id` is a file's absolute path or `tfds:…#number`; `label` is shown under the image; `version`
-    changes when the file does; `thumbnail` is [offset, length] in thumbnails.bin, or None where
-    the image is the file `id`.
+    id: a file's absolute path or `tfds:…#number`. label: shown under the image. version: changes
+    when the file does. thumbnail: [offset, length] in thumbnails.bin; None: the image is the file
+    `id`.
     """
 
     id: str
@@ -46,11 +46,8 @@ class Item:
 
 
 class ImageIndex:
-    """An index in a folder, opened to read and to add to.
-
-    Attributes:
-        items: one Item per row.
-        meta: the content of meta.json.
+    """An index in a folder, to read and to add to: one Item per row, and the content of
+    meta.json.
     """
 
     def __init__(self, path: Path, meta: dict[str, Any], items: list[Item]):
@@ -72,10 +69,8 @@ class ImageIndex:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "ImageIndex":
-        """Opens an index.
-
-        Raises:
-            UserError: no index there, another format, or files that meta.json does not fit.
+        """Opens an index; UserError: none there, another format, or files that meta.json does
+        not fit.
         """
         path = Path(path)
         try:
@@ -132,10 +127,7 @@ class ImageIndex:
     ) -> None:
         """Appends rows, or replaces those whose id is known; on disk when it returns.
 
-        Args:
-            items: k items of different ids.
-            zimg: float32 [k, d].
-            thumbnails: k JPEGs, or nothing where the items are files.
+        k items of different ids, zimg float32 [k, d], k JPEGs or nothing where the items are files.
         """
         if thumbnails:
             self._append_thumbnails(items, thumbnails)

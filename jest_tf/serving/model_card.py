@@ -19,8 +19,8 @@ def model_card(info: Mapping[str, Any]) -> str:
     """Markdown from the content of `model.json`.
 
     Of `info["metadata"]` it reads, where present: `name`, `data`, `selection`, `training`, `cost`
-    (each a flat dict), `scores` (list of result dicts of an evaluation), `licences` (list of text),
-    `limits` (list of text), `checkpoint`, `environment`.
+    (each a flat dict), `scores` (results of evaluations), `licences` and `limits` (lists of text),
+    `checkpoint`, `environment`.
     """
     meta = info["metadata"]
     sections = {

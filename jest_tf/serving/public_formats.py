@@ -41,11 +41,7 @@ class PublicModel:
 
     @classmethod
     def of(cls, model: DualEncoder, tokenizer: Tokenizer, dtype: str = "float32") -> "PublicModel":
-        """The model as it is now.
-
-        Raises:
-          UserError: a weight is not finite, or too large for `dtype`.
-        """
+        """The model as it is now; UserError: a weight is not finite, or too large for `dtype`."""
         weights = {
             variable.path.partition("/")[2]: keras.ops.convert_to_numpy(variable).astype("float32")
             for variable in model.variables
@@ -161,8 +157,7 @@ def export_public(
 ) -> list[str]:
     """Writes `out`, all or nothing; returns remarks about what the format cannot hold.
 
-    Raises:
-      UserError: `out` is there, has another ending than the format, or the model does not fit.
+    UserError: `out` is there, has another ending than the format, or the model does not fit.
     """
     default, writer = WRITERS[kind]
     path, ending = Path(out), Path(default).suffix
@@ -183,11 +178,7 @@ def export_public(
 
 
 def interpolate(model: DualEncoder, start: DualEncoder, share: float) -> None:
-    """Sets the weights to (1 - share)·start + share·model: WiSE-FT (arXiv 2109.01903).
-
-    Raises:
-      UserError: the two have other variables.
-    """
+    """Sets the weights to (1 - share)·start + share·model: WiSE-FT (arXiv 2109.01903)."""
     pairs = list(zip(model.variables, start.variables, strict=False))
     if len(model.variables) != len(start.variables) or any(a.shape != b.shape for a, b in pairs):
         raise UserError(

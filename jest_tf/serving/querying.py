@@ -25,15 +25,10 @@ MAX_SHEET_COLUMNS = 20
 class Searcher:
     """An index and its model, loaded once and asked as often as one likes.
 
-    Args:
-        index_path: folder of the index.
-        model_path: folder of the export; by default the one that built the index.
-        k: how many images queries will ask for; any other number works, slower the first time.
-        encoders: fingerprint -> model; one of these is used if it built the index, and a model that
-            is loaded is added.
-
-    Raises:
-        UserError: no index, an empty one, no export, or one that did not build the index.
+    model_path: by default the export that built the index. k: how many images queries will ask for;
+    any other number works, slower the first time. encoders: fingerprint -> model; one of these is
+    used if it built the index, a model that is loaded is added. UserError: no index, an empty one,
+    no export, or one that did not build the index.
     """
 
     def __init__(
@@ -61,16 +56,9 @@ class Searcher:
     def find(self, texts: Sequence[str], images: Sequence[str], k: int) -> dict[str, Any]:
         """The k nearest images of each query, by cosine similarity, all images compared.
 
-        Args:
-            texts: any number of texts.
-            images: paths of image files.
-
-        Returns:
-            JSON-serialisable: `queries`, texts first, each {text or image, results: [{rank, score,
-            id, label}]}; `index`, `model`, `n_images`, `seconds`.
-
-        Raises:
-            UserError: an image that cannot be read.
+        images: paths. JSON-serialisable: `queries`, texts first, each {text or image, results:
+        [{rank, score, id, label}]}; `index`, `model`, `n_images`, `seconds`. UserError: an
+        unreadable image.
         """
         started = time.monotonic()
         queries = [{"text": text} for text in texts] + [{"image": path} for path in images]
@@ -100,10 +88,7 @@ class Searcher:
         ]
 
     def picture(self, item: Item, max_side: int | None = None) -> Image.Image | None:
-        """The picture of an item, from the index or its file; None if it cannot be read.
-
-        `max_side`: see `jest_tf.data.cleaning.check_image`.
-        """
+        """The picture of an item, from the index or its file; None if it cannot be read."""
         jpeg = self.index.thumbnail(item)
         if jpeg is None:
             return open_image(Path(item.id).open, max_side)

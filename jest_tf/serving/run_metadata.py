@@ -15,16 +15,9 @@ def run_metadata(
     environment: Mapping[str, Any] | None = None,
     about: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """The metadata of `export_dual_encoder`.
+    """The metadata of `export_dual_encoder`: what a run at `step` is, cost and scored.
 
-    Args:
-        config: of the run, as nested dicts (config.json).
-        step: of the exported checkpoint.
-        workdir: of the run.
-        cost: the cost ledger at that step.
-        scores: results of the evaluations of that step.
-        environment: the content of environment.json.
-        about: licences and limits of the training data, where they state them.
+    about: licences and limits of the training data. environment: content of environment.json.
     """
     about = about or {}
     return {

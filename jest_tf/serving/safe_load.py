@@ -61,8 +61,7 @@ _SAVER = {"DisableCopyOnRead", "MergeV2Checkpoints", "RestoreV2", "SaveV2", "Sha
 def load(path: str):
     """`tf.saved_model.load`, after a look at what the model would do.
 
-    Raises:
-      UserError: no SavedModel, one that does not load, or one that could do more than compute.
+    UserError: no SavedModel, one that does not load, or one that could do more than compute.
     """
     try:
         if found := objections(path):

@@ -10,14 +10,11 @@ BLOCK_ROWS = 32_768
 
 
 class ExactSearch:
-    """Finds the rows with the highest dot product, all of them compared.
+    """Finds the rows of float32 [n, d] with the highest dot product, all of them compared.
 
-    The rows are copied to the device once, in blocks of equal shape (the last one padded), so that
-    a query against any number of rows is one traced program and holds [q, block_rows] scores.
-
-    Args:
-        embeddings: float32 [n, d]; may be a memory map, it is read once, block by block.
-        block_rows: rows per block.
+    A memory map is read once, block by block. Blocks of equal shape (the last one padded) lie on
+    the device: a query against any number of rows is one traced program with [q, block_rows]
+    scores.
     """
 
     def __init__(self, embeddings: np.ndarray, block_rows: int = BLOCK_ROWS):
@@ -31,14 +28,9 @@ class ExactSearch:
             self._blocks.append((start, len(rows), tf.constant(block)))
 
     def __call__(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best rows of each query; of equal scores the lower row comes first.
+        """(scores float32 [q, k] in falling order, rows int64 [q, k]) of queries float32 [q, d].
 
-        Args:
-            queries: float32 [q, d].
-            k: at least 1; fewer come back if the index holds fewer rows.
-
-        Returns:
-            scores float32 [q, k] in falling order, rows int64 [q, k].
+        Of equal scores the lower row comes first; fewer than k if there are fewer rows.
         """
         queries = tf.constant(np.asarray(queries, np.float32))
         scores, rows = self._search(min(k, self.n))(queries)

@@ -46,12 +46,10 @@ HEADERS = {
 
 
 def make_app(searchers: Mapping[str, Searcher], hosts: Sequence[str] | None = None) -> flask.Flask:
-    """The app.
+    """The app over open indexes by name; a model may serve several.
 
-    Args:
-        searchers: name -> an open index with its model; a model may serve several.
-        hosts: names by which a client may call this server; any if None. A page of another site
-            cannot then reach a server of this machine under a name of its own.
+    hosts: names by which a client may call this server; any if None. A page of another site cannot
+    then reach a server of this machine under a name of its own.
     """
     app = flask.Flask("jest_tf", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD_BYTES

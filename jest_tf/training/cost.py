@@ -203,12 +203,10 @@ class StepCost:
 class CostModel:
     """Prices a step plan for one run.
 
-    learner: sizes. spec: the selection. reference: sizes, or None where there is none or its
-    embeddings are cached. reference_dim: width of its embeddings where they are cached.
-    image, text: what of the learner's towers is trained.
-    distils: whether the learner learns from the reference's embeddings of the chosen.
-    stored_image_size: side of the images that the host delivers, in pixels. n_replicas: replicas.
-    micro_batch, recompute: as in `config.strategy`, which save memory for more work.
+    learner, reference: sizes; None where there is no reference or its embeddings are cached, then
+    of width reference_dim. image, text: what of the learner's towers is trained. distils: from the
+    reference's embeddings of the chosen. stored_image_size: side of the images that the host
+    delivers, in pixels. micro_batch, recompute: as in `config.strategy`.
     """
 
     learner: DualEncoderConfig
@@ -277,11 +275,8 @@ class CostModel:
 def split_seconds(seconds: float, n_steps: int, parts: Mapping[str, float]) -> dict[str, float]:
     """The measured time of `n_steps` steps by phase, under the ledger's names.
 
-    A step is one program, so its phases are an estimate whose sum is measured: each part counts as
-    long as it took alone, and the rest is training (gather, forward, backward, update).
-
-    Args:
-      seconds: of all steps. parts: seconds of one run of each part, see `part_times`.
+    A step is one program: each of `parts` (see `part_times`) counts as long as it took alone, and
+    the rest is training (gather, forward, backward, update).
     """
     alone = n_steps * sum(parts.values())
     fits = min(1.0, seconds / alone) if alone else 1.0
