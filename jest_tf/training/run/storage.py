@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from typing import IO, Protocol
+from typing import IO
 
 import tensorflow as tf
 
@@ -19,36 +19,6 @@ from jest_tf.files import sync
 MANIFEST = "manifest.json"
 STAGING_PREFIX = ".staging-"
 BLOCK_BYTES = 1 << 22
-
-
-class Storage(Protocol):
-    """The few file operations that a checkpoint needs, below one root folder."""
-
-    root: str
-
-    def folders(self) -> list[str]:
-        """Names of the folders below the root, unfinished stages excluded."""
-
-    def has(self, folder: str, name: str) -> bool:
-        """Whether `folder/name` exists."""
-
-    def stage(self, folder: str) -> str:
-        """Make an empty place to write the files of `folder` in; returns its name."""
-
-    def write(self, folder: str, name: str) -> contextlib.AbstractContextManager["HashingWriter"]:
-        """Open `folder/name` for writing; on leaving the block the bytes are on the disk."""
-
-    def read(self, folder: str, name: str) -> IO[bytes]:
-        """Open `folder/name` for reading, seekable."""
-
-    def publish(self, staged: str, folder: str) -> None:
-        """Make the staged files visible as `folder`, all or nothing, replacing what was there."""
-
-    def remove(self, folder: str) -> None:
-        """Remove `folder`; a reader never takes a half-removed one for a finished save."""
-
-    def sweep(self) -> None:
-        """Remove the stages that an interrupted writer left. Only the writer may call this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +69,7 @@ class LocalStorage:
         self.root = os.fspath(root)
 
     def folders(self) -> list[str]:
+        """Names of the folders below the root, unfinished stages excluded."""
         if not os.path.isdir(self.root):
             return []
         return [entry.name for entry in os.scandir(self.root) if not entry.name.startswith(".")]
@@ -107,21 +78,25 @@ class LocalStorage:
         return os.path.isfile(os.path.join(self.root, folder, name))
 
     def stage(self, folder: str) -> str:
+        """Make an empty place to write the files of `folder` in; returns its name."""
         staged = f"{STAGING_PREFIX}{folder}-{secrets.token_hex(4)}"
         os.makedirs(os.path.join(self.root, staged))
         return staged
 
     @contextlib.contextmanager
     def write(self, folder: str, name: str) -> Iterator[HashingWriter]:
+        """Open `folder/name` for writing; on leaving the block the bytes are on the disk."""
         with open(os.path.join(self.root, folder, name), "xb") as file:
             yield HashingWriter(file)
             file.flush()
             os.fsync(file.fileno())
 
     def read(self, folder: str, name: str) -> IO[bytes]:
+        """Open `folder/name` for reading, seekable."""
         return open(os.path.join(self.root, folder, name), "rb")
 
     def publish(self, staged: str, folder: str) -> None:
+        """Make the staged files visible as `folder`, all or nothing, replacing what was there."""
         sync(os.path.join(self.root, staged))
         if os.path.isdir(os.path.join(self.root, folder)):
             self.remove(folder)
@@ -129,6 +104,7 @@ class LocalStorage:
         sync(self.root)
 
     def remove(self, folder: str) -> None:
+        """Remove `folder`; a reader never takes a half-removed one for a finished save."""
         path = os.path.join(self.root, folder)
         if not folder.startswith(STAGING_PREFIX):
             hidden = os.path.join(self.root, f"{STAGING_PREFIX}{folder}-{secrets.token_hex(4)}")
@@ -137,6 +113,7 @@ class LocalStorage:
         shutil.rmtree(path)
 
     def sweep(self) -> None:
+        """Remove the stages that an interrupted writer left. Only the writer may call this."""
         if not os.path.isdir(self.root):
             return
         for entry in os.scandir(self.root):
@@ -145,7 +122,7 @@ class LocalStorage:
 
 
 class RemoteStorage:
-    """An object store through tf.io.gfile (gs://). Nothing is atomic but a single file.
+    """As LocalStorage, through tf.io.gfile (gs://). Nothing is atomic but a single file.
 
     So files are written in place, the manifest last, and removed manifest first.
     """
@@ -190,7 +167,7 @@ class RemoteStorage:
         """Nothing to do: an unfinished save has no manifest and is overwritten by the next one."""
 
 
-def open_storage(root: str | os.PathLike) -> Storage:
+def open_storage(root: str | os.PathLike) -> LocalStorage | RemoteStorage:
     """The storage for a path: anything with a scheme (`gs://…`) is remote."""
     root = os.fspath(root)
     return RemoteStorage(root) if "://" in root else LocalStorage(root)
