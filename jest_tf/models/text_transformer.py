@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from jest_tf.errors import UserError
 from jest_tf.models.lora import Lora
-from jest_tf.models.transformer import Block, LayerNorm, normal
+from jest_tf.models.transformer import Block, LayerNorm, dense, normal
 
 
 def shorten_tokens(tokens: tf.Tensor, n_tokens: int) -> tf.Tensor:
@@ -46,13 +46,8 @@ class TextTransformer(keras.layers.Layer):
                 for k in range(depth)
             ]
             self.norm = LayerNorm(width, dtype=policy, name="norm")
-            self.projection = keras.layers.Dense(
-                embed_dim,
-                kernel_initializer=normal(width**-0.5, seed, "text/projection"),
-                dtype=policy,
-                name="projection",
-            )
-            self.projection.build((None, width))
+            kernel = normal(width**-0.5, seed, "text/projection")
+            self.projection = dense(width, embed_dim, seed, "text/projection", policy, kernel)
         self.built = True
 
     def call(self, tokens: tf.Tensor, depth: int | None = None) -> tf.Tensor:

@@ -28,6 +28,19 @@ def normal(stddev: float, seed: int, name: str) -> keras.initializers.Initialize
     return keras.initializers.RandomNormal(0.0, stddev, seed=derived_seed(seed, name))
 
 
+def dense(
+    n_in: int, n_out: int, seed: int, name: str, policy: keras.DTypePolicy, kernel=None, **kwargs
+) -> keras.layers.Dense:
+    """A built dense layer, called by the last part of `name`; `kernel`: initializer."""
+    kernel = kernel or glorot_uniform(n_in, n_out, seed, name)
+    own_name = name.rpartition("/")[2]
+    layer = keras.layers.Dense(
+        n_out, kernel_initializer=kernel, dtype=policy, name=own_name, **kwargs
+    )
+    layer.build((None, n_in))
+    return layer
+
+
 class LayerNorm(keras.layers.Layer):
     """Layer normalisation over the last axis; statistics and parameters in float32."""
 
@@ -54,27 +67,14 @@ class Mlp(keras.layers.Layer):
         self, width: int, mlp_dim: int, seed: int, name: str, lora: Lora | None = None, **kwargs
     ) -> None:
         super().__init__(name=name.split("/")[-1], **kwargs)
-        self.up = keras.layers.Dense(
-            mlp_dim,
-            kernel_initializer=glorot_uniform(width, mlp_dim, seed, f"{name}/up"),
-            bias_initializer=normal(1e-6, seed, f"{name}/up/bias"),
-            dtype=self.dtype_policy,
-            name="up",
-        )
-        self.down = keras.layers.Dense(
-            width,
-            kernel_initializer=glorot_uniform(mlp_dim, width, seed, f"{name}/down"),
-            bias_initializer=normal(1e-6, seed, f"{name}/down/bias"),
-            dtype=self.dtype_policy,
-            name="down",
-        )
+        policy = self.dtype_policy
         with keras.name_scope(self.name):
-            self.up.build((None, width))
-            self.down.build((None, mlp_dim))
-            self.lora_up = adapter(lora, width, mlp_dim, seed, f"{name}/lora_up", self.dtype_policy)
-            self.lora_down = adapter(
-                lora, mlp_dim, width, seed, f"{name}/lora_down", self.dtype_policy
-            )
+            bias = normal(1e-6, seed, f"{name}/up/bias")
+            self.up = dense(width, mlp_dim, seed, f"{name}/up", policy, bias_initializer=bias)
+            bias = normal(1e-6, seed, f"{name}/down/bias")
+            self.down = dense(mlp_dim, width, seed, f"{name}/down", policy, bias_initializer=bias)
+            self.lora_up = adapter(lora, width, mlp_dim, seed, f"{name}/lora_up", policy)
+            self.lora_down = adapter(lora, mlp_dim, width, seed, f"{name}/lora_down", policy)
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -116,15 +116,9 @@ class SelfAttention(keras.layers.Layer):
             name="qkv_kernel",
         )
         self.qkv_bias = self.add_weight(shape=(3 * width,), initializer="zeros", name="qkv_bias")
-        self.out = keras.layers.Dense(
-            width,
-            kernel_initializer=glorot_uniform(width, width, seed, f"{name}/out"),
-            dtype=self.dtype_policy,
-            name="out",
-        )
+        policy = self.dtype_policy
         with keras.name_scope(self.name):
-            self.out.build((None, width))
-            policy = self.dtype_policy
+            self.out = dense(width, width, seed, f"{name}/out", policy)
             self.lora_qkv = adapter(lora, width, 3 * width, seed, f"{name}/lora_qkv", policy)
             self.lora_out = adapter(lora, width, width, seed, f"{name}/lora_out", policy)
         self.built = True

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from jest_tf.errors import UserError
 from jest_tf.models.lora import Lora
-from jest_tf.models.transformer import Block, LayerNorm, Mlp, glorot_uniform, normal
+from jest_tf.models.transformer import Block, LayerNorm, Mlp, dense, glorot_uniform, normal
 from jest_tf.ops.resizing import resize_matrix
 
 
@@ -111,14 +111,8 @@ class AttentionPooling(keras.layers.Layer):
             setattr(self, f"{part}_kernel", kernel)
         self.query_bias = self.add_weight(shape=(width,), initializer="zeros", name="query_bias")
         self.value_bias = self.add_weight(shape=(width,), initializer="zeros", name="value_bias")
-        self.out = keras.layers.Dense(
-            width,
-            kernel_initializer=glorot_uniform(width, width, seed, f"{name}/out"),
-            dtype=policy,
-            name="out",
-        )
         with keras.name_scope(self.name):
-            self.out.build((None, width))
+            self.out = dense(width, width, seed, f"{name}/out", policy)
             self.norm = LayerNorm(width, dtype=policy, name="norm")
             self.mlp = Mlp(width, mlp_dim, seed, f"{name}/mlp", dtype=policy)
         self.built = True
@@ -167,13 +161,8 @@ class VisionTransformer(keras.layers.Layer):
             )
             self.projection = None
             if width != embed_dim:
-                self.projection = keras.layers.Dense(
-                    embed_dim,
-                    kernel_initializer=normal(width**-0.5, seed, "image/projection"),
-                    dtype=policy,
-                    name="projection",
-                )
-                self.projection.build((None, width))
+                kernel = normal(width**-0.5, seed, "image/projection")
+                self.projection = dense(width, embed_dim, seed, "image/projection", policy, kernel)
         self.built = True
 
     def call(
