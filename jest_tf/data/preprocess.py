@@ -10,17 +10,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.data.picture_files import (
-    HEADER_BYTES,
-    PNG,
-    first_frame,
-    inspect,
-    is_sane,
-    on_white,
-    opaque_gif,
-    still_webp,
-    upright,
-)
+from jest_tf.data import picture_files
 from jest_tf.model_record import PixelRule
 from jest_tf.ops.resizing import resize_matrix
 
@@ -47,7 +37,9 @@ def decode_batch(
     encoded: tf.Tensor, image_size: int, rule: PixelRule = OWN_RULE
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`decode` for string [c]: (uint8 [c, S, S, 3], bool [c])."""
-    head = inspect(tf.io.decode_raw(encoded, tf.uint8, fixed_length=HEADER_BYTES))
+    head = picture_files.inspect(
+        tf.io.decode_raw(encoded, tf.uint8, fixed_length=picture_files.HEADER_BYTES)
+    )
     # The margin is cut off last: it is at the right and the bottom of the picture that is upright.
     side, uncut = image_size + rule.margin, dataclasses.replace(rule, margin=0)
     one_image = tf.TensorSpec([side, side, 3], tf.uint8)
@@ -68,14 +60,14 @@ def decode_batch(
             )
 
         any_unusual = tf.reduce_any(head.unusual)
-        images = tf.cond(any_unusual, lambda: on_white(pixels(4)), lambda: pixels(3))
+        images = tf.cond(any_unusual, lambda: picture_files.on_white(pixels(4)), lambda: pixels(3))
         return fit(images, side, uncut), tf.ones_like(head.unusual)
 
     h, w = head.height, head.width
     are_small = h[0] * w[0] <= SMALL_PIXELS
-    are_equal = tf.reduce_all((head.kind == PNG) & (h == h[0]) & (w == w[0]))
+    are_equal = tf.reduce_all((head.kind == picture_files.PNG) & (h == h[0]) & (w == w[0]))
     images, ok = tf.cond(are_equal & are_small, equal_pngs, any_kind)
-    images = tf.ensure_shape(upright(images, encoded, head), [None, side, side, 3])
+    images = tf.ensure_shape(picture_files.upright(images, encoded, head), [None, side, side, 3])
     return _without_margin(images, image_size), ok
 
 
@@ -124,21 +116,28 @@ def _decode_one(
         reduction = tf.minimum(h, w) // least if rule.antialias else 1
         branch = tf.cast(reduction >= 2, tf.int32)
         branch += tf.cast(reduction >= 4, tf.int32) + tf.cast(reduction >= 8, tf.int32)
-        branch = tf.where(is_sane(tf.cast(h, tf.int64), tf.cast(w, tf.int64)), branch, 4)
+        branch = tf.where(
+            picture_files.is_sane(tf.cast(h, tf.int64), tf.cast(w, tf.int64)), branch, 4
+        )
         ways = [lambda r=r: tf.io.decode_jpeg(encoded, 3, ratio=r) for r in (1, 2, 4, 8)]
         return tf.switch_case(branch, [*ways, lambda: black]), branch < 4
 
     def png():
-        transparent = lambda: on_white(tf.io.decode_png(encoded, 4))  # noqa: E731
+        transparent = lambda: picture_files.on_white(tf.io.decode_png(encoded, 4))  # noqa: E731
         return tf.cond(unusual, transparent, lambda: tf.io.decode_png(encoded, 3)), True
 
     def webp():
         # TensorFlow cannot read moving ones, and overwrites foreign memory where it tries to.
-        moving, still = lambda: first_frame(encoded), lambda: still_webp(encoded)
+        moving, still = (
+            lambda: picture_files.first_frame(encoded),
+            lambda: picture_files.still_webp(encoded),
+        )
         return tf.cond(unusual, moving, still), True
 
     def gif():
-        return tf.io.decode_image(opaque_gif(encoded), 3, expand_animations=False), True
+        return tf.io.decode_image(
+            picture_files.opaque_gif(encoded), 3, expand_animations=False
+        ), True
 
     def bmp():
         return tf.io.decode_bmp(encoded)[..., :3], True

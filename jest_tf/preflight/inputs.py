@@ -16,14 +16,7 @@ from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import require_data
 from jest_tf.preflight.report import Section
-from jest_tf.training.inputs import (
-    cut_text,
-    find_vocabulary,
-    pixel_rule,
-    sample_captions,
-    tokenizer_rule,
-    workdir_rules,
-)
+from jest_tf.training import inputs
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.workdir import stored_config
 
@@ -75,7 +68,7 @@ def check_reference(config: ConfigDict) -> Section:
     section = Section(f"Reference: {workdir}")
     try:
         run = reference_config(config)
-        vocabulary, pixels, _ = workdir_rules(workdir, run)
+        vocabulary, pixels, _ = inputs.workdir_rules(workdir, run)
         steps = Checkpointer(os.path.join(workdir, "checkpoints"), run.checkpoint.keep).steps()
     except UserError as error:
         section.problems.append(str(error))
@@ -103,9 +96,9 @@ def check_reference(config: ConfigDict) -> Section:
         section.problems.append(
             f"its vocabulary was learned from other captions. Set --config.data.vocab={workdir}."
         )
-    if pixels != pixel_rule(config):
+    if pixels != inputs.pixel_rule(config):
         section.problems.append(
-            f"it takes pictures resized by {pixels}, this run by {pixel_rule(config)}. Set "
+            f"it takes pictures resized by {pixels}, this run by {inputs.pixel_rule(config)}. Set "
             "--config.data.resize, or use a cache of it."
         )
     return section
@@ -125,7 +118,9 @@ def _check_cache(config: ConfigDict) -> Section:
 
 
 def _tokenizer(config: ConfigDict) -> Tokenizer:
-    return Tokenizer(find_vocabulary(config), config.data.n_tokens, tokenizer_rule(config))
+    return Tokenizer(
+        inputs.find_vocabulary(config), config.data.n_tokens, inputs.tokenizer_rule(config)
+    )
 
 
 def reference_config(config: ConfigDict) -> ConfigDict | None:
@@ -133,7 +128,7 @@ def reference_config(config: ConfigDict) -> ConfigDict | None:
     if not needs_reference(config) or not config.reference.workdir:
         return None
     run = stored_config(config.reference.workdir)
-    tokenizer, _, _ = workdir_rules(config.reference.workdir, run)
+    tokenizer, _, _ = inputs.workdir_rules(config.reference.workdir, run)
     run.data.vocab_size = tokenizer.vocab_size
     return run
 
@@ -222,11 +217,11 @@ def _tokens(section: Section, config: ConfigDict, caption: str) -> None:
 
 def _cut_captions(section: Section, config: ConfigDict, tokenizer: Tokenizer) -> None:
     """How many captions do not fit into n_tokens; many are a problem."""
-    captions = sample_captions(open_source(config.data.train, config.data.data_dir))
+    captions = inputs.sample_captions(open_source(config.data.train, config.data.data_dir))
     if not captions:
         return
     n_cut = tokenizer.count_cut(captions)
-    section.add("captions cut", cut_text(n_cut, len(captions), config.data.n_tokens))
+    section.add("captions cut", inputs.cut_text(n_cut, len(captions), config.data.n_tokens))
     if n_cut <= MOST_CUT * len(captions):
         return
     fits = config.data.n_tokens

@@ -14,34 +14,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from jest_tf.data.formats import annotations, table
-from jest_tf.data.formats.files import (
-    IMAGE_ENDINGS,
-    READ_ERRORS,
-    File,
-    Place,
-    ending_of,
-    ends_as,
-    is_remote,
-    open_binary,
-    other_spellings,
-    walk,
-    why,
-    why_rejected,
-)
-from jest_tf.data.formats.pairs import (
-    Columns,
-    Item,
-    LazyUnits,
-    NotText,
-    Opened,
-    Pair,
-    Rejected,
-    Settings,
-    Unit,
-    checked,
-    encoded,
-)
+from jest_tf.data.formats import annotations, files, pairs, table
 from jest_tf.data.formats.tar import MAX_TEXT_BYTES, pair_of
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json
@@ -78,7 +51,7 @@ SELECT name, size, time FROM file WHERE kind < 3 OR name IN (SELECT name FROM re
 """
 
 
-def open_folder(settings: Settings) -> Opened:
+def open_folder(settings: pairs.Settings) -> pairs.Opened:
     """Units of `records_per_shard` pictures each, in the order of their names.
 
     Captions are of --captions alone, or of every one of CAPTION_FILES in the tree, whose names are
@@ -89,18 +62,18 @@ def open_folder(settings: Settings) -> Opened:
     folder = settings.paths[0].rstrip("/") or "/"
     try:
         is_folder = tf.io.gfile.isdir(folder)
-    except READ_ERRORS:
+    except files.READ_ERRORS:
         is_folder = False
     if not is_folder:
         raise UserError(f"{folder} is not a folder")
-    folder = folder if is_remote(folder) else os.path.abspath(folder)
+    folder = folder if files.is_remote(folder) else os.path.abspath(folder)
     if os.path.realpath(settings.out) == os.path.realpath(folder):
         raise UserError(f"--out={settings.out} is the folder of the pictures. Name another one.")
-    place, captions = Place(folder, settings.allow_outside), settings.captions
+    place, captions = files.Place(folder, settings.allow_outside), settings.captions
     db = sqlite3.connect("")  # a temporary file that nobody can find and that ends with it
     db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _SCHEMA)
-    files = walk(folder, settings.out, settings.allow_outside)
-    tables, others = _list_files(db, files, not captions)
+    tree = files.walk(folder, settings.out, settings.allow_outside)
+    tables, others = _list_files(db, tree, not captions)
     notes: list[str] = []
     named = [_captions_path(captions, folder)] if captions else [f"{folder}/{t}" for t in tables]
     layout = table.Layout.of(settings)
@@ -117,10 +90,10 @@ def open_folder(settings: Settings) -> Opened:
         raise UserError(_nothing_found(folder, named, others))
     per_unit = settings.records_per_shard
     unit = functools.partial(_unit, db, per_unit, place, settings.columns, by_folder)
-    return Opened(
+    return pairs.Opened(
         root=folder,
         listing=_listing(db, captions and named[0]),
-        units=LazyUnits(-(-n_records // per_unit), unit),
+        units=pairs.LazyUnits(-(-n_records // per_unit), unit),
         passed_over=_passed_over(db, named),
         notes=tuple(notes),
     )
@@ -131,31 +104,31 @@ def _count(db: sqlite3.Connection, what: str) -> int:
 
 
 def _list_files(
-    db: sqlite3.Connection, found: Iterator[File], look_for_tables: bool
+    db: sqlite3.Connection, found: Iterator[files.File], look_for_tables: bool
 ) -> tuple[list[str], list[str]]:
     """Notes all files; (caption files, some names of tables that are none of these)."""
     tables: dict[str, str] = {}
     others: list[str] = []
 
-    def kind_of(file: File) -> int:
+    def kind_of(file: files.File) -> int:
         at, name = os.path.split(file.name)
         if file.passed_over:
             return OTHER
-        if ends_as(name, IMAGE_ENDINGS):
+        if files.ends_as(name, files.IMAGE_ENDINGS):
             return PICTURE
         if look_for_tables and name in CAPTION_FILES:
             best = min(name, os.path.basename(tables.get(at, name)), key=CAPTION_FILES.index)
             tables[at] = os.path.join(at, best)
             return TABLE
-        if ends_as(name, TABLES_OF_OTHERS) and len(others) < 5:
+        if files.ends_as(name, TABLES_OF_OTHERS) and len(others) < 5:
             others.append(file.name)
-        return TEXT if ends_as(name, BESIDE) else OTHER
+        return TEXT if files.ends_as(name, BESIDE) else OTHER
 
     def rows() -> Iterator[tuple]:
         for file in found:
             stem = os.path.splitext(file.name)[0]
-            reason = file.passed_over or ending_of(file.name)
-            names = encoded(file.name), encoded(stem)
+            reason = file.passed_over or files.ending_of(file.name)
+            names = pairs.encoded(file.name), pairs.encoded(stem)
             yield *names, kind_of(file), file.size, file.time, reason
 
     with db:
@@ -167,8 +140,8 @@ def _captions_path(captions: str, folder: str) -> str:
     """Where the caption file is: as given, or in the folder."""
     beside = f"{folder}/{captions}"
     for path in (captions, beside):
-        if is_remote(path) or os.path.isfile(path):
-            return path if is_remote(path) else os.path.abspath(path)
+        if files.is_remote(path) or os.path.isfile(path):
+            return path if files.is_remote(path) else os.path.abspath(path)
     raise UserError(
         f"--captions={captions}: no such file; looked for {os.path.abspath(captions)} and {beside}."
     )
@@ -177,7 +150,7 @@ def _captions_path(captions: str, folder: str) -> str:
 def _caption_rows(
     path: str, folder: str, layout: table.Layout, split: tuple[str, ...], notes: list[str]
 ) -> Iterator[table.Row]:
-    if ends_as(path, annotations.ENDINGS):
+    if files.ends_as(path, annotations.ENDINGS):
         return annotations.annotation_rows(path, folder, layout.columns, split)
     own, begin, note = table.read_layout(path, layout, guess=True)
     notes.extend([f"{path}: {note}"] if note else [])
@@ -185,7 +158,11 @@ def _caption_rows(
 
 
 def _add_captions(
-    db: sqlite3.Connection, path: str, rows: Iterator[table.Row], place: Place, look_in_root: bool
+    db: sqlite3.Connection,
+    path: str,
+    rows: Iterator[table.Row],
+    place: files.Place,
+    look_in_root: bool,
 ) -> None:
     """Notes a caption file's rows; names are relative to it, or to the root (`look_in_root`)."""
     below = os.path.dirname(place.key(path)) if path.startswith(place.root + "/") else ""
@@ -201,9 +178,9 @@ def _add_captions(
             else:
                 try:
                     name = place.key(place.written(name, below))
-                except READ_ERRORS as error:
-                    problem = why(error)
-            yield encoded(name), json.dumps([row.fields, problem])
+                except files.READ_ERRORS as error:
+                    problem = files.why(error)
+            yield pairs.encoded(name), json.dumps([row.fields, problem])
 
     with db:
         db.executemany("INSERT INTO caption VALUES (?, ?)", contents())
@@ -216,16 +193,16 @@ def _find_other_spellings(db: sqlite3.Connection) -> None:
     found = [
         (other, name)
         for (name,) in db.execute(lost)
-        for other in map(encoded, other_spellings(_decoded(name)))
+        for other in map(pairs.encoded, files.other_spellings(_decoded(name)))
         if other != name and db.execute(f"{there} ?", (other,)).fetchone()
     ]
     db.executemany("UPDATE caption SET name = ? WHERE name = ?", found)
 
 
-def _exists(place: Place, name: str) -> bool:
+def _exists(place: files.Place, name: str) -> bool:
     try:
         return os.path.exists(place.path(name))
-    except READ_ERRORS:
+    except files.READ_ERRORS:
         return False
 
 
@@ -249,7 +226,7 @@ def _nothing_found(folder: str, named: list[str], others: list[str]) -> str:
 
 def _listing(db: sqlite3.Connection, captions: str | None) -> Iterator[tuple[str, int, int]]:
     """What the records depend on: pictures, texts, caption files."""
-    if captions and not is_remote(captions):
+    if captions and not files.is_remote(captions):
         status = os.stat(captions)
         yield "", status.st_size, int(status.st_mtime)
     for name, size, time in db.execute(_LISTING):
@@ -260,7 +237,9 @@ def _decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def _unit(db, per_unit: int, place: Place, columns: Columns, by_folder: bool, index: int) -> Unit:
+def _unit(
+    db, per_unit: int, place: files.Place, columns: pairs.Columns, by_folder: bool, index: int
+) -> pairs.Unit:
     found = db.execute(
         "SELECT record.name, content FROM record LEFT JOIN caption ON caption.name = record.name "
         "WHERE number > ? AND number <= ? ORDER BY number, caption.rowid",
@@ -270,47 +249,52 @@ def _unit(db, per_unit: int, place: Place, columns: Columns, by_folder: bool, in
     for name, content in found:
         rows.setdefault(_decoded(name), []).extend([content] if content else [])
     read = functools.partial(read_pictures, place, list(rows.items()), columns, by_folder)
-    return Unit(str(index), read)
+    return pairs.Unit(str(index), read)
 
 
 def read_pictures(
-    place: Place, pictures: list[tuple[str, list[str]]], columns: Columns, by_folder: bool
-) -> Iterator[Item]:
+    place: files.Place,
+    pictures: list[tuple[str, list[str]]],
+    columns: pairs.Columns,
+    by_folder: bool,
+) -> Iterator[pairs.Item]:
     """The records of pictures: (name, the JSON of each row about it)."""
     for name, contents in pictures:
         label = os.path.basename(os.path.dirname(name)) or None if by_folder else None
         try:
             yield _read_picture(place, name, [parse_json(c) for c in contents], columns, label)
-        except READ_ERRORS as error:
-            yield Rejected(name, why_rejected(error))
+        except files.READ_ERRORS as error:
+            yield pairs.Rejected(name, files.why_rejected(error))
 
 
-def _read_picture(place: Place, name: str, rows: list, columns: Columns, label: str | None) -> Item:
+def _read_picture(
+    place: files.Place, name: str, rows: list, columns: pairs.Columns, label: str | None
+) -> pairs.Item:
     for _, problem in rows:
         if problem:
-            raise NotText(problem)
+            raise pairs.NotText(problem)
     image = place.read(name)
     if not rows:
         pair = pair_of(name, _beside(place, name) | {"jpg": image}, bytes, columns, by_line=True)
-        is_pair = isinstance(pair, Pair) and label
+        is_pair = isinstance(pair, pairs.Pair) and label
         return dataclasses.replace(pair, label=pair.label or label) if is_pair else pair
     captions, known = [], {"label": label, "noise": None}
     for fields, _ in rows:
         caption = fields.get("captions")
         captions += caption if isinstance(caption, list) else [caption]
         known |= {role: fields[role] for role in known if fields.get(role) is not None}
-    return checked(name, image, captions, **known)
+    return pairs.checked(name, image, captions, **known)
 
 
-def _beside(place: Place, name: str) -> dict[str, bytes]:
+def _beside(place: files.Place, name: str) -> dict[str, bytes]:
     """Ending -> content of the texts beside a picture."""
     stem, found = os.path.splitext(name)[0], {}
     for ending in BESIDE:
         for spelled in (ending, ending.upper()):
             try:
-                with open_binary(place.path(stem + spelled)) as file:
+                with files.open_binary(place.path(stem + spelled)) as file:
                     found[ending[1:]] = file.read(MAX_TEXT_BYTES + 1)
                 break
-            except READ_ERRORS:
+            except files.READ_ERRORS:
                 continue
     return found

@@ -5,18 +5,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 
-from jest_tf.data.formats import files
-from jest_tf.data.formats.files import READ_ERRORS, Place, find, open_binary, why, why_rejected
-from jest_tf.data.formats.pairs import (
-    TEXT_FIELDS,
-    Columns,
-    Item,
-    Opened,
-    Rejected,
-    Settings,
-    Unit,
-    checked,
-)
+from jest_tf.data.formats import files, pairs
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json
 
@@ -30,26 +19,28 @@ class ParquetSource:
 
     path: str
     name: str
-    place: Place
-    columns: Columns
+    place: files.Place
+    columns: pairs.Columns
     roles: dict[str, str]
     classes: tuple[str, ...]
 
 
-def open_parquet(settings: Settings) -> Opened:
+def open_parquet(settings: pairs.Settings) -> pairs.Opened:
     """A unit per row group. UserError: no Parquet, or no usable image or caption column."""
-    found = find(settings.paths, ENDINGS, settings.out)
-    place, units = Place(found.root, settings.allow_outside), []
+    found = files.find(settings.paths, ENDINGS, settings.out)
+    place, units = files.Place(found.root, settings.allow_outside), []
     for name, _, _ in found.files:
         source, n_groups = _inspect(found.path(name), name, place, settings.columns)
         units += [
-            Unit(f"{name}:{group}", functools.partial(read_row_group, source, group))
+            pairs.Unit(f"{name}:{group}", functools.partial(read_row_group, source, group))
             for group in range(n_groups)
         ]
-    return Opened(found.root, found.files, units, found.passed_over)
+    return pairs.Opened(found.root, found.files, units, found.passed_over)
 
 
-def _inspect(path: str, name: str, place: Place, columns: Columns) -> tuple[ParquetSource, int]:
+def _inspect(
+    path: str, name: str, place: files.Place, columns: pairs.Columns
+) -> tuple[ParquetSource, int]:
     """(what the schema says, number of row groups)"""
     with files.open_parquet(path) as file:
         schema, n_groups = file.schema_arrow, file.num_row_groups
@@ -84,7 +75,7 @@ def _is_text(kind) -> bool:
         return _is_text(kind.value_type)
     if types.is_struct(kind):
         names = {kind.field(i).name for i in range(kind.num_fields)}
-        return bool(names & set(TEXT_FIELDS))
+        return bool(names & set(pairs.TEXT_FIELDS))
     text = (types.is_string, types.is_large_string, types.is_binary, types.is_null)
     return any(is_kind(kind) for is_kind in text)
 
@@ -98,14 +89,14 @@ def _class_names(schema, label: str | None) -> tuple[str, ...]:
         return ()
 
 
-def read_row_group(source: ParquetSource, group: int) -> Iterator[Item]:
+def read_row_group(source: ParquetSource, group: int) -> Iterator[pairs.Item]:
     """The records of one row group, a few rows at a time: some files have one group of all."""
     import pyarrow.parquet as pq
 
     key = f"{source.name}:{group}"
     number, n_rows = -1, 0
     try:
-        with pq.ParquetFile(open_binary(source.path)) as file:
+        with pq.ParquetFile(files.open_binary(source.path)) as file:
             n_rows = file.metadata.row_group(group).num_rows
             wanted = list(dict.fromkeys(source.roles.values()))
             batches = file.iter_batches(BATCH_ROWS, [group], wanted)
@@ -113,12 +104,12 @@ def read_row_group(source: ParquetSource, group: int) -> Iterator[Item]:
                 yield _pair(source, f"{key}:{number}", row)
     except Exception as error:  # pyarrow raises many types for damaged pages
         if not n_rows:
-            raise UserError(f"{source.path} cannot be read: {why(error)}") from error
+            raise UserError(f"{source.path} cannot be read: {files.why(error)}") from error
         for lost in range(number + 1, n_rows):
-            yield Rejected(f"{key}:{lost}", f"its row group is damaged: {why(error)}")
+            yield pairs.Rejected(f"{key}:{lost}", f"its row group is damaged: {files.why(error)}")
 
 
-def _pair(source: ParquetSource, key: str, row: dict) -> Item:
+def _pair(source: ParquetSource, key: str, row: dict) -> pairs.Item:
     fields = {role: row[column] for role, column in source.roles.items()}
     content, label, where = fields["image"], fields.get("label"), None
     if isinstance(content, dict):
@@ -128,11 +119,11 @@ def _pair(source: ParquetSource, key: str, row: dict) -> Item:
     if not content and isinstance(where, str):
         try:
             content = source.place.read(where, os.path.dirname(source.name))
-        except READ_ERRORS as error:
-            return Rejected(key, f"{where[:200]}: {why_rejected(error)}")
+        except files.READ_ERRORS as error:
+            return pairs.Rejected(key, f"{where[:200]}: {files.why_rejected(error)}")
     if not isinstance(content, bytes) or not content:
-        return Rejected(key, "no image bytes")
+        return pairs.Rejected(key, "no image bytes")
     if isinstance(label, int) and 0 <= label < len(source.classes):
         label = source.classes[label]
     label = source.columns.own_label(label)
-    return checked(key, content, fields["caption"], label, fields.get("noise"))
+    return pairs.checked(key, content, fields["caption"], label, fields.get("noise"))

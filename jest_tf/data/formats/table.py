@@ -9,26 +9,7 @@ import itertools
 import os
 from collections.abc import Iterator
 
-from jest_tf.data.formats.files import (
-    IMAGE_ENDINGS,
-    READ_ERRORS,
-    Place,
-    ends_as,
-    find,
-    open_binary,
-    why,
-    why_rejected,
-)
-from jest_tf.data.formats.pairs import (
-    Columns,
-    Item,
-    NotText,
-    Opened,
-    Rejected,
-    Settings,
-    Unit,
-    checked,
-)
+from jest_tf.data.formats import files, pairs
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json
 
@@ -48,7 +29,7 @@ class Layout:
     None for JSON lines. image, caption: the columns that name the picture and the text.
     """
 
-    columns: Columns
+    columns: pairs.Columns
     separator: str | None = None
     quotes: bool = True
     header: tuple[str, ...] | None = None
@@ -56,7 +37,7 @@ class Layout:
     caption: str = ""
 
     @classmethod
-    def of(cls, settings: Settings) -> "Layout":
+    def of(cls, settings: pairs.Settings) -> "Layout":
         r"""As the flags say; a separator is one character, or `\t` as a shell hands it over."""
         text = SEPARATORS.get(settings.separator, settings.separator) or None
         if text is not None and (len(text) != 1 or text in '"\r\n'):
@@ -81,13 +62,13 @@ class Row:
     open_quote: bool = False
 
 
-def open_tables(settings: Settings) -> Opened:
+def open_tables(settings: pairs.Settings) -> pairs.Opened:
     """Tables whose rows name pictures, relative to the table; a unit is `records_per_shard` rows.
 
     They are scanned once and never held.
     """
-    found = find(settings.paths, ENDINGS, settings.out)
-    place, layout = Place(found.root, settings.allow_outside), Layout.of(settings)
+    found = files.find(settings.paths, ENDINGS, settings.out)
+    place, layout = files.Place(found.root, settings.allow_outside), Layout.of(settings)
     units, notes, unclosed = [], [], 0
     for name, _, _ in found.files:
         path = found.path(name)
@@ -104,29 +85,33 @@ def open_tables(settings: Settings) -> Opened:
             units.append(_unit(path, name, own, place, begin, n))
     if unclosed:
         notes.append(f"{unclosed:,} rows have a quotation mark that nothing closes: kept as it is")
-    return Opened(found.root, found.files, units, found.passed_over, tuple(notes))
+    return pairs.Opened(found.root, found.files, units, found.passed_over, tuple(notes))
 
 
-def _unit(path: str, name: str, layout: Layout, place: Place, begin: int, n: int) -> Unit:
+def _unit(
+    path: str, name: str, layout: Layout, place: files.Place, begin: int, n: int
+) -> pairs.Unit:
     read = functools.partial(read_rows, path, name, layout, place, begin, n)
-    return Unit(f"{name}:{begin}", read)
+    return pairs.Unit(f"{name}:{begin}", read)
 
 
 def read_rows(
-    path: str, name: str, layout: Layout, place: Place, begin: int, n: int
-) -> Iterator[Item]:
+    path: str, name: str, layout: Layout, place: files.Place, begin: int, n: int
+) -> Iterator[pairs.Item]:
     """The records of `n` rows from byte `begin` on."""
     below = os.path.dirname(name)
     for row in itertools.islice(rows(path, layout, begin), n):
         try:
             if row.problem:
-                raise NotText(row.problem)
+                raise pairs.NotText(row.problem)
             path_of_picture = place.path(row.image, below)
             image = place.read(row.image, below)
-        except READ_ERRORS as error:
-            yield Rejected(row.image or f"{name}: before byte {row.end}", why_rejected(error))
+        except files.READ_ERRORS as error:
+            yield pairs.Rejected(
+                row.image or f"{name}: before byte {row.end}", files.why_rejected(error)
+            )
             continue
-        yield checked(place.key(path_of_picture), image, **row.fields)
+        yield pairs.checked(place.key(path_of_picture), image, **row.fields)
 
 
 def read_layout(path: str, layout: Layout, guess: bool = False) -> tuple[Layout, int, str]:
@@ -150,7 +135,7 @@ def read_layout(path: str, layout: Layout, guess: bool = False) -> tuple[Layout,
     elif len(header) < 2:
         raise UserError(f"{path}: expected two columns at least, found {header} in the first line.")
     else:
-        if ends_as(header[0], IMAGE_ENDINGS):
+        if files.ends_as(header[0], files.IMAGE_ENDINGS):
             header, end = ("picture", "caption"), 0
         else:
             note = f"its first line was taken for a header: {', '.join(header)[:200]}"
@@ -210,7 +195,7 @@ def _fitted(cells: list[str], layout: Layout, width: int) -> list[str]:
     return cells
 
 
-def _json_row(line: str, end: int, columns: Columns) -> Row:
+def _json_row(line: str, end: int, columns: pairs.Columns) -> Row:
     try:
         row = parse_json(line)
         if not isinstance(row, dict):
@@ -226,7 +211,7 @@ def _json_row(line: str, end: int, columns: Columns) -> Row:
 def _lines(path: str, begin: int = 0) -> Iterator[tuple[str, int]]:
     r"""(line with its end, byte after it); lines end in \n, \r\n or \r and in nothing else."""
     try:
-        with open_binary(path) as binary:
+        with files.open_binary(path) as binary:
             start = binary.read(3)
             if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 raise UserError(f"{path} is UTF-16; save it as UTF-8.")
@@ -235,10 +220,10 @@ def _lines(path: str, begin: int = 0) -> Iterator[tuple[str, int]]:
             for line in io.TextIOWrapper(binary, "utf-8", "surrogateescape", newline=""):
                 at += len(line.encode("utf-8", "surrogateescape"))
                 yield line, at
-    except READ_ERRORS as error:
+    except files.READ_ERRORS as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} cannot be read: {why(error)}") from error
+        raise UserError(f"{path} cannot be read: {files.why(error)}") from error
 
 
 def _cells(
@@ -285,4 +270,4 @@ def _quoted(taken: list, waiting: list, lines: Iterator, separator: str) -> list
 def _is_row(line: str, separator: str, width: int, image_at: int) -> bool:
     """Whether a line, taken for itself, is a row that names a picture."""
     cells = line.rstrip("\r\n").split(separator)
-    return len(cells) == width and ends_as(cells[image_at].strip(), IMAGE_ENDINGS)
+    return len(cells) == width and files.ends_as(cells[image_at].strip(), files.IMAGE_ENDINGS)
