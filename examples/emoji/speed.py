@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from jest_tf.monitoring.progress import duration
+from jest_tf.progress import duration
 
 # Steps a second on two quiet cores of an Intel Xeon, 2026-11-22: the same model and batches made
 # 200 steps in 56 s (uniform) and in 215 s (joint), compiling included.
