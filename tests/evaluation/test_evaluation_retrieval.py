@@ -83,7 +83,7 @@ def test_closed_forms():
 
 def test_a_collapsed_model_is_not_rewarded():
     same = np.tile(np.float32([[1, 0]]), (20, 1))
-    found = retrieval_metrics(same, same(np.arange(20), np.arange(20)))
+    found = retrieval_metrics(same, same, positives_from_groups(np.arange(20), np.arange(20)))
     assert found["image_to_text/recall@10"] == 0.0
     assert found["text_to_image/median_rank"] == 20.0
 
