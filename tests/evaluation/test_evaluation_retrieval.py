@@ -115,7 +115,7 @@ def test_five_captions_an_image_as_in_coco():
     rng = np.random.default_rng(2)
     zimg, ztxt = unit(rng, 30, 6), unit(rng, 150, 6)
     owner = np.repeat(np.arange(30), 5)
-    found = retrieval_metrics(zimg, ztxt(np.arange(30), owner))
+    found = retrieval_metrics(zimg, ztxt, positives_from_groups(np.arange(30), owner))
     scores = zimg @ ztxt.T
     for k in (1, 5, 10):
         top_texts = np.argsort(-scores, axis=1)[:, :k]
