@@ -98,13 +98,7 @@ def recall_summary(ranks: np.ndarray, ks: tuple[int, ...] = (1, 5, 10)) -> dict[
     return summary | {"median_rank": float(np.median(ranks)), "n_queries": len(ranks)}
 
 
-def retrieval_metrics(
-    zimg: np.ndarray,
-    ztxt: np.ndarray,
-    positives: Positives,
-    ks: tuple[int, ...] = (1, 5, 10),
-    block_scores: int = _BLOCK_SCORES,
-) -> dict[str, float]:
+def retrieval_metrics(zimg: np.ndarray, ztxt: np.ndarray, positives: Positives) -> dict[str, float]:
     """Retrieval both ways among all images and all texts given, unit-norm float32 [n, d].
 
     A text without an image is a candidate but no query, and so is an image without a text.
@@ -125,10 +119,8 @@ def retrieval_metrics(
     metrics = {}
     for name, (queries, candidates, query_index, candidate_index) in directions.items():
         asked, query_index = np.unique(query_index, return_inverse=True)
-        ranks = best_positive_ranks(
-            queries[asked], candidates, query_index, candidate_index, block_scores
-        )
-        metrics |= {f"{name}/{k}": v for k, v in recall_summary(ranks, ks).items()}
+        ranks = best_positive_ranks(queries[asked], candidates, query_index, candidate_index)
+        metrics |= {f"{name}/{k}": v for k, v in recall_summary(ranks).items()}
     return metrics
 
 

@@ -40,9 +40,7 @@ def class_embeddings(
     return (sums / np.maximum(norms, 1e-12)).astype(np.float32)
 
 
-def classification_metrics(
-    scores: np.ndarray, labels: np.ndarray, ks: tuple[int, ...] = (1, 5)
-) -> dict[str, float]:
+def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """`top1`, `top5` and `mean_per_class` (mean top-1 over classes) of scores [n, n_classes].
 
     UserError: no example, a label outside the classes, or scores that are not finite.
@@ -60,14 +58,10 @@ def classification_metrics(
         raise UserError("the class scores are not finite: the model has diverged")
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     ranks = np.count_nonzero(scores >= own, axis=1)  # counts itself, so from 1
-    metrics = {f"top{k}": float(np.mean(ranks <= k)) for k in ks if k <= n_classes}
-    return metrics | {"mean_per_class": _mean_per_class(ranks == 1, labels, n_classes)}
-
-
-def _mean_per_class(right: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
+    metrics = {f"top{k}": float(np.mean(ranks <= k)) for k in (1, 5) if k <= n_classes}
     seen = np.bincount(labels, minlength=n_classes)
-    hits = np.bincount(labels, weights=right, minlength=n_classes)
-    return float(np.mean(hits[seen > 0] / seen[seen > 0]))
+    hits = np.bincount(labels, weights=ranks == 1, minlength=n_classes)
+    return metrics | {"mean_per_class": float(np.mean(hits[seen > 0] / seen[seen > 0]))}
 
 
 class ZeroShot(Evaluation):
