@@ -12,7 +12,9 @@ from jest_tf.data.manifest import Manifest, mix, split
 from jest_tf.errors import UserError
 
 # `SCHEME:NAME` -> the module whose `open_named` gives the manifest of NAME; imported when needed.
-SCHEMES = {"tfds": "jest_tf.data.tfds_source"}
+SCHEMES = {
+    "tfds": "jest_tf.data.tfds_source",
+}
 _PART = re.compile(r"(?P<name>.+)#(?P<which>all_but|held_out)=(?P<share>0?\.\d+)")
 
 
