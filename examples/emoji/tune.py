@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     part = "validation" if a.validate else "test"
     for kind in ("retrieval", "zero_shot"):
         data = f"tfds:emoji_captions/eval_{kind}:{part}"
-        c.evals[kind] = evaluation(kind, data, every_steps=max(1, a.steps // 4))
+        c.evals[kind] = evaluation(kind, data, every_steps=max(10, a.steps // 4))
     return c
 
 

@@ -27,5 +27,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.data.train = f"{a.data}/{'curated' if a.reference else 'pool'}"
     short_run(c)
     for kind in ("retrieval", "zero_shot"):
-        c.evals[kind] = evaluation(kind, f"{a.data}/test", every_steps=max(1, a.steps // 4))
+        c.evals[kind] = evaluation(kind, f"{a.data}/test", every_steps=max(10, a.steps // 4))
     return c
