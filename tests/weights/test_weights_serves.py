@@ -57,10 +57,8 @@ def test_it_is_the_reference_of_a_run_that_reads_as_it_does(model, tmp_path):
 def test_it_is_cached_and_learned_from(model, tmp_path):
     run = load_workdir(str(model / "siglip-run"))
     manifest = open_source(str(model / "data.json"), None)
-    writer = cache_fill.cache_of_run(
-        run, manifest, str(tmp_path / "cache"), dtype="float16", batch_size=4,
-        report=lambda line: None,
-    )  # fmt: skip
+    folder = str(tmp_path / "cache")
+    writer = cache_fill.cache_of_run(run, manifest, folder, dtype="float16", batch_size=4)
     writer.finish()
     cache = ReferenceCache.load(str(tmp_path / "cache"))
     assert cache.identity["pixels"] == "antialiased bicubic, 2 px cut off right and below"
