@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_run import TOTAL_STEPS, small_run
 
-from jest_tf import evaluate
+from jest_tf import evaluate, export
 from jest_tf.errors import UserError
 from jest_tf.export import export_run
 from jest_tf.results import read_results
@@ -68,7 +68,7 @@ def test_one_step_and_one_evaluation(workdir, flags):
 
 def test_follow_measures_every_checkpoint_once_and_keeps_the_best(workdir, flags, monkeypatch):
     exported = []
-    monkeypatch.setattr(evaluate, "_export", lambda run, workdir, out: exported.append(run.step))
+    monkeypatch.setattr(export, "export_run", lambda run, workdir, out: exported.append(run.step))
     follow = {"workdir": str(workdir), "follow": True, "timeout_minutes": 0.001}
     flags(**follow)
     folder = workdir / "evaluations"
