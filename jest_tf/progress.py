@@ -21,13 +21,7 @@ _CLEAR = "\r\x1b[K"
 
 
 class Line:
-    """The line that is rewritten on a terminal.
-
-    Args:
-      stream: where to; standard error by default.
-      clock: seconds that never run backwards.
-      min_seconds: least time between two lines.
-    """
+    """The line that is rewritten on a terminal; `min_seconds` pass between two of them."""
 
     def __init__(
         self,
@@ -64,18 +58,12 @@ class Line:
 
 
 class Counter(Line):
-    """Counts what a command has done; may be told from several threads.
+    """Counts what a command has done, as a context manager; may be told from several threads.
 
         embedding data/mine: 1,200/2,000 records 60%  260/s  3s left
 
-    Use it as a context manager: leaving it ends the line.
-
-    Args:
-      what: what is done, to what.
-      total: how many there are; 0 if nobody knows.
-      unit: their name in the plural.
-      stream, clock, min_seconds: see Line. The first line comes after `min_seconds`, so that short
-        work prints nothing.
+    what: what is done, to what. total: how many there are; 0 if nobody knows. unit: in the plural.
+    The first line comes after `min_seconds`: short work prints nothing.
     """
 
     def __init__(
@@ -140,15 +128,9 @@ class Counter(Line):
 
 
 class Progress(Line):
-    """How far a training run is.
+    """How far a training run is; speeds count from the first update on. The last step is printed.
 
-        step 1,200/2,000 60%  loss 3.21  scored 1.3k/s  trained 260/s  1.2PFLOP  ETA 5m 10s
-
-    Speeds count from the first update on, so neither compiling nor a resumed run's past is in them.
-
-    Args:
-      total_steps: steps of the whole run.
-      stream, clock, min_seconds: see Line. The last step is always printed.
+    step 1,200/2,000 60%  loss 3.21  scored 1.3k/s  trained 260/s  1.2PFLOP  ETA 5m 10s
     """
 
     def __init__(
@@ -172,14 +154,10 @@ class Progress(Line):
         flops: float,
         values: Mapping[str, float] | None = None,
     ) -> str | None:
-        """Tell the state after a step; prints when it is time.
+        """Tell the state after a step (totals of the run so far); the line, if it was time to print
+        one.
 
-        Args:
-          step: finished steps of the run.
-          examples_scored, examples_trained, flops: totals of the run so far.
-          values: a few numbers to show, e.g. {"loss": 3.2}.
-        Returns:
-          The printed line, or None.
+        values: a few numbers to show, e.g. {"loss": 3.2}.
         """
         now = self._clock()
         self._recent.append((now, step, examples_scored, examples_trained))

@@ -66,13 +66,9 @@ def _among_gpus(strategy: tf.distribute.Strategy) -> bool:
 
 
 class ReplicaCollectives(SummingCollectives):
-    """Exchanges among the replicas of the current strategy.
+    """Exchanges among the replicas of the current strategy (mirrored, multi-worker, TPU).
 
-    Build it inside `strategy.run`: it belongs to one replica. Works under MirroredStrategy,
-    MultiWorkerMirroredStrategy and TPUStrategy.
-
-    Raises:
-      RuntimeError: there is no replica context.
+    Build it inside `strategy.run`: it belongs to one replica. RuntimeError: no replica context.
     """
 
     def __init__(self):

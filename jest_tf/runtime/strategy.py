@@ -60,9 +60,8 @@ class Runtime:
     def distribute(self, per_host: Callable[[int, int, int], tf.data.Dataset]) -> object:
         """An iterable of per-replica batches.
 
-        Args:
-          per_host: (host index, number of hosts, replicas on the host) -> dataset whose consecutive
-            elements belong to the host's consecutive replicas.
+        per_host: (host index, number of hosts, replicas on the host) -> dataset whose consecutive
+        elements belong to the host's consecutive replicas.
         """
         if self.n_replicas == 1:
             return per_host(0, 1, 1)
@@ -81,13 +80,10 @@ class Runtime:
 
 
 def build(config: ml_collections.ConfigDict) -> Runtime:
-    """The strategy that `config.strategy` names.
+    """The strategy that `config.strategy` names; before any other TensorFlow operation.
 
-    Must be called before any other TensorFlow operation: logical devices and collectives are
-    fixed when TensorFlow first touches its devices.
-
-    Raises:
-      UserError: no TPU is there, or the devices asked for are missing.
+    Logical devices and collectives are fixed when TensorFlow first touches its devices. UserError:
+    no TPU is there, or the devices asked for are missing.
     """
     kind = config.strategy.kind
     strategy = {

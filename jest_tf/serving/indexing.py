@@ -77,19 +77,10 @@ def add_images(
 ) -> Report:
     """Embeds images and adds them to the index at `path`, which is made if it is not there.
 
-    Images that the index holds in this version (size and time of the file) are passed over;
-    changed ones are replaced. Images never are in memory all at once.
-
-    Args:
-        path: folder of the index.
-        images: a folder, searched with its subfolders; `tfds:NAME[/CONFIG][:SPLIT]`; or what
-            `prepare` wrote. The last two bring captions.
-        encoder: the model.
-        batch_size: images embedded at a time.
-        data_dir: where TFDS sets are prepared.
-
-    Raises:
-        UserError: no images, or an index of another model.
+    Images that the index holds in this version (size and time of the file) are passed over; changed
+    ones are replaced. Images never are in memory all at once.
+    images: a folder, searched with its subfolders; `tfds:NAME[/CONFIG][:SPLIT]`; or what `prepare`
+    wrote. The last two bring captions. UserError: no images, or an index of another model.
     """
     report = Report()
     keep_thumbnails = images.startswith("tfds:") or (Path(images) / "manifest.json").is_file()

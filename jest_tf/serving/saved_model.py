@@ -47,24 +47,13 @@ def export_dual_encoder(
     metadata: Mapping[str, Any],
     decode_size: int | None = None,
 ) -> str:
-    """Writes the SavedModel, `model.json` and `model_card.md` to `path`, replacing an older export.
+    """Writes the SavedModel, `model.json` and `model_card.md` to `path`; returns the fingerprint.
 
-    The export computes in float32, whatever the model was trained in.
-
-    Args:
-        model: its weights are copied as they are now.
-        tokenizer: the one that the model was trained with; its vocabulary goes inside.
-        image_size: side in pixels at which images enter the model.
-        path: a folder that does not exist, is empty, or holds an export.
-        metadata: JSON-serialisable; kept in `model.json`, and what `model_card` reads.
-        decode_size: side to which image files are decoded before they are resized to `image_size`,
-            as training does it (`data.image_size`); by default `image_size`.
-
-    Returns:
-        The export's fingerprint: 16 hex digits of weights, vocabulary and sizes.
-
-    Raises:
-        UserError: `path` holds other files, or a weight is not finite.
+    The export computes in float32 and replaces an older one; the fingerprint is 16 hex digits of
+    weights, vocabulary and sizes. image_size: side in pixels at which images enter the model.
+    metadata: JSON-serialisable; kept in `model.json`, and what `model_card` reads. decode_size:
+    side to which image files are decoded before, as in training (`data.image_size`); by default
+    `image_size`. UserError: `path` holds other files, or a weight is not finite.
     """
     path = path.rstrip("/")
     decode_size = decode_size or image_size
