@@ -7,7 +7,6 @@ flag must be refused in a second, and importing TensorFlow takes several.
 """
 
 import ctypes
-import logging as standard_logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -59,7 +58,6 @@ def run(
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it opens
-        standard_logging.getLogger("tensorflow").addFilter(_is_worth_telling)
         if flag_values is not None:
             # The flags were parsed as absl's global ones; the values are shared, the mark is not.
             flag_values.mark_as_parsed()
@@ -79,11 +77,6 @@ def run(
 
     bound_arenas()
     app.run(guarded, flags_parser=parse)
-
-
-def _is_worth_telling(record: standard_logging.LogRecord) -> bool:
-    """Everything but that functions are traced: one program for each shape and plan is meant."""
-    return "tf.function retracing" not in record.getMessage()
 
 
 def expand_paths(argv: Sequence[str]) -> list[str]:

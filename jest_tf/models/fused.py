@@ -5,11 +5,25 @@ activation: more than the matrix products of a small tower. So both passes are w
 compiled as one kernel each; within a compiled step they are inlined.
 """
 
+import ctypes
 import functools
 import math
+import os
+import pathlib
 from collections.abc import Callable
 
 import tensorflow as tf
+
+# TensorFlow 2.20's first XLA program logs two lines through Abseil, which does not read this
+# variable: it is told here, where XLA begins.
+_LEVEL = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0")
+_SET_LEVEL = "_ZN4absl12lts_2025012714SetMinLogLevelENS0_18LogSeverityAtLeastE"
+if _LEVEL.isdecimal() and int(_LEVEL):
+    try:
+        _library = ctypes.CDLL(str(pathlib.Path(tf.__file__).parent / "libtensorflow_cc.so.2"))
+        getattr(_library, _SET_LEVEL)(min(int(_LEVEL), 3))
+    except (OSError, AttributeError):  # another build of TensorFlow: the two lines stay
+        pass
 
 # gelu(x) = x·sigmoid(2·sqrt(2/π)·(x + 0.044715·x³)), the tanh form with tanh written as a sigmoid.
 _LINEAR = 2.0 * math.sqrt(2.0 / math.pi)

@@ -122,7 +122,9 @@ class HostLoop:
             kept = tf.stack([tf.cast(value, tf.float32) for value in kept])
             return output, self._first(output.picked_ids), kept
 
-        return tf.function(one_step, reduce_retracing=False)
+        # A partial has no code object: TensorFlow does not take the programs of several plans for
+        # retraces of one function, and does not warn.
+        return tf.function(functools.partial(one_step), reduce_retracing=False)
 
     def _many_steps(self, plan: StepPlan) -> Callable:
         """The program n -> (last output and batch, picks [n, b], EACH_STEP [n, e], wait)."""
@@ -152,7 +154,7 @@ class HostLoop:
             )
             return output, batch, all_picks.stack(), all_kept.stack(), waited + wait
 
-        return tf.function(many_steps)
+        return tf.function(functools.partial(many_steps))
 
     def _clock(self) -> tf.Tensor:
         # TensorFlow refuses its clock where it must be deterministic; the wait is then told as 0.

@@ -4,6 +4,7 @@ The parts that choose are run alone once per step plan, after its first step; `c
 divides every step's time by them. It takes about two scorings a plan, counted as compiling.
 """
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -43,9 +44,12 @@ def _sum(tensors: tuple[tf.Tensor, ...]) -> tf.Tensor:
 
 def _seconds(runtime: Runtime, part: Callable, values: tuple | dict) -> float:
     compiled = runtime.compiled(part)
-    program = tf.function(
-        lambda values: runtime.strategy.run(compiled, args=(values,)), autograph=False
-    )
+
+    def run(values):
+        return runtime.strategy.run(compiled, args=(values,))
+
+    # A partial, so that TensorFlow does not warn of retraces: see HostLoop.
+    program = tf.function(functools.partial(run), autograph=False)
     for _ in range(2):  # the first call compiles
         started = time.monotonic()
         runtime.strategy.experimental_local_results(program(values))[0].numpy()
