@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,8 @@ from PIL import Image
 from jest_tf.__main__ import COMMANDS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+# TensorFlow's own words, which a first user takes for failures.
+NOISE = re.compile(r"^[IWEF]\d{4} |absl::InitializeLog|cuInit|oneDNN|retracing", re.M)
 TINY = [
     "--config.model.variant=mu",
     "--config.data.image_size=16",
@@ -40,6 +43,7 @@ def installed(tmp_path_factory):
     empty = folder / "empty"
     empty.mkdir()
     environment = os.environ | {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL")  # that of the tests
 
     def run(*words: str) -> str:
         result = subprocess.run(
@@ -47,6 +51,7 @@ def installed(tmp_path_factory):
             cwd=empty, env=environment, capture_output=True, text=True, timeout=1200,
         )  # fmt: skip
         assert result.returncode == 0, result.stdout + result.stderr
+        assert not NOISE.search(result.stderr), result.stderr
         return result.stdout
 
     run.folder = empty
