@@ -58,6 +58,10 @@ def exchanges(
         found.append(Exchange("normalisers of the softmax", 8 * b, softmaxes))
     found.append(Exchange("gradients", 4 * (parts.n_trained + 1), 1))
     found.append(Exchange("picked ids", 8 * b, 1))
+    if config.log.ledger_records:
+        found.append(Exchange("records and losses", 24 * spec.super_batch, 1))
+        n_passed = round(spec.super_batch * (1 / config.data.prefilter - 1))
+        found += [Exchange("records passed over", 8 * n_passed, 1)] * (n_passed > 0)
     return found
 
 

@@ -17,6 +17,8 @@ COMMANDS = {
     "cache": ("cache_reference", "compute a reference's embeddings once"),
     "evaluate": ("evaluate", "measure a run or an export: retrieval, zero-shot, few-shot"),
     "report": ("report", "compare runs and show what they selected, as an HTML page"),
+    "audit": ("audit", "judge each pair of a data set, by a run or by models"),
+    "curate": ("curate", "write the pairs that an audit lets you keep, for any trainer"),
     "export": ("export", "write a model for TensorFlow, transformers, big_vision or Keras"),
     "retrieve": ("retrieve", "index pictures and search them by text"),
     "serve": ("serve", "a search page for an index, with JSON behind it"),

@@ -53,6 +53,7 @@ def _data() -> ConfigDict:
     # Share of each shard of `train`, at its end, that is kept out of training for the evaluations
     # whose data is `held_out`. 0: none.
     c.eval_share = 0.0
+    c.prefilter = 1.0  # share of each lane's records that is decoded, the best by reference.cache
     c.tfds_module = ""  # Python module that registers a TFDS builder of your own, imported first
     c.data_dir = "data/prepared"  # where TFDS sets and vocabularies are prepared once
     c.image_size = 64  # pixels; what the host hands to the device, at least the largest resolution
@@ -206,6 +207,8 @@ def _log() -> ConfigDict:
     c.samples_every_steps = 100
     c.samples_per_group = 16  # examples of each group; 16 emoji take 0.1 MB
     c.picks_every_steps = 1  # ids of the selected examples, 8 bytes each; 0: never
+    # Records with counts and losses at most, 40 bytes each; of more, every k-th has them. 0: none.
+    c.ledger_records = 50_000_000
     c.max_refused_steps = 20  # refused steps in a row after which the run stops
     # With model.init: the run stops once the first metric of an evaluation is below this share of
     # what it was at step 0. 0: never.
@@ -338,6 +341,10 @@ def _wrong_values(c: ConfigDict) -> Iterator[str]:
             yield f"{field} is {values[field]}; expected at least 1."
     if not 0 <= c.data.eval_share < 1:
         yield f"data.eval_share is {c.data.eval_share}; expected a share below 1, or 0 for none."
+    if not 0 < c.data.prefilter <= 1:
+        yield f"data.prefilter is {c.data.prefilter}; expected a share above 0, 1 for all records."
+    if c.data.prefilter < 1 and not c.reference.cache:
+        yield f"data.prefilter is {c.data.prefilter}, but reference.cache, which scores, is empty."
     for name, spec in c.evals.items():
         if spec.data == HELD_OUT and not c.data.eval_share:
             yield (

@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from jest_tf import config_flag
 from jest_tf.errors import UserError
+from jest_tf.monitoring.ledger import ledger_steps, read_ledger
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.training import loop
 
@@ -75,7 +76,11 @@ def state_of(workdir: pathlib.Path) -> dict:
         for line in read_metrics(workdir / "metrics.jsonl")
     ]
     picks = (workdir / "picks" / "ids.bin").read_bytes()
-    return {"variables": variables, "ledger": ledger, "metrics": metrics, "picks": picks}
+    known = {k: v.tobytes() for k, v in read_ledger(workdir / "ledger").columns.items()}
+    return {
+        "variables": variables, "ledger": ledger, "metrics": metrics, "picks": picks,
+        "known of each record": known,
+    }  # fmt: skip
 
 
 def test_a_run_leaves_what_the_readme_promises(finished):
@@ -98,6 +103,10 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     cost = json.loads((finished / "evaluations" / results[0]).read_text())["cost"]
     assert cost["steps"] == STEPS and sum(cost["flops"].values()) == last["cost/flops"]
     assert sum(cost["seconds"].values()) == pytest.approx(last["cost/seconds"])
+    known = read_ledger(finished / "ledger").columns
+    assert known["loaded"].sum() == known["scored"].sum() == 32 * STEPS
+    assert known["selected"].sum() == 8 * STEPS
+    assert ledger_steps(finished / "ledger")[-1] == STEPS
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -7,6 +7,7 @@ from typing import Any
 
 import safetensors
 
+from jest_tf.monitoring.ledger import read_ledger
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.training.run.checkpoint import STATE, VARIABLES, Checkpointer, folder_name
 
@@ -21,7 +22,8 @@ def state_of(workdir: pathlib.Path) -> dict[str, Any]:
 
     Returns:
       step; variables: name -> bytes; ledger, records: counts; metrics: lines of metrics.jsonl;
-      picks: bytes of the ids in order; evaluations: file name -> metrics.
+      picks: bytes of the ids in order; known: columns of the records' ledger;
+      evaluations: file name -> metrics.
     Raises:
       ValueError: nothing was saved.
     """
@@ -42,6 +44,7 @@ def state_of(workdir: pathlib.Path) -> dict[str, Any]:
         "records": state["records"],
         "metrics": [_without_times(line) for line in read_metrics(workdir / "metrics.jsonl")],
         "picks": (workdir / "picks" / "ids.bin").read_bytes(),
+        "known": {k: v.tobytes() for k, v in read_ledger(workdir / "ledger").columns.items()},
         "evaluations": {f.name: json.loads(f.read_text())["metrics"] for f in sorted(evaluations)},
     }
 

@@ -6,13 +6,14 @@ parse, decode, tokenize → batch.
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from jest_tf.data import order
+from jest_tf.data import order, prefilter
 from jest_tf.data.lanes import SegmentTable, graph_only, lane_chunks, lane_tables
 from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import EmbeddedReader, RecordReader, embedded
@@ -46,7 +47,8 @@ class InputLayout:
     super_batch: B, over all hosts and replicas. seed: of the order. n_lanes: independent orders,
     each of which fills B / n_lanes slots; divides B, a multiple of the hosts, part of a run's
     identity; by default gcd(B, 8). replicas_per_pipeline: consecutive elements are consecutive
-    replicas of a step. shuffle: False keeps each lane's records in manifest order.
+    replicas of a step. shuffle: False keeps each lane's records in manifest order. prefilter: share
+    of each group of records that is decoded, the best by the reference's cache.
     """
 
     super_batch: int
@@ -57,6 +59,7 @@ class InputLayout:
     num_input_pipelines: int = 1
     replicas_per_pipeline: int = 1
     shuffle: bool = True
+    prefilter: float = 1.0
 
     @property
     def lanes(self) -> int:
@@ -90,7 +93,8 @@ def super_batches(
     source int32 [k], record int64 [k], caption_index int32 [k]}, k = super_batch / hosts / replicas
     per host; record counts over the manifest. With a reference cache also reference_zimg,
     reference_ztxt float32 [k, d]; with an image cache learner_zimg float32 [k, d] instead of image.
-    A record that cannot be read keeps its slot with valid = False and a black image.
+    A record that cannot be read keeps its slot with valid = False and a black image. With a
+    prefilter also passed_over int64 [k / prefilter - k], numbers of records.
 
     UserError: sizes that do not divide, fewer records than lanes. Files are not looked at, for a
     pod makes a pipeline per host: call `manifest.check_files` once before.
@@ -119,7 +123,8 @@ def record_chunks(
     """The order of `super_batches` before anything is decoded: cheap, to look up or to test.
 
     (dataset, c): elements (epoch int64, record number int64, serialized string[, cache record
-    string]), all [c]; `Manifest.locate` names a record's file.
+    string]), all [c]; `Manifest.locate` names a record's file. With a prefilter, c of each group of
+    g, and then the numbers of the others, int64 [g - c].
     """
     n_lanes, hosts, seed = layout.lanes, layout.num_input_pipelines, layout.seed
     check_layout(layout.super_batch, n_lanes, hosts, layout.replicas_per_pipeline)
@@ -129,19 +134,36 @@ def record_chunks(
         manifest = embedded(manifest, image_cache)
     per_lane = layout.super_batch // n_lanes
     chunk = chunk_size(math.gcd(per_lane, layout.batch_size))
+    group = chunk
+    if layout.prefilter < 1:
+        if reference_cache is None:
+            raise UserError("data.prefilter chooses by a cache: set reference.cache.")
+        group = prefilter.group_size(chunk, layout.prefilter)
+        reader = RecordReader(manifest, 1, seed, reference_cache=reference_cache)
     lanes_here = n_lanes // hosts
     first_lane = layout.input_pipeline_id * lanes_here
     tables = lane_tables(
         manifest,
         n_lanes,
         range(first_lane, first_lane + lanes_here),
-        per_lane * layout.start_step,
+        per_lane * layout.start_step // chunk * group,
         seed,
         layout.shuffle,
         companions=reference_cache.shard_paths if reference_cache else (),
     )
+
+    def chunks_of(lane):
+        groups = lane_chunks(manifest, tables, lane, group, seed, layout.shuffle)
+        return groups.map(graph_only(best)) if group > chunk else groups
+
+    def best(*parts):
+        parts = tuple(tf.ensure_shape(part, [group]) for part in parts)
+        ways = functools.partial(prefilter.score, reader), lambda *_: tf.fill([1], -1.0)
+        scores = tf.ensure_shape(_guarded(ways, group, *parts), [group])
+        return prefilter.best(scores, chunk, parts)
+
     chunks = tf.data.Dataset.range(first_lane, first_lane + lanes_here).interleave(
-        graph_only(lambda lane: lane_chunks(manifest, tables, lane, chunk, seed, layout.shuffle)),
+        graph_only(chunks_of),
         cycle_length=lanes_here,
         block_length=per_lane // chunk,
         num_parallel_calls=tf.data.AUTOTUNE,  # lanes fill their first windows at the same time
@@ -209,22 +231,34 @@ def _decoded_batches(
     """
 
     def read(*parts):
-        fields = _read_guarded(reader, chunk, *parts)
+        n_parts = 4 if reader.reference_cache else 3
+        parts, passed = parts[:n_parts], parts[n_parts:]
+        ways = reader.read, reader.without_image, reader.unreadable
+        fields = _guarded(ways, chunk, *parts)
+        if passed:
+            fields[prefilter.PASSED_OVER] = passed[0]  # [group - chunk]
         tokens = tokenizer(fields.pop("caption"))
         return fields | {"tokens": tf.ensure_shape(tokens, [chunk, tokenizer.n_tokens])}
 
     def joined(parts):
-        return {
+        passed = parts.pop(prefilter.PASSED_OVER, None)
+        joined = {
             name: tf.reshape(value, [batch_size, *value.shape[2:]]) for name, value in parts.items()
         }
+        return joined if passed is None else joined | {prefilter.PASSED_OVER: _flat(passed)}
 
     chunks = chunks.map(graph_only(read), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = chunks.batch(batch_size // chunk, drop_remainder=True)
     return batches.map(graph_only(joined))
 
 
-def _read_guarded(reader: RecordReader, n: int, *parts: tf.Tensor) -> dict:
-    """`reader.read`, where records that raise are replaced by invalid ones in the same slots.
+def _flat(x: tf.Tensor) -> tf.Tensor:
+    """A matrix of static shape -> a vector of static shape."""
+    return tf.reshape(x, [x.shape.num_elements()])
+
+
+def _guarded(ways: tuple[Callable, ...], n: int, *parts: tf.Tensor) -> dict | tf.Tensor:
+    """The first of `ways` to read n records; for each that it raises on, the first that does not.
 
     All at once first; only where that raises, one by one: a dataset of one element is the only
     thing in a graph that catches errors.
@@ -235,12 +269,12 @@ def _read_guarded(reader: RecordReader, n: int, *parts: tf.Tensor) -> dict:
         return tf.data.Dataset.from_tensors(parts).map(graph_only(read)).ignore_errors()
 
     def one_by_one(*parts):
-        ways = attempt(reader.read, *parts).concatenate(attempt(reader.without_image, *parts))
-        return ways.concatenate(attempt(reader.unreadable, *parts)).take(1)
+        found = [attempt(way, *parts) for way in ways]
+        return functools.reduce(tf.data.Dataset.concatenate, found).take(1)
 
     singles = tf.data.Dataset.from_tensors(parts).unbatch().batch(1, drop_remainder=True)
     singly = singles.flat_map(graph_only(one_by_one)).unbatch().batch(n, drop_remainder=True)
-    return attempt(reader.read, *parts).concatenate(singly).take(1).get_single_element()
+    return attempt(ways[0], *parts).concatenate(singly).take(1).get_single_element()
 
 
 def _options() -> tf.data.Options:

@@ -54,7 +54,7 @@ class RecordReader:
         return _traced_once(self.read_chunk, dtypes)
 
     @functools.cached_property
-    def _parse_all(self) -> tf.types.experimental.PolymorphicFunction:
+    def parse_all(self) -> tf.types.experimental.PolymorphicFunction:
         return _traced_once(self._parse_sources, [tf.int64, tf.int64, tf.string])
 
     def read_chunk(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor, *cached):
@@ -65,7 +65,7 @@ class RecordReader:
         3], caption string, source int32, valid bool, record int64, caption_index int32}, all [c].
         Raises in graph where a record cannot be parsed or decoded.
         """
-        read = self._parse_all(epoch, record, serialized)
+        read = self.parse_all(epoch, record, serialized)
         picture, decoded = self.picture(read.pop("encoded"))
         valid = decoded & read.pop("has_text")
         if self.reference_cache:
@@ -87,7 +87,7 @@ class RecordReader:
 
     def without_image(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor, *_):
         """As `read`, but for records whose image is corrupt: black and not valid."""
-        read = self._parse_all(epoch, record, serialized)
+        read = self.parse_all(epoch, record, serialized)
         return {name: read.get(name, value) for name, value in self._blank(record).items()}
 
     def unreadable(self, epoch: tf.Tensor, record: tf.Tensor, *_):

@@ -24,11 +24,22 @@ def render(template: str, folder: str | os.PathLike | None = None, **values: Any
 
 def data_uri(image: np.ndarray | Image.Image) -> str:
     """A picture (uint8 [h, w, 3]) as a `data:` address, at most THUMBNAIL pixels a side."""
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image.copy()
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    return png_uri(thumbnail(picture))
+
+
+def png_uri(png: bytes | None) -> str:
+    """A PNG file as a `data:` address; of None, that of nothing."""
+    return "data:image/png;base64," + base64.b64encode(png or b"").decode()
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A picture as a PNG file, at most THUMBNAIL pixels a side."""
+    picture = image.copy()
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 @functools.cache

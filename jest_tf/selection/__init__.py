@@ -5,7 +5,7 @@ from jest_tf.ops.captions import caption_hash
 from jest_tf.selection.diagnostics import diagnostics, joint_score
 from jest_tf.selection.exchange import gather_picked
 from jest_tf.selection.per_example import select_by_loss
-from jest_tf.selection.select import select
+from jest_tf.selection.select import pair_loss, pair_rank, select
 from jest_tf.selection.spec import Embeddings, Selection, SelectionSpec
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "diagnostics",
     "gather_picked",
     "joint_score",
+    "pair_loss",
+    "pair_rank",
     "select",
     "select_by_loss",
 ]

@@ -140,6 +140,50 @@ def pool(loss, models, valid):
     return state, tf.where(usable, s_ii, 0.0), usable
 
 
+def pair_loss(loss: str, model: Embeddings | None, valid: tf.Tensor) -> tf.Tensor:
+    """Each pair's own part of a model's loss, S_ii of that model alone; float32 [n].
+
+    NaN where the pair is not valid or not finite, and everywhere without a model.
+    """
+    nothing = tf.fill(valid.shape, float("nan"))
+    if model is None:
+        return nothing
+    _, loss_ii, usable = pool(loss, [scores.Term(1.0, model)], valid)
+    return tf.where(usable, loss_ii, nothing)
+
+
+# Rows that a pair is ranked among: enough for two digits, and little beside scoring.
+RANKED_AMONG = 256
+SAME = 1e-5  # a cosine that exceeds the own one by less is not better: rounding, equal captions
+
+
+def pair_rank(model: Embeddings | None, valid: tf.Tensor) -> tf.Tensor:
+    """Share of other pairs' texts and images that fit a pair better than its own; float32 [n].
+
+    0: its own are the best match in both directions; about 0.5 for a pair put together by chance.
+    The others are the first RANKED_AMONG rows of this replica. NaN as in `pair_loss`.
+    """
+    if model is None:
+        return tf.fill(valid.shape, float("nan"))
+    return _rank(model, valid)
+
+
+@compiled
+def _rank(model, valid):
+    zimg, ztxt = (tf.cast(z, tf.float32) for z in (model.zimg, model.ztxt))
+    own = tf.reduce_sum(zimg * ztxt, axis=-1)
+    usable = valid & tf.math.is_finite(own)
+    k = min(RANKED_AMONG, valid.shape[0])
+    is_other = usable[None, :k] & ~tf.eye(valid.shape[0], k, dtype=tf.bool)
+    better = [
+        tf.matmul(z, others[:k], transpose_b=True) > own[:, None] + SAME
+        for z, others in ((zimg, ztxt), (ztxt, zimg))
+    ]
+    n_better = sum(tf.reduce_sum(tf.cast(b & is_other, tf.float32), axis=1) for b in better)
+    n_others = tf.reduce_sum(tf.cast(is_other, tf.float32), axis=1)
+    return tf.where(usable, n_better / (2 * tf.maximum(n_others, 1)), float("nan"))
+
+
 def _check_rows(spec, n, learner, reference, valid):
     needed = {} if spec.policy == "uniform" else {"learner": learner, "reference": reference}
     if spec.criterion == "hard_learner":

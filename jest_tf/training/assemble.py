@@ -77,6 +77,7 @@ def build_jest_model(
         distillation=config.reference.distillation,
         same_caption=config.same_caption,
         compile_parts=compile_parts,
+        observe=config.log.ledger_records > 0,
     )
     model.optimizer = optimizer.build(
         config.optimizer,

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.runtime.strategy import Runtime
-from jest_tf.training.jest_model import JestModel, StepOutput
+from jest_tf.training.jest_model import JestModel, Observed, StepOutput
 from jest_tf.training.resolution import StepPlan
 
 # Metrics that are kept of every step and not of the last alone: why a step was refused.
@@ -24,7 +24,8 @@ class HostLoopResult(NamedTuple):
     metrics: name -> float of the last step. picks: int64 [n, b]. of_each: name -> float32 [n], for
     the names in EACH_STEP. wait_seconds: time spent waiting for input. last, last_batch: output and
     super-batch of the last step, per replica. compiled: a program was traced and compiled, so that
-    the time taken says nothing about the steps.
+    the time taken says nothing about the steps. observed: see `Observed`, each [n, ...], if the
+    model observes.
     """
 
     metrics: dict[str, float]
@@ -34,6 +35,7 @@ class HostLoopResult(NamedTuple):
     last: StepOutput
     last_batch: dict[str, tf.Tensor]
     compiled: bool
+    observed: Observed | None = None
 
 
 OnSteps = Callable[[int, HostLoopResult], None]  # number of finished steps, what the last gave
@@ -74,26 +76,30 @@ class HostLoop:
             build = self._many_steps if self._runtime.steps_in_graph else self._one_step
             self._programs[plan] = build(plan)
         if self._runtime.steps_in_graph:
-            output, batch, picks, of_each, wait = self._programs[plan](tf.constant(n_steps))
-            return self._result(output, batch, picks, of_each, float(wait), compiled)
+            output, batch, kept, wait = self._programs[plan](tf.constant(n_steps))
+            return self._result(output, batch, kept, float(wait), compiled)
         return _join([self._fetch_and_step(plan, compiled) for _ in range(n_steps)])
 
     def _fetch_and_step(self, plan: StepPlan, compiled: bool) -> HostLoopResult:
         started = time.monotonic()
         batch = next(self._batches)
         waited = time.monotonic() - started
-        output, picks, of_each = self._programs[plan](batch)
-        return self._result(output, batch, picks[None], of_each[None], waited, compiled)
+        output, kept = self._programs[plan](batch)
+        kept = {name: value[None] for name, value in kept.items()}
+        return self._result(output, batch, kept, waited, compiled)
 
-    def _result(self, output, batch, picks, of_each, waited, compiled) -> HostLoopResult:
+    def _result(self, output, batch, kept, waited, compiled) -> HostLoopResult:
+        kept = {name: value.numpy() for name, value in kept.items()}
+        observed = [kept[name] for name in Observed._fields if name in kept]
         return HostLoopResult(
             metrics={name: float(self._first(value)) for name, value in output.metrics.items()},
-            picks=picks.numpy(),
-            of_each=dict(zip(EACH_STEP, of_each.numpy().T, strict=True)),
+            picks=kept["picks"],
+            of_each=dict(zip(EACH_STEP, kept["of_each"].T, strict=True)),
             wait_seconds=waited,
             last=output,
             last_batch=batch,
             compiled=compiled,
+            observed=Observed(*observed) if observed else None,
         )
 
     def diagnose(self, last: StepOutput) -> dict[str, np.ndarray]:
@@ -113,21 +119,24 @@ class HostLoop:
         return tf.nest.map_structure(lambda v: None if v is None else self._first(v), values)
 
     def _one_step(self, plan: StepPlan) -> Callable:
-        """The program batch -> (output, picks [b], metrics of EACH_STEP [e])."""
+        """The program batch -> (output, what is kept of every step: name -> tensor)."""
         step = self._runtime.compiled(functools.partial(self._model.step, plan=plan))
 
         def one_step(batch):
             output = self._runtime.strategy.run(step, args=(batch,))
-            kept = [self._first(output.metrics[name]) for name in EACH_STEP]
-            kept = tf.stack([tf.cast(value, tf.float32) for value in kept])
-            return output, self._first(output.picked_ids), kept
+            of_each = [self._first(output.metrics[name]) for name in EACH_STEP]
+            of_each = tf.stack([tf.cast(value, tf.float32) for value in of_each])
+            kept = {"picks": self._first(output.picked_ids), "of_each": of_each}
+            if output.observed is not None:
+                kept |= self.first_replica(output.observed)._asdict()
+            return output, kept
 
         # A partial has no code object: TensorFlow does not take the programs of several plans for
         # retraces of one function, and does not warn.
         return tf.function(functools.partial(one_step), reduce_retracing=False)
 
     def _many_steps(self, plan: StepPlan) -> Callable:
-        """The program n -> (last output and batch, picks [n, b], EACH_STEP [n, e], wait)."""
+        """The program n -> (last output and batch, what is kept of every step [n, ...], wait)."""
         one_step = self._one_step(plan)
 
         def read_and_step():
@@ -138,21 +147,30 @@ class HostLoop:
                 wait = self._clock() - before
             return batch, *one_step(batch), wait
 
+        spec = self._model.spec
+        shapes = {"picks": (tf.int64, [spec.sub_batch]), "of_each": (tf.float32, [len(EACH_STEP)])}
+        if self._model.observe:
+            shapes |= {
+                "code": (tf.int64, [None]),  # and the records that were passed over
+                "losses": (tf.float32, [spec.super_batch, 4]),
+            }
+
         def many_steps(n_steps):
-            sub_batch = self._model.spec.sub_batch
-            all_picks = tf.TensorArray(tf.int64, n_steps, element_shape=[sub_batch])
-            all_kept = tf.TensorArray(tf.float32, n_steps, element_shape=[len(EACH_STEP)])
+            all_kept = {
+                name: tf.TensorArray(dtype, n_steps, element_shape=shape)
+                for name, (dtype, shape) in shapes.items()
+            }
             waited = tf.zeros([], tf.float64)
             for i in tf.range(n_steps - 1):
-                _, _, picks, kept, wait = read_and_step()
-                all_picks, all_kept = all_picks.write(i, picks), all_kept.write(i, kept)
+                _, _, kept, wait = read_and_step()
+                all_kept = {name: array.write(i, kept[name]) for name, array in all_kept.items()}
                 waited += wait
-            batch, output, picks, kept, wait = read_and_step()
-            all_picks, all_kept = (
-                all_picks.write(n_steps - 1, picks),
-                all_kept.write(n_steps - 1, kept),
-            )
-            return output, batch, all_picks.stack(), all_kept.stack(), waited + wait
+            batch, output, kept, wait = read_and_step()
+            all_kept = {
+                name: array.write(n_steps - 1, kept[name]).stack()
+                for name, array in all_kept.items()
+            }
+            return output, batch, all_kept, waited + wait
 
         return tf.function(functools.partial(many_steps))
 
@@ -185,8 +203,10 @@ def why_refused(of_step: dict[str, float], sub_batch: int) -> str:
 
 
 def _join(results: list[HostLoopResult]) -> HostLoopResult:
+    observed = [r.observed for r in results if r.observed]
     return results[-1]._replace(
         picks=np.concatenate([r.picks for r in results]),
         of_each={k: np.concatenate([r.of_each[k] for r in results]) for k in EACH_STEP},
         wait_seconds=sum(r.wait_seconds for r in results),
+        observed=Observed(*map(np.concatenate, zip(*observed, strict=True))) if observed else None,
     )

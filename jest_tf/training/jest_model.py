@@ -14,6 +14,7 @@ import tensorflow as tf
 from jest_tf.config import SAME_CAPTION
 from jest_tf.data import preprocess
 from jest_tf.data.augmentation import N_DRAWS, Augment
+from jest_tf.data.prefilter import PASSED_OVER
 from jest_tf.data.records import ZIMG
 from jest_tf.errors import UserError
 from jest_tf.losses import grad_cache
@@ -30,6 +31,8 @@ from jest_tf.selection import (
     caption_hash,
     diagnostics,
     gather_picked,
+    pair_loss,
+    pair_rank,
     select,
 )
 from jest_tf.selection.draw import local_index
@@ -66,6 +69,20 @@ class Part(NamedTuple):
     examples: dict[str, tf.Tensor]
 
 
+class Observed(NamedTuple):
+    """What a step saw of each candidate, the same on every replica; for the ledger.
+
+    code: int64 [B + passed over], 2 * record + 1 for a selected one, 2 * record for the others;
+    below 0 for a record that could not be read; last those that a prefilter passed over.
+    losses: float32 [B, 4], learner's and reference's loss of the pair alone, and learner's and
+    reference's rank of it; NaN without the model or where it is not finite. See `pair_loss` and
+    `pair_rank`.
+    """
+
+    code: tf.Tensor
+    losses: tf.Tensor
+
+
 class StepOutput(NamedTuple):
     """What one step did. `picked_ids`: int64 [b], in the order of the draw."""
 
@@ -73,6 +90,7 @@ class StepOutput(NamedTuple):
     picked_ids: tf.Tensor
     scored: Scored
     selection: Selection
+    observed: Observed | None = None
 
 
 class JestModel(keras.Model):
@@ -108,6 +126,8 @@ class JestModel(keras.Model):
         negatives of each other, in the selection and in the loss.
       compile_parts: compile by XLA whatever lies between two exchanges: scoring, forward pass,
         backward pass, update.
+      observe: report each candidate's record and losses with every step, see `Observed`; batches
+        then need the feature `record`.
 
     Raises:
       UserError: distillation without a reference, or an unknown value of `same_caption`.
@@ -130,6 +150,7 @@ class JestModel(keras.Model):
         distillation: float = 0.0,
         same_caption: str = "negative",
         compile_parts: bool = False,
+        observe: bool = False,
     ):
         super().__init__()
         if distillation and reference is None and cached_reference is None:
@@ -157,6 +178,7 @@ class JestModel(keras.Model):
         self.distillation = distillation
         self.same_caption = same_caption
         self.compile_parts = compile_parts
+        self.observe = observe
 
     def compile(self, optimizer: GuardedAdamW, jit_compile: bool = False, **options) -> None:
         """Keras's `compile`, for `fit`. The selection is compiled by XLA in any case.
@@ -220,7 +242,29 @@ class JestModel(keras.Model):
         metrics |= {f"selection/{name}": value for name, value in selection.metrics.items()}
         metrics["input/n_valid"] = selection.n_valid
         picked_ids = ids_at(selection.positions, super_batch["id"], collectives)
-        return StepOutput(metrics, picked_ids, scored, selection)
+        observed = None
+        if self.observe:
+            observed = self.observed(super_batch, scored, selection, collectives)
+        return StepOutput(metrics, picked_ids, scored, selection, observed)
+
+    def observed(
+        self, batch: dict, scored: "Scored", selection: Selection, collectives: Collectives
+    ) -> Observed:
+        """Every candidate's record and losses, gathered over replicas in one exchange."""
+        own = self._program(self._own_rows)(batch["record"], scored)
+        rows = collectives.all_gather(own)  # int64 [B, 3]
+        code, losses = self._program(_observed_of)(rows, selection.positions)
+        if PASSED_OVER in batch:
+            code = tf.concat([code, 2 * collectives.all_gather(batch[PASSED_OVER])], axis=0)
+        return Observed(code, losses)
+
+    def _own_rows(self, record: tf.Tensor, scored: "Scored") -> tf.Tensor:
+        """int64 [B / R, 3]: the record, and four float32 losses and ranks in two words."""
+        models, valid = (scored.learner, scored.reference), scored.valid
+        losses = [pair_loss(self.spec.loss, model, valid) for model in models]
+        losses = tf.stack(losses + [pair_rank(model, valid) for model in models], axis=1)
+        words = tf.bitcast(tf.reshape(losses, [-1, 2, 2]), tf.int64)
+        return tf.concat([tf.where(valid, record, -1)[:, None], words], axis=1)
 
     def _program(self, function: Callable) -> Callable:
         """`function` of tensors as one compiled program, with `compile_parts`."""
@@ -343,6 +387,13 @@ def _packed(tensors: list[tf.Tensor]) -> tf.Tensor:
 def _unpacked(packed: tf.Tensor, shapes: list[tuple]) -> tuple[tf.Tensor, list[tf.Tensor]]:
     loss, *flat = tf.split(packed, [1, *(math.prod(shape) for shape in shapes)])
     return loss[0], [tf.reshape(x, shape) for x, shape in zip(flat, shapes, strict=True)]
+
+
+def _observed_of(rows: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`Observed` of all rows, int64 [B, 3], given the global positions of the selected."""
+    picked = tf.scatter_nd(positions[:, None], tf.ones_like(positions, tf.int64), [rows.shape[0]])
+    losses = tf.reshape(tf.bitcast(rows[:, 1:], tf.float32), [-1, 4])
+    return 2 * rows[:, 0] + picked, losses
 
 
 def read_features(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -60,8 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir_path: str, on_steps: OnStep
 
     Calls `on_steps(step, result)` after each call of the device loop, before its steps are saved.
 
-    Returns:
-      The exit code of the command, see `jest_tf.train`.
+    Returns the exit code of the command, see `jest_tf.train`.
 
     Raises:
       UserError: anything wrong with config, data, devices or workdir, found before the first step.
@@ -97,10 +96,9 @@ class Trainer:
         self.step = self._restore()
         self._require_shared_workdir()
         self.host_loop = HostLoop(self.model, runtime, self._batches())
-        totals = self._totals()
-        self.outputs = Files(config, workdir, self.step, totals) if runtime.is_chief else Silent()
-        self.sources = [source.name for source in self.inputs.manifest.sources]
-        self.acceptance = Acceptance(self.sources)
+        state = workdir, self.step, self._totals(), self.inputs.manifest.n_records
+        self.outputs = Files(config, *state) if runtime.is_chief else Silent()
+        self.acceptance = Acceptance([source.name for source in self.inputs.manifest.sources])
         steps = profiled_steps(config.profile.steps) if runtime.is_chief else None
         self.profiler = StepProfiler(steps, workdir.tensorboard)
         self.part_seconds = {}
@@ -277,6 +275,7 @@ class Trainer:
                 num_input_pipelines=n_hosts,
                 replicas_per_pipeline=replicas,
                 shuffle=config.data.shuffle,
+                prefilter=config.data.prefilter,
                 reference_cache=self.cache,
                 image_cache=self.image_cache,
                 pixels=self.inputs.pixels,
@@ -309,6 +308,7 @@ class Trainer:
             result = self.host_loop.run(plan, n_steps, self.outputs.note)
         for i, ids in enumerate(result.picks):
             self.outputs.picks(self.step + i + 1, ids)
+        self.outputs.observed(result.observed, result.of_each["accepted"])
         candidates = self._columns(result.last_batch, "id", "source", "valid")
         self.acceptance.add(*candidates, result.picks[-1])
         self.step += n_steps
@@ -419,7 +419,7 @@ class Trainer:
     def _save(self) -> None:
         """Saves the whole state, after everything that was written for its steps is on disk."""
         if self.runtime.is_chief:
-            self.outputs.sync()
+            self.outputs.sync(self.step)
             state = {"step": self.step, "ledger": self.ledger.to_dict()}
             state["records"] = {"seen": self.bad_records.seen, "bad": self.bad_records.bad}
             self.checkpoints.save(self.step, self._variables(), state)

@@ -79,6 +79,40 @@ def test_training_gets_what_the_reference_would_say(
         np.testing.assert_allclose(batch["reference_ztxt"][valid], ztxt[valid], atol=tolerance)
 
 
+def test_a_prefilter_decodes_the_best_of_each_group_of_a_lane(manifest, tokenizer, tmp_path):
+    first = [example(id=n, image=png(n), captions=["red", "dog"][: 1 + n % 2]) for n in range(15)]
+    first[3] = b"\xff"  # no record at all
+    shards = write_shard(tmp_path / "0.tfrecord", first), *manifest.shards[1:]
+    manifest = Manifest("m", manifest.sources, shards)
+    writer = writer_for(tmp_path / "cache", manifest)
+    reference_fill.embed(writer, tokenizer, encode_image, encode_text, image_size=4, batch_size=16)
+    cache = writer.finish()
+
+    def batches(super_batch, start=0, **layout):
+        found = pipeline.super_batches(
+            manifest, tokenizer, super_batch=super_batch, image_size=4, seed=1, n_lanes=2,
+            start_step=start, reference_cache=cache, **layout,
+        )  # fmt: skip
+        return itertools.islice(found.as_numpy_iterator(), 7 - start)
+
+    filtered = list(batches(12, prefilter=0.5))
+    for found, every in zip(filtered, batches(24), strict=True):
+        cosine = np.sum(every["reference_zimg"] * every["reference_ztxt"], axis=1)
+        cosine[every["id"] < 0] = -1
+        kept, passed = [], []
+        for lane in np.split(np.arange(24), 2):
+            order = lane[np.argsort(-cosine[lane], kind="stable")]
+            kept += sorted(order[:6])
+            passed += list(order[6:])
+        assert found["record"].tolist() == every["record"][kept].tolist()
+        assert sorted(found["passed_over"]) == sorted(every["record"][passed])
+    for k, found in enumerate(batches(12, 3, prefilter=0.5), start=3):
+        assert (found["record"] == filtered[k]["record"]).all()
+        assert (found["image"] == filtered[k]["image"]).all()
+    with pytest.raises(UserError, match="is not a whole number"):
+        next(batches(12, prefilter=0.7))
+
+
 def test_it_resumes_and_parts_add_up(manifest, tokenizer, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
 

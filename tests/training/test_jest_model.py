@@ -160,14 +160,44 @@ def test_every_policy_and_criterion_trains_on_valid_rows_only(policy, criterion)
 
 
 def test_steps_in_one_program_equal_steps_one_by_one():
-    model, in_graph, schedule = tiny.trainer(steps_per_loop=4)
+    model, in_graph, schedule = tiny.trainer(steps_per_loop=4, observe=True)
     together = in_graph.run(schedule.plan(0), 4)
-    other, one_by_one, _ = tiny.trainer()
+    other, one_by_one, _ = tiny.trainer(observe=True)
     singly = one_by_one.run(schedule.plan(0), 4)
     assert (together.picks == singly.picks).all()
+    assert (together.observed.code == singly.observed.code).all()
+    np.testing.assert_allclose(together.observed.losses, singly.observed.losses, rtol=1e-4)
     assert together.wait_seconds > 0 and singly.wait_seconds > 0
     agreement.assert_trained_alike(model, other, agreement.MANY_STEPS)
     assert "joint_score" in one_by_one.diagnose(singly.last)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_a_step_tells_the_record_and_both_losses_of_each_candidate(loss):
+    batch = tiny.super_batch(0)
+    batch["valid"][::8] = False
+    _, host_loop, schedule = tiny.trainer(
+        2, policy=tiny.spec(loss=loss), batches=[batch], observe=True
+    )
+    result = host_loop.run(schedule.plan(0), 1)
+    code, losses = result.observed.code[0], result.observed.losses[0]
+    np.testing.assert_array_equal(code >> 1, np.where(batch["valid"], batch["record"], -1))
+    assert set(batch["id"][code & 1 == 1]) == set(result.picks[0])
+    for column, model in enumerate((tiny.encoder(0), tiny.encoder(1, embed_dim=20))):
+        zimg, ztxt = encode(model, batch)
+        bias = float(tf.convert_to_tensor(model.bias))
+        z = float(model.scale) * np.sum(zimg * ztxt, axis=1) + bias
+        expected = np.logaddexp(0, -z) if loss == "sigmoid" else -z
+        expected[~batch["valid"]] = np.nan
+        np.testing.assert_allclose(losses[:, column], expected, rtol=1e-4, atol=1e-4)
+        for rows in np.split(np.arange(tiny.SUPER_BATCH), 2):  # a replica ranks among its own
+            cosine = (zimg.numpy() @ ztxt.numpy().T)[np.ix_(rows, rows)]
+            valid = batch["valid"][rows]
+            own = np.diag(cosine)
+            better = [(z > own[:, None] + 1e-5) & valid for z in (cosine, cosine.T)]
+            rank = sum(b.sum(1) for b in better) / (2 * (valid.sum() - 1))
+            # A near-tie with one other may fall either way.
+            np.testing.assert_allclose(losses[rows, 2 + column][valid], rank[valid], atol=0.04)
 
 
 def test_cached_embeddings_of_the_reference_give_the_same_picks():

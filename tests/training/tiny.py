@@ -48,6 +48,7 @@ def super_batch(step: int) -> dict[str, np.ndarray]:
         "tokens": rng.integers(1, VOCABULARY, [SUPER_BATCH, N_TOKENS]).astype(np.int32),
         "valid": np.ones([SUPER_BATCH], bool),
         "source": np.zeros([SUPER_BATCH], np.int32),
+        "record": np.arange(SUPER_BATCH, dtype=np.int64) + SUPER_BATCH * step + 2**40,
     }
 
 

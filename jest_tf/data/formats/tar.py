@@ -86,7 +86,7 @@ def _indexed(file: io.BufferedIOBase) -> Iterator[tuple]:
     last, lost = "", None
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
-            for key, ending, member in _members(tar):
+            for key, ending, member in members(tar):
                 last = key or last
                 if key is None:
                     yield "", PassedOver(ending), None
@@ -110,7 +110,7 @@ def _streamed(file: io.BufferedIOBase) -> Iterator[tuple]:
     key, parts, held, finished = None, {}, 0, set()
     try:
         with tarfile.open(fileobj=file, mode="r|*") as tar:
-            for member_key, ending, member in _members(tar):
+            for member_key, ending, member in members(tar):
                 if member_key is None:
                     yield "", PassedOver(ending), None
                     continue
@@ -142,7 +142,7 @@ def _ends_early(error: Exception) -> str:
     return f"the tar ends early, its rest is lost: {str(error)[:200]}"
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str | None, str, tarfile.TarInfo]]:
+def members(tar: tarfile.TarFile) -> Iterator[tuple[str | None, str, tarfile.TarInfo]]:
     """(key, ending, member) of each file; (None, reason, member) of what is no part of a record."""
     while (member := tar.next()) is not None:
         tar.members = []  # tarfile remembers every member; nobody asks for them

@@ -85,6 +85,7 @@ def lower_train_step(
         "tokens": tf.TensorSpec([n, config.data.n_tokens], tf.int32),
         "valid": tf.TensorSpec([n], tf.bool),
         "source": tf.TensorSpec([n], tf.int32),
+        "record": tf.TensorSpec([n], tf.int64),
     }
     return hlo_of("train step", model.step, batch)
 

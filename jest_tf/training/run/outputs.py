@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jest_tf.config import flat
 from jest_tf.evaluation.evaluators import headlines
 from jest_tf.monitoring.evaluation_curves import EvaluationCurves
+from jest_tf.monitoring.ledger import LedgerFiles
 from jest_tf.monitoring.metrics_log import MetricsLog
 from jest_tf.monitoring.picks_log import PicksLog
 from jest_tf.monitoring.picks_sheet import group_sheet
@@ -25,11 +26,16 @@ from jest_tf.training.run.workdir import Workdir
 class Files:
     """The outputs in a workdir. Opening cuts what lies beyond `start_step`, so nothing is doubled.
 
-    totals: examples_scored, examples_trained and flops until then.
+    totals: examples_scored, examples_trained and flops until then. n_records: of the data.
     """
 
     def __init__(
-        self, config: ConfigDict, workdir: Workdir, start_step: int, totals: Mapping[str, float]
+        self,
+        config: ConfigDict,
+        workdir: Workdir,
+        start_step: int,
+        totals: Mapping[str, float],
+        n_records: int,
     ):
         self._metrics = MetricsLog(workdir.metrics, start_step)
         self._refused = MetricsLog(workdir.path / "refused_steps.jsonl", start_step)
@@ -46,6 +52,10 @@ class Files:
             self._picks = PicksLog(
                 workdir.picks, config.selection.sub_batch, config.log.picks_every_steps, start_step
             )
+        self._ledger = None
+        if most := config.log.ledger_records:
+            keep = config.checkpoint.keep
+            self._ledger = LedgerFiles(workdir.ledger, n_records, most, keep, start_step)
         if start_step == 0:
             self._tensorboard.config(config.to_dict())
             self._tensorboard.cockpit()
@@ -83,6 +93,12 @@ class Files:
         if self._picks is not None and self._picks.wants(step):
             self._picks.write(step, ids)
 
+    def observed(self, steps: Any, accepted: np.ndarray) -> None:
+        """What steps saw of each candidate, see `jest_tf.training.jest_model.Observed`; [n, B]."""
+        if self._ledger is not None:
+            for i in np.flatnonzero(accepted):
+                self._ledger.ledger.add(steps.code[i], steps.losses[i])
+
     def refused(self, step: int, reason: str, ids: np.ndarray) -> None:
         """A step that changed nothing, why, and the ids [b] of its batch."""
         self._refused.write(step, {"reason": reason, "ids": " ".join(map(str, ids.tolist()))})
@@ -111,8 +127,10 @@ class Files:
         )
         self.note("\n".join(lines))
 
-    def sync(self) -> None:
+    def sync(self, step: int) -> None:
         """Brings everything to the disk; before a checkpoint is saved, which it must precede."""
+        if self._ledger is not None:
+            self._ledger.save(step)
         self._metrics.sync()
         self._refused.sync()
         self._tensorboard.flush()

@@ -148,7 +148,8 @@ def open_cache(config: ConfigDict, manifest: Manifest) -> ReferenceCache | None:
 
     UserError: of other data, or not made by the run in `config.reference.workdir` (if named).
     """
-    if not (needs_reference(config) and config.reference.cache):
+    is_read = needs_reference(config) or config.data.prefilter < 1
+    if not (is_read and config.reference.cache):
         return None
     cache = ReferenceCache.load(config.reference.cache)
     cache.check_manifest(manifest)

@@ -2,7 +2,8 @@
 
     config.json       the run's config; inputs.json  fingerprints of what it reads
     environment.json  versions, code revision, machine; run.lock, run.owner.json  who writes here
-    metrics.jsonl  tensorboard/  checkpoints/  picks/  samples/  evaluations/  projector/  export/
+    metrics.jsonl  tensorboard/  checkpoints/  picks/  ledger/  samples/  evaluations/
+    projector/  export/
 
 Checkpoints may lie elsewhere (`gs://…`); the workdir itself is a local or mounted folder, because
 locking and appending need a file system.
@@ -104,6 +105,7 @@ class Workdir:
     tensorboard = property(lambda self: self.path / "tensorboard")
     checkpoints = property(lambda self: self.path / "checkpoints")
     picks = property(lambda self: self.path / "picks")
+    ledger = property(lambda self: self.path / "ledger")
     samples = property(lambda self: self.path / "samples")
     evaluations = property(lambda self: self.path / "evaluations")
     export = property(lambda self: self.path / "export")

@@ -1,0 +1,25 @@
+"""The comparison of methods, against counts by hand."""
+
+import numpy as np
+
+from benchmarks import audit_noise
+from jest_tf.monitoring.labels import Labels
+
+
+def test_scores_and_kinds_are_those_counted_by_hand():
+    labels = Labels(
+        {0: "clean", 1: "clean", 2: "shuffled", 3: "shuffled", 4: "blank"}, ["shuffled", "blank"]
+    )
+    flagged = np.array([True, False, True, False, True])
+    (row,) = audit_noise.compare({"audit": flagged}, labels, np.arange(5))
+    assert row["flagged"] == 3 and row["precision"] == row["recall"] == row["f1"] == 2 / 3
+    assert (row["clean"], row["shuffled"], row["blank"]) == (0.5, 0.5, 1.0)
+
+
+def test_the_lowest_are_taken():
+    assert audit_noise.lowest(np.array([3.0, 1.0, 2.0, np.inf]), 2).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]

@@ -1,0 +1,148 @@
+"""A part of a data set, written for our own training and for other trainers."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from jest_tf.data.formats import tar
+from jest_tf.data.formats.files import find, open_binary
+from jest_tf.data.manifest import Manifest, Shard
+from jest_tf.errors import UserError
+from jest_tf.files import replacing, write_atomically
+from jest_tf.progress import Counter
+
+RECORDS_PER_SHARD = 1000
+_UID = re.compile(r"(?:.*[/:])?([0-9a-f]{32})")
+
+
+def write_manifest(manifest: Manifest, kept: np.ndarray, out: str, name: str) -> str:
+    """Copies the kept records, as they are, into new shards with a manifest; rerun to go on.
+
+    Args:
+      kept: bool [n_records], in manifest order.
+
+    Returns:
+      The path of the manifest.
+    """
+    chosen = json.dumps([manifest.fingerprint, hashlib.sha256(kept.tobytes()).hexdigest()])
+    claim = f"{out}/subset.json"
+    if not tf.io.gfile.exists(claim) or tf.io.gfile.GFile(claim).read() != chosen:
+        for old in tf.io.gfile.glob(f"{out}/shard-*.tfrecord"):
+            tf.io.gfile.remove(old)
+        tf.io.gfile.makedirs(out)
+        write_atomically(claim, chosen)
+    firsts = np.cumsum([0, *(shard.records for shard in manifest.shards)])
+    parts = [kept[a:b] for a, b in zip(firsts, firsts[1:], strict=False)]
+    shards, units = [], _units(manifest, parts)
+    for number, unit in enumerate(Counter("subset", len(units), "shards").over(units)):
+        path = f"{out}/shard-{number:06d}.tfrecord"
+        if not tf.io.gfile.exists(path):
+            with replacing(path) as aside, tf.io.TFRecordWriter(aside) as writer:
+                for index in unit:
+                    _copy(manifest.shards[index], parts[index], writer)
+        size = tf.io.gfile.stat(path).length
+        n = int(sum(parts[index].sum() for index in unit))
+        shards.append(Shard(os.path.abspath(path), n, manifest.shards[unit[0]].source, bytes=size))
+    used = sorted({shard.source for shard in shards})
+    sources = tuple(manifest.sources[i] for i in used)
+    shards = tuple(dataclasses.replace(s, source=used.index(s.source)) for s in shards)
+    path = f"{out}/manifest.json"
+    Manifest(name, sources, shards, manifest.about).save(path)
+    return path
+
+
+def _units(manifest: Manifest, parts: Sequence[np.ndarray]) -> list[list[int]]:
+    """Shards of one source that follow one another and go into one new shard."""
+    units, n = [], RECORDS_PER_SHARD
+    for index, part in enumerate(parts):
+        if not part.any():
+            continue
+        is_other = units and manifest.shards[units[-1][0]].source != manifest.shards[index].source
+        if n >= RECORDS_PER_SHARD or is_other:
+            units.append([])
+            n = 0
+        units[-1].append(index)
+        n += int(part.sum())
+    return units
+
+
+def _copy(shard: Shard, kept: np.ndarray, writer: tf.io.TFRecordWriter) -> None:
+    records = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
+    for serialized, wanted in zip(records.as_numpy_iterator(), kept, strict=True):
+        if wanted:
+            writer.write(serialized)
+
+
+def write_uids(keys: Iterable[str], path: str) -> int:
+    """DataComp's list of a subset: sorted pairs of uint64, one a uid of 32 hex digits.
+
+    Raises:
+      UserError: a key does not end in such a uid.
+    """
+    uids = []
+    for key in keys:
+        match = _UID.fullmatch(key)
+        if not match:
+            raise UserError(
+                f"key {key!r} does not end in a uid of 32 hex digits, as DataComp's do. Leave "
+                "uids.npy out of --write."
+            )
+        uids.append((int(match[1][:16], 16), int(match[1][16:], 16)))
+    array = np.array(uids, np.dtype("u8,u8"))
+    array.sort()
+    with replacing(path) as aside, open(aside, "wb") as file:
+        np.save(file, array)
+    return len(array)
+
+
+def copy_tars(patterns: Sequence[str], keys: Iterable[str], out: str) -> int:
+    """Copies the members of the kept records of webdataset tars; the tars keep their names.
+
+    Args:
+      keys: as `prepare` names records, TAR:KEY.
+
+    Raises:
+      UserError: none of the keys is in one of the tars.
+    """
+    found = find(patterns, tar.ENDINGS, out)
+    hashes = np.unique(np.fromiter(map(_hash, keys), np.int64))
+    copied = set()
+    for name, _, _ in found.files:
+        path = f"{out}/{name.partition('.tar')[0]}.tar"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with (
+            open_binary(found.path(name)) as file,
+            tarfile.open(fileobj=file, mode="r|*") as source,
+            replacing(path) as aside,
+            tarfile.open(aside, "w") as target,
+        ):
+            for key, ending, member in tar.members(source):
+                inner = key and [key, f"{key}.{ending.rpartition('.')[0]}"]
+                kept = [h for k in inner or () if _is_in(h := _hash(f"{name}:{k}"), hashes)]
+                if kept:
+                    target.addfile(member, io.BytesIO(source.extractfile(member).read()))
+                    copied.add(kept[0])
+    if not copied:
+        raise UserError(
+            f"--tars={','.join(patterns)}: no record of the audit lies there. Give the tars that "
+            "the data set was prepared from."
+        )
+    return len(copied)
+
+
+def _hash(key: str) -> int:
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _is_in(value: int, ordered: np.ndarray) -> bool:
+    at = np.searchsorted(ordered, value)
+    return at < len(ordered) and ordered[at] == value

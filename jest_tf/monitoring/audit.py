@@ -1,0 +1,354 @@
+"""The audit of a data set: one row a pair, made shard by shard, then judged as a whole.
+
+A unit of work is a shard: its rows go to a file of their own, so that a rerun goes on. Held in
+memory are a few numbers a pair (about 60 bytes), never a caption or an embedding.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from jest_tf.data.cleaning import read_picture
+from jest_tf.data.fields import Record, is_text
+from jest_tf.data.manifest import Manifest
+from jest_tf.data.records import shard_records
+from jest_tf.data.reference_cache import ReferenceCache
+from jest_tf.errors import UserError
+from jest_tf.files import replacing
+from jest_tf.json_text import parse_json
+from jest_tf.monitoring.ledger import Ledger
+from jest_tf.monitoring.verdicts import DUPLICATE, Verdicts, judge, mates, representatives
+from jest_tf.pages.html import thumbnail
+from jest_tf.progress import Counter
+
+VERSION = 1
+ABOUT = b"jest_audit"  # the key of an audit's notes in the metadata of its file
+SAMPLED = 8192  # pairs that neighbours are looked for in
+RANKED = 1024  # of these, pairs that each pair is ranked among
+NEIGHBOURS = 8
+ROWS = 1024  # pairs that are ranked at a time
+DECIDING = (
+    "content_hash", "caption_hash", "reference_rank", "wrong_rank", "learnability", "times_loaded",
+    "readable",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """What is audited, and with what.
+
+    ledger: of a run on this very data, or None. reference, learner: caches of the embeddings of the
+    two models, or None. pictures: keep a thumbnail in each row, for tools that show pictures.
+    """
+
+    manifest: Manifest
+    ledger: Ledger | None = None
+    reference: ReferenceCache | None = None
+    learner: ReferenceCache | None = None
+    pictures: bool = False
+
+    @property
+    def identity(self) -> dict:
+        """What the rows depend on."""
+        digest = hashlib.sha256()
+        for column in self.ledger.columns.values() if self.ledger else ():
+            digest.update(column.tobytes())
+        return {
+            "version": VERSION,
+            "data": self.manifest.fingerprint,
+            "ledger": self.ledger and digest.hexdigest()[:16],
+            "reference": self.reference and self.reference.identity,
+            "learner": self.learner and self.learner.identity,
+            "pictures": self.pictures,
+        }
+
+    @functools.cached_property
+    def firsts(self) -> np.ndarray:
+        """Number of the first record of each shard, and of all."""
+        return np.cumsum([0, *(shard.records for shard in self.manifest.shards)])
+
+    @functools.cached_property
+    def others(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Model → (zimg, ztxt) [SAMPLED, d] of pairs drawn evenly, that all are ranked among."""
+        n_shards = len(self.manifest.shards)
+        used = np.unique(np.linspace(0, n_shards - 1, min(n_shards, 64)).astype(int))
+        records = np.concatenate([np.arange(*self.firsts[[s, s + 1]]) for s in used])
+        rng = np.random.default_rng(0)
+        records = np.sort(rng.permutation(records)[:SAMPLED])
+        shards = np.searchsorted(self.firsts, records, "right") - 1
+        found = {}
+        for name, cache in (("reference", self.reference), ("learner", self.learner)):
+            if cache is None:
+                continue
+            parts = []
+            for shard in used:
+                rows = records[shards == shard] - self.firsts[shard]
+                captions = [first_caption(r)[0] for r in shard_records(self.manifest, int(shard))]
+                parts.append([z[rows] for z in embeddings(cache, int(shard), captions)])
+            zimg, ztxt = (np.concatenate(z) for z in zip(*parts, strict=True))
+            known = rng.permutation(np.flatnonzero(zimg.any(1) & ztxt.any(1)))
+            found[name] = zimg[known], ztxt[known]
+        return found
+
+
+def first_caption(record: Record) -> tuple[int, str]:
+    """(place among its captions, text) of the first that is not empty; (0, "") of none."""
+    usable = (i for i, text in enumerate(record.captions) if is_text(text))
+    place = next(usable, None)
+    if place is None:
+        return 0, ""
+    return place, record.captions[place].decode("utf-8", "replace")
+
+
+def embeddings(
+    cache: ReferenceCache, shard: int, places: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """zimg, ztxt float32 [n, d] of a shard's records, each with the caption at its place."""
+    serialized = list(tf.data.TFRecordDataset(cache.shard_paths[shard]).as_numpy_iterator())
+    parsed = cache.parse(tf.constant(serialized), tf.constant(places, tf.int64))
+    return parsed["reference_zimg"].numpy(), parsed["reference_ztxt"].numpy()
+
+
+def ranks_among(zimg: np.ndarray, ztxt: np.ndarray, others: tuple) -> np.ndarray:
+    """Two ranks of n pairs among other pairs (zimg, ztxt), float32 [2, n].
+
+    The first is `jest_tf.selection.pair_rank`. The second asks the nearest pictures' captions in
+    place of the picture, and the nearest captions' pictures in place of the caption.
+    """
+    alike = [zimg @ others[0].T, ztxt @ others[1].T]
+    itself = (alike[0] > 0.999) & (alike[1] > 0.999)  # and its duplicates
+    found = np.zeros([2, len(zimg)], np.float32)
+    for (x, y), near, of in zip(((zimg, ztxt), (ztxt, zimg)), alike, others[::-1], strict=True):
+        k = min(NEIGHBOURS, len(of) - 1)
+        nearest = np.argpartition(np.where(itself, 2, -near), k, axis=1)[:, :k]
+        for row, query in zip(found, (x, of[nearest].mean(axis=1)), strict=True):
+            own = np.sum(query * y, axis=1)[:, None] + 1e-5
+            row += np.mean(query @ of[:RANKED].T > own, axis=1) / 2
+    return found
+
+
+def write_unit(audit: Audit, index: int, path: str) -> None:
+    """The rows of a shard, all but their verdicts."""
+    records = list(shard_records(audit.manifest, index))
+    source = audit.manifest.sources[audit.manifest.shards[index].source]
+    captions = [first_caption(record) for record in records]
+    readable = np.array([bool(text) for _, text in captions])  # UNREADABLE has none either
+    first = int(audit.firsts[index])
+    columns = {
+        "key": [record.key.decode("utf-8", "replace") for record in records],
+        "id": np.array([record.id for record in records], np.int64),
+        "source": [source.name] * len(records),
+        "caption": [text for _, text in captions],
+        "record": np.arange(first, first + len(records)),
+        "readable": readable,
+        "content_hash": np.array([_hash(record.image) for record in records], np.int64),
+        "caption_hash": np.array([_hash(text.encode()) for _, text in captions], np.int64),
+    }
+    if audit.ledger is not None:
+        columns |= _of_ledger(audit.ledger, columns["record"])
+    columns |= _of_models(audit, index, [place for place, _ in captions], readable)
+    if audit.pictures:
+        columns["image"] = [{"bytes": picture_bytes(r.image), "path": None} for r in records]
+    with replacing(path) as aside:
+        pq.write_table(pa.table(columns), aside)
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def picture_bytes(image: bytes) -> bytes | None:
+    """A small PNG of an encoded picture; None where it is none."""
+    try:
+        return thumbnail(read_picture(image))
+    except Exception:  # Pillow raises many types; each means a picture that cannot be shown
+        return None
+
+
+def _of_ledger(ledger: Ledger, record: np.ndarray) -> dict[str, np.ndarray]:
+    """The ledger's columns of these records; NaN and 0 where it does not track one."""
+    tracked = record % ledger.stride == 0
+    columns = {}
+    for name, values in ledger.table().items():
+        nothing = np.nan if values.dtype.kind == "f" else 0
+        rows = np.minimum(record // ledger.stride, len(values) - 1)
+        columns[name] = np.where(tracked, values[rows], nothing).astype(values.dtype)
+    columns["learnability"] = columns.pop("last_learnability")
+    return columns
+
+
+def _of_models(
+    audit: Audit, index: int, places: Sequence[int], readable: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Scores, losses and ranks by the caches; NaN for what is not readable."""
+    columns = {}
+    for name, cache in (("reference", audit.reference), ("learner", audit.learner)):
+        if cache is None:
+            continue
+        zimg, ztxt = embeddings(cache, index, places)
+        cosine = np.sum(zimg * ztxt, axis=1)
+        rank = [
+            ranks_among(zimg[i : i + ROWS], ztxt[i : i + ROWS], audit.others[name])
+            for i in range(0, len(zimg), ROWS)
+        ]
+        columns[f"{name}_score"] = cosine
+        columns[f"{name}_loss"] = np.logaddexp(0, -(cache.scale * cosine + cache.bias))
+        columns[f"{name}_rank"], neighbours = np.concatenate(rank, axis=1)
+        told = [f"{name}_{column}" for column in ("score", "loss", "rank")]
+        if name == "reference":
+            columns["neighbour_rank"] = neighbours
+            columns["wrong_rank"] = (columns["reference_rank"] + 2 * neighbours) / 3
+            told += ["neighbour_rank", "wrong_rank"]
+        lost = ~readable | ~zimg.any(axis=1)
+        columns |= {k: np.where(lost, np.nan, columns[k]).astype(np.float32) for k in told}
+    if audit.learner and audit.reference:
+        columns["learnability"] = columns["learner_loss"] - columns["reference_loss"]
+    return columns
+
+
+def make(
+    audit: Audit,
+    out: str,
+    *,
+    wrong_share: float | None = None,
+    workers: int = 4,
+) -> Verdicts:
+    """Writes the audit as a Parquet file with a row group a shard; rerun to go on.
+
+    Raises:
+      UserError: a shard cannot be read.
+    """
+    parts = f"{out}.parts"
+    n_units = len(audit.manifest.shards)
+    _claim(parts, audit.identity)
+    paths = [f"{parts}/{i:06d}.parquet" for i in range(n_units)]
+    missing = [i for i in range(n_units) if not os.path.exists(paths[i])]
+
+    def one(index: int) -> None:
+        try:
+            write_unit(audit, index, paths[index])
+        except tf.errors.OpError as error:
+            shard = audit.manifest.shards[index].path
+            raise UserError(f"{shard} cannot be read: {error.message.splitlines()[0]}") from error
+
+    audit.others  # noqa: B018  before threads ask for it
+    counter = Counter("audit", len(missing), "shards")
+    with futures.ThreadPoolExecutor(workers) as pool, counter:
+        collections.deque(counter.over(pool.map(one, missing)), maxlen=0)
+    table = _deciding(paths)
+    representative = representatives(table["content_hash"], table["caption_hash"])
+    found = judge(table, representative, wrong_share)
+    about = audit.identity | {
+        "data_name": audit.manifest.name,
+        "records": audit.manifest.n_records,
+        "threshold": found.threshold,
+        "estimated_wrong_share": found.wrong_share,
+        "ledger_since_step": audit.ledger.since if audit.ledger else None,
+    }
+    n_mates = mates(table["caption_hash"])
+    _join(paths, out, found, representative, n_mates, about)
+    shutil.rmtree(parts)
+    return found
+
+
+def _claim(parts: str, identity: dict) -> None:
+    """Removes the rows of another audit."""
+    path, wanted = f"{parts}/identity.json", json.dumps(identity, sort_keys=True)
+    if os.path.exists(path):
+        with open(path) as file:
+            if file.read() == wanted:
+                return
+    shutil.rmtree(parts, ignore_errors=True)
+    os.makedirs(parts)
+    with replacing(path) as aside, open(aside, "w") as file:
+        file.write(wanted)
+
+
+def _deciding(paths: Sequence[str]) -> dict[str, np.ndarray]:
+    names = [name for name in DECIDING if name in pq.read_schema(paths[0]).names]
+    read = [pq.read_table(path, columns=names) for path in paths]
+    return {n: np.concatenate([t[n].to_numpy() for t in read]) for n in names}
+
+
+def _join(
+    paths: Sequence[str],
+    out: str,
+    found: Verdicts,
+    representative: np.ndarray,
+    n_mates: np.ndarray,
+    about: Mapping,
+) -> None:
+    """One file of all rows, with verdicts; a row group a shard."""
+    keys = _keys(paths, np.unique(representative[found.verdict == DUPLICATE]))
+    writer, first = None, 0
+    with replacing(out) as aside:
+        for path in paths:
+            table = pq.read_table(path)
+            rows = slice(first, first + len(table))
+            first += len(table)
+            verdict = found.verdict[rows]
+            of = [
+                keys[r] if v == DUPLICATE else None
+                for v, r in zip(verdict, representative[rows].tolist(), strict=True)
+            ]
+            told = [v if k is None else f"{v} of {k}" for v, k in zip(verdict, of, strict=True)]
+            for name, values in (
+                ("caption_mates", n_mates[rows]),
+                ("verdict", pa.array(told, pa.string())),
+                ("rule", pa.array(found.rule[rows], pa.string())),
+                ("duplicate_of", pa.array(of, pa.string())),
+                ("border", found.border[rows]),
+            ):
+                table = table.append_column(name, pa.array(values))
+            if writer is None:
+                schema = table.schema.with_metadata({ABOUT: json.dumps(about).encode()})
+                writer = pq.ParquetWriter(aside, schema)
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
+        writer.close()
+
+
+def _keys(paths: Sequence[str], records: np.ndarray) -> dict[int, str]:
+    """Record number → key, of these records."""
+    keys, first = {}, 0
+    for path in paths:
+        n = pq.ParquetFile(path).metadata.num_rows
+        here = records[(records >= first) & (records < first + n)]
+        if here.size:
+            column = pq.read_table(path, columns=["key"])["key"]
+            keys |= {int(r): column[int(r) - first].as_py() for r in here}
+        first += n
+    return keys
+
+
+def read_about(path: str) -> dict:
+    """The notes in an audit's file.
+
+    Raises:
+      UserError: it cannot be read, or is no audit.
+    """
+    try:
+        content = parse_json((pq.read_schema(path).metadata or {})[ABOUT])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} is not an audit ({type(error).__name__}: {error}). Make one with "
+            "`jest audit --out=audit.parquet`."
+        ) from error
+    return content
+
+
+def row_groups(path: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of an audit, a shard at a time."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns)

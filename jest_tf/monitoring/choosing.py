@@ -1,0 +1,125 @@
+"""Which pairs of an audit to keep: a rule, one of each group of near duplicates, the best share."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from jest_tf.data import keep_rule, near_duplicates
+from jest_tf.data.reference_cache import ReferenceCache
+from jest_tf.errors import UserError
+from jest_tf.files import replacing
+from jest_tf.monitoring.audit import row_groups
+from jest_tf.monitoring.verdicts import representatives
+
+
+class Choice:
+    """The pairs of an audit, with a mark for those that are kept.
+
+    Args:
+      path: the audit's Parquet file.
+
+    Attributes:
+      kept: bool [n].
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        with pq.ParquetFile(path) as file:
+            self.columns = [n for n in file.schema_arrow.names if n != "image"]
+            self.kept = np.ones(file.metadata.num_rows, bool)
+
+    def keep(self, rule: str) -> None:
+        """Keeps what a rule is true of; see `jest_tf.data.keep_rule`."""
+        expression = keep_rule.parse(rule, self.columns)
+        try:
+            parts = [
+                ds.dataset(table).to_table(columns={"kept": expression})["kept"].fill_null(False)
+                for table in row_groups(self._path, self.columns)
+            ]
+            kept = np.concatenate([part.to_numpy() for part in parts])
+        except Exception as error:  # pyarrow raises several types for kinds that do not fit
+            raise UserError(f"--keep={rule!r} cannot be computed: {error}") from error
+        if kept.dtype != bool:
+            raise UserError(f"--keep={rule!r} gives {kept.dtype}; expected true or false.")
+        self.kept &= kept
+
+    def dedup(self, cosine: float, cache: ReferenceCache | None, by: str) -> int:
+        """Keeps the best of each group of the same pictures, and of near ones; returns how many go.
+
+        Args:
+          cosine: from which two pictures are near; 1: the same bytes alone.
+          cache: of the pictures' embeddings, for a cosine below 1.
+          by: the column that says which is the best.
+        """
+        n = len(self.kept)
+        group = representatives(self._column("content_hash"))
+        if cosine < 1:
+            if cache is None:
+                raise UserError(
+                    f"--dedup={cosine} compares embeddings: give --embeddings, a folder of "
+                    "cache_reference of the same data (AUDIT.reference, if the audit made one)."
+                )
+            group = near_duplicates.groups(_Pictures(cache, self.kept), group, cosine)
+        best = self._best_first(by)
+        best = best[self.kept[best]]
+        _, first = np.unique(group[best], return_index=True)
+        kept = np.zeros(n, bool)
+        kept[best[first]] = True
+        removed = int(self.kept.sum() - kept.sum())
+        self.kept = kept
+        return removed
+
+    def top(self, share: float, by: str, per_source: bool) -> None:
+        """Keeps the best: this share of all pairs of the audit, or of each source."""
+        source = self._column("source") if per_source else np.zeros(len(self.kept), int)
+        best = self._best_first(by)
+        best = best[self.kept[best]]
+        kept = np.zeros(len(self.kept), bool)
+        for name in np.unique(source):
+            kept[best[source[best] == name][: round(share * np.sum(source == name))]] = True
+        self.kept = kept
+
+    def kept_keys(self) -> Iterator[str]:
+        """Keys of the kept pairs, in order."""
+        first = 0
+        for table in row_groups(self._path, ["key"]):
+            yield from table["key"].filter(self.kept[first : first + len(table)]).to_pylist()
+            first += len(table)
+
+    def write_rows(self, path: str) -> None:
+        """The rows of the kept pairs, as a Parquet file of its own."""
+        first, schema = 0, pq.read_schema(self._path)
+        with replacing(path) as aside, pq.ParquetWriter(aside, schema) as writer:
+            for table in row_groups(self._path):
+                writer.write_table(table.filter(self.kept[first : first + len(table)]))
+                first += len(table)
+
+    def _best_first(self, by: str) -> np.ndarray:
+        """Rows by descending value; equal ones in order, those without a value last."""
+        keep_rule.require_column(by, self.columns)
+        values = self._column(by)
+        if values.dtype.kind not in "iuf":
+            raise UserError(f"--by={by}: the column holds no numbers.")
+        return np.argsort(-np.nan_to_num(values.astype(np.float64), nan=-np.inf), kind="stable")
+
+    def _column(self, name: str) -> np.ndarray:
+        return pq.read_table(self._path, columns=[name])[name].to_numpy()
+
+
+class _Pictures:
+    """The embeddings of the pictures of kept records, zeros for the others; can be read again."""
+
+    def __init__(self, cache: ReferenceCache, kept: np.ndarray):
+        self._cache, self._kept = cache, kept
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        first = 0
+        for path, n in zip(self._cache.shard_paths, self._cache.records, strict=True):
+            serialized = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
+            parsed = self._cache.parse(tf.constant(serialized), tf.zeros([n], tf.int64))
+            zimg = tf.math.l2_normalize(parsed["reference_zimg"], axis=1).numpy()
+            yield zimg * self._kept[first : first + n, None]
+            first += n
