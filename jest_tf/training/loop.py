@@ -60,9 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir_path: str, on_steps: OnStep
 
     Calls `on_steps(step, result)` after each call of the device loop, before its steps are saved.
 
-    Returns the exit code of the command, see `jest_tf.train`.
-
-    Raises:
+    Returns the exit code of the command, see `jest_tf.train`. Raises:
       UserError: anything wrong with config, data, devices or workdir, found before the first step.
     """
     if config.strategy.deterministic:
