@@ -263,7 +263,8 @@ class JestModel(keras.Model):
         models, valid = (scored.learner, scored.reference), scored.valid
         losses = [pair_loss(self.spec.loss, model, valid) for model in models]
         losses = tf.stack(losses + [pair_rank(model, valid) for model in models], axis=1)
-        words = tf.bitcast(tf.reshape(losses, [-1, 2, 2]), tf.int64)
+        words = tf.bitcast(losses, tf.int32)  # TPUs make 64 bits of integers alone
+        words = tf.bitcast(tf.reshape(words, [-1, 2, 2]), tf.int64)
         return tf.concat([tf.where(valid, record, -1)[:, None], words], axis=1)
 
     def _program(self, function: Callable) -> Callable:
@@ -392,7 +393,8 @@ def _unpacked(packed: tf.Tensor, shapes: list[tuple]) -> tuple[tf.Tensor, list[t
 def _observed_of(rows: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """`Observed` of all rows, int64 [B, 3], given the global positions of the selected."""
     picked = tf.scatter_nd(positions[:, None], tf.ones_like(positions, tf.int64), [rows.shape[0]])
-    losses = tf.reshape(tf.bitcast(rows[:, 1:], tf.float32), [-1, 4])
+    words = tf.reshape(tf.bitcast(rows[:, 1:], tf.int32), [-1, 4])
+    losses = tf.bitcast(words, tf.float32)
     return 2 * rows[:, 0] + picked, losses
 
 
