@@ -120,6 +120,7 @@ def test_the_whole_step_is_that_of_one_replica(environment, tmp_path, monkeypatc
         "source": np.zeros(big, np.int32),
         "tokens": rng.integers(1, 4096, (big, 16), np.int32),
         "valid": rng.random(big) < 0.95,
+        "record": np.arange(big) + 2**40,
     }
     alone = jest_model(c, 1, None, c)
     alone.collectives = lambda: LOCAL
@@ -144,6 +145,7 @@ def test_the_whole_step_is_that_of_one_replica(environment, tmp_path, monkeypatc
     found = tf.nest.pack_sequence_as(concrete.structured_outputs, results[: len(outputs)])
     for replica in range(n_replicas):
         np.testing.assert_array_equal(found.picked_ids[replica], expected.picked_ids)
+        np.testing.assert_array_equal(found.observed.code[replica], expected.observed.code)
         for name, value in expected.metrics.items():
             np.testing.assert_allclose(found.metrics[name][replica], value, rtol=1e-4, atol=1e-5)
 
