@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
 def _inputs():
     """(ledger or None, manifest), which belong together."""
     from jest_tf.data.sources import open_source, register
-    from jest_tf.json_text import parse_json
+    from jest_tf.files import parse_json
     from jest_tf.monitoring.ledger import read_ledger
     from jest_tf.training.run.workdir import stored_config
 

@@ -25,8 +25,7 @@ from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_records
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
-from jest_tf.files import replacing
-from jest_tf.json_text import parse_json
+from jest_tf.files import parse_json, replacing
 from jest_tf.monitoring.ledger import Ledger
 from jest_tf.monitoring.verdicts import DUPLICATE, Verdicts, judge, mates, representatives
 from jest_tf.pages.html import thumbnail
