@@ -34,7 +34,9 @@ MARKED_FILES = {
         test_showcase test_train test_tune test_weights_export test_weights_import
         test_weights_serves
     """,
-    "gate": "test_tpu_compile_env test_tpu_compile_gate test_tpu_compile_worker",
+    "gate": """
+        test_accelerator_bundle test_tpu_compile_env test_tpu_compile_gate test_tpu_compile_worker
+    """,
 }
 
 # Must come before TensorFlow touches its devices, hence at import and not in a fixture.

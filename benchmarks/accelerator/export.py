@@ -1,0 +1,135 @@
+"""Writes the bundle: compiled programs, recipes of their inputs, and what a CPU makes of them."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.accelerator import programs, run
+from benchmarks.accelerator.programs import Program
+from jest_tf.errors import UserError
+from jest_tf.preflight.tpu_compile.compiler import python_of
+
+HERE = pathlib.Path(__file__).parent
+MAX_BYTES = 60_000_000
+# Larger selections and steps are not computed on a CPU: it would take minutes, and show no more.
+MAX_EXPECTED_ROWS = 10_240
+
+
+def export(folder: pathlib.Path, tiny: bool = False) -> list[dict]:
+    """The bundle in `folder`; returns what programs.json holds. tiny: sizes of the tests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    described = [written(folder, program) for program in wanted(tiny)]
+    (folder / "programs.json").write_text(json.dumps(described, indent=1))
+    for name in ("run.py", "torch_side.py"):
+        shutil.copy(HERE / name, folder / name)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    if size > MAX_BYTES:
+        raise UserError(f"{folder} has {size:,} bytes; expected at most {MAX_BYTES:,}")
+    return described
+
+
+def wanted(tiny: bool):
+    """The programs, one at a time: each model is freed before the next is built."""
+    if tiny:
+        yield programs.selection(256, 64, "sigmoid", 16)
+        yield programs.train_step("plain", "S", 16, tiny=True)
+        return
+    for loss in ("sigmoid", "softmax"):
+        for super_batch, sub_batch in programs.SELECTIONS:
+            yield programs.selection(super_batch, sub_batch, loss)
+    # Steps are checked at a size that a CPU can follow, and timed at those that matter.
+    for kind in programs.STEPS:
+        yield programs.train_step(kind, "S", 16, tiny=True)
+    for variant, batches in (("S", (256, 1024)), ("B", (128, 512))):
+        for sub_batch in batches:
+            for kind in programs.STEPS:
+                yield programs.train_step(kind, variant, sub_batch)
+
+
+def written(folder: pathlib.Path, program: Program) -> dict:
+    """Lowers a program, packs it, and describes it."""
+    recipe = {name: how(name, spec, i) for i, (name, spec) in enumerate(program.inputs.items())}
+    is_small = program.sizes["B"] <= MAX_EXPECTED_ROWS and not _is_large_step(program)
+    made = run.arrays(recipe) if is_small else {}
+    compiled = tf.function(program.run, jit_compile=True, autograph=False)
+    concrete = compiled.get_concrete_function(**program.inputs)
+    held = {id(v.handle): (f"weight_{i}", v) for i, v in enumerate(program.variables)}
+    # The order of XLA's parameters: the arguments by name, then what the function captures.
+    captured = [held[id(outer)] for outer, _ in concrete.graph.captures]
+    weights = {name: variable.numpy() for name, variable in captured}
+    arguments = sorted(program.inputs)
+    hlo = compiled.experimental_get_compiler_ir(**program.inputs)(stage="hlo_serialized")
+    file = f"{program.name}.stablehlo"
+    signature = packed(folder, hlo, folder / file)
+    names = [*arguments, *weights]
+    shapes = [program.inputs[n].shape.as_list() for n in arguments]
+    shapes += [list(w.shape) for w in weights.values()]
+    if [given["shape"] for given in signature["types"]] != shapes:
+        raise UserError(f"{program.name}: the lowered program has other parameters than {names}")
+    expected = stored = None
+    if is_small:
+        expected = f"{program.name}.expected.npz"
+        outputs = concrete(**{n: tf.constant(a) for n, a in made.items()})
+        picks, number = (value.numpy() for _, value in sorted(outputs.items(), reverse=True))
+        if picks.ndim == 0:
+            picks, number = number, picks
+        np.savez_compressed(folder / expected, picks=picks, number=number)
+        if weights:
+            stored = f"{program.name}.weights.npz"
+            np.savez_compressed(folder / stored, **weights)
+    else:
+        recipe |= {name: like(value, i) for i, (name, value) in enumerate(weights.items())}
+    return {
+        "name": program.name, "file": file, "sizes": program.sizes, "flops": program.flops,
+        "inputs": recipe, "parameters": names, "weights": stored, "expected": expected,
+        "outputs": sorted(concrete.structured_outputs), **signature,
+    }  # fmt: skip
+
+
+def _is_large_step(program: Program) -> bool:
+    return sum(v.shape.num_elements() for v in program.variables) > 1_000_000
+
+
+def how(name: str, spec: tf.TensorSpec, seed: int) -> dict:
+    """The recipe of one input."""
+    told = {"seed": seed, "shape": spec.shape.as_list(), "dtype": spec.dtype.name}
+    if name.endswith("_img"):
+        return told | {"kind": "unit"}
+    if name.endswith("_txt"):
+        return told | {"kind": "unit", "near": name.replace("_txt", "_img")}
+    if name in ("image", "tokens"):
+        low, high = (0, 256) if name == "image" else (1, 100)
+        return told | {"kind": "integers", "low": low, "high": high}
+    if name == "id":
+        return told | {"kind": "range"}
+    value = {"valid": 1, "seed": 7}.get(name, 10.0 if name.endswith("scale") else -10.0)
+    return told | {"kind": "constant", "value": value}
+
+
+def like(value: np.ndarray, seed: int) -> dict:
+    """Weights of the same mean and deviation, as a recipe: they need no place in the bundle."""
+    return {
+        "kind": "normal", "seed": 1000 + seed, "shape": list(value.shape),
+        "dtype": str(value.dtype), "mean": float(value.mean()), "std": float(value.std()),
+    }  # fmt: skip
+
+
+def packed(folder: pathlib.Path, hlo: bytes, out: pathlib.Path) -> dict[str, list[dict]]:
+    """Runs `pack` in the environment that also compiles for TPU; returns the signature."""
+    source = folder / "program.hlo"
+    source.write_bytes(hlo)
+    python = python_of(os.environ.get("JEST_TPU_COMPILE_ENV", ".venv-tpu-compile"))
+    command = [python, str(HERE / "pack.py"), str(source), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    source.unlink()
+    if done.returncode:
+        raise UserError(
+            f"{out.name} could not be packed by {python}:\n"
+            + "\n".join(done.stderr.strip().splitlines()[-5:])
+        )
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,120 @@
+"""docs/accelerators.md, from the lines that run.py printed on each device."""
+
+import json
+import pathlib
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "accelerators.md"
+# Lines of runs on accelerators; `page --lines=` adds to them.
+KEPT = pathlib.Path(__file__).parents[1] / "measured" / "accelerators.jsonl"
+NOT_MEASURED = "not measured"
+HEAD = """# How fast is it on a GPU or a TPU?
+
+`python -m benchmarks.accelerator page` writes this page from measured lines. To add a device:
+
+    ./launch/tpu_compile_env.sh                                 # jax, to pack the programs
+    python -m benchmarks.accelerator export --out=bundle        # < 60 MB
+    scp -r bundle MACHINE: && ssh MACHINE 'pip install jax; python bundle/run.py' > lines.jsonl
+    python -m benchmarks.accelerator page --lines=lines.jsonl
+
+The bundle holds our compiled programs as StableHLO: joint selection for both losses, and whole
+train steps (plain, JEST, Flexi-JEST) of S/16 and B/16 in bfloat16. `run.py` needs numpy and jax.
+It compares small programs with what TensorFlow computed on a CPU. At least 99% of the selected
+examples must be the same: another device sums in another order, so near-ties fall otherwise. The
+joint score must agree to 1%, the loss to 2%. Of large programs it checks that the selected examples
+are distinct and the loss is finite. Seconds are medians of ten calls after the first. Where torch
+is installed, it also times the paper's dense listing and a plain compiled SigLIP step.
+
+This measures the programs on one device. It says nothing about exchanges between devices, or about
+reading data. `tests/training/test_several_gpus.py` counts launches and exchanges in the graph.
+"""
+GOALS = (
+    ("selection at B/16, share of a JEST step", "<= 2%"),
+    ("selection, times faster than the dense listing in PyTorch", ">= 20"),
+    ("selection at B = 163,840, b = 32,768, seconds", "< 1"),
+    ("selection at B = 163,840, b = 32,768, GiB of the program", "< 8"),
+    ("plain step, images a second over PyTorch's", ">= 0.9"),
+    ("JEST over plain, time ratio over FLOP ratio", "0.9 to 1.1"),
+    ("Flexi-JEST over plain, time ratio over FLOP ratio", "0.9 to 1.1"),
+)
+
+
+def stored() -> list[pathlib.Path]:
+    """The files whose lines the page shows."""
+    return [KEPT] if KEPT.exists() else []
+
+
+def keep(files: list[pathlib.Path]) -> None:
+    """Adds the lines of these files to those of the page."""
+    for file in files:
+        with KEPT.open("a", encoding="utf-8") as kept:
+            kept.write(file.read_text(encoding="utf-8"))
+
+
+def page(files: list[pathlib.Path]) -> str:
+    """The whole page; without lines, every figure is NOT_MEASURED."""
+    lines = [json.loads(line) for f in files for line in f.read_text().splitlines() if line.strip()]
+    devices = sorted({line["device"] for line in lines if line["platform"] != "cpu"})
+    parts = [HEAD, "## What was measured?\n"]
+    parts += [section(d, [x for x in lines if x["device"] == d]) for d in devices]
+    if not devices:
+        rows = "\n".join(f"| {name} | {goal} | {NOT_MEASURED} |" for name, goal in GOALS)
+        parts.append(
+            "No run on an accelerator was made yet.\n\n"
+            f"| figure | goal | value |\n|---|---|---|\n{rows}\n"
+        )
+    return "\n".join(parts)
+
+
+def section(device: str, lines: list[dict]) -> str:
+    """The goals and all programs of one device."""
+    by_name = {line["name"]: line for line in lines}
+    told = "\n".join(
+        f"| {name} | {goal} | {NOT_MEASURED if value is None else f'{value:.3g}'} |"
+        for (name, goal), value in zip(GOALS, figures(by_name), strict=True)
+    )
+    rows = "\n".join(
+        f"| {line['name']} | {_shown(line, 'seconds')} | {_shown(line, 'share_of_peak')} "
+        f"| {line.get('error') or line.get('checked', '')} |"
+        for line in lines
+    )
+    first = lines[0]
+    return (
+        f"### {device}\n\nRun on {first['date']} with jax {first['jax']}.\n\n"
+        f"| figure | goal | value |\n|---|---|---|\n{told}\n\n"
+        f"| program | seconds | share of peak | checked |\n|---|---|---|---|\n{rows}\n"
+    )
+
+
+def _shown(line: dict, name: str) -> str:
+    return f"{line[name]:.4g}" if line.get(name) is not None else "-"
+
+
+def figures(lines: dict[str, dict]) -> list[float | None]:
+    """The values of GOALS, None where a line is missing."""
+
+    def of(name: str, field: str = "seconds") -> float | None:
+        return lines.get(name, {}).get(field)
+
+    def ratio(one: float | None, other: float | None) -> float | None:
+        return one / other if one and other else None
+
+    def flops(name: str) -> float | None:
+        return ratio(of(name, "flops_per_second"), 1) and of(name, "flops_per_second") * of(name)
+
+    def over_flops(kind: str) -> float | None:
+        mine, plain = f"step-{kind}-B16-512", "step-plain-B16-512"
+        return ratio(ratio(of(mine), of(plain)), ratio(flops(mine), flops(plain)))
+
+    # The selection of B = 10,240 stands for that of a step at b = 512, which is smaller.
+    small, large = "selection-sigmoid-10240", "selection-sigmoid-163840"
+    share = ratio(of(small), of("step-jest-B16-512"))
+    memory = of(large, "program_bytes")
+    return [
+        share and 100 * share,
+        ratio(of(f"torch-{small}"), of(small)),
+        of(large),
+        memory and memory / 2**30,
+        ratio(of("torch-step-plain-B16-512"), of("step-plain-B16-512")),
+        over_flops("jest"),
+        over_flops("flexi"),
+    ]
