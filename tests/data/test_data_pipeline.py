@@ -1,16 +1,14 @@
 """Order, resume and hosts: the super-batch of step k is a function of (seed, k) alone."""
 
 import collections
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from small_shards import example, png, write_shard
 
-from jest_tf.data import manifest as manifest_module
 from jest_tf.data import order, pipeline
-from jest_tf.data.manifest import Manifest, Shard, Source, check_files, mix
+from jest_tf.data.manifest import Manifest, Source, check_files, mix
 from jest_tf.errors import UserError
 
 
@@ -256,31 +254,3 @@ def test_a_shard_that_was_cut_or_lost_is_named(make_manifest, tmp_path):
     with pytest.raises(UserError, match="2 of 3 shards") as error:
         check_files(manifest)
     assert "numbers-00001" in str(error.value) and "100 bytes" in str(error.value)
-
-
-def test_a_pod_looks_at_each_of_its_shards_once(monkeypatch, make_manifest):
-    """LAION's 41,000 shards and 64 input pipelines in one process; a look takes 30 ms there."""
-    monkeypatch.setattr(order, "WINDOW_RECORDS", 10_000)
-    monkeypatch.setattr(order, "GROUP_SEGMENTS", 16)
-    looks = collections.Counter()
-
-    class Status:
-        length = 7
-
-    def look(path):
-        looks[path] += 1
-        return Status
-
-    monkeypatch.setattr(manifest_module.tf.io.gfile, "stat", look)
-    small = make_manifest([4])
-    shards = tuple(Shard(f"gs://nowhere/{i}", 10_000, bytes=7) for i in range(41_000))
-    manifest = dataclasses.replace(small, shards=shards)
-    check_files(manifest)
-    assert len(looks) == 41_000 and set(looks.values()) == {1}
-    looks.clear()
-    for host in range(64):
-        pipeline.record_chunks(
-            manifest, pipeline.InputLayout(1024, 3, n_lanes=64, input_pipeline_id=host,
-                                           num_input_pipelines=64, replicas_per_pipeline=1),
-        )  # fmt: skip
-    assert not looks, "the pipelines look at nothing again"
