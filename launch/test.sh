@@ -31,7 +31,7 @@ PARTS=(
   "tests/data tests/field tests/evaluation tests/pages"
   "tests/monitoring tests/serving tests/weights tests/preflight tests/browser"
   "tests/tpu_compile tests/test_*.py"
-  "benchmarks/tests examples/emoji/tests"
+  "benchmarks/tests examples"
 )
 
 for word in "${REST[@]}"; do

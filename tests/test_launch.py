@@ -123,7 +123,9 @@ def test_each_test_file_is_in_one_part():
     for path in itertools.chain(*parts):
         place = ROOT / path
         found.update([place] if place.is_file() else place.rglob("test_*.py"))
-    roots = ("tests", "benchmarks/tests", "examples/emoji/tests")
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    roots = settings["tool:pytest"]["testpaths"].split()
     expected = [file for root in roots for file in (ROOT / root).rglob("test_*.py")]
     assert found == collections.Counter(expected)
     assert len(parts) > 3
