@@ -12,23 +12,16 @@ from jest_tf.runtime.strategy import Runtime
 from jest_tf.training.jest_model import JestModel, Observed, StepOutput
 from jest_tf.training.resolution import StepPlan
 
-# Metrics that are kept of every step and not of the last alone: why a step was refused.
-EACH_STEP = (
-    "accepted", "train/loss", "train/gradient_norm", "selection/n_candidates", "input/n_valid",
-)  # fmt: skip
-
 
 class HostLoopResult(NamedTuple):
     """What n steps did.
 
-    metrics: name -> float of the last step. picks: int64 [n, b]. of_each: name -> float32 [n], for
-    the names in EACH_STEP. wait_seconds: time spent waiting for input. last, last_batch: output and
-    super-batch of the last step, per replica. compiled: a program was traced and compiled, so that
-    the time taken says nothing about the steps. observed: see `Observed`, each [n, ...], if the
-    model observes.
+    picks: int64 [n, b]. of_each: metric -> float32 [n]. wait_seconds: time spent waiting for input.
+    last, last_batch: output and super-batch of the last step, per replica. compiled: a program was
+    traced and compiled, so that the time taken says nothing about the steps. observed: see
+    `Observed`, each [n, ...], if the model observes.
     """
 
-    metrics: dict[str, float]
     picks: np.ndarray
     of_each: dict[str, np.ndarray]
     wait_seconds: float
@@ -36,6 +29,11 @@ class HostLoopResult(NamedTuple):
     last_batch: dict[str, tf.Tensor]
     compiled: bool
     observed: Observed | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of the last step."""
+        return {name: float(values[-1]) for name, values in self.of_each.items()}
 
 
 OnSteps = Callable[[int, HostLoopResult], None]  # number of finished steps, what the last gave
@@ -92,9 +90,8 @@ class HostLoop:
         kept = {name: value.numpy() for name, value in kept.items()}
         observed = [kept[name] for name in Observed._fields if name in kept]
         return HostLoopResult(
-            metrics={name: float(self._first(value)) for name, value in output.metrics.items()},
             picks=kept["picks"],
-            of_each=dict(zip(EACH_STEP, kept["of_each"].T, strict=True)),
+            of_each=dict(zip(sorted(output.metrics), kept["metrics"].T, strict=True)),
             wait_seconds=waited,
             last=output,
             last_batch=batch,
@@ -124,9 +121,10 @@ class HostLoop:
 
         def one_step(batch):
             output = self._runtime.strategy.run(step, args=(batch,))
-            of_each = [self._first(output.metrics[name]) for name in EACH_STEP]
-            of_each = tf.stack([tf.cast(value, tf.float32) for value in of_each])
-            kept = {"picks": self._first(output.picked_ids), "of_each": of_each}
+            # One vector: the host waits for one copy, not for one a metric.
+            metrics = [self._first(value) for _, value in sorted(output.metrics.items())]
+            metrics = tf.stack([tf.cast(value, tf.float32) for value in metrics])
+            kept = {"picks": self._first(output.picked_ids), "metrics": metrics}
             if output.observed is not None:
                 kept |= self.first_replica(output.observed)._asdict()
             return output, kept
@@ -148,7 +146,7 @@ class HostLoop:
             return batch, *one_step(batch), wait
 
         spec = self._model.spec
-        shapes = {"picks": (tf.int64, [spec.sub_batch]), "of_each": (tf.float32, [len(EACH_STEP)])}
+        shapes = {"picks": (tf.int64, [spec.sub_batch]), "metrics": (tf.float32, [None])}
         if self._model.observe:
             shapes |= {
                 "code": (tf.int64, [None]),  # and the records that were passed over
@@ -187,7 +185,7 @@ class HostLoop:
 
 
 def why_refused(of_step: dict[str, float], sub_batch: int) -> str:
-    """The reason, from what EACH_STEP kept of the step."""
+    """The reason, from the step's metrics."""
     usable, valid = (int(of_step[name]) for name in ("selection/n_candidates", "input/n_valid"))
     if usable < sub_batch <= valid:
         return (
@@ -206,7 +204,7 @@ def _join(results: list[HostLoopResult]) -> HostLoopResult:
     observed = [r.observed for r in results if r.observed]
     return results[-1]._replace(
         picks=np.concatenate([r.picks for r in results]),
-        of_each={k: np.concatenate([r.of_each[k] for r in results]) for k in EACH_STEP},
+        of_each={k: np.concatenate([r.of_each[k] for r in results]) for k in results[0].of_each},
         wait_seconds=sum(r.wait_seconds for r in results),
         observed=Observed(*map(np.concatenate, zip(*observed, strict=True))) if observed else None,
     )

@@ -125,7 +125,7 @@ def test_score_of_the_chosen_is_the_same_a_few_at_a_time(loss, monkeypatch):
     totals = []
     for at_a_time in (36, 8):  # 1 part and 6 of 6
         monkeypatch.setattr(joint, "MAX_MEMBERS", at_a_time)
-        totals.append(set_score(loss, models, state, members, positions, rows, 0))
+        totals.append(set_score(loss, models, state, everyone, members, positions, rows, 0))
     np.testing.assert_allclose(totals[1], totals[0], rtol=1e-6)
 
 

@@ -1,7 +1,5 @@
 """The train step: against one written out here, and when it is refused."""
 
-import types
-
 import agreement
 import keras
 import numpy as np
@@ -252,9 +250,8 @@ def test_augmentation_changes_the_loss_but_not_the_first_picks_and_can_be_made_a
 
 def test_augmentation_draws_differ_by_row_draw_and_step():
     def draws(step, rank=0, size=1):
-        collectives = types.SimpleNamespace(rank=rank, size=size)
         seed = tf.constant([3, step], tf.int32)
-        return jest_model.draws_of_rows(seed, 12 // size, collectives).numpy()
+        return jest_model.draws_of_rows(seed, 12 // size, rank).numpy()
 
     first, second = draws(0), draws(1)
     assert len(np.unique(np.concatenate([first, second]))) == first.size + second.size
