@@ -8,11 +8,11 @@ import subprocess
 
 import numpy as np
 import tensorflow as tf
-from jest_tf.preflight.tpu_compile.compiler import python_of
 
 from benchmarks.accelerator import programs, run
 from benchmarks.accelerator.programs import Program
 from jest_tf.errors import UserError
+from jest_tf.preflight.compiling import python_of
 
 HERE = pathlib.Path(__file__).parent
 MAX_BYTES = 60_000_000

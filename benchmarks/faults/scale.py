@@ -15,9 +15,8 @@ from benchmarks.faults import tiny_run
 from benchmarks.faults.results import Results
 from benchmarks.timing import peak_extra_bytes
 from jest_tf.data import pipeline
-from jest_tf.data.formats.files import Place
-from jest_tf.data.formats.pairs import Columns, Unit
-from jest_tf.data.formats.table import Layout, open_tables
+from jest_tf.data.formats.pairs import Settings, Unit
+from jest_tf.data.formats.table import open_tables
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.retry import resilient_steps
 from jest_tf.data.tokenizer import Tokenizer
@@ -79,10 +78,8 @@ def _long_table(results: Results, folder: pathlib.Path) -> None:
             file.write("".join(rows).encode())
     began = time.perf_counter()
     units: list[Unit] = []
-    layout = Layout(Columns())
-    extra = peak_extra_bytes(
-        lambda: units.extend(open_tables([str(table)], layout, Place(""), RECORDS_PER_SHARD).units)
-    )
+    settings = Settings("csv", (str(table),), out="", records_per_shard=RECORDS_PER_SHARD)
+    extra = peak_extra_bytes(lambda: units.extend(open_tables(settings).units))
     results.add(
         "scale_table_memory", extra / 1e6, "a small part of the table", "MB",
         numerator=extra / 1e6, denominator=table.stat().st_size / 1e6, repeats=1,

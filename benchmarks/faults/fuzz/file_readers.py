@@ -15,8 +15,7 @@ from benchmarks.faults import tiny_run
 from jest_tf.data import cleaning
 from jest_tf.data.formats import folder as folders
 from jest_tf.data.formats import table, tar
-from jest_tf.data.formats.files import Place
-from jest_tf.data.formats.pairs import Columns, Pair, Unit
+from jest_tf.data.formats.pairs import Pair, Settings, Unit
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
@@ -57,7 +56,7 @@ def tars(folder: pathlib.Path) -> Read:
 
     def read(data: bytes) -> bool:
         path.write_bytes(data)
-        (unit,) = tar.open_tars([str(path)], Columns()).units
+        (unit,) = tar.open_tars(Settings("webdataset", (str(path),), out="")).units
         return _judge(unit.read())
 
     return lambda inputs: sum(map(read, inputs))
@@ -135,13 +134,13 @@ def table_seeds(folder: pathlib.Path) -> list[bytes]:
 
 def tables(folder: pathlib.Path) -> Read:
     """Every table reader gets every input."""
-    layout = table.Layout(Columns())
 
     def units(name: str) -> Sequence[Unit]:
+        path = str(folder / name)
         if name == "table.tsv":
-            return table.open_tables([str(folder / name)], layout, Place(""), 10).units
-        captions = str(folder / name)
-        return folders.open_folder(str(folder), layout, per_unit=10, captions=captions).units
+            return table.open_tables(Settings("csv", (path,), out="", records_per_shard=10)).units
+        settings = Settings("folder", (str(folder),), out="", records_per_shard=10, captions=path)
+        return folders.open_folder(settings).units
 
     def read(data: bytes) -> bool:
         refused = 0

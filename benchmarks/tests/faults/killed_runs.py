@@ -29,8 +29,8 @@ def in_step_6() -> None:
     """After the update of the weights, before anything of the step is written down."""
     run, n_steps = host_loop.HostLoop.run, [0]
 
-    def run_or_death(self, plan, n):
-        result = run(self, plan, n)
+    def run_or_death(self, plan, n, note):
+        result = run(self, plan, n, note)
         n_steps[0] += n
         if n_steps[0] == 6:
             die()
