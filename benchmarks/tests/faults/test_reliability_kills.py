@@ -37,7 +37,16 @@ def test_a_run_killed_at_the_worst_points_equals_an_undisturbed_one(tmp_path):
     assert in_evaluation == ["step-00000004", "step-00000008", "step-00000012"]
     assert came_of["differing"] == []
     # What was compared was there.
-    expected = ["evaluations", "ledger", "metrics", "picks", "records", "step", "variables"]
+    expected = [
+        "evaluations",
+        "known",
+        "ledger",
+        "metrics",
+        "picks",
+        "records",
+        "step",
+        "variables",
+    ]
     assert came_of["parts"] == expected
     assert (came_of["step"], came_of["n_picks"]) == (14, 14)
     assert came_of["n_metrics"] == 7 + 3  # every 2 steps, and evaluations after 6, 12 and the end
