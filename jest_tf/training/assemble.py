@@ -1,5 +1,7 @@
 """From a config to the parts of a run: model, policy, resolution schedule."""
 
+import functools
+import json
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +10,7 @@ import keras
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from jest_tf.config import needs_reference
+from jest_tf.config import base_config, needs_reference
 from jest_tf.data.augmentation import augmentation
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
@@ -194,13 +196,21 @@ def parts_of(
         theirs = reference_config or config
         reference = model_size(theirs, theirs.data.vocab_size)
     schedule = resolution_schedule(config, learner, reference, n_replicas)
-    with tf.Graph().as_default():  # shapes alone: no weight takes memory here
-        model = build_model(config, config.data.vocab_size)
-        choose_trained(model, config)
-        n_reference = DualEncoder(reference).count_params() if reference else 0
+    n_learner, n_trained = _n_weights(learner, config.model.to_json())
     return Parts(
         learner, reference, selection_spec(config), schedule,
-        n_learner=model.count_params(),
-        n_trained=sum(math.prod(v.shape) for v in model.trainable_variables),
-        n_reference=n_reference,
+        n_learner=n_learner, n_trained=n_trained,
+        n_reference=_n_weights(reference, base_config().model.to_json())[0] if reference else 0,
     )  # fmt: skip
+
+
+@functools.cache
+def _n_weights(size: DualEncoderConfig, model: str) -> tuple[int, int]:
+    """Weights of a dual encoder, and those of them that `config.model` (as JSON) trains."""
+    config = ConfigDict({"model": json.loads(model)})
+    lora = Lora(**config.model.lora) if config.model.lora.rank else None
+    with tf.Graph().as_default():  # shapes alone: no weight takes memory here
+        encoder = DualEncoder(size, lora=lora)
+        choose_trained(encoder, config)
+    trained = sum(math.prod(v.shape) for v in encoder.trainable_variables)
+    return encoder.count_params(), trained
