@@ -67,6 +67,7 @@ def train_step(kind: str, variant: str, sub_batch: int, tiny: bool = False) -> P
         c.data.vocab_size, c.precision = 100, "float32"
     c.selection.sub_batch, c.selection.super_batch = sub_batch, 5 * sub_batch
     c.selection.policy, c.selection.n_chunks = "joint", 16
+    c.log.ledger_records = 0  # the step alone, as others make it
     side = c.model.image_size
     if kind == "plain":
         c.selection.policy, c.selection.super_batch, c.selection.n_chunks = "uniform", sub_batch, 1
