@@ -1,7 +1,6 @@
 """From a config to the parts of a run: model, policy, resolution schedule."""
 
 import functools
-import json
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 from jest_tf.config import base_config, needs_reference
 from jest_tf.data.augmentation import augmentation
 from jest_tf.errors import UserError
+from jest_tf.files import parse_json
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.models.lora import PREFIX, Lora
@@ -207,7 +207,7 @@ def parts_of(
 @functools.cache
 def _n_weights(size: DualEncoderConfig, model: str) -> tuple[int, int]:
     """Weights of a dual encoder, and those of them that `config.model` (as JSON) trains."""
-    config = ConfigDict({"model": json.loads(model)})
+    config = ConfigDict({"model": parse_json(model)})
     lora = Lora(**config.model.lora) if config.model.lora.rank else None
     with tf.Graph().as_default():  # shapes alone: no weight takes memory here
         encoder = DualEncoder(size, lora=lora)
