@@ -8,11 +8,19 @@ import tensorflow as tf
 FLOATS = (tf.float32, tf.bfloat16, tf.float16, tf.float64)
 
 
+def summed_word(in_loops: bool) -> tf.DType:
+    """The integer type that replicas sum; in_loops: see `jest_tf.collectives.Collectives`.
+
+    GPUs sum 64-bit integers on the device, and 32-bit ones on the host; TPUs, whose loops hold the
+    exchanges, sum 32 bits at most.
+    """
+    return tf.int32 if in_loops else tf.int64
+
+
 class Spread(NamedTuple):
     """An all-gather as a sum: each replica fills its own rows of a buffer that is zero elsewhere.
 
-    word: the integer type that travels. GPUs sum 64-bit integers on the device, and 32-bit ones on
-    the host; TPUs sum 32 bits at most.
+    word: the integer type that travels, see `summed_word`.
     """
 
     rank: int | tf.Tensor
@@ -48,7 +56,7 @@ def to_words(rows: tf.Tensor, word: tf.DType) -> tf.Tensor:
         return tf.bitcast(flat, word)
     flat = tf.pad(flat, [[0, 0], [0, -flat.shape[1] % per_word]])
     packed = tf.reshape(flat, [tf.shape(flat)[0], flat.shape[1] // per_word, per_word])
-    return tf.bitcast(packed, word)
+    return tf.bitcast(tf.bitcast(packed, _integers(packed.dtype, word)), word)
 
 
 def from_words(words: tf.Tensor, like: tf.Tensor | tf.TensorSpec) -> tf.Tensor:
@@ -63,6 +71,12 @@ def from_words(words: tf.Tensor, like: tf.Tensor | tf.TensorSpec) -> tf.Tensor:
         flat = flat if raw == tf.int64 else tf.bitcast(flat, raw)
     else:
         per_word = words.dtype.size // raw.size
-        flat = tf.bitcast(words, raw)
+        flat = tf.bitcast(words, _integers(raw, words.dtype))
+        flat = tf.bitcast(flat, raw)
         flat = tf.reshape(flat, [tf.shape(words)[0], words.shape[1] * per_word])[:, :width]
     return tf.cast(tf.reshape(flat, [tf.shape(words)[0], *like.shape[1:]]), dtype)
+
+
+def _integers(dtype: tf.DType, word: tf.DType) -> tf.DType:
+    """What stands between `dtype` and words: TPUs make 64 bits of 32-bit integers alone."""
+    return tf.int32 if word == tf.int64 and dtype.size == 4 else dtype

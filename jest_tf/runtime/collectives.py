@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from jest_tf.collectives import LOCAL, Collectives
-from jest_tf.ops.words import Spread
+from jest_tf.ops.words import Spread, summed_word
 
 
 def of_current_strategy() -> Collectives:
@@ -81,7 +81,7 @@ class ReplicaCollectives(SummingCollectives):
         # graph loop does not allow.
         strategy = self._context.strategy
         self.in_loops = isinstance(strategy, tf.distribute.TPUStrategy)
-        self.word = tf.int32 if self.in_loops else tf.int64
+        self.word = summed_word(self.in_loops)
         self.pads = _among_gpus(strategy)
 
     def _sum(self, x: Any) -> Any:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from jest_tf.collectives import Collectives
 from jest_tf.errors import UserError
-from jest_tf.ops.words import from_words, to_words
+from jest_tf.ops.words import from_words, summed_word, to_words
 from jest_tf.selection.draw import compiled, local_index
 
 MAX_ROUND_BYTES = 2**30  # of the rounds beyond the first
@@ -66,9 +66,7 @@ def gather_picked(
     if b % collectives.size:
         raise UserError(f"{b} picked examples cannot be shared by {collectives.size} replicas")
 
-    # TPUs, whose loops hold collectives, sum 32 bits at most; GPUs sum 64-bit integers on the
-    # device and 32-bit ones on the host.
-    word = tf.int32 if collectives.in_loops else tf.int64
+    word = summed_word(collectives.in_loops)
     share = b // collectives.size
     plan, rows = _begin(leaves, positions, collectives.rank * n, collectives.size)
 

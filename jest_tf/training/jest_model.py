@@ -21,7 +21,7 @@ from jest_tf.losses import grad_cache
 from jest_tf.losses.distillation import Teacher
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.models.text_transformer import shorten_tokens
-from jest_tf.ops.words import from_words, to_words
+from jest_tf.ops.words import from_words, summed_word, to_words
 from jest_tf.runtime.collectives import of_current_strategy
 from jest_tf.selection import (
     Collectives,
@@ -263,8 +263,7 @@ class JestModel(keras.Model):
         models, valid = (scored.learner, scored.reference), scored.valid
         losses = [pair_loss(self.spec.loss, model, valid) for model in models]
         losses = tf.stack(losses + [pair_rank(model, valid) for model in models], axis=1)
-        words = tf.bitcast(losses, tf.int32)  # TPUs make 64 bits of integers alone
-        words = tf.bitcast(tf.reshape(words, [-1, 2, 2]), tf.int64)
+        words = to_words(losses, tf.int64)
         return tf.concat([tf.where(valid, record, -1)[:, None], words], axis=1)
 
     def _program(self, function: Callable) -> Callable:
@@ -393,9 +392,7 @@ def _unpacked(packed: tf.Tensor, shapes: list[tuple]) -> tuple[tf.Tensor, list[t
 def _observed_of(rows: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """`Observed` of all rows, int64 [B, 3], given the global positions of the selected."""
     picked = tf.scatter_nd(positions[:, None], tf.ones_like(positions, tf.int64), [rows.shape[0]])
-    words = tf.reshape(tf.bitcast(rows[:, 1:], tf.int32), [-1, 4])
-    losses = tf.bitcast(words, tf.float32)
-    return 2 * rows[:, 0] + picked, losses
+    return 2 * rows[:, 0] + picked, from_words(rows[:, 1:], tf.TensorSpec([None, 4], tf.float32))
 
 
 def read_features(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -435,7 +432,7 @@ def encode_image(model: DualEncoder, at: Fidelity | None, images: tf.Tensor) -> 
 
 def ids_at(positions: tf.Tensor, ids: tf.Tensor, collectives: Collectives) -> tf.Tensor:
     """The ids int64 [b] at global positions, in their order, from each replica's ids [B / R]."""
-    word = tf.int32 if collectives.in_loops else tf.int64  # TPUs sum no int64
+    word = summed_word(collectives.in_loops)
     words = _words_at(positions, ids, collectives.rank * ids.shape[0], word)
     return from_words(collectives.all_reduce_sum(words), ids[:, None])[:, 0]
 

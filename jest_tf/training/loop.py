@@ -60,8 +60,8 @@ def train(config: ml_collections.ConfigDict, workdir_path: str, on_steps: OnStep
 
     Calls `on_steps(step, result)` after each call of the device loop, before its steps are saved.
 
-    Returns the exit code of the command, see `jest_tf.train`. Raises:
-      UserError: anything wrong with config, data, devices or workdir, found before the first step.
+    Returns the exit code of the command, see `jest_tf.train`. UserError: anything wrong with
+    config, data, devices or workdir, found before the first step.
     """
     if config.strategy.deterministic:
         tf.config.experimental.enable_op_determinism()
