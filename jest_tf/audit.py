@@ -18,6 +18,7 @@ import sys
 
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
+from jest_tf.files import read_json, write_atomically
 
 FLAGS, _flag = cli.own_flags()
 _WORKDIR = _flag("string", "workdir", None, "Folder of a run.")
@@ -73,15 +74,13 @@ def main(argv: list[str]) -> None:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     command = shlex.join(["python", "-m", "jest_tf.audit", *sys.argv[1:]])
     page = _PAGE.value or out.removesuffix(".parquet") + ".html"
-    with open(page, "w", encoding="utf-8") as file:
-        file.write(audit_page.page(out, manifest, f"{now}, by {command}"))
+    write_atomically(page, audit_page.page(out, manifest, f"{now}, by {command}"))
     print(f"{manifest.n_records:,} pairs -> {out}, {page}")
 
 
 def _inputs():
     """(ledger or None, manifest), which belong together."""
     from jest_tf.data.sources import open_source, register
-    from jest_tf.files import parse_json
     from jest_tf.monitoring.ledger import read_ledger
     from jest_tf.training.run.workdir import stored_config
 
@@ -93,8 +92,7 @@ def _inputs():
     ledger = read_ledger(os.path.join(_WORKDIR.value, "ledger"))
     data_dir = _DATA_DIR.value or config.data.data_dir
     manifest = open_source(_DATA.value or config.data.train, data_dir)
-    with open(os.path.join(_WORKDIR.value, "inputs.json"), encoding="utf-8") as file:
-        trained_on = parse_json(file.read())["data"]
+    trained_on = read_json(os.path.join(_WORKDIR.value, "inputs.json"))["data"]
     if manifest.fingerprint != trained_on:
         raise UserError(
             f"{manifest.name} (fingerprint {manifest.fingerprint}) is not what the run in "

@@ -6,7 +6,6 @@ after it; and KEY.json with its uid. Records are found by their key or by that u
 """
 
 import functools
-import hashlib
 import io
 import tarfile
 import zipfile
@@ -17,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data.fields import hash64
 from jest_tf.data.formats.files import READ_ERRORS, find, open_binary, why
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import hashed_id
@@ -52,7 +52,7 @@ class DataCompDR:
         members: dict[int, Member] = {}
         for number, path in enumerate(self.tars):
             for key, member in _members(path, number):
-                members.setdefault(_hash(key), member)
+                members.setdefault(hash64(key.encode()), member)
         if not members:
             raise UserError(
                 f"{self.tars[0]} (and {len(self.tars) - 1} more) hold no KEY.npz: expected the "
@@ -65,7 +65,7 @@ class DataCompDR:
     def find(self, key: str) -> Member | None:
         """The member of a record, by its whole key or by what follows the name of its tar."""
         for name in (key, key.rpartition(":")[2], key.rpartition("/")[2]):
-            if member := self._members.get(_hash(name)):
+            if member := self._members.get(hash64(name.encode())):
                 return member
         return None
 
@@ -166,10 +166,6 @@ def _uid(content: bytes) -> str:
         return str(parse_json(content).get("uid") or "")
     except (ValueError, AttributeError):
         return ""
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
 def _floats(values: np.ndarray) -> np.ndarray:

@@ -124,10 +124,9 @@ def _parsed(
 
 def _serialized(manifest: Manifest, number: int) -> tf.data.Dataset:
     """(row int64, record) of one source, shard after shard; rows count over the manifest."""
-    starts = np.cumsum([0] + [shard.records for shard in manifest.shards])
     shards = [
         (shard.path, shard.start, shard.records, at)
-        for shard, at in zip(manifest.shards, starts, strict=False)
+        for shard, at in zip(manifest.shards, manifest.firsts, strict=False)
         if shard.source == number
     ]
     paths, *places = map(list, zip(*shards, strict=True))

@@ -3,6 +3,7 @@
 Both take the same records, and the same captions of each, for usable.
 """
 
+import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -15,6 +16,11 @@ from jest_tf.data.manifest import Source
 MAX_JUDGED_BYTES = 4096
 _EMPTY = r"[\x00-\x20\x7f-\x{a0}\pZ]*"
 ALL = ("image", "captions", "id", "key", "label")
+
+
+def hash64(data: bytes) -> int:
+    """64 bits of BLAKE2b, signed: fits an int64 array."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
 def parse_examples(serialized: tf.Tensor, spec: Mapping) -> dict:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from jest_tf.errors import UserError
@@ -122,6 +123,11 @@ class Manifest:
     @property
     def n_records(self) -> int:
         return sum(shard.records for shard in self.shards)
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """Number of the first record of each shard, and of all records: int64 [shards + 1]."""
+        return np.cumsum([0, *(shard.records for shard in self.shards)], dtype=np.int64)
 
     @property
     def fingerprint(self) -> str:

@@ -38,10 +38,7 @@ class RecordReader:
         self.seed = seed
         self.draw_caption = draw_caption
         self.reference_cache = reference_cache
-        first, self._first_records = 0, []
-        for shard in manifest.shards:
-            self._first_records.append(first)
-            first += shard.records
+        self._first_records = manifest.firsts[:-1]
         self._shard_sources = [shard.source for shard in manifest.shards]
         self._shard_names = [os.path.basename(shard.path) for shard in manifest.shards]
         self._shard_starts = [shard.start for shard in manifest.shards]
@@ -258,7 +255,7 @@ def look_up(manifest: Manifest, records: Sequence[int]) -> list[Record]:
 
     Each costs a walk through its file up to its place, several at a time.
     """
-    ends = np.cumsum([shard.records for shard in manifest.shards])
+    ends = manifest.firsts[1:]
 
     def find(record: int) -> Record:
         index = int(np.searchsorted(ends, record, side="right"))

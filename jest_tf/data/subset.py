@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data.fields import hash64
 from jest_tf.data.formats import tar
 from jest_tf.data.formats.files import find, open_binary
 from jest_tf.data.manifest import Manifest, Shard
@@ -39,7 +40,7 @@ def write_manifest(manifest: Manifest, kept: np.ndarray, out: str, name: str) ->
             tf.io.gfile.remove(old)
         tf.io.gfile.makedirs(out)
         write_atomically(claim, chosen)
-    firsts = np.cumsum([0, *(shard.records for shard in manifest.shards)])
+    firsts = manifest.firsts
     parts = [kept[a:b] for a, b in zip(firsts, firsts[1:], strict=False)]
     shards, units = [], _units(manifest, parts)
     for number, unit in enumerate(Counter("subset", len(units), "shards").over(units)):
@@ -139,8 +140,7 @@ def copy_tars(patterns: Sequence[str], keys: Iterable[str], out: str) -> int:
 
 
 def _hash(key: str) -> int:
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+    return hash64(key.encode("utf-8", "surrogateescape"))
 
 
 def _is_in(value: int, ordered: np.ndarray) -> bool:

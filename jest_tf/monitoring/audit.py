@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from jest_tf.data.cleaning import read_picture
-from jest_tf.data.fields import Record, is_text
+from jest_tf.data.fields import Record, hash64, is_text
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_records
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
-from jest_tf.files import parse_json, replacing
+from jest_tf.files import parse_json, replacing, write_atomically
 from jest_tf.monitoring.ledger import Ledger
 from jest_tf.monitoring.verdicts import DUPLICATE, Verdicts, judge, mates, representatives
 from jest_tf.pages.html import thumbnail
@@ -74,8 +74,8 @@ class Audit:
 
     @functools.cached_property
     def firsts(self) -> np.ndarray:
-        """Number of the first record of each shard, and of all."""
-        return np.cumsum([0, *(shard.records for shard in self.manifest.shards)])
+        """See `Manifest.firsts`."""
+        return self.manifest.firsts
 
     @functools.cached_property
     def others(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -151,8 +151,8 @@ def write_unit(audit: Audit, index: int, path: str) -> None:
         "caption": [text for _, text in captions],
         "record": np.arange(first, first + len(records)),
         "readable": readable,
-        "content_hash": np.array([_hash(record.image) for record in records], np.int64),
-        "caption_hash": np.array([_hash(text.encode()) for _, text in captions], np.int64),
+        "content_hash": np.array([hash64(record.image) for record in records], np.int64),
+        "caption_hash": np.array([hash64(text.encode()) for _, text in captions], np.int64),
     }
     if audit.ledger is not None:
         columns |= _of_ledger(audit.ledger, columns["record"])
@@ -161,10 +161,6 @@ def write_unit(audit: Audit, index: int, path: str) -> None:
         columns["image"] = [{"bytes": picture_bytes(r.image), "path": None} for r in records]
     with replacing(path) as aside:
         pq.write_table(pa.table(columns), aside)
-
-
-def _hash(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
 def picture_bytes(image: bytes) -> bytes | None:
@@ -270,8 +266,7 @@ def _claim(parts: str, identity: dict) -> None:
                 return
     shutil.rmtree(parts, ignore_errors=True)
     os.makedirs(parts)
-    with replacing(path) as aside, open(aside, "w") as file:
-        file.write(wanted)
+    write_atomically(path, wanted)
 
 
 def _deciding(paths: Sequence[str]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from jest_tf.data import keep_rule, near_duplicates
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
 from jest_tf.files import replacing
-from jest_tf.monitoring.audit import row_groups
+from jest_tf.monitoring.audit import embeddings, row_groups
 from jest_tf.monitoring.verdicts import representatives
 
 
@@ -63,8 +63,7 @@ class Choice:
                     "cache_reference of the same data (AUDIT.reference, if the audit made one)."
                 )
             group = near_duplicates.groups(_Pictures(cache, self.kept), group, cosine)
-        best = self._best_first(by)
-        best = best[self.kept[best]]
+        best = self._kept_best_first(by)
         _, first = np.unique(group[best], return_index=True)
         kept = np.zeros(n, bool)
         kept[best[first]] = True
@@ -75,8 +74,7 @@ class Choice:
     def top(self, share: float, by: str, per_source: bool) -> None:
         """Keeps the best: this share of all pairs of the audit, or of each source."""
         source = self._column("source") if per_source else np.zeros(len(self.kept), int)
-        best = self._best_first(by)
-        best = best[self.kept[best]]
+        best = self._kept_best_first(by)
         kept = np.zeros(len(self.kept), bool)
         for name in np.unique(source):
             kept[best[source[best] == name][: round(share * np.sum(source == name))]] = True
@@ -97,13 +95,14 @@ class Choice:
                 writer.write_table(table.filter(self.kept[first : first + len(table)]))
                 first += len(table)
 
-    def _best_first(self, by: str) -> np.ndarray:
-        """Rows by descending value; equal ones in order, those without a value last."""
+    def _kept_best_first(self, by: str) -> np.ndarray:
+        """Kept rows by descending value; equal ones in order, those without a value last."""
         keep_rule.require_column(by, self.columns)
         values = self._column(by)
         if values.dtype.kind not in "iuf":
             raise UserError(f"--by={by}: the column holds no numbers.")
-        return np.argsort(-np.nan_to_num(values.astype(np.float64), nan=-np.inf), kind="stable")
+        best = np.argsort(-np.nan_to_num(values.astype(np.float64), nan=-np.inf), kind="stable")
+        return best[self.kept[best]]
 
     def _column(self, name: str) -> np.ndarray:
         return pq.read_table(self._path, columns=[name])[name].to_numpy()
@@ -117,9 +116,8 @@ class _Pictures:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         first = 0
-        for path, n in zip(self._cache.shard_paths, self._cache.records, strict=True):
-            serialized = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
-            parsed = self._cache.parse(tf.constant(serialized), tf.zeros([n], tf.int64))
-            zimg = tf.math.l2_normalize(parsed["reference_zimg"], axis=1).numpy()
+        for shard, n in enumerate(self._cache.records):
+            zimg, _ = embeddings(self._cache, shard, np.zeros(n, np.int64))
+            zimg = tf.math.l2_normalize(zimg, axis=1).numpy()
             yield zimg * self._kept[first : first + n, None]
             first += n

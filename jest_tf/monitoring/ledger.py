@@ -114,12 +114,12 @@ class LedgerFiles:
         for step in ledger_steps(folder):
             if step > start_step or not start_step:
                 _path(folder, step).unlink()
-        if not start_step or _path(folder, start_step).exists():
-            self.ledger = read_ledger(folder, start_step) if start_step else None
-        else:
+        if start_step and _path(folder, start_step).exists():
+            self.ledger = read_ledger(folder, start_step)
+            return
+        if start_step:
             logging.warning("No ledger of step %d: counts begin there.", start_step)
-            self.ledger = Ledger(n_records, stride, since=start_step)
-        self.ledger = self.ledger or Ledger(n_records, stride)
+        self.ledger = Ledger(n_records, stride, since=start_step)
 
     def save(self, step: int) -> None:
         """Writes the file of a step; before its checkpoint, so that each of those has one."""
