@@ -34,6 +34,7 @@ class Line:
         default = TTY_SECONDS if self._is_terminal else PLAIN_SECONDS
         self._min_seconds = default if min_seconds is None else min_seconds
         self._is_open = False
+        self._recent = collections.deque()  # (time, *counts), of RATE_SECONDS and one before
 
     def note(self, text: str) -> None:
         """Print a line of its own, above the one that is rewritten."""
@@ -47,6 +48,19 @@ class Line:
             self._stream.write("\n")
             self._stream.flush()
             self._is_open = False
+
+    def _remember(self, now: float, *counts: float) -> None:
+        self._recent.append((now, *counts))
+        while len(self._recent) > 2 and now - self._recent[1][0] >= RATE_SECONDS:
+            self._recent.popleft()
+
+    def _rates(self) -> list[float]:
+        """Each count per second, lately; empty while no time has passed."""
+        start, end = self._recent[0], self._recent[-1]
+        seconds = end[0] - start[0]
+        if seconds <= 0:
+            return []
+        return [(b - a) / seconds for a, b in zip(start[1:], end[1:], strict=True)]
 
     def _print(self, line: str, is_last: bool) -> None:
         if self._is_terminal:
@@ -80,7 +94,7 @@ class Counter(Line):
         self.done, self._lock = 0, threading.Lock()
         self._more: collections.Counter[str] = collections.Counter()
         self._printed, self._printed_at = False, self._clock()
-        self._recent = collections.deque([(self._printed_at, 0, 0)])
+        self._remember(self._printed_at, 0, 0)
 
     def __enter__(self) -> "Counter":
         return self
@@ -98,9 +112,7 @@ class Counter(Line):
             is_due = now - self._printed_at >= self._min_seconds
             if not is_due and not (is_last and self._printed):
                 return
-            self._recent.append((now, self.done, self._more.total()))
-            while len(self._recent) > 2 and now - self._recent[1][0] >= RATE_SECONDS:
-                self._recent.popleft()
+            self._remember(now, self.done, self._more.total())
             self._print(self._line(), is_last)
             self._printed, self._printed_at = True, now
 
@@ -111,9 +123,7 @@ class Counter(Line):
             self.add()
 
     def _line(self) -> str:
-        (before, done, more), (now, _, _) = self._recent[0], self._recent[-1]
-        seconds = max(now - before, 1e-9)
-        rate, rate_more = (self.done - done) / seconds, (self._more.total() - more) / seconds
+        rate, rate_more = self._rates() or (0.0, 0.0)
         of = f"/{self._total:,}" if self._total else ""
         parts = [f"{self._what}: {self.done:,}{of} {self._unit}"]
         if self._total:
@@ -142,7 +152,6 @@ class Progress(Line):
     ):
         super().__init__(stream, clock, min_seconds)
         self._total = total_steps
-        self._recent = collections.deque()
         self._last_printed: float | None = None
 
     def update(
@@ -160,9 +169,7 @@ class Progress(Line):
         values: a few numbers to show, e.g. {"loss": 3.2}.
         """
         now = self._clock()
-        self._recent.append((now, step, examples_scored, examples_trained))
-        while len(self._recent) > 2 and now - self._recent[1][0] >= RATE_SECONDS:
-            self._recent.popleft()
+        self._remember(now, step, examples_scored, examples_trained)
         is_due = self._last_printed is None or now - self._last_printed >= self._min_seconds
         if not is_due and step < self._total:
             return None
@@ -184,17 +191,6 @@ class Progress(Line):
         if rates and steps:
             parts.append(f"ETA {duration((self._total - step) / steps)}")
         return "  ".join(parts)
-
-    def _rates(self) -> tuple[float, float, float] | None:
-        """Steps, examples scored and examples trained per second; None before the second update."""
-        start, end = self._recent[0], self._recent[-1]
-        seconds = end[0] - start[0]
-        if seconds <= 0:
-            return None
-        steps, scored, trained = (
-            (b - a) / seconds for a, b in zip(start[1:], end[1:], strict=True)
-        )
-        return steps, scored, trained
 
 
 def short_number(value: float) -> str:
