@@ -10,27 +10,24 @@ It is for this machine alone unless --host says otherwise; there is no password.
 import logging
 import pathlib
 
-from absl import flags
-
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost")
 THREADS = 8
-FLAGS = flags.FlagValues()
-_INDEX = flags.DEFINE_multi_string(
-    "index", [], "Folder of an index; several: repeated, or with commas.", flag_values=FLAGS
+FLAGS, _flag = cli.own_flags()
+_INDEX = _flag(
+    "multi_string", "index", [], "Folder of an index; several: repeated, or with commas."
 )
-_MODEL = flags.DEFINE_string(
-    "model", None, "Folder of the export, if it no longer lies where it built the index.",
-    flag_values=FLAGS,
+_MODEL = _flag(
+    "string", "model", None, "Folder of the export, if it no longer lies where it built the index."
+)
+_HOST = _flag(
+    "string", "host", "127.0.0.1",
+    "Address to listen at; 0.0.0.0: every machine of the network may ask.",
 )  # fmt: skip
-_HOST = flags.DEFINE_string(
-    "host", "127.0.0.1", "Address to listen at; 0.0.0.0: every machine of the network may ask.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_PORT = flags.DEFINE_integer(
-    "port", 8501, "Port; 0: any that is free.", lower_bound=0, upper_bound=65535, flag_values=FLAGS
+_PORT = _flag(
+    "integer", "port", 8501, "Port; 0: any that is free.", lower_bound=0, upper_bound=65535
 )
 
 

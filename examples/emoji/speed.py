@@ -30,7 +30,7 @@ class Speed:
 
     def watch(self, process: subprocess.Popen, name: str, metrics: str) -> None:
         """Waits for a training run, and says once if it is slow and what that will cost."""
-        told, skip = False, _n_lines(metrics)
+        told, skip = False, len(_lines(metrics))
         while process.poll() is None:
             try:
                 process.wait(SECONDS_BETWEEN_LOOKS)
@@ -71,7 +71,3 @@ def _lines(path: str) -> list[dict]:
     from jest_tf.monitoring.metrics_log import read_metrics
 
     return list(read_metrics(Path(path))) if os.path.exists(path) else []
-
-
-def _n_lines(path: str) -> int:
-    return len(_lines(path))

@@ -104,11 +104,10 @@ def told(trained: pathlib.Path, imported: pathlib.Path) -> str:
 
 def score(result: dict) -> float:
     """The number of an evaluation that the README states."""
+    from benchmarks.evidence.results import retrieval_score
+
     metrics = result["metrics"]
-    if result["kind"] == "zero_shot":
-        return metrics["top1"]
-    ways = ("image_to_text", "text_to_image")
-    return sum(metrics[f"{way}/recall@{k}"] for way in ways for k in (1, 5)) / 4
+    return metrics["top1"] if result["kind"] == "zero_shot" else retrieval_score(metrics)
 
 
 def _run(module: str, *arguments: str) -> None:
