@@ -28,7 +28,10 @@ from absl import app, flags, logging  # noqa: E402
 from jest_tf.errors import UserError  # noqa: E402
 
 _SUITE = flags.DEFINE_enum(
-    "suite", "quick", ["quick", "main", "ablations", "approximations"], "What to run."
+    "suite",
+    "quick",
+    ["quick", "main", "ablations", "approximations", "tuning_trials", "tuning", "photographs"],
+    "What to run.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/evidence", "Folder of the runs' own folders.")
 _OUT = flags.DEFINE_string(
@@ -142,7 +145,7 @@ def _run(cells: list, folders, truth) -> int:
 
     for cell in cells:
         _ = cell.config  # Wrong ones are found before the first run, not after hours.
-    prepare(cells, folders.data_dir, folders.clean_pool)
+    prepare(cells, folders.data_dir, folders.placeholders)
     runner = Runner(
         cells,
         folders,

@@ -24,6 +24,11 @@ HEADLINE, ABLATION, TRIAL = "headline", "ablation", "trial"
 RATE = "optimizer.learning_rate"
 # Stand for paths that the runner knows.
 CLEAN_POOL, REFERENCE, CACHE = "{clean_pool}", "{reference}", "{cache}"
+# The imported base that is tuned, its embeddings of the pool, the pairs that it scores best, and
+# the prepared photographs.
+BASE, BASE_CACHE, BEST_PAIRS, PHOTOS = "{base}", "{base_cache}", "{best_pairs}", "{photos}"
+# Of the shipped base: a run that starts from it takes them over.
+BASE_SIZES = {"data.image_size": 48, "model.image_size": 48, "model.patch_size": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +36,13 @@ class Row:
     """One experiment.
 
     name: of its cells and files. label: in tables. group: headline, ablation or trial.
-    argument: behind the colon of `--config=configs/emoji.py:`, without the seed.
+    argument: behind the colon of `--config=CONFIG:`, without the seed.
     overrides: (field, value) pairs, as `--config.field=value`.
     seeds: one cell each. reference: row whose cell is the frozen reference, of the same seed, or of
     `reference_seed`. caches: whether it reads the reference's embeddings instead of computing them
     at each step. agreement: whether cheap scores are compared with full ones at each of its
     checkpoints. tuned_as: names; the rows `tune_{name}_*` are its learning rate's trials, and the
-    rate that is best on average over the names is taken.
+    rate that is best on average over the names is taken. config: the file.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Row:
     caches: bool = True
     agreement: bool = False
     tuned_as: tuple[str, ...] = ()
+    config: str = CONFIG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Cell:
 
     @property
     def argument(self) -> str:
-        """Behind the colon of `--config=configs/emoji.py:`."""
+        """Behind the colon of `--config=CONFIG:`."""
         return f"{self.row.argument},seed={self.seed}"
 
     @property
@@ -84,6 +90,7 @@ class Cell:
         """10 hex digits of all that decides what this cell computes, apart from the code."""
         parts = [self.argument, self.row.overrides, [need.definition for need in self.needs]]
         parts += [] if self.row.caches else ["no cache"]
+        parts += [] if self.row.config == CONFIG else [self.row.config]
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -99,7 +106,7 @@ class Cell:
         Raises:
           UserError: an override names no field, or the config is not sound.
         """
-        config = config_flag.load(CONFIG, self.argument)
+        config = config_flag.load(self.row.config, self.argument)
         keys = list(flat(config))
         for field, value in self.row.overrides:
             if field not in keys:
@@ -108,6 +115,8 @@ class Cell:
                     f"{nearest(field, keys)}."
                 )
             config.update_from_flattened_dict({field: value})
+        if config.model.init:
+            config.update_from_flattened_dict(BASE_SIZES)
         if self.reference:
             config.reference.workdir = REFERENCE
         if self.reads_cache:
@@ -123,7 +132,7 @@ class Cell:
         """Forward passes of a pair, a training step's counted three times: for estimates only."""
         s = self.config.selection
         n_models = int(s.criterion != "easy_reference")
-        n_models += s.criterion != "hard_learner" and not self.reads_cache
+        n_models += s.criterion != "hard_learner" and not self.config.reference.cache
         scored = 0 if s.policy == "uniform" else n_models * s.super_batch
         return self.config.total_steps * (scored + 3 * s.sub_batch)
 

@@ -1,11 +1,14 @@
 """What all cells read, made once before the first: cells may run side by side."""
 
-from collections.abc import Iterable
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import tensorflow as tf
 
-from benchmarks.evidence.grid import CLEAN_POOL, Cell
+from benchmarks.evidence.grid import BASE, BASE_CACHE, BEST_PAIRS, CLEAN_POOL, PHOTOS, Cell
 from examples.emoji import builder as emoji  # noqa: F401 - registers the set with TFDS
 from jest_tf.data.manifest import Manifest, Shard
 from jest_tf.data.sources import open_source
@@ -13,28 +16,76 @@ from jest_tf.monitoring.labels import CLEAN
 from jest_tf.training.inputs import find_vocabulary
 
 POOL = "tfds:emoji_captions/pool:train"
+SHIPPED = "data/emoji/base"  # the weights that are tuned
+BEST_SHARE = 0.3  # of the pool that an offline filter keeps: as DataComp's best CLIPScore filter
 
 
-def prepare(cells: Iterable[Cell], data_dir: str, clean_pool: str) -> None:
-    """Prepares data sets and vocabulary of the cells, and the clean part of the pool if asked for.
+def prepare(cells: Iterable[Cell], data_dir: str, placeholders: Mapping[str, str]) -> None:
+    """Prepares data sets and vocabularies of the cells, and what their placeholders stand for.
 
     Args:
       data_dir: where TFDS keeps its sets.
-      clean_pool: path of the manifest to make.
+      placeholders: see `runner.Folders`.
     """
-    sources, vocabularies = {POOL}, {}
+    cells = list(cells)
+    sources, vocabularies, used = {POOL}, {}, set()
     for cell in cells:
         config = cell.config
+        used |= {value for _, value in cell.row.overrides if value in placeholders}
+        used |= {PHOTOS} if PHOTOS in cell.argument else set()
         sources |= {config.data.train, *(e.data for e in config.evals.values())}
-        vocabularies[config.data.vocab_from, config.data.vocab_size] = config
-    if CLEAN_POOL in sources and not Path(clean_pool).exists():
-        write_clean_part(open_source(POOL, data_dir), clean_pool)
-    for source in sources - {CLEAN_POOL}:
+        if not config.model.init:
+            vocabularies[config.data.vocab_from, config.data.vocab_size] = config
+    sources = {source for source in sources if source.startswith("tfds:")}
+    for source in sources:
         open_source(source, data_dir)
+    clean_pool = placeholders[CLEAN_POOL]
+    if CLEAN_POOL in used and not Path(clean_pool).exists():
+        write_clean_part(open_source(POOL, data_dir), clean_pool)
+    for words in base_commands(used, data_dir, placeholders):
+        print(shlex.join(words), flush=True)
+        subprocess.run([sys.executable, *words[1:]], check=True)
     for config in vocabularies.values():
         config = config.copy_and_resolve_references()
         config.data.data_dir = data_dir
         find_vocabulary(config)
+
+
+def base_commands(
+    used: set[str], data_dir: str, placeholders: Mapping[str, str]
+) -> list[list[str]]:
+    """The shipped commands that make what is `used` and not there: the base and what it scored."""
+    base, cache, best, photos = (placeholders[p] for p in (BASE, BASE_CACHE, BEST_PAIRS, PHOTOS))
+    table, data = f"{best}/audit.parquet", [f"--data={POOL}", f"--data_dir={data_dir}"]
+    plan = [
+        (BASE, f"{base}/model.json", ["import_weights", f"--from={SHIPPED}", f"--out={base}"]),
+        (
+            BASE_CACHE,
+            f"{cache}/cache.json",
+            ["cache_reference", f"--reference={base}", *data, f"--out={cache}"],
+        ),
+        (BEST_PAIRS, table, ["audit", *data, f"--reference={cache}", f"--out={table}"]),
+        (
+            BEST_PAIRS,
+            f"{best}/manifest.json",
+            ["curate", f"--audit={table}", f"--data_dir={data_dir}", f"--top={BEST_SHARE}",
+             "--by=reference_score", f"--out={best}"],
+        ),
+        *(
+            (
+                PHOTOS,
+                f"{photos}/{part}/manifest.json",
+                ["prepare", "parquet", f"data/photos/{part}.parquet", f"--out={photos}/{part}"],
+            )
+            for part in ("pool", "curated", "test")
+        ),
+    ]  # fmt: skip
+    needs = used | ({BASE, BASE_CACHE} if used & {BASE_CACHE, BEST_PAIRS} else set())
+    return [
+        ["python", "-m", f"jest_tf.{words[0]}", *words[1:]]
+        for placeholder, made, words in plan
+        if placeholder in needs and not Path(made).exists()
+    ]
 
 
 def write_clean_part(pool: Manifest, path: str) -> None:

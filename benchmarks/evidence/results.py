@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks.evidence.grid import Cell
 from benchmarks.evidence.picks import PoolTruth, describe_picks
@@ -53,6 +54,7 @@ DIAGNOSTICS = (
 # Family of suites -> its results, and its page with, beside it, a folder of pictures and tables.
 SHIPPED = {
     "full": (Path("benchmarks/evidence/runs/emoji.jsonl.gz"), Path("docs/results.md")),
+    "tuning": (Path("benchmarks/evidence/runs/tuning.jsonl.gz"), Path("docs/results.md")),
     "approximations": (
         Path("benchmarks/evidence/runs/approximations.jsonl.gz"),
         Path("docs/approximations.md"),
@@ -87,7 +89,7 @@ def collect(cell: Cell, workdir: Path, truth: PoolTruth, made: Mapping[str, Any]
         "definition": cell.definition,
         "reference": cell.reference.name if cell.reference else None,
         "made": {**made, **_environment(workdir)},
-        "curve": curve(config, log, evaluations, reference_flops(cell)),
+        "curve": curve(config, log, evaluations, reference_flops(cell, config)),
         "test": _test_part(evaluations, config["total_steps"], workdir),
         "cost": {k.removeprefix("cost/"): v for k, v in _last(log, "cost/").items()},
         "picks": _picks(workdir, truth, config),
@@ -98,18 +100,20 @@ def collect(cell: Cell, workdir: Path, truth: PoolTruth, made: Mapping[str, Any]
     return _rounded(result)
 
 
-def reference_flops(cell: Cell) -> float:
+def reference_flops(cell: Cell, config: Mapping) -> float:
     """FLOPs per step of the reference's forward passes; 0 where none is used.
 
-    They are a row's cost whether its reference is cached or not: see `curve`.
+    They are a row's cost whether its reference is cached or not: see `curve`. config: of the run,
+    whose own sizes are the reference's where both are the base that is tuned.
     """
-    if cell.reference is None:
+    if cell.reference is None and not cell.config.reference.cache:
         return 0.0
-    config = cell.reference.config
-    model = model_size(config, config.data.vocab_size)
-    image = resize_flops(config.data.image_size, model.image_size)
-    forward = forward_flops(model, Fidelity.full(model)) + image
-    return float(cell.config.selection.super_batch * forward)
+    of = cell.reference.config if cell.reference else ConfigDict(config)
+    model = model_size(of, of.data.vocab_size)
+    image = resize_flops(of.data.image_size, model.image_size)
+    s = cell.config.selection
+    n = s.sub_batch if s.policy == "uniform" else s.super_batch
+    return float(n * (forward_flops(model, Fidelity.full(model)) + image))
 
 
 def curve(
@@ -117,21 +121,21 @@ def curve(
 ) -> dict[str, list[float]]:
     """Scores on the validation part and what they had cost, from step 0 on.
 
-    Step 0 is what chance gives. Columns: `step`, `loaded`, `scored` and `trained` examples,
+    Step 0 is what chance gives, or the base that is tuned. A run without a validation part has the
+    scores of its test part. Columns: `step`, `loaded`, `scored` and `trained` examples,
     `flops_cached` (reference embeddings stored with the data, so without the reference's forward
     passes), `flops` (with them: `reference_flops` a step more), `seconds` (of steps and input;
     neither compiling nor evaluating), `retrieval` (see `retrieval_score`) and `zero_shot` (top-1
     accuracy).
     """
-    retrieval = _of_part(evaluations, "retrieval", "validation")
-    zero_shot = _of_part(evaluations, "zero_shot", "validation")
+    part = "validation" if "retrieval_validation" in config["evals"] else "test"
+    retrieval = _of_part(evaluations, "retrieval", part)
+    zero_shot = _of_part(evaluations, "zero_shot", part)
     steps = sorted(set(retrieval) & set(zero_shot))
     if not steps:
-        raise UserError(f"run {config['name']}: no evaluation on the validation part was found.")
-    texts = retrieval[steps[0]]["data"]["evaluated"]["n_texts"]
-    images = retrieval[steps[0]]["data"]["evaluated"]["n_examples"]
-    classes = zero_shot[steps[0]]["data"]["evaluated"]["n_classes"]
-    chance = sum((1 / n + 5 / n) / 4 for n in (texts, images))
+        raise UserError(f"run {config['name']}: no evaluation on the {part} part was found.")
+    start = _start(retrieval[steps[0]], zero_shot[steps[0]])
+    steps = [step for step in steps if step]
     costs = [line for line in log if "cost/steps" in line]
     at = [0, *(line["step"] for line in costs)]
 
@@ -151,9 +155,18 @@ def curve(
         ],
         "flops_cached": flops_cached,
         "seconds": cost("cost/seconds", "cost/seconds/compile"),
-        "retrieval": [chance, *(retrieval_score(retrieval[s]["metrics"]) for s in steps)],
-        "zero_shot": [1 / classes, *(zero_shot[s]["metrics"]["top1"] for s in steps)],
+        "retrieval": [start[0], *(retrieval_score(retrieval[s]["metrics"]) for s in steps)],
+        "zero_shot": [start[1], *(zero_shot[s]["metrics"]["top1"] for s in steps)],
     }
+
+
+def _start(retrieval: Mapping, zero_shot: Mapping) -> tuple[float, float]:
+    """Both scores at step 0: measured, or what chance gives."""
+    if retrieval["step"] == 0:
+        return tuple(_scores(retrieval, zero_shot).values())
+    found = retrieval["data"]["evaluated"]
+    chance = sum((1 / n + 5 / n) / 4 for n in (found["n_texts"], found["n_examples"]))
+    return chance, 1 / zero_shot["data"]["evaluated"]["n_classes"]
 
 
 class Store:
@@ -203,26 +216,28 @@ class Store:
 
 def _of_part(evaluations: Sequence[Mapping], kind: str, part: str) -> dict[int, Mapping]:
     """step -> evaluation of this kind on this part of the data."""
-    return {
-        e["step"]: e
-        for e in evaluations
-        if e["kind"] == kind and e["dataset"].rpartition(":")[2] == part
-    }
+    name = kind if part == "test" else f"{kind}_{part}"
+    return {e["step"]: e for e in evaluations if e["name"] == name}
 
 
 def _test_part(evaluations: Sequence[Mapping], step: int, workdir: Path) -> dict[str, Any]:
+    """Scores and metrics at the end; `base` has the scores of the base that is tuned."""
     found = {kind: _of_part(evaluations, kind, "test") for kind in ("retrieval", "zero_shot")}
     for kind, by_step in found.items():
-        if list(by_step) != [step]:
+        if [at for at in by_step if at] != [step]:
             raise UserError(
                 f"{workdir}: expected one {kind} evaluation of the test part, at step {step}; "
                 f"found steps {sorted(by_step)}."
             )
+    scores = {at: _scores(*(found[kind][at] for kind in found)) for at in found["retrieval"]}
     metrics = {kind: dict(by_step[step]["metrics"]) for kind, by_step in found.items()}
+    return {**scores[step], "metrics": metrics, "base": scores.get(0)}
+
+
+def _scores(retrieval: Mapping, zero_shot: Mapping) -> dict[str, float]:
     return {
-        "retrieval": retrieval_score(metrics["retrieval"]),
-        "zero_shot": metrics["zero_shot"]["top1"],
-        "metrics": metrics,
+        "retrieval": retrieval_score(retrieval["metrics"]),
+        "zero_shot": zero_shot["metrics"]["top1"],
     }
 
 
@@ -245,7 +260,7 @@ def _last(log: Sequence[Mapping], prefix: str) -> dict[str, Any]:
 
 def _picks(workdir: Path, truth: PoolTruth, config: Mapping) -> dict[str, Any] | None:
     """None for runs whose data is not the pool: its ids mean other rows."""
-    if "curated" in config["data"]["train"]:
+    if "curated" in config["data"]["train"] or "retrieval_validation" not in config["evals"]:
         return None
     every = config["evals"]["retrieval_validation"]["every_steps"]
     picks = Picks(workdir / "picks")

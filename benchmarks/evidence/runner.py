@@ -16,7 +16,16 @@ from typing import Any
 
 from benchmarks.evidence import results
 from benchmarks.evidence.estimate import Estimate
-from benchmarks.evidence.grid import CLEAN_POOL, CONFIG, RATE, Cell, rate_of
+from benchmarks.evidence.grid import (
+    BASE,
+    BASE_CACHE,
+    BEST_PAIRS,
+    CLEAN_POOL,
+    PHOTOS,
+    RATE,
+    Cell,
+    rate_of,
+)
 from benchmarks.evidence.picks import PoolTruth
 from benchmarks.evidence.prepare import POOL
 from jest_tf.errors import UserError
@@ -46,6 +55,24 @@ class Folders:
     def cache_of(self, cell: Cell) -> Path:
         """The embeddings of the pool by the cell's model, if others stand on it."""
         return self.of(cell) / "pool_embeddings"
+
+    @property
+    def placeholders(self) -> dict[str, str]:
+        """Values of overrides that stand for paths -> the paths."""
+        base = self.workdir / "base"
+        return {
+            CLEAN_POOL: self.clean_pool,
+            BASE: str(base),
+            BASE_CACHE: f"{base}/pool_embeddings",
+            BEST_PAIRS: f"{base}/best_pairs",
+            PHOTOS: f"{self.data_dir}/photos",
+        }
+
+    def fill(self, text: str) -> str:
+        """The text, with paths for its placeholders."""
+        for placeholder, path in self.placeholders.items():
+            text = text.replace(placeholder, path)
+        return text
 
 
 @dataclasses.dataclass
@@ -130,8 +157,9 @@ class Runner:
 
     def _shipped_commands(self, cell: Cell, rate: float) -> list[list[str]]:
         words = [train_command(cell, rate, self.folders)]
-        if any(other.reads_cache and other.reference == cell for other in self.cells):
-            words.append(cache_command(cell, self.folders))
+        readers = [c for c in self.cells if c.reads_cache and c.reference == cell]
+        if readers:
+            words.append(cache_command(cell, self.folders, readers[0].config.data.train))
         if cell.row.agreement:
             words.append(agreement_command(cell, self.folders))
         return words
@@ -274,19 +302,18 @@ def train_command(cell: Cell, rate: float, folders: Folders) -> list[str]:
         fields["reference.workdir"] = str(folders.of(cell.reference))
     if cell.reads_cache:
         fields["reference.cache"] = str(folders.cache_of(cell.reference))
-    flags = [f"--config.{k}={folders.clean_pool if v == CLEAN_POOL else v}" for k, v in
-             fields.items()]  # fmt: skip
-    return [
-        "python", "-m", "jest_tf.train", f"--config={CONFIG}:{cell.argument}",
-        *flags, f"--workdir={folders.of(cell)}",
-    ]  # fmt: skip
+    flags = [f"--config.{k}={v}" for k, v in fields.items()]
+    config = f"--config={cell.row.config}:{cell.argument}"
+    words = ["python", "-m", "jest_tf.train", config, *flags, f"--workdir={folders.of(cell)}"]
+    return [folders.fill(word) for word in words]
 
 
-def cache_command(cell: Cell, folders: Folders) -> list[str]:
-    """The shipped command that stores the embeddings of the pool by the cell's model."""
+def cache_command(cell: Cell, folders: Folders, data: str = POOL) -> list[str]:
+    """The shipped command that stores the embeddings of `data` by the cell's model."""
     return [
         "python", "-m", "jest_tf.cache_reference", f"--reference={folders.of(cell)}",
-        f"--data={POOL}", f"--data_dir={folders.data_dir}", f"--out={folders.cache_of(cell)}",
+        f"--data={folders.fill(data)}", f"--data_dir={folders.data_dir}",
+        f"--out={folders.cache_of(cell)}",
     ]  # fmt: skip
 
 

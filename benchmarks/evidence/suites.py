@@ -6,6 +6,7 @@ many examples as the uniform baseline trains on: STEPS * 640 = LONG_STEPS * 128.
 
 import dataclasses
 
+from benchmarks.evidence import tuning
 from benchmarks.evidence.grid import ABLATION, CLEAN_POOL, HEADLINE, RATE, TRIAL, Row
 
 STEPS, LONG_STEPS, REFERENCE_STEPS = 500, 2500, 1600
@@ -369,5 +370,8 @@ SUITES = {
             _names(_approximations()),
         ),
         Suite("quick", "quick", tuple(_small(_quick())), _names(_quick())),
+        Suite("tuning_trials", "tuning", tuning.ROWS, _names(tuning.TRIALS)),
+        Suite("tuning", "tuning", tuning.ROWS, _names(tuning.TUNED)),
+        Suite("photographs", "tuning", tuning.ROWS, _names(tuning.PHOTO_ROWS)),
     )
 }

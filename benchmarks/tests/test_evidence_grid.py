@@ -2,19 +2,19 @@
 
 import pytest
 
-from benchmarks.evidence import suites
+from benchmarks.evidence import suites, tuning
 from benchmarks.evidence.grid import RATE, Row, make_cells, rate_of, tried_for
 from jest_tf.errors import UserError
 from jest_tf.training.assemble import model_size, resolution_schedule, selection_spec
 from jest_tf.training.cost import CostModel
 
 
-def all_cells():
-    return make_cells(suites.FULL_ROWS, [row.name for row in suites.FULL_ROWS])
+def all_cells(rows=suites.FULL_ROWS):
+    return make_cells(rows, [row.name for row in rows])
 
 
 def test_every_declared_cell_has_a_sound_config():
-    for cell in all_cells():
+    for cell in [*all_cells(), *all_cells(tuning.ROWS)]:
         assert cell.config.seed == cell.seed
         for field, value in cell.row.overrides:
             node = cell.config
@@ -50,6 +50,26 @@ def test_approximations_are_compared_at_equal_flops():
         plan = resolution_schedule(config, size, size, n_replicas=1).plan(0)
         total = config.total_steps * cost.step(plan).total_flops
         assert total == pytest.approx(suites.SAME_FLOPS, rel=0.01), cell.name
+
+
+def test_tuning_is_compared_at_equal_flops():
+    cells, flops = {cell.row.name: cell for cell in all_cells(tuning.ROWS)}, {}
+    for name in (tuning.UNIFORM_FLOPS, tuning.CLIPSCORE, tuning.TOP_K, tuning.JOINT):
+        config = cells[name].config
+        config.model.variant = "mu"  # as the shipped base
+        size = model_size(config, config.data.vocab_size)
+        cost = CostModel(size, selection_spec(config), config.data.image_size)
+        plan = resolution_schedule(config, size, size, n_replicas=1).plan(0)
+        flops[name] = config.total_steps * cost.step(plan).total_flops
+    assert list(flops.values()) == pytest.approx([flops[tuning.JOINT]] * 4, rel=0.01)
+
+
+def test_the_trial_seed_and_its_test_part_are_reported_nowhere():
+    for row in tuning.ROWS:
+        assert (tuning.TRIAL_SEED in row.seeds) == (row.group == "trial")
+    rows = {row.name: row for row in tuning.ROWS}
+    claimed = [*tuning.CLAIMED, *filter(None, [tuning.RECIPE])]
+    assert {rows[name].seeds for name in claimed} == {tuning.MAIN_SEEDS}
 
 
 REMEDIES = ("greedy", "weight50", "remedies", suites.FLEXI_MOSTLY_LOW)

@@ -109,6 +109,17 @@ def test_the_test_part_is_evaluated_once(cell, run, pool_truth):
         results.collect(cell, run, pool_truth, {})
 
 
+def test_a_tuned_run_starts_at_its_base(cell, run, pool_truth):
+    for part in ("validation", "test"):
+        for kind in ("retrieval", "zero_shot"):
+            write_evaluation(run, kind, part, 0, 0.3)
+    result = results.collect(cell, run, pool_truth, {})
+    assert result["curve"]["step"] == [0, 20, 40]
+    assert result["curve"]["retrieval"] == result["curve"]["zero_shot"] == [0.3, 0.2, 0.4]
+    assert result["test"]["base"] == {"retrieval": 0.3, "zero_shot": 0.3}
+    assert result["test"]["retrieval"] == 0.4
+
+
 def test_no_validation_no_curve(cell, run, pool_truth):
     for path in (run / "evaluations").glob("*_validation-*"):
         path.unlink()

@@ -12,9 +12,10 @@ import time
 import evidence_fake_run
 import pytest
 
-from benchmarks.evidence import results, runner
+from benchmarks.evidence import grid, results, runner, tuning
 from benchmarks.evidence.estimate import FIRST_RATE, FIXED_SECONDS, Estimate
 from benchmarks.evidence.grid import RATE, Row, make_cells
+from benchmarks.evidence.prepare import base_commands
 from benchmarks.evidence.runner import Folders, Runner, finished, to_run, train_command
 
 SCRIPT = str(pathlib.Path(evidence_fake_run.__file__))
@@ -196,6 +197,34 @@ def test_the_command_is_the_shipped_one(cells, folders):
     assert f"--config.reference.cache={folders.cache_of(cells[1])}" in words
     assert "--config.optimizer.learning_rate=0.003" in words
     assert words[-1] == f"--workdir={folders.of(cells[-1])}"
+
+
+def test_a_tuned_run_names_the_base_and_what_it_scored(folders):
+    cell = make_cells(tuning.ROWS, [tuning.JOINT])[-1]
+    words = train_command(cell, 3e-4, folders)
+    base = folders.workdir / "base"
+    assert words[3].startswith("--config=examples/emoji/tune.py:policy=joint,")
+    assert f"--config.model.init={base}" in words
+    assert f"--config.reference.cache={base}/pool_embeddings" in words
+    photos = make_cells(tuning.ROWS, ["photos_joint"])[-1]
+    assert f",data={folders.data_dir}/photos," in train_command(photos, 3e-4, folders)[3]
+    assert f"--data={folders.data_dir}/photos/pool" in runner.cache_command(
+        photos.reference, folders, photos.config.data.train
+    )
+
+
+def test_the_base_is_made_once_by_shipped_commands(folders):
+    def modules(used):
+        found = base_commands(used, folders.data_dir, folders.placeholders)
+        return [words[2].removeprefix("jest_tf.") for words in found]
+
+    assert modules(set()) == []
+    assert modules({grid.BASE}) == ["import_weights"]
+    assert modules({grid.BEST_PAIRS}) == ["import_weights", "cache_reference", "audit", "curate"]
+    (folders.workdir / "base").mkdir(parents=True)
+    (folders.workdir / "base" / "model.json").touch()
+    assert modules({grid.BASE_CACHE}) == ["cache_reference"]
+    assert modules({grid.PHOTOS}) == ["prepare"] * 3
 
 
 def test_only_a_reference_that_others_read_stores_its_embeddings(cells, folders, pool_truth):

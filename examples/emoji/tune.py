@@ -5,8 +5,11 @@
         --config.model.init=runs/base
 
 The base is the start and the reference. Arguments: `policy=` (`uniform` is the baseline), `steps=`,
-`seed=`, `validate` (evaluates on the validation part instead of the test part: to choose on).
+`seed=`, `validate_every=` (steps between evaluations on the validation part, to choose on; the test
+part is then evaluated at the start and at the end alone).
 """
+
+from collections.abc import Callable
 
 import ml_collections
 
@@ -18,17 +21,28 @@ STEPS = 100
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """See the module docstring for the arguments."""
-    a = parse_arg(arg, policy="joint", steps=STEPS, seed=0, validate=False)
+    a = parse_arg(arg, policy="joint", steps=STEPS, seed=0, validate_every=0)
     c = tune.get_config(f"policy={a.policy},steps={a.steps},seed={a.seed},sub_batch=128,eval=0")
     c.name = a.policy
     c.data.tfds_module = "examples.emoji.builder"
     c.data.train = "tfds:emoji_captions/pool:train"
     short_run(c)
-    part = "validation" if a.validate else "test"
-    for kind in ("retrieval", "zero_shot"):
-        data = f"tfds:emoji_captions/eval_{kind}:{part}"
-        c.evals[kind] = evaluation(kind, data, every_steps=max(10, a.steps // 4))
+    evaluate(c, lambda kind, part: f"tfds:emoji_captions/eval_{kind}:{part}", a.validate_every)
     return c
+
+
+def evaluate(
+    c: ml_collections.ConfigDict, data: Callable[[str, str], str], validate_every: int = 0
+) -> None:
+    """Adds both evaluations. data: kind and part -> the data set."""
+    for kind in ("retrieval", "zero_shot"):
+        test = data(kind, "test")
+        if validate_every:
+            on_validation = evaluation(kind, data(kind, "validation"), validate_every)
+            c.evals[f"{kind}_validation"] = on_validation
+            c.evals[kind] = evaluation(kind, test)
+        else:
+            c.evals[kind] = evaluation(kind, test, every_steps=max(10, c.total_steps // 4))
 
 
 def short_run(c: ml_collections.ConfigDict) -> None:

@@ -11,8 +11,8 @@ Arguments: `reference`, `policy=`, `steps=`, `seed=`; `data=` the folder of the 
 
 import ml_collections
 
-from examples.emoji.tune import STEPS, short_run
-from jest_tf.config import evaluation, parse_arg
+from examples.emoji.tune import STEPS, evaluate, short_run
+from jest_tf.config import parse_arg
 from jest_tf.configs import tune
 
 
@@ -26,6 +26,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.name = "reference" if a.reference else a.policy
     c.data.train = f"{a.data}/{'curated' if a.reference else 'pool'}"
     short_run(c)
-    for kind in ("retrieval", "zero_shot"):
-        c.evals[kind] = evaluation(kind, f"{a.data}/test", every_steps=max(10, a.steps // 4))
+    evaluate(c, lambda kind, part: f"{a.data}/{part}")
     return c
