@@ -1,7 +1,8 @@
 """Evaluation data: every record once, with all of its captions and its label."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -68,11 +69,8 @@ class EvaluationData:
             asked = None if rows is None else tuple(rows.tolist())
             # Iterated anew each time; built once, because a run evaluates thousands of times
             # and each graph takes a second to build and memory that is slow to come back.
-            records = _parsed(
-                self.manifest, number, batch_size, self.decode_size, self.pixels, asked
-            )
-            for fields in self._read(source, records):
-                yield self._readable(source, fields)
+            records = _parsed(self.manifest, number, batch_size, asked)
+            yield from _one_ahead(self._readable, source, self._read(source, records))
 
     def _read(self, source: Source, records: tf.data.Dataset) -> Iterator[dict]:
         try:
@@ -84,7 +82,7 @@ class EvaluationData:
             ) from error
 
     def _readable(self, source: Source, fields: dict) -> Batch:
-        ok = fields["ok"].numpy()
+        images, ok = (t.numpy() for t in _decoder(self.decode_size, self.pixels)(fields["encoded"]))
         self.n_skipped += int(np.count_nonzero(~ok))
         captions = []
         if source.captions:
@@ -95,18 +93,33 @@ class EvaluationData:
                 if is_ok
             ]
         encoded = fields["encoded"].numpy()[ok].tolist()
-        images, labels, rows = (fields[name].numpy()[ok] for name in ("images", "labels", "rows"))
-        return Batch(encoded, images, captions, labels, rows)
+        labels, rows = (fields[name].numpy()[ok] for name in ("labels", "rows"))
+        return Batch(encoded, images[ok], captions, labels, rows)
+
+
+def _one_ahead(function: Callable, source: Source, batches: Iterator[dict]) -> Iterator[Batch]:
+    """function(source, batch) of each batch; the next is computed while the caller uses one."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = None
+        for batch in batches:
+            done, ahead = ahead, thread.submit(function, source, batch)
+            if done:
+                yield done.result()
+        if ahead:
+            yield ahead.result()
+
+
+@functools.lru_cache(maxsize=4)
+def _decoder(decode_size: int, pixels: PixelRule) -> Callable:
+    """string [n] -> (images, ok). Called from Python: inside `Dataset.map` it takes three times as
+    long, for the data sets that it is made of are then built anew for each batch."""
+    signature = [tf.TensorSpec([None], tf.string)]
+    return tf.function(lambda encoded: decode_all(encoded, decode_size, pixels), signature)
 
 
 @functools.lru_cache(maxsize=16)
 def _parsed(
-    manifest: Manifest,
-    number: int,
-    batch_size: int,
-    decode_size: int,
-    pixels: PixelRule,
-    rows: tuple[int, ...] | None,
+    manifest: Manifest, number: int, batch_size: int, rows: tuple[int, ...] | None
 ) -> tf.data.Dataset:
     """The records of one source of a manifest, in batches of fields."""
     source = manifest.sources[number]
@@ -117,7 +130,7 @@ def _parsed(
         is_asked = tf.constant(is_asked)
         records = records.filter(lambda row, _: is_asked[row])
     parsed = records.batch(batch_size).map(
-        lambda rows, batch: _parse(source, batch, decode_size, pixels) | {"rows": rows}
+        lambda rows, batch: _parse(source, batch) | {"rows": rows}
     )
     return parsed.prefetch(1)
 
@@ -142,8 +155,7 @@ def _labels(source: Source, serialized: tf.Tensor, read: dict | None = None) -> 
     return (read or in_graph(source, serialized, ("label",)))["label"]
 
 
-def _parse(source: Source, serialized: tf.Tensor, decode_size: int, pixels: PixelRule) -> dict:
+def _parse(source: Source, serialized: tf.Tensor) -> dict:
     read = in_graph(source, serialized, ("image", "captions", "label"))
-    images, ok = decode_all(read["image"], decode_size, pixels)
-    fields = {"encoded": read["image"], "images": images, "ok": ok, "captions": read["captions"]}
+    fields = {"encoded": read["image"], "captions": read["captions"]}
     return fields | {"labels": _labels(source, serialized, read)}

@@ -18,6 +18,8 @@ OWN_RULE = PixelRule()  # antialiased bilinear
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 # Up to this size, pictures of one size are resized together.
 SMALL_PIXELS = 256 * 256
+# Files that `decode_all` decodes together.
+CHUNK = 8
 
 
 def decode(
@@ -81,8 +83,9 @@ def decode_all(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`decode_batch` for string [n] that never raises: corrupt data is black and False too.
 
-    A graph has no `try`, but tf.data can pass over an element that raises: each file is a data set
-    of its own with a black picture after it.
+    A graph has no `try`, but tf.data can pass over an element that raises. A data set costs more
+    than a small picture, so each holds CHUNK files; those of a chunk that raises are decoded one by
+    one, each with a black picture after it.
     """
     black = (tf.zeros([image_size, image_size, 3], tf.uint8), False)
 
@@ -91,15 +94,24 @@ def decode_all(
         decoded = files.map(lambda f: decode(f, image_size, rule)).ignore_errors()
         return decoded.concatenate(tf.data.Dataset.from_tensors(black)).take(1)
 
-    n = tf.size(encoded, tf.int64)
-    # One more than there are, so that an empty batch is not an empty data set.
-    files = tf.data.Dataset.from_tensor_slices(tf.concat([encoded, [""]], axis=0))
+    def of_chunk(files: tf.Tensor) -> tf.data.Dataset:
+        together = tf.data.Dataset.from_tensors(files)
+        together = together.map(lambda f: decode_batch(f, image_size, rule)).ignore_errors()
+        one_by_one = tf.data.Dataset.from_tensor_slices(files).flat_map(first_that_works)
+        return together.concatenate(one_by_one.batch(CHUNK)).take(1)
+
+    n = tf.size(encoded)
+    # Filled up with what is no picture; at least one chunk, for an empty data set gives no batch.
+    n_chunks = n // CHUNK + 1
+    files = tf.concat([encoded, tf.fill([n_chunks * CHUNK - n], "")], axis=0)
+    files = tf.data.Dataset.from_tensor_slices(tf.reshape(files, [n_chunks, CHUNK]))
     # As many at a time as a large host has cores; the order stays that of the files.
     decoded = files.interleave(
-        first_that_works, cycle_length=32, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        of_chunk, cycle_length=32, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
-    images, ok = decoded.batch(n + 1).get_single_element()
-    return images[:n], ok[:n]
+    chunks, ok = decoded.batch(tf.cast(n_chunks, tf.int64)).get_single_element()
+    images = tf.reshape(chunks, [n_chunks * CHUNK, image_size, image_size, 3])
+    return images[:n], tf.reshape(ok, [n_chunks * CHUNK])[:n]
 
 
 def _decode_one(
