@@ -3,14 +3,17 @@
 import re
 
 import pytest
+from golden_models import imported
+from small_export import small_export
 from small_pictures import SmallEncoder, write_pictures
 
-from jest_tf import progress
+from jest_tf import progress, serve
 from jest_tf.data import doctor, prepare, records
 from jest_tf.data.prepared import Settings
 from jest_tf.data.sources import open_source
 from jest_tf.evaluation.base import Reader
 from jest_tf.model_record import PixelRule
+from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.indexing import add_images
 
 N = 5
@@ -70,3 +73,18 @@ def test_evaluation(told, folder):
 def test_index(told, folder, tmp_path):
     add_images(tmp_path / "index", str(folder / "in"), SmallEncoder(), batch_size=2)
     assert re.search(rf"indexing .*: {N}/{N} pictures 100%", told())
+
+
+def test_import(told, tmp_path):
+    imported("siglip", tmp_path)
+    assert re.search(r"reading weights: (\d+)/\1 tensors 100%", told())
+
+
+def test_export_and_loading_of_a_server(told, folder, tmp_path):
+    export = small_export(tmp_path)
+    assert "export: 5/5 parts 100%" in told()
+    add_images(tmp_path / "index", str(folder / "in"), ExportEncoder(export), batch_size=N)
+    told()
+    serve.FLAGS(["serve", f"--index={tmp_path / 'index'}", f"--model={export}"])
+    _, n = serve._open([str(tmp_path / "index")])
+    assert n == N and "loading: 1/1 indexes 100%" in told()

@@ -14,6 +14,7 @@ class Promise(NamedTuple):
 _KILLS = "benchmarks/tests/faults/test_reliability_kills.py::"
 _FUZZ = "benchmarks/tests/faults/test_reliability_fuzz.py::"
 _SAFE_LOAD = "serving/test_serving_safe_load.py::"
+_WEB = "serving/test_serving_web.py::"
 _HOSTILE = "benchmarks/tests/faults/test_reliability_hostile.py::"
 _CHECKPOINT = "training/test_checkpoint.py::"
 _WORKDIR = "training/test_workdir.py::"
@@ -132,6 +133,13 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
              _SAFE_LOAD + "test_a_function_behind_a_gradient_is_seen",
              _SAFE_LOAD + "test_a_data_service_is_not_reached",
              _SAFE_LOAD + "test_a_descriptor_file_is_not_read"),
+        ),
+        Promise(
+            "The search page answers only under its own name, opens no path that a client names, "
+            "and bounds what is uploaded, in bytes and in pixels.",
+            (_WEB + "test_another_site_cannot_ask_under_its_own_name",
+             _WEB + "test_only_rows_of_an_index_are_served",
+             _WEB + "test_uploads_are_bounded_in_bytes_and_pixels"),
         ),
         Promise(
             "Names inside tars are keys and never paths.",
