@@ -6,7 +6,8 @@
 The audit needs `--reference`. CLIPScore and cleanlab judge as many pairs wrong as the audit does,
 by embeddings of the same reference. For cleanlab, captions are classes: k-means of their
 embeddings; a logistic regression on pictures' embeddings, cross-validated, gives probabilities.
-Duplicates and pairs that were not seen are left out.
+`its own number` are the pairs that confident learning itself finds. Duplicates and pairs that were
+not seen are left out. Of several audits, means are told.
 """
 
 import datetime
@@ -23,7 +24,7 @@ from jest_tf.monitoring.audit import embeddings, first_caption
 from jest_tf.monitoring.labels import UNLABELLED, Labels, read_labels
 
 FLAGS, _flag = cli.own_flags()
-_AUDIT = _flag("string", "audit", None, "Table of `jest audit`.")
+_AUDIT = _flag("list", "audit", [], "Tables of `jest audit`, e.g. one a seed of the reference.")
 _LABELS = _flag("list", "labels", [], "Files of noise labels.")
 _EMOJI = _flag("bool", "emoji", False, "The labels of the emoji pool.")
 _CLEANLAB = _flag("bool", "cleanlab", True, "Run cleanlab too.")
@@ -61,8 +62,9 @@ def compare(
     return rows
 
 
-def confident_learning(zimg: np.ndarray, ztxt: np.ndarray) -> np.ndarray:
-    """cleanlab's label quality of each pair, float [n]."""
+def confident_learning(zimg: np.ndarray, ztxt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(cleanlab's label quality of each pair, float [n]; the issues that it finds, bool [n])."""
+    from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.linear_model import LogisticRegression
@@ -72,33 +74,21 @@ def confident_learning(zimg: np.ndarray, ztxt: np.ndarray) -> np.ndarray:
     _, classes = np.unique(means.fit_predict(ztxt), return_inverse=True)
     model = LogisticRegression(max_iter=200)
     probabilities = cross_val_predict(model, zimg, classes, cv=5, method="predict_proba")
-    return get_label_quality_scores(classes, probabilities)
+    issues = find_label_issues(classes, probabilities, filter_by="confident_learning", n_jobs=1)
+    return get_label_quality_scores(classes, probabilities), issues
 
 
 def main(argv: list[str]) -> None:
     """Prints the table."""
     config_flag.refuse_extra(argv)
-    table = pq.read_table(_AUDIT.value)
-    if "reference_score" not in table.column_names:
-        raise UserError(f"{_AUDIT.value} has no reference_score: audit with --reference.")
     if _EMOJI.value:
         from examples.emoji import builder as emoji
 
         labels = Labels(emoji.noise_by_id(), emoji.NOISY)
     else:
         labels = read_labels(_LABELS.value)
-    ids, verdict = table["id"].to_numpy(), np.array(table["verdict"].to_pylist())
-    used = np.isin(verdict, ["wrong pair", "useful", "learned"])
-    used &= labels.codes(ids) != labels.names.index(UNLABELLED)
-    flagged = verdict[used] == "wrong pair"
-    methods = {"audit": flagged}
-    for name in ("reference_score", "reference_loss"):
-        value = table[name].to_numpy()[used] * (-1 if name.endswith("loss") else 1)
-        methods[name] = lowest(value, int(flagged.sum()))
-    if _CLEANLAB.value:
-        zimg, ztxt = _embeddings(used)
-        methods["cleanlab"] = lowest(confident_learning(zimg, ztxt), int(flagged.sum()))
-    rows = compare(methods, labels, ids[used])
+    runs = [judged(path, labels) for path in _AUDIT.value]
+    rows = summary(runs)
     names = list(rows[0])
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for row in rows:
@@ -107,17 +97,47 @@ def main(argv: list[str]) -> None:
     if _OUT.value:
         day, machine = datetime.date.today().isoformat(), platform.processor()
         with open(_OUT.value, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"date": day, "machine": machine, "rows": rows}) + "\n")
+            kept = {"date": day, "machine": machine, "audits": len(runs), "rows": rows}
+            file.write(json.dumps(kept) + "\n")
 
 
-def _embeddings(used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def judged(path: str, labels: Labels) -> list[dict]:
+    """A row for each method, of one audit."""
+    table = pq.read_table(path)
+    if "reference_score" not in table.column_names:
+        raise UserError(f"{path} has no reference_score: audit with --reference.")
+    ids, verdict = table["id"].to_numpy(), np.array(table["verdict"].to_pylist())
+    used = np.isin(verdict, ["wrong pair", "useful", "learned"])
+    used &= labels.codes(ids) != labels.names.index(UNLABELLED)
+    flagged = verdict[used] == "wrong pair"
+    methods, n = {"audit": flagged}, int(flagged.sum())
+    methods["CLIPScore"] = lowest(table["reference_score"].to_numpy()[used], n)
+    if _CLEANLAB.value:
+        quality, issues = confident_learning(*_embeddings(path, used))
+        methods |= {"cleanlab": lowest(quality, n), "cleanlab, its own number": issues}
+    return compare(methods, labels, ids[used])
+
+
+def summary(runs: list[list[dict]]) -> list[dict]:
+    """Means over audits, and the standard deviation of F1 where there are several."""
+    rows = []
+    for same in zip(*runs, strict=True):
+        method = {"method": same[0]["method"]}
+        row = {k: float(np.mean([r[k] for r in same])) for k in same[0] if k != "method"}
+        if len(same) > 1:
+            row["sd of f1"] = float(np.std([r["f1"] for r in same], ddof=1))
+        rows.append(method | row)
+    return rows
+
+
+def _embeddings(path: str, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """zimg, ztxt of the used pairs, from the cache that the audit made."""
     from jest_tf.data.records import shard_records
     from jest_tf.data.sources import open_source, register
 
     register("examples.emoji.builder" if _EMOJI.value else "")
     manifest = open_source(_DATA.value, _DATA_DIR.value)
-    cache = ReferenceCache.load(f"{_AUDIT.value}.reference")
+    cache = ReferenceCache.load(f"{path}.reference")
     parts = []
     for shard in range(len(manifest.shards)):
         places = [first_caption(record)[0] for record in shard_records(manifest, shard)]

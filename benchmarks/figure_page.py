@@ -12,6 +12,7 @@ DETAILS = {  # field -> how a table shows it
     "recipe": "{}",
     "model": "{}",
     "replicas": "{} devices",
+    "format": "{}",
     "source_px": "{} px JPEGs",
     "bare_resize": "bare pipeline by {}",
     "prepared_px": "prepared to {} px",
@@ -77,7 +78,7 @@ class FigurePage:
 INPUT = FigurePage(
     MEASURED / "input.jsonl",
     DOCS / "data.md",
-    ("source_px", "bare_resize", "criterion", "dtype"),
+    ("source_px", "bare_resize", "criterion", "dtype", "format"),
 )
 COST = FigurePage(MEASURED / "cost.jsonl", DOCS / "cost.md", ("recipe",))
 DISTRIBUTED = FigurePage(MEASURED / "distributed.jsonl", DOCS / "scaling.md")

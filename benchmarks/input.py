@@ -2,6 +2,8 @@
 
     python -m benchmarks.input [--figures=pipeline_over_bare,resume_seconds,...] [--update_docs]
     python -m benchmarks.input --figures=cached_score_error,… --reference=runs/reference
+    python -m benchmarks.input --figures=prepare_over_bare,prepare_two_processes,… \
+        --img2dataset=OTHER_VENV/bin/python
 
 The images are 512 px and 256 px JPEGs cut from scikit-image's photographs. Compared programs take
 turns and their fastest round counts, so that a busy machine slows all alike. `input_wait_share`
@@ -27,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from benchmarks import cached_scores
+from benchmarks import cached_scores, prepare_rates
 from benchmarks.figure_page import INPUT
 from benchmarks.figures import emit
 from benchmarks.timing import in_own_process, peak_extra_bytes
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--figures", default=",".join(FIGURES), help="comma-separated")
     parser.add_argument("--data_dir", default="data/prepared", help="where TFDS keeps its sets")
     parser.add_argument("--reference", help="a finished reference run")
+    parser.add_argument("--img2dataset", help="a Python that has img2dataset")
     parser.add_argument(
         "--update_docs", action="store_true", help="keep the figures, and show them in docs/data.md"
     )
@@ -380,6 +383,9 @@ FIGURES = {
     "resume_seconds": resume_seconds,
     "input_wait_share": input_wait_share,
     "cached_score_error": cached_score_error,
+    "prepare_over_bare": prepare_rates.prepare_over_bare,
+    "prepare_two_processes": prepare_rates.prepare_two_processes,
+    "audit_pairs_per_second": prepare_rates.audit_pairs,
 }
 
 

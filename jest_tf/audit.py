@@ -8,18 +8,23 @@
 The first form reads what a run has learned about its pairs while it trained, the others score a
 set without training: `--reference` and `--learner` are runs, or folders of `cache_reference`.
 Given together with --workdir they take the place of the run's losses. Also writes a page with
-pictures beside the table. Rerunning goes on where it stopped.
+pictures beside the table. Rerunning goes on where it stopped. `--runner=FlinkRunner -- …` spreads
+the work by Apache Beam.
 """
 
 import datetime
+import functools
 import os
 import shlex
 import sys
+from collections.abc import Callable
 
-from jest_tf import cli, config_flag
+from jest_tf import cache_reference, cli, config_flag
+from jest_tf.data import units
 from jest_tf.errors import UserError
 from jest_tf.files import read_json, write_atomically
 
+MODELS = ("reference", "learner")
 FLAGS, _flag = cli.own_flags()
 _WORKDIR = _flag("string", "workdir", None, "Folder of a run.")
 _DATA = _flag("string", "data", None, "Data set, as for training; by default the run's.")
@@ -48,10 +53,12 @@ _WRONG_SHARE = _flag(
 )
 _BATCH = _flag("integer", "batch_size", 256, "Pairs scored at a time.")
 _WORKERS = _flag("integer", "workers", 4, "Shards read at once.", lower_bound=1)
+_RUNNER = units.runner_flag(_flag)
 
 
 def main(argv: list[str]) -> None:
     """Writes table and page."""
+    argv, beam = units.beam_of(argv, _RUNNER.value)
     config_flag.refuse_extra(argv)
     out = _OUT.value or ""
     if not out.endswith(".parquet"):
@@ -62,61 +69,96 @@ def main(argv: list[str]) -> None:
     # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.monitoring import audit, audit_page
 
-    ledger, manifest = _inputs()
-    audited = audit.Audit(
-        manifest,
-        ledger,
-        reference=_cache(_REFERENCE.value, manifest, f"{out}.reference"),
-        learner=_cache(_LEARNER.value, manifest, f"{out}.learner"),
-        pictures=_PICTURES.value,
-    )
-    audit.make(audited, out, wrong_share=_WRONG_SHARE.value, workers=_WORKERS.value)
+    given = {name: FLAGS[name].value for name in FLAGS}
+    for name in MODELS:
+        _embed(given, name, beam)
+    audited = open_audit(given)
+
+    def work(todo: list[int]) -> None:
+        if beam:
+            left = functools.partial(audit.missing_parts, audited, out)
+            units.run(beam, "jest_tf.audit:open_units", {"given": given}, todo, left)
+        else:
+            audit.in_threads(audited, out, todo, _WORKERS.value)
+
+    audit.make(audited, out, work, _WRONG_SHARE.value)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     command = shlex.join(["python", "-m", "jest_tf.audit", *sys.argv[1:]])
     page = _PAGE.value or out.removesuffix(".parquet") + ".html"
-    write_atomically(page, audit_page.page(out, manifest, f"{now}, by {command}"))
-    print(f"{manifest.n_records:,} pairs -> {out}, {page}")
+    write_atomically(page, audit_page.page(out, audited.manifest, f"{now}, by {command}"))
+    print(f"{audited.manifest.n_records:,} pairs -> {out}, {page}")
 
 
-def _inputs():
+def open_units(given: dict) -> Callable[[int], None]:
+    """For `units.run`."""
+    from jest_tf.monitoring import audit
+
+    return audit.unit_of(open_audit(given), given["out"])
+
+
+def open_audit(given: dict):
+    """What these flags audit; the embeddings of runs are there already."""
+    from jest_tf.data.reference_cache import ReferenceCache
+    from jest_tf.monitoring.audit import Audit
+
+    ledger, manifest = _inputs(given)
+    caches = {}
+    for name in MODELS:
+        if given[name]:
+            folder = given[name] if not _is_run(given[name]) else f"{given['out']}.{name}"
+            caches[name] = ReferenceCache.load(folder)
+            caches[name].check_manifest(manifest)
+    return Audit(manifest, ledger, pictures=given["pictures"], **caches)
+
+
+def _inputs(given: dict):
     """(ledger or None, manifest), which belong together."""
     from jest_tf.data.sources import open_source, register
     from jest_tf.monitoring.ledger import read_ledger
     from jest_tf.training.run.workdir import stored_config
 
-    if not _WORKDIR.value:
-        register(_TFDS_MODULE.value)
-        return None, open_source(_DATA.value, _DATA_DIR.value)
-    config = stored_config(_WORKDIR.value)
-    register(_TFDS_MODULE.value or config.data.tfds_module)
-    ledger = read_ledger(os.path.join(_WORKDIR.value, "ledger"))
-    data_dir = _DATA_DIR.value or config.data.data_dir
-    manifest = open_source(_DATA.value or config.data.train, data_dir)
-    trained_on = read_json(os.path.join(_WORKDIR.value, "inputs.json"))["data"]
+    workdir = given["workdir"]
+    if not workdir:
+        register(given["tfds_module"])
+        return None, open_source(given["data"], given["data_dir"])
+    config = stored_config(workdir)
+    register(given["tfds_module"] or config.data.tfds_module)
+    ledger = read_ledger(os.path.join(workdir, "ledger"))
+    data_dir = given["data_dir"] or config.data.data_dir
+    manifest = open_source(given["data"] or config.data.train, data_dir)
+    trained_on = read_json(os.path.join(workdir, "inputs.json"))["data"]
     if manifest.fingerprint != trained_on:
         raise UserError(
             f"{manifest.name} (fingerprint {manifest.fingerprint}) is not what the run in "
-            f"{_WORKDIR.value} trained on ({trained_on}). Give that data set as --data."
+            f"{workdir} trained on ({trained_on}). Give that data set as --data."
         )
     return ledger, manifest
 
 
-def _cache(name: str | None, manifest, folder: str):
-    """The embeddings of `name`: its own where it is a cache; a run's are computed into `folder`."""
-    from jest_tf.data.reference_cache import ReferenceCache
-    from jest_tf.training.cache_fill import cache_of_run
-    from jest_tf.training.run.restore import load_workdir
+def _is_run(name: str) -> bool:
+    return os.path.exists(os.path.join(name, "config.json"))
 
-    if not name:
-        return None
-    if os.path.exists(os.path.join(name, "config.json")):
-        writer = cache_of_run(
-            load_workdir(name), manifest, folder, dtype="float16", batch_size=_BATCH.value
-        )
-        return writer.finish()
-    cache = ReferenceCache.load(name)
-    cache.check_manifest(manifest)
-    return cache
+
+def _embed(given: dict, name: str, beam: units.Beam | None) -> None:
+    """Computes the embeddings of `given[name]` into OUT.name, where it is a run."""
+    if not given[name] or not _is_run(given[name]):
+        return
+    from jest_tf.training.run.workdir import stored_config
+
+    stored = stored_config(given["workdir"]).data if given["workdir"] else None
+    wanted = {"reference": given[name], "out": f"{given['out']}.{name}", "dtype": "float16"}
+    wanted["batch_size"] = given["batch_size"]
+    wanted |= {
+        key: given[key] or (stored[of] if stored else given[key])
+        for key, of in (("data", "train"), ("data_dir", "data_dir"), ("tfds_module", "tfds_module"))
+    }
+    writer, fill = cache_reference.open_cache(wanted)
+    todo = writer.missing_shards()
+    if beam:
+        units.run(beam, cache_reference.OPENER, {"given": wanted}, todo, writer.missing_shards)
+    else:
+        fill(todo)
+    writer.finish()
 
 
 if __name__ == "__main__":

@@ -8,11 +8,17 @@
 
 The second form takes any model's embeddings: .npz or .parquet with id, zimg, ztxt (docs/data.md),
 the third the embeddings inside DataCompDR's tars (docs/weights.md).
-Rerunning goes on where it stopped; `--shard=i/n` spreads the work.
+Rerunning goes on where it stopped. `--runner=FlinkRunner -- …` spreads the work by Apache Beam,
+`--shard=i/n` by hand.
 """
 
+from collections.abc import Callable
+
 from jest_tf import cli, config_flag
+from jest_tf.data import units
 from jest_tf.errors import UserError
+
+OPENER = "jest_tf.cache_reference:open_units"
 
 FLAGS, _flag = cli.own_flags()
 _REFERENCE = _flag("string", "reference", None, "Folder of a finished run.")
@@ -35,10 +41,12 @@ _OUT = _flag("string", "out", None, "Folder of the cache.")
 _DTYPE = _flag("enum", "dtype", "float16", "As stored.", enum_values=["float16", "bfloat16"])
 _BATCH = _flag("integer", "batch_size", 256, "Records at a time.")
 _SHARD = _flag("string", "shard", "0/1", "i/n: every n-th shard.")
+_RUNNER = units.runner_flag(_flag)
 
 
 def main(argv: list[str]) -> None:
     """Fills the cache that the flags name."""
+    argv, beam = units.beam_of(argv, _RUNNER.value)
     config_flag.refuse_extra(argv)
     if not _DATA.value or not _OUT.value:
         raise UserError("give --data (as for training) and --out (folder of the cache)")
@@ -49,19 +57,15 @@ def main(argv: list[str]) -> None:
         )
     # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data.prepare import parse_part
-    from jest_tf.data.sources import open_source, register
-    from jest_tf.training.cache_fill import cache_of_run
-    from jest_tf.training.run.restore import load_workdir
 
-    register(_TFDS_MODULE.value)
-    run = load_workdir(_REFERENCE.value) if _REFERENCE.value else None
-    manifest = open_source(_DATA.value, _DATA_DIR.value)
     part, parts = parse_part(_SHARD.value)
-    if run:
-        how = {"dtype": _DTYPE.value, "batch_size": _BATCH.value, "part": part, "parts": parts}
-        writer = cache_of_run(run, manifest, _OUT.value, **how)
+    given = {name: FLAGS[name].value for name in FLAGS if name not in ("shard", "runner")}
+    writer, fill = open_cache(given)
+    todo = writer.missing_shards(part, parts)
+    if beam:
+        units.run(beam, OPENER, {"given": given}, todo, writer.missing_shards)
     else:
-        writer = _datacompdr(manifest) if _DATACOMPDR.value else _import(manifest)
+        fill(todo)
     missing = writer.missing_shards()
     if missing:
         print(f"{len(missing):,} shards are still to come from the other parts")
@@ -70,35 +74,59 @@ def main(argv: list[str]) -> None:
     print(f"{sum(cache.records):,} records, width {cache.dim}, {cache.dtype} -> {cache.folder}")
 
 
-def _writer(manifest, identity: dict, dim: int, scale: float, bias: float):
+def open_cache(given: dict):
+    """(the cache that these flags name, what fills some of its shards)."""
+    from jest_tf.data.sources import open_source, register
+    from jest_tf.training.cache_fill import filled_by_run
+    from jest_tf.training.run.restore import load_workdir
+
+    register(given["tfds_module"])
+    run = load_workdir(given["reference"]) if given["reference"] else None
+    manifest = open_source(given["data"], given["data_dir"])
+    if run:
+        how = {name: given[name] for name in ("dtype", "batch_size")}
+        return filled_by_run(run, manifest, given["out"], **how)
+    return _datacompdr(given, manifest) if given["datacompdr"] else _import(given, manifest)
+
+
+def open_units(given: dict) -> Callable[[int], None]:
+    """For `units.run`."""
+    _, fill = open_cache(given)
+    return lambda index: fill([index])
+
+
+def _writer(given: dict, manifest, identity: dict, dim: int, scale: float, bias: float):
     from jest_tf.data.reference_cache import CacheWriter
 
     of_model = {"identity": identity, "dim": dim, "scale": scale, "bias": bias}
-    return CacheWriter(_OUT.value, manifest, dtype=_DTYPE.value, **of_model)
+    return CacheWriter(given["out"], manifest, dtype=given["dtype"], **of_model)
 
 
-def _import(manifest):
-    from jest_tf.data.reference_fill import import_embeddings
+def _import(given: dict, manifest):
+    from jest_tf.data.reference_fill import StoredEmbeddings, import_embeddings
 
-    if _SCALE.value is None or _BIAS.value is None or _DIM.value is None:
+    of_model = [given[name] for name in ("dim", "scale", "bias")]
+    if None in of_model:
         raise UserError("--embeddings needs --scale, --bias and --dim of the model they are from")
-    identity = {"imported": _NAME.value}
-    writer = _writer(manifest, identity, _DIM.value, _SCALE.value, _BIAS.value)
-    import_embeddings(writer, _EMBEDDINGS.value)
-    return writer
+    writer = _writer(given, manifest, {"imported": given["name"]}, *of_model)
+    embeddings = StoredEmbeddings(given["embeddings"], given["dim"])
+    print(
+        f"{embeddings.n:,} embeddings in {len(embeddings.parts)} parts; "
+        f"{embeddings.n_repeated:,} ids repeat (first kept)"
+    )
+    return writer, lambda shards: import_embeddings(writer, embeddings, shards)
 
 
-def _datacompdr(manifest):
+def _datacompdr(given: dict, manifest):
     from jest_tf.data.datacompdr import DataCompDR, import_datacompdr
 
-    embeddings = DataCompDR(_DATACOMPDR.value, _TEACHER.value)
+    embeddings = DataCompDR(given["datacompdr"], given["teacher"])
     # CLIP's scale is 100 after training. It has no bias, which only a sigmoid loss needs.
-    scale = 100.0 if _SCALE.value is None else _SCALE.value
-    bias = 0.0 if _BIAS.value is None else _BIAS.value
-    identity = {"datacompdr": f"teacher {_TEACHER.value}"}
-    writer = _writer(manifest, identity, embeddings.dim, scale, bias)
-    import_datacompdr(writer, embeddings)
-    return writer
+    scale = 100.0 if given["scale"] is None else given["scale"]
+    bias = 0.0 if given["bias"] is None else given["bias"]
+    identity = {"datacompdr": f"teacher {given['teacher']}"}
+    writer = _writer(given, manifest, identity, embeddings.dim, scale, bias)
+    return writer, lambda shards: import_datacompdr(writer, embeddings, shards)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@
     python -m jest_tf.prepare img2dataset 'out/*.tfrecord'   --out=data/web   (in place)
 
 Paths may be files, folders, 'globs*' and {00000..00099}; local or gs://. Rerunning goes on where it
-stopped. To spread the work, run it n times with --shard=0/n … (n-1)/n; whichever run finishes last
-writes the manifest. Records that cannot be used are left out, counted, and listed with the reason
-in rejected.jsonl. docs/your_data.md says what is read of each format.
+stopped. On several machines: --runner=FlinkRunner -- and options of Apache Beam; or run it n times
+with --shard=0/n … (n-1)/n. Records that cannot be used are left out, counted, and listed with the
+reason in rejected.jsonl. docs/your_data.md says what is read of each format.
 """
 
 from jest_tf import cli
+from jest_tf.data import units
 from jest_tf.errors import UserError
 
 KINDS = ("folder", "webdataset", "csv", "parquet", "img2dataset")
@@ -34,6 +35,7 @@ _flag(
 _flag("integer", "records_per_shard", 1000, "Records of a file that is written.", lower_bound=1)
 _flag("integer", "workers", 8, "Threads.", lower_bound=1)
 _flag("string", "shard", "0/1", "i/n: do every n-th unit from the i-th on.")
+units.runner_flag(_flag)
 _flag(
     "string", "captions", None, "folder: its caption file: .csv, .tsv, .jsonl, COCO's or "
     "Karpathy's .json, Flickr's .token. By default metadata.jsonl, metadata.csv, captions.csv … "
@@ -83,6 +85,7 @@ _flag(
 
 def main(argv: list[str]) -> int:
     """Prepares the source that the words and flags name."""
+    argv, beam = units.beam_of(argv, FLAGS.runner)
     kind, paths = (argv[1], tuple(argv[2:])) if len(argv) > 1 else ("", ())
     if kind not in KINDS or not paths:
         raise UserError(
@@ -102,7 +105,7 @@ def main(argv: list[str]) -> int:
     settings = {name: given[name] for name in names} | {"split": tuple(FLAGS.split)}
     try:
         prepare.prepare(
-            prepare.Settings(kind=kind, paths=paths, part=part, parts=parts, **settings)
+            prepare.Settings(kind=kind, paths=paths, part=part, parts=parts, **settings), beam=beam
         )
     except KeyboardInterrupt:  # it has said what is kept
         return EXIT_INTERRUPTED

@@ -30,7 +30,7 @@ PARTS=(
   "tests/training"
   "tests/data tests/field tests/evaluation tests/pages"
   "tests/monitoring tests/serving tests/weights tests/preflight tests/browser"
-  "tests/tpu_compile tests/test_*.py"
+  "tests/tpu_compile tests/beam tests/test_*.py"
   "benchmarks/tests examples"
 )
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 import tarfile
 
 import commands
@@ -126,6 +127,20 @@ def test_rows_do_not_depend_on_workers_or_on_being_cut_off(
     assert out.read_bytes() == table.read_bytes()
 
 
+def test_two_models_tell_what_is_learned(data, cache, tmp_path):
+    out = tmp_path / "audit.parquet"
+    models = [f"--reference={cache}", f"--learner={cache}"]
+    assert commands.run(audit, [f"--data={data}", *models, f"--out={out}"]) == 0
+    rows = pq.read_table(out).to_pylist()
+    seen = [row for row in rows if row["record"] not in (UNREADABLE, NO_CAPTION)]
+    for row in seen:
+        loss = np.log1p(np.exp(-(10.0 * row["reference_score"] - 5.0)))
+        assert row["learner_loss"] == pytest.approx(loss, rel=1e-5) and row["learnability"] == 0
+    assert {row["verdict"].partition(" of")[0] for row in seen} == {
+        "learned", "wrong pair", "duplicate",
+    }  # fmt: skip
+
+
 def curated(table, out, *flags):
     return commands.run(curate, [f"--audit={table}", f"--out={out}", *flags])
 
@@ -226,11 +241,25 @@ def test_what_cannot_be_chosen_is_told_in_one_message(table, tmp_path, capsys, f
     assert told in error and error.count("error:") == 1
 
 
-def test_an_audit_of_another_data_set_is_refused(data, table, tmp_path, capsys):
+def test_near_duplicates_need_faiss(table, cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    flags = ["--dedup=0.9", f"--embeddings={cache}", "--write=keys.csv"]
+    assert curated(table, tmp_path, *flags) == 2
+    assert "pip install 'jest_tf[dedup]'" in capsys.readouterr().err
+
+
+def test_an_audit_of_another_data_set_is_refused(data, cache, table, tmp_path, capsys):
     other = Manifest.load(str(data / "manifest.json"))
     Manifest("other", other.sources, other.shards[::-1]).save(str(tmp_path / "other.json"))
     assert curated(table, tmp_path, f"--data={tmp_path}/other.json") == 2
     assert "is an audit of another data set" in capsys.readouterr().err
+    command = [
+        f"--data={tmp_path}/other.json",
+        f"--reference={cache}",
+        f"--out={tmp_path}/a.parquet",
+    ]
+    assert commands.run(audit, command) == 2
+    assert "belongs to other data: fingerprint" in capsys.readouterr().err
     (tmp_path / "no.parquet").write_text("no table")
     assert curated(tmp_path / "no.parquet", tmp_path) == 2
     assert "is not an audit" in capsys.readouterr().err

@@ -140,22 +140,30 @@ def test_named_tests_run_alone(checkout, venv, tmp_path, arguments):
     assert [call.partition("--dist loadfile ")[2] for call in tests] == [" ".join(arguments)]
 
 
-def test_ci_makes_the_environment_of_the_tpu_compiler_then_runs_the_tests():
+def test_ci_makes_the_environments_then_runs_the_tests():
     lines = run(ROOT / ".ci/run", "--dry-run", cwd="/").splitlines()
     expected = []
-    for script in ("tpu_compile_env.sh", "test.sh"):
+    for script in ("tpu_compile_env.sh", "beam_test.sh", "test.sh"):
         expected += run(ROOT / "launch" / script, "--dry-run", cwd="/").splitlines()
     assert lines[-len(expected) :] == expected
 
 
-def test_ci_fails_without_the_tpu_compiler_but_still_runs_the_tests(checkout):
+@pytest.mark.parametrize(
+    ("failing", "told"),
+    [
+        ("tpu_compile_env.sh", "no environment that compiles for TPU"),
+        ("beam_test.sh", "in a pipeline of Apache Beam did not pass"),
+    ],
+)
+def test_ci_fails_with_an_environment_but_still_runs_the_tests(checkout, failing, told):
     shutil.copytree(ROOT / ".ci", checkout / ".ci")
-    write_program(checkout / "launch/tpu_compile_env.sh", "exit 3")
+    for script in ("tpu_compile_env.sh", "beam_test.sh"):
+        write_program(checkout / "launch" / script, f"exit {3 * (script == failing)}")
     write_program(checkout / "launch/test.sh", 'echo "tests: $*"')
     write_program(checkout / "bin/chromium", "")
     path = f"{checkout}/bin:{os.environ['PATH']}"
     out = run(checkout / ".ci/run", "-k", "x", check=3, PATH=path)
-    assert "tests: -k x" in out and "no environment that compiles for TPU" in out
+    assert "tests: -k x" in out and told in out
 
 
 def test_quickstart_passes_its_arguments_on(checkout, venv, tmp_path):

@@ -1,6 +1,7 @@
 """The comparison of methods, against counts by hand."""
 
 import numpy as np
+import pytest
 
 from benchmarks import audit_noise
 from jest_tf.monitoring.labels import Labels
@@ -23,3 +24,10 @@ def test_the_lowest_are_taken():
         True,
         False,
     ]
+
+
+def test_several_audits_are_told_by_their_mean():
+    runs = [[{"method": "audit", "flagged": n, "f1": f1}] for n, f1 in ((2, 0.5), (4, 0.7))]
+    (row,) = audit_noise.summary(runs)
+    assert row["method"] == "audit" and row["flagged"] == 3 and row["f1"] == pytest.approx(0.6)
+    assert row["sd of f1"] == pytest.approx(0.1 * 2**0.5)

@@ -95,13 +95,17 @@ class DataCompDR:
         return open_binary(self.tars[tar])
 
 
-def import_datacompdr(writer: CacheWriter, embeddings: DataCompDR) -> None:
-    """Fills a cache. A record with n captions takes the first n text embeddings.
+def import_datacompdr(
+    writer: CacheWriter, embeddings: DataCompDR, shards: Sequence[int] | None = None
+) -> None:
+    """Fills these shards of a cache, by default all that miss.
+
+    A record with n captions takes the first n text embeddings.
 
     UserError: a record without key or embedding, or with more captions than embeddings.
     """
     with Counter("importing DataCompDR", writer.n_missing()) as counter:
-        for shard in writer.missing_shards():
+        for shard in writer.missing_shards() if shards is None else shards:
             writer.write_shard(shard, counter.over(_rows(writer.manifest, shard, embeddings)))
 
 

@@ -17,6 +17,7 @@ from jest_tf.data.fields import is_text
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_rows
 from jest_tf.data.repeats import Repeats
+from jest_tf.data.units import in_order
 from jest_tf.errors import UserError
 from jest_tf.pages.html import data_uri, render
 from jest_tf.progress import Counter
@@ -96,7 +97,7 @@ def examine(manifest: Manifest, workers: int = 8) -> Report:
     counter = Counter(f"reading {manifest.name}", manifest.n_records)
     with futures.ThreadPoolExecutor(workers) as pool, counter:
         shards = range(len(manifest.shards))
-        parts = pool.map(lambda index: _examine_shard(manifest, index, counter), shards)
+        parts = in_order(pool, lambda index: _examine_shard(manifest, index, counter), shards)
         for index, (part, shard_ids, shard_texts, error) in enumerate(parts):
             shard = manifest.shards[index]
             name = names[shard.source]

@@ -15,6 +15,7 @@ from jest_tf.errors import UserError
 
 PER_CELL = 2000  # records that a cell is to have on average
 SAMPLE = 256  # records a cell that the cells are found on, at most
+SAMPLES = 1 << 18  # records that they are found on in all, at most
 BLOCK = 1024  # records that are compared with their cell at a time
 
 
@@ -55,8 +56,8 @@ def _cells(
     faiss, blocks: Iterable[np.ndarray], n: int, folder: pathlib.Path
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(record numbers, embeddings) of each cell."""
-    n_cells = max(1, n // PER_CELL)
-    stride = max(1, n // (n_cells * SAMPLE))
+    n_cells = max(1, min(n // PER_CELL, SAMPLES // 40))  # k-means wants 40 of each
+    stride = max(1, -(-n // min(n_cells * SAMPLE, SAMPLES)))
     first, sample = 0, []
     for z in blocks:
         rows = np.arange(-first % stride, len(z), stride)

@@ -24,7 +24,7 @@ from concurrent import futures
 
 import tensorflow as tf
 
-from jest_tf.data import cleaning, prepared
+from jest_tf.data import cleaning, prepared, units
 from jest_tf.data.formats import folder, parquet, table, tar
 from jest_tf.data.formats.files import why
 from jest_tf.data.formats.pairs import PassedOver, Rejected, Settings, Unit, encoded
@@ -33,6 +33,7 @@ from jest_tf.errors import UserError
 from jest_tf.files import parse_json, replacing, write_atomically
 from jest_tf.progress import Counter
 
+OPENER = "jest_tf.data.prepare:open_units"
 OPENERS = {
     "folder": folder.open_folder,
     "webdataset": tar.open_tars,
@@ -41,14 +42,17 @@ OPENERS = {
 }
 
 
-def prepare(settings: Settings, say: Callable[[str], None] = print) -> Summary:
-    """Does this run's share of the units; writes the manifest when all are there.
+def prepare(
+    settings: Settings, say: Callable[[str], None] = print, beam: units.Beam | None = None
+) -> Summary:
+    """Does this run's share of the units, in threads or by `beam`; writes the manifest when all
+    are there.
 
     UserError: the source cannot be understood, changed since the output was begun, or is rejected
     for the most part; or the output cannot be written.
     """
     try:
-        return _prepare(settings, say)
+        return _prepare(settings, say, beam)
     except (OSError, tf.errors.OpError) as error:
         at = getattr(error, "filename", None)
         raise UserError(
@@ -57,7 +61,7 @@ def prepare(settings: Settings, say: Callable[[str], None] = print) -> Summary:
         ) from error
 
 
-def _prepare(settings: Settings, say: Callable[[str], None]) -> Summary:
+def _prepare(settings: Settings, say: Callable[[str], None], beam: units.Beam | None) -> Summary:
     make_folder(settings.out)
     if settings.kind == "img2dataset":
         return prepared.list_img2dataset(settings, say)
@@ -66,12 +70,35 @@ def _prepare(settings: Settings, say: Callable[[str], None]) -> Summary:
         say(note)
     name = settings.name or prepared.source_name(opened.root, settings.kind)
     claim(settings.out, settings.decisive(name), opened.listing, settings.overwrite)
-    there = set(tf.io.gfile.listdir(settings.out))
-    mine = range(settings.part, len(opened.units), settings.parts)
-    todo = [index for index in mine if prepared.report_name(index) not in there]
-    say(f"{len(opened.units):,} units, {len(todo):,} to do here, {settings.workers} threads")
-    _run(settings, name, opened.units, todo, say)
+
+    def left() -> list[int]:
+        there = set(tf.io.gfile.listdir(settings.out))
+        mine = range(settings.part, len(opened.units), settings.parts)
+        return [index for index in mine if prepared.report_name(index) not in there]
+
+    todo = left()
+    by = f"by Beam's {beam.runner}" if beam else f"{settings.workers} threads"
+    say(f"{len(opened.units):,} units, {len(todo):,} to do here, {by}")
+    if beam:
+        arguments = {"settings": dataclasses.asdict(settings), "n_units": len(opened.units)}
+        units.run(beam, OPENER, arguments, todo, left)
+    else:
+        _run(settings, name, opened.units, todo, say)
     return prepared.finish(settings, name, opened, say)
+
+
+def open_units(settings: dict, n_units: int) -> Callable[[int], object]:
+    """For `units.run`; UserError: the source looks different from here."""
+    split = {name: tuple(settings[name]) for name in ("paths", "split")}
+    settings = Settings(**settings | split)
+    opened = OPENERS[settings.kind](settings)
+    if len(opened.units) != n_units:
+        raise UserError(
+            f"{', '.join(settings.paths)}: {len(opened.units):,} units are seen by a worker, and "
+            f"{n_units:,} by the machine that started it. All must see the same files."
+        )
+    name = settings.name or prepared.source_name(opened.root, settings.kind)
+    return lambda index: convert(opened.units[index], index, name, settings)
 
 
 def make_folder(out: str) -> None:

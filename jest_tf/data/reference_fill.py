@@ -12,6 +12,8 @@ from jest_tf.data.formats.files import find, open_binary, open_parquet
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_rows
 from jest_tf.data.reference_cache import CacheWriter, unit_norm
+from jest_tf.data.repeats import Repeats
+from jest_tf.data.sorted_runs import SortedRuns
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
@@ -27,49 +29,42 @@ def embed(
     image_size: int,
     pixels: PixelRule = PixelRule(),
     batch_size: int = 256,
-    part: int = 0,
-    parts: int = 1,
+    shards: Sequence[int] | None = None,
 ) -> None:
-    """Embeds every record that is not in the cache yet, every `parts`-th shard from `part` on.
+    """Embeds the records of these shards; by default of all that are not in the cache yet.
 
+    Each shard begins a batch, so what is stored does not depend on which others are embedded.
     encode_image: uint8 [batch_size, S, S, 3] -> unit-norm [batch_size, d]; encode_text: int32
     [batch_size, n_tokens] likewise.
     """
-    missing = writer.missing_shards(part, parts)
-    if not missing:
-        return
-    manifest = _subset(writer.manifest, missing)
-    images = _rows(
-        (_known(encode_image(batch["image"]), batch), batch["id"].numpy())
-        for batch in pipeline.evaluation_batches(
-            manifest, tokenizer, batch_size, image_size, pixels
-        )
-    )
-    with Counter(f"embedding {manifest.name}", manifest.n_records) as counter:
-        for shard, index in enumerate(missing):
-            captions = [texts for _, _, texts in shard_rows(manifest, shard)]
+    shards = writer.missing_shards() if shards is None else shards
+    n_records = sum(writer.manifest.shards[index].records for index in shards)
+    with Counter(f"embedding {writer.manifest.name}", n_records) as counter:
+        for index in shards:
+            manifest = _subset(writer.manifest, [index])
+            captions = [texts for _, _, texts in shard_rows(manifest, 0)]
             ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
-            # Texts first: images go on in the next shard.
+            images = _rows(
+                (_known(encode_image(batch["image"]), batch), batch["id"].numpy())
+                for batch in pipeline.evaluation_batches(
+                    manifest, tokenizer, batch_size, image_size, pixels
+                )
+            )
             rows = counter.over(zip(ztxt, captions, images, strict=False))
             writer.write_shard(index, ((rid, zimg, z, texts) for z, texts, (zimg, rid) in rows))
 
 
 def import_embeddings(
-    writer: CacheWriter, files: Sequence[str], report: Callable[[str], None] = print
+    writer: CacheWriter, embeddings: "StoredEmbeddings", shards: Sequence[int] | None = None
 ) -> None:
-    """Fills a cache from .npz or .parquet files of any model's embeddings.
+    """Fills these shards of a cache, by default all that miss, with any model's embeddings.
 
     Each file has `id` [n] (of the manifest's records), `zimg` [n, d] and `ztxt` [n, d], or [n,
-    captions, d] (Parquet: a list per caption). They are brought to unit norm. UserError: missing
-    columns, other widths, a record without embedding or with another number of captions.
+    captions, d] (Parquet: a list per caption). They are brought to unit norm. UserError: a record
+    without embedding or with another number of captions.
     """
-    embeddings = StoredEmbeddings(files, writer.cache.dim)
-    report(
-        f"{len(embeddings.ids):,} embeddings in {len(embeddings.parts)} parts; "
-        f"{embeddings.n_repeated:,} ids repeat (first kept)"
-    )
     with Counter("importing embeddings", writer.n_missing()) as counter:
-        for shard in writer.missing_shards():
+        for shard in writer.missing_shards() if shards is None else shards:
             records = [(rid, len(texts)) for rid, _, texts in shard_rows(writer.manifest, shard)]
             rows = embeddings.rows(records, writer.manifest.shards[shard].path)
             writer.write_shard(shard, counter.over(rows))
@@ -113,28 +108,23 @@ def _embed_texts(captions, tokenizer, encode_text, batch_size) -> list[np.ndarra
 class StoredEmbeddings:
     """Embeddings of any model in .npz and .parquet files, of width `dim`, found by id.
 
-    Only ids and places are held, 20 bytes a record; embeddings are read by row group (an .npz as a
-    whole). UserError: a file that is neither, or without id, zimg and ztxt.
+    Nothing of a record is held: embeddings are read by row group (an .npz as a whole). UserError: a
+    file that is neither, or without id, zimg and ztxt.
     """
 
     def __init__(self, files: Sequence[str], dim: int):
         self._dim = dim
         found = find(files, (".npz", ".parquet"))
         self.parts: list[tuple[str, int]] = []
-        ids, part_of, row_of = [], [], []
+        self._places, repeats = SortedRuns(), Repeats()
         for name, _, _ in found.files:
             path = found.path(name)
             for group in range(_n_groups(path)):
-                part = _read_part(path, group, ("id",))["id"]
-                ids.append(np.asarray(part, np.int64))
-                part_of.append(np.full(len(part), len(self.parts), np.int32))
-                row_of.append(np.arange(len(part), dtype=np.int32))
+                ids = np.asarray(_read_part(path, group, ("id",))["id"], np.int64)
+                self._places.add(ids, len(self.parts))
+                repeats.add(ids)
                 self.parts.append((path, group))
-        self.ids = np.concatenate(ids)
-        order = np.argsort(self.ids, kind="stable")
-        self.ids = self.ids[order]
-        self._part, self._row = np.concatenate(part_of)[order], np.concatenate(row_of)[order]
-        self.n_repeated = int((np.diff(self.ids) == 0).sum())
+        self.n, self.n_repeated = repeats.n, repeats.count()
         self._load(0)  # wrong widths are told at once
 
     def rows(
@@ -142,19 +132,18 @@ class StoredEmbeddings:
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(id, zimg [d], ztxt [captions, d]) of unit norm for each (id, number of captions)."""
         wanted = np.array([record_id for record_id, _ in records], np.int64)
-        at = np.searchsorted(self.ids, wanted)
-        there = self.ids[np.minimum(at, len(self.ids) - 1)] == wanted
-        if not there.all():
+        parts, rows = self._places.find(wanted)
+        if (parts < 0).any():
             raise UserError(
-                f"record {wanted[~there][0]} of {where} has no embedding in "
+                f"record {wanted[parts < 0][0]} of {where} has no embedding in "
                 f"{self.parts[0][0]} (and {len(self.parts) - 1} more parts). Embed it, or prepare "
                 "the data without it."
             )
         found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for part in np.unique(self._part[at]):  # each part is read once a shard
+        for part in np.unique(parts):  # each is read once a shard
             zimg, ztxt = self._load(int(part))
-            for number in np.flatnonzero(self._part[at] == part):
-                row = self._row[at[number]]
+            for number in np.flatnonzero(parts == part):
+                row = rows[number]
                 found[int(number)] = unit_norm(zimg[row]), unit_norm(np.atleast_2d(ztxt[row]))
         for number, (record_id, n_captions) in enumerate(records):
             zimg, ztxt = found.pop(number)

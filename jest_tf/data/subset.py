@@ -88,20 +88,21 @@ def write_uids(keys: Iterable[str], path: str) -> int:
     Raises:
       UserError: a key does not end in such a uid.
     """
-    uids = []
-    for key in keys:
-        match = _UID.fullmatch(key)
-        if not match:
-            raise UserError(
-                f"key {key!r} does not end in a uid of 32 hex digits, as DataComp's do. Leave "
-                "uids.npy out of --write."
-            )
-        uids.append((int(match[1][:16], 16), int(match[1][16:], 16)))
-    array = np.array(uids, np.dtype("u8,u8"))
+    array = np.fromiter(map(_uid, keys), np.dtype("u8,u8"))
     array.sort()
     with replacing(path) as aside, open(aside, "wb") as file:
         np.save(file, array)
     return len(array)
+
+
+def _uid(key: str) -> tuple[int, int]:
+    match = _UID.fullmatch(key)
+    if not match:
+        raise UserError(
+            f"key {key!r} does not end in a uid of 32 hex digits, as DataComp's do. Leave "
+            "uids.npy out of --write."
+        )
+    return int(match[1][:16], 16), int(match[1][16:], 16)
 
 
 def copy_tars(patterns: Sequence[str], keys: Iterable[str], out: str) -> int:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 
 import numpy as np
@@ -31,7 +31,7 @@ from jest_tf.monitoring.verdicts import DUPLICATE, Verdicts, judge, mates, repre
 from jest_tf.pages.html import thumbnail
 from jest_tf.progress import Counter
 
-VERSION = 1
+VERSION = 2
 ABOUT = b"jest_audit"  # the key of an audit's notes in the metadata of its file
 SAMPLED = 8192  # pairs that neighbours are looked for in
 RANKED = 1024  # of these, pairs that each pair is ranked among
@@ -203,7 +203,7 @@ def _of_models(
         told = [f"{name}_{column}" for column in ("score", "loss", "rank")]
         if name == "reference":
             columns["neighbour_rank"] = neighbours
-            columns["wrong_rank"] = (columns["reference_rank"] + 2 * neighbours) / 3
+            columns["wrong_rank"] = (columns["reference_rank"] + neighbours) / 2
             told += ["neighbour_rank", "wrong_rank"]
         lost = ~readable | ~zimg.any(axis=1)
         columns |= {k: np.where(lost, np.nan, columns[k]).astype(np.float32) for k in told}
@@ -212,35 +212,55 @@ def _of_models(
     return columns
 
 
+def unit_of(audit: Audit, out: str) -> Callable[[int], None]:
+    """What writes the rows of a shard; UserError: it cannot be read."""
+    audit.others  # noqa: B018  before threads ask for it
+
+    def one(index: int) -> None:
+        try:
+            write_unit(audit, index, part_path(out, index))
+        except tf.errors.OpError as error:
+            shard = audit.manifest.shards[index].path
+            raise UserError(f"{shard} cannot be read: {error.message.splitlines()[0]}") from error
+
+    return one
+
+
+def part_path(out: str, index: int) -> str:
+    return f"{out}.parts/{index:06d}.parquet"
+
+
+def missing_parts(audit: Audit, out: str) -> list[int]:
+    """Shards whose rows are not there yet."""
+    n_units = len(audit.manifest.shards)
+    return [i for i in range(n_units) if not os.path.exists(part_path(out, i))]
+
+
+def in_threads(audit: Audit, out: str, todo: Sequence[int], workers: int) -> None:
+    """Writes the rows of these shards."""
+    counter = Counter("audit", len(todo), "shards")
+    with futures.ThreadPoolExecutor(workers) as pool, counter:
+        collections.deque(counter.over(pool.map(unit_of(audit, out), todo)), maxlen=0)
+
+
 def make(
     audit: Audit,
     out: str,
-    *,
+    work: Callable[[Sequence[int]], None],
     wrong_share: float | None = None,
-    workers: int = 4,
 ) -> Verdicts:
     """Writes the audit as a Parquet file with a row group a shard; rerun to go on.
+
+    Args:
+      work: writes the rows of the shards that it is given.
 
     Raises:
       UserError: a shard cannot be read.
     """
     parts = f"{out}.parts"
-    n_units = len(audit.manifest.shards)
     _claim(parts, audit.identity)
-    paths = [f"{parts}/{i:06d}.parquet" for i in range(n_units)]
-    missing = [i for i in range(n_units) if not os.path.exists(paths[i])]
-
-    def one(index: int) -> None:
-        try:
-            write_unit(audit, index, paths[index])
-        except tf.errors.OpError as error:
-            shard = audit.manifest.shards[index].path
-            raise UserError(f"{shard} cannot be read: {error.message.splitlines()[0]}") from error
-
-    audit.others  # noqa: B018  before threads ask for it
-    counter = Counter("audit", len(missing), "shards")
-    with futures.ThreadPoolExecutor(workers) as pool, counter:
-        collections.deque(counter.over(pool.map(one, missing)), maxlen=0)
+    work(missing_parts(audit, out))
+    paths = [part_path(out, i) for i in range(len(audit.manifest.shards))]
     table = _deciding(paths)
     representative = representatives(table["content_hash"], table["caption_hash"])
     found = judge(table, representative, wrong_share)

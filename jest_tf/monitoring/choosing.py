@@ -73,7 +73,7 @@ class Choice:
 
     def top(self, share: float, by: str, per_source: bool) -> None:
         """Keeps the best: this share of all pairs of the audit, or of each source."""
-        source = self._column("source") if per_source else np.zeros(len(self.kept), int)
+        source = self._codes("source") if per_source else np.zeros(len(self.kept), np.int32)
         best = self._kept_best_first(by)
         kept = np.zeros(len(self.kept), bool)
         for name in np.unique(source):
@@ -103,6 +103,11 @@ class Choice:
             raise UserError(f"--by={by}: the column holds no numbers.")
         best = np.argsort(-np.nan_to_num(values.astype(np.float64), nan=-np.inf), kind="stable")
         return best[self.kept[best]]
+
+    def _codes(self, name: str) -> np.ndarray:
+        """int32 [n]: a number for each text of a column."""
+        column = pq.read_table(self._path, columns=[name], read_dictionary=[name])[name]
+        return column.unify_dictionaries().combine_chunks().indices.to_numpy()
 
     def _column(self, name: str) -> np.ndarray:
         return pq.read_table(self._path, columns=[name])[name].to_numpy()

@@ -98,10 +98,17 @@ def judge(
 
 
 def representatives(*hashes: np.ndarray) -> np.ndarray:
-    """int64 [n]: the first row with the same value in all of `hashes`."""
-    rows = np.stack(hashes, axis=1)
-    _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    return first[inverse.ravel()]
+    """int64 [n]: the first row with the same value in all of `hashes` (int64, 64-bit hashes)."""
+    mixed = np.zeros(len(hashes[0]), np.uint64)
+    for values in hashes:  # one hash of them all: sorting rows would take five times the memory
+        for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):  # of SplitMix64
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(factor)
+        mixed ^= values.view(np.uint64)
+    order = np.argsort(mixed, kind="stable")
+    begins = np.append(True, np.diff(mixed[order]) != 0)[: len(order)]
+    first = np.empty_like(order)
+    first[order] = order[begins][np.cumsum(begins) - 1]
+    return first
 
 
 def mates(hashes: np.ndarray) -> np.ndarray:

@@ -1,5 +1,8 @@
 """Caches of embeddings: of a run that is to be a reference, and of a frozen image tower."""
 
+import functools
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
 from ml_collections import ConfigDict
 
@@ -19,10 +22,17 @@ def cache_of_run(
     *,
     dtype: str,
     batch_size: int = 256,
-    part: int = 0,
-    parts: int = 1,
 ) -> CacheWriter:
-    """Embeds what is missing of this part of a data set, at the run's own resolution."""
+    """Embeds what is missing of a data set, at the run's own resolution."""
+    writer, fill = filled_by_run(run, manifest, folder, dtype=dtype, batch_size=batch_size)
+    fill(writer.missing_shards())
+    return writer
+
+
+def filled_by_run(
+    run: LoadedRun, manifest: Manifest, folder: str, *, dtype: str, batch_size: int = 256
+) -> tuple[CacheWriter, Callable[[Sequence[int]], None]]:
+    """A cache, and what embeds some of its shards."""
     size = run.model.config.image_size
     writer = CacheWriter(
         folder,
@@ -33,7 +43,8 @@ def cache_of_run(
         bias=float(tf.convert_to_tensor(run.model.bias)),
         dtype=dtype,
     )
-    reference_fill.embed(
+    fill = functools.partial(
+        reference_fill.embed,
         writer,
         run.tokenizer,
         tf.function(lambda images: encode_pixels(run.model, images, size)),
@@ -41,10 +52,8 @@ def cache_of_run(
         image_size=run.config.data.image_size,
         pixels=run.model.pixels,
         batch_size=batch_size,
-        part=part,
-        parts=parts,
     )
-    return writer
+    return writer, lambda shards: fill(shards=shards)
 
 
 def open_image_cache(

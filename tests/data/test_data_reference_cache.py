@@ -52,6 +52,11 @@ def encode_text(tokens):
     return tf.stack([tf.cos(total / 500), tf.sin(total / 500)] + [tf.zeros_like(total)] * 4, -1)
 
 
+def import_files(writer, *files):
+    embeddings = reference_fill.StoredEmbeddings(files, writer.cache.dim)
+    reference_fill.import_embeddings(writer, embeddings)
+
+
 def writer_for(folder, manifest, **kwargs) -> CacheWriter:
     kwargs = {"identity": IDENTITY, "dim": D, "scale": 9.0, "bias": -8.0} | kwargs
     return CacheWriter(str(folder), manifest, **kwargs)
@@ -129,7 +134,7 @@ def test_it_resumes_and_parts_add_up(manifest, tokenizer, tmp_path, monkeypatch,
         )
         return writer, embedded
 
-    writer, batches = run(part=1, parts=2)
+    writer, batches = run(shards=[1])
     assert len(batches) == 2  # of 8, for one shard of 15 records
     assert "15/15 records 100%" in capfd.readouterr().err
     with pytest.raises(UserError, match="2 of 3 shards are missing"):
@@ -182,11 +187,11 @@ def test_embeddings_of_any_model(manifest, tokenizer, tmp_path, kind):
         ragged[:] = ztxt
         with pytest.raises(UserError, match="use Parquet"):
             np.savez(path, id=ids, zimg=zimg, ztxt=ragged)
-            reference_fill.import_embeddings(writer_for(tmp_path / "a", manifest), [path], str)
+            import_files(writer_for(tmp_path / "a", manifest), path)
         single = Manifest("one", manifest.sources, manifest.shards[:1])
         np.savez(path, id=ids, zimg=zimg, ztxt=zimg)
         with pytest.raises(UserError, match="record 1 has 2 captions but 1"):
-            reference_fill.import_embeddings(writer_for(tmp_path / "b", single), [path], str)
+            import_files(writer_for(tmp_path / "b", single), path)
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -194,7 +199,7 @@ def test_embeddings_of_any_model(manifest, tokenizer, tmp_path, kind):
     columns = {"id": ids, "zimg": zimg.tolist(), "ztxt": [z.tolist() for z in ztxt]}
     pq.write_table(pa.table(columns), path)
     writer = writer_for(tmp_path / "c", manifest)
-    reference_fill.import_embeddings(writer, [path], str)
+    import_files(writer, path)
     dataset = pipeline.super_batches(
         manifest, tokenizer, super_batch=45, image_size=4, seed=0, n_lanes=1,
         reference_cache=writer.finish(),
@@ -209,6 +214,6 @@ def test_embeddings_of_any_model(manifest, tokenizer, tmp_path, kind):
     lacking = {name: values[:30] for name, values in columns.items()}
     pq.write_table(pa.table(lacking), path)
     with pytest.raises(UserError, match="has no embedding"):
-        reference_fill.import_embeddings(writer_for(tmp_path / "d", manifest), [path], str)
+        import_files(writer_for(tmp_path / "d", manifest), path)
     with pytest.raises(UserError, match=r"width \[6\]; expected 8"):
-        reference_fill.import_embeddings(writer_for(tmp_path / "e", manifest, dim=8), [path], str)
+        import_files(writer_for(tmp_path / "e", manifest, dim=8), path)

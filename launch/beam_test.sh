@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Makes an environment with Apache Beam over the package's own, and runs the tests of --runner in it.
+# Beam needs older protobuf, pyarrow and Pillow than constraints.txt has. Safe to run again.
+#
+#   ./launch/beam_test.sh [--dry-run] [--venv DIR] [PYTEST ARGUMENTS]
+#
+# --dry-run   print every command, run none
+# --venv DIR  the package's own environment; default: the active one, else .venv
+#
+# The layer is .venv-beam of this checkout, 300 MB.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+parse_common "$@"
+choose_venv
+cd "$ROOT"
+install_package dev
+base="$VENV"
+VENV="$ROOT/.venv-beam"
+stamp="$VENV/installed.txt"
+fingerprint="$(install_fingerprint) $base"
+
+if [[ -x "$VENV/bin/python" && -f "$stamp" && "$(<"$stamp")" == "$fingerprint" ]]; then
+  printf 'Environment %s is up to date.\n' "$VENV"
+else
+  PYTHON="$base/bin/python" make_venv
+  run "$VENV/bin/python" -c 'import pathlib, sys, sysconfig as s
+there = s.get_path("purelib", vars={"base": sys.argv[1]})
+pathlib.Path(s.get_path("purelib"), "base.pth").write_text(f"import site; site.addsitedir({there!r})")
+' "$base"
+  run "$VENV/bin/python" -m pip install --disable-pip-version-check --editable "${ROOT}[beam]"
+  # Neither git nor the linter shall look inside.
+  run sh -c 'echo "*" >"$1/.gitignore"' sh "$VENV"
+  [[ "$DRY_RUN" == true ]] || printf '%s\n' "$fingerprint" >"$stamp"
+fi
+run "$VENV/bin/python" -m pytest tests/beam "${REST[@]}"
