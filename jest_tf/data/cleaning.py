@@ -3,6 +3,7 @@
 import collections
 import functools
 import io
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -35,6 +36,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TRACING = threading.Lock()
 _CHECKED_SIDE = 16  # at which a picture is decoded to see whether training can
 
 
@@ -82,8 +84,10 @@ def open_image(open_file: Callable, max_side: int | None = None) -> Image.Image 
 
 def require_decodable(image: bytes) -> None:
     """Raises ValueError, with the reason, unless the decoder of training reads a picture."""
+    with _TRACING:  # once, and not in each of the threads that ask at first
+        decode = _decoder()
     try:
-        if not _decoder()(image)[1]:
+        if not decode(tf.constant(image))[1]:
             raise ValueError("no picture, or too small or large")
     except tf.errors.OpError as error:
         message = error.message.splitlines()[0].rpartition("}} ")[2]
@@ -91,10 +95,10 @@ def require_decodable(image: bytes) -> None:
 
 
 @functools.cache
-def _decoder() -> tf.types.experimental.PolymorphicFunction:
-    signature = [tf.TensorSpec([], tf.string)]
+def _decoder() -> Callable:
     # The picture is asked for too: what nobody asks for is not decoded.
-    return tf.function(lambda e: preprocess.decode(e, _CHECKED_SIDE), signature, autograph=False)
+    decode = tf.function(lambda e: preprocess.decode(e, _CHECKED_SIDE), autograph=False)
+    return decode.get_concrete_function(tf.TensorSpec([], tf.string))
 
 
 def _opened(image: bytes) -> Image.Image:

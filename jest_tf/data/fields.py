@@ -48,7 +48,9 @@ def example(features: Mapping[str, Iterable[int] | Iterable[bytes]]) -> bytes:
             kept[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=values))
         else:
             kept[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-    return tf.train.Example(features=tf.train.Features(feature=kept)).SerializeToString()
+    # Otherwise the order of the features differs from process to process.
+    whole = tf.train.Example(features=tf.train.Features(feature=kept))
+    return whole.SerializeToString(deterministic=True)
 
 
 def are_texts(captions: tf.Tensor) -> tf.Tensor:

@@ -261,7 +261,7 @@ def _renumbered(path: str, number: dict[str, int]) -> int:
             if "cls" in feature:
                 name = feature["cls"].bytes_list.value[0].decode()
                 feature["label"].int64_list.value[:] = [number[name]]
-            writer.write(example.SerializeToString())
+            writer.write(example.SerializeToString(deterministic=True))
     return tf.io.gfile.stat(path).length
 
 
