@@ -3,8 +3,8 @@
     python -m benchmarks.tuning --variant=Ti --image_size=224 --n_tokens=32 --sub_batch=32 --steps=6
 
 Random weights and random pictures: the time does not depend on what is learned. Decoding, waiting
-for input and the update are in it; the first step, which compiles, is not. The last column
-holds everything, filling the cache included.
+for input and the update are in it; the first step, which compiles, is not. `seconds_in_all` holds
+everything, filling the cache included.
 """
 
 import io
@@ -18,6 +18,7 @@ import tensorflow as tf
 from absl import app, flags
 from PIL import Image
 
+from benchmarks import figures
 from jest_tf.config import base_config, settle
 from jest_tf.configs import tune
 from jest_tf.data.manifest import Manifest, Shard, Source
@@ -117,14 +118,15 @@ def main(_) -> None:
     options = {name: FLAGS[name].value for name in names}
     with tempfile.TemporaryDirectory() as folder:
         found = measure(pathlib.Path(folder), options)
-    print(json.dumps(options))
+    full = found["full"]["pairs_per_second"]
     for name, values in found.items():
-        times = values["pairs_per_second"] / found["full"]["pairs_per_second"]
-        print(
-            f"{name:8} {values['pairs_per_second']:8.1f} pairs/s, {times:5.2f} x full tuning, "
-            f"{values['gflop_per_pair']:7.2f} GFLOP a pair, "
-            f"{values['seconds_in_all']:6.1f} s in all"
-        )
+        goal = {"cached": ">= 5", "lora": "none", "full": "1"}[name]
+        figures.emit(
+            f"tuning_over_full_{name}", values["pairs_per_second"] / full, goal, "x",
+            numerator=values["pairs_per_second"], denominator=full, repeats=options["steps"] - 1,
+            gflop_per_pair=values["gflop_per_pair"], seconds_in_all=values["seconds_in_all"],
+            context=options, **figures.made_here(),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
