@@ -2,11 +2,12 @@
 
     python -m benchmarks.screenshots --workdir=runs/quickstart/joint \
         --compare=runs/quickstart/uniform --data_report=data_report/data_report.html \
-        --quickstart=runs/quickstart/index.html --index=INDEX --tensorboard=runs/quickstart
+        --quickstart=runs/quickstart/index.html --audit=audit.html --index=INDEX \
+        --tensorboard=runs/quickstart
 
 Writes docs/report.png (the report on the runs), docs/data_report.png (the page that
-`jest check --all_records` wrote), docs/quickstart.png, docs/search.png (`jest serve` on an index)
-and docs/tensorboard.png. Only the pages that are asked for are made.
+`jest check --all_records` wrote), docs/quickstart.png, docs/audit.png, docs/search.png
+(`jest serve` on an index) and docs/tensorboard.png. Only the pages that are asked for are made.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "The run to report on.", flag_valu
 _COMPARE = flags.DEFINE_list("compare", [], "Runs to show beside it.", flag_values=FLAGS)
 _DATA_REPORT = flags.DEFINE_string("data_report", "", "data_report.html", flag_values=FLAGS)
 _QUICKSTART = flags.DEFINE_string("quickstart", "", "The quickstart's page.", flag_values=FLAGS)
+_AUDIT = flags.DEFINE_string("audit", "", "The page of `jest audit`.", flag_values=FLAGS)
 _INDEX = flags.DEFINE_string("index", "", "An index to search.", flag_values=FLAGS)
 _QUERY = flags.DEFINE_string("query", "red heart", "What to search for.", flag_values=FLAGS)
 _TENSORBOARD = flags.DEFINE_string("tensorboard", "", "Folder of runs.", flag_values=FLAGS)
@@ -55,6 +57,9 @@ def main(argv: list[str]) -> None:
         if _QUICKSTART.value:
             page = pathlib.Path(_QUICKSTART.value).resolve()
             photograph(page.as_uri(), out / "quickstart.png", 1200, 1100)
+        if _AUDIT.value:
+            page = pathlib.Path(_AUDIT.value).resolve()
+            photograph(page.as_uri(), out / "audit.png", 1200, 1200)
         if _INDEX.value:
             with Server(pathlib.Path(_INDEX.value)) as server:
                 host, port = server.address
