@@ -3,10 +3,14 @@
 import ctypes
 import gc
 import os
+import resource
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# Programs of a test run for milliseconds: what LLVM would optimise costs seconds. Also for the
+# processes that tests start. The last of two settings counts, so one can be given.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 import pytest
 import tensorflow as tf
@@ -31,7 +35,7 @@ MARKED_FILES = {
         test_lost_shard test_models_parity test_multi_worker test_part_times test_quickstart
         test_refused_gradient test_reliability_fuzz test_reliability_kills test_replicas_agree
         test_report test_retrieve test_score_agreement test_select_robust test_serving_saved_model
-        test_showcase test_train test_tune test_weights_export test_weights_import
+        test_train test_tune test_weights_export test_weights_import
         test_weights_serves
     """,
     "gate": """
@@ -54,6 +58,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in marks_of[item.path.stem]:
             item.add_marker(mark)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What launch/test.sh bounds: each of its parts is a process of its own."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = sum(u.ru_utime + u.ru_stime for u in (used, children))
+    terminalreporter.write_line(
+        f"{used.ru_maxrss / 2**20:.1f} GB at most (children {children.ru_maxrss / 2**20:.1f}), "
+        f"{seconds:.0f} s of processor time"
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -88,7 +88,7 @@ def _all_records(config, n_replicas: int) -> int:
 
 def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Section]:
     from jest_tf.config import needs_reference
-    from jest_tf.preflight import compiling, inputs
+    from jest_tf.preflight import compiling, data_checks
     from jest_tf.preflight.cost import check_cost
     from jest_tf.preflight.memory import check_memory
     from jest_tf.training.assemble import parts_of
@@ -96,11 +96,11 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
     sections, reference = [], None
     progress = Counter("check", 3 + bool(topology), "parts")
     if _DATA.value:
-        sections.append(inputs.check_data(config, n_hosts))
+        sections.append(data_checks.check_data(config, n_hosts))
         if needs_reference(config):
-            sections.append(inputs.check_reference(config))
+            sections.append(data_checks.check_reference(config))
             if not sections[-1].problems:
-                reference = inputs.reference_config(config)
+                reference = data_checks.reference_config(config)
     progress.add()
     try:
         parts = parts_of(config, n_replicas, reference)

@@ -109,16 +109,14 @@ def test_test_prints_every_command_of_a_first_run(checkout, tmp_path):
         f"+ {env} -m ruff check .",
         f"+ {env} -m ruff format --check .",
     ]
-    command = f"+ {env} -m pytest -n 2 --dist loadfile "
-    assert all(line.startswith(command) and line.endswith(" -k 'a b'") for line in lines[5:])
+    command = f"+ {env} -m pytest -k 'a b' "
+    assert len(lines) > 8 and all(line.startswith(command) for line in lines[5:])
     assert not (checkout / ".venv").exists()
 
 
 def test_each_test_file_is_in_one_part():
     lines = run(ROOT / "launch/test.sh", "--dry-run").splitlines()
-    parts = [
-        shlex.split(line.partition("--dist loadfile ")[2]) for line in lines if "pytest" in line
-    ]
+    parts = [shlex.split(line)[4:] for line in lines if "-m pytest" in line]
     found = collections.Counter()
     for path in itertools.chain(*parts):
         place = ROOT / path
@@ -213,6 +211,7 @@ def test_a_failed_install_is_tried_again(checkout, venv, tmp_path):
 def test_failing_tests_fail_the_script(checkout, venv, tmp_path):
     """In one part of several; the others still run. 5: pytest found no test to run."""
     python = venv / "bin/python"
+    n_all = run(checkout / "launch/test.sh", "--dry-run").count("-m pytest")
     log = f'echo "$PWD: $*" >>"{tmp_path}/calls"; [[ "$*" == *pytest* ]] || exit 0; '
     for in_training, elsewhere, code in ((1, 0, 1), (5, 0, 0), (5, 5, 5), (0, 1, 1), (2, 0, 2)):
         write_program(
@@ -220,7 +219,7 @@ def test_failing_tests_fail_the_script(checkout, venv, tmp_path):
         )
         run(checkout / "launch/test.sh", "--venv", str(venv), check=code)
         n_parts = sum("-m pytest" in call for call in calls(tmp_path))
-        assert n_parts == (2 if in_training == 2 else 6), "Ctrl-C alone ends the whole"
+        assert (n_parts == n_all) == (in_training != 2), "Ctrl-C alone ends the whole"
         (tmp_path / "calls").unlink()
 
 

@@ -149,7 +149,7 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
     "Load": (
         Promise(
             "Memory, open files and threads stay flat over hours; the logs' size is bounded.",
-            ("training/test_showcase.py::test_the_cadence_halves_each_time_the_run_doubles",),
+            ("training/test_shown_examples.py::test_the_cadence_halves_each_time_the_run_doubles",),
             ("soak_memory_slope_per_hour", "soak_memory_slope_per_step", "soak_open_files_slope",
              "soak_threads_slope", "soak_tensorboard_megabytes_of_a_million_steps",
              "soak_samples_megabytes_of_a_million_steps"),

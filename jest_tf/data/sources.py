@@ -62,7 +62,7 @@ def open_mixture(
     return mix(manifests, weights, ",".join(names))
 
 
-_FAILED: dict[str, str] = {}
+FAILED_MODULES: dict[str, str] = {}
 
 
 def register(module: str) -> None:
@@ -76,14 +76,14 @@ def register(module: str) -> None:
         sys.path.append(os.getcwd())
     try:
         importlib.import_module(module)
-        _FAILED.pop(module, None)
+        FAILED_MODULES.pop(module, None)
     except Exception as error:  # the user's code may raise anything
-        _FAILED[module] = f"{type(error).__name__}: {error}"
+        FAILED_MODULES[module] = f"{type(error).__name__}: {error}"
 
 
 def hint() -> str:
     """What may be wrong when TFDS does not find a set; to append to that message."""
-    if not _FAILED:
+    if not FAILED_MODULES:
         return ". Set data.tfds_module to the Python module that registers a builder of your own."
-    failures = "; ".join(f"{module} ({why})" for module, why in _FAILED.items())
+    failures = "; ".join(f"{module} ({why})" for module, why in FAILED_MODULES.items())
     return f". data.tfds_module could not be imported: {failures}."

@@ -47,7 +47,7 @@ from jest_tf.training.run import restore
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.outputs import Files, Silent
 from jest_tf.training.run.workdir import Workdir, open_workdir
-from jest_tf.training.showcase import of_both_models, showcase, shows_examples
+from jest_tf.training.shown_examples import of_both_models, shown_examples, shows_examples
 from jest_tf.tuning import trained_tower
 
 EXIT_STOPPED = 3  # too many refused steps in a row, or a score fell too far; saved
@@ -399,7 +399,7 @@ class Trainer:
             n = self.config.log.samples_per_group
             self.outputs.samples(
                 self.step,
-                showcase(last, batch, scores, self.inputs.tokenizer, self.inputs.manifest, n),
+                shown_examples(last, batch, scores, self.inputs.tokenizer, self.inputs.manifest, n),
             )
 
     def _evaluate_if_due(self) -> None:

@@ -47,7 +47,7 @@ def my_module(tmp_path, monkeypatch):
     (tmp_path / "my_tiny_set_module.py").write_text(BUILDER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sources, "_FAILED", {})
+    monkeypatch.setattr(sources, "FAILED_MODULES", {})
     return "my_tiny_set_module"
 
 

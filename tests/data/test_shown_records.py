@@ -10,7 +10,7 @@ from jest_tf.data import pipeline
 from jest_tf.data.manifest import Manifest, Source
 from jest_tf.monitoring.samples import read_samples, write_samples
 from jest_tf.selection import Embeddings
-from jest_tf.training.showcase import showcase
+from jest_tf.training.shown_examples import shown_examples
 
 
 def test_samples_name_the_record_and_quote_its_caption(tmp_path, tokenizer):
@@ -31,12 +31,12 @@ def test_samples_name_the_record_and_quote_its_caption(tmp_path, tokenizer):
         scored=scored, selection=SimpleNamespace(positions=tf.constant([0, 5, 9, 2]))
     )
     score = np.arange(16, dtype=np.float32)
-    write_samples(tmp_path, 1, showcase(last, batch, score, tokenizer, manifest, 4))
+    write_samples(tmp_path, 1, shown_examples(last, batch, score, tokenizer, manifest, 4))
     shown = read_samples(tmp_path, 1)
     assert len(shown.id) == 12
     assert shown.key.tolist() == [f"photos/{n}.jpg" for n in shown.id]
     assert shown.caption.tolist() == [f"A Record, no. {n}!" for n in shown.id]
 
     (tmp_path / "a.tfrecord").unlink()  # the data went away: the run shows what the model read
-    shown = showcase(last, batch, score, tokenizer, manifest, 4)
+    shown = shown_examples(last, batch, score, tokenizer, manifest, 4)
     assert set(shown.key) == {""} and all("record" in text for text in shown.caption)

@@ -50,7 +50,7 @@ def shows_examples(step: int, every_steps: int) -> bool:
     return step % (every_steps * stride) == 0
 
 
-def showcase(
+def shown_examples(
     last: StepOutput,
     batch: dict[str, tf.Tensor],
     score: np.ndarray,
