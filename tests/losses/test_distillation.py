@@ -121,11 +121,9 @@ def _chosen(model, batch: dict, picks: np.ndarray):
 @pytest.mark.parametrize(
     ("n_replicas", "options"),
     [
-        (1, {}),
         (2, {}),
-        (1, {"micro_batch": 3}),
+        (1, {"micro_batch": 3, "policy": tiny.spec(criterion="hard_learner")}),
         (1, {"policy": tiny.spec(policy="uniform")}),
-        (1, {"policy": tiny.spec(criterion="hard_learner")}),
     ],
 )
 def test_a_step_adds_the_divergence_of_what_it_chose(n_replicas, options):

@@ -1,11 +1,10 @@
-"""One set of embeddings and every policy, criterion and loss, shared by any number of replicas.
+"""One set of embeddings, every policy, criterion and loss, shared by any number of replicas.
 
 Run as a program with TF_CONFIG, it is one worker of a MultiWorkerMirroredStrategy and prints what
 it picked as JSON.
 """
 
 import functools
-import itertools
 import json
 
 import numpy as np
@@ -21,17 +20,21 @@ from jest_tf.selection import (
 )
 
 BASE = SelectionSpec(super_batch=96, sub_batch=24, n_chunks=3)
-CRITERIA = ("learnability", "hard_learner", "easy_reference")
-_JOINT = itertools.product(["joint"], CRITERIA, ("sigmoid", "softmax"))
-# Of the independent policies every pair of two: the loss is only in their S_ii.
-_INDEPENDENT = [
-    (policy, criterion, ("sigmoid", "softmax")[(i + j) % 2])
-    for i, policy in enumerate(("independent_top_k", "independent_sampled"))
-    for j, criterion in enumerate(CRITERIA)
-]
-SPECS = {"uniform": SelectionSpec(96, 24, policy="uniform", n_chunks=3)} | {
+# Each pair of policy, criterion and loss that the replicas' exchanges can tell apart: the criterion
+# says whose embeddings travel, the loss what is summed over those of the chosen.
+SPECS = {
     f"{policy} {criterion} {loss}": SelectionSpec(96, 24, policy, criterion, loss=loss, n_chunks=3)
-    for policy, criterion, loss in (*_JOINT, *_INDEPENDENT)
+    for policy, criterion, loss in (
+        ("uniform", "learnability", "sigmoid"),
+        ("joint", "learnability", "sigmoid"),
+        ("joint", "learnability", "softmax"),
+        ("joint", "hard_learner", "softmax"),
+        ("joint", "easy_reference", "sigmoid"),
+        ("independent_top_k", "learnability", "softmax"),
+        ("independent_top_k", "easy_reference", "sigmoid"),
+        ("independent_sampled", "learnability", "sigmoid"),
+        ("independent_sampled", "hard_learner", "softmax"),
+    )
 }
 SHARED = "joint learnability sigmoid"
 

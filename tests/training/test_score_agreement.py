@@ -29,7 +29,9 @@ def test_full_scores_agree_with_themselves(batches):
 
 
 def test_cheap_scores_by_hand(batches):
-    model, _, schedule = tiny.trainer(schedule={"score": CHEAP, "low_share": 0.5})
+    model, _, schedule = tiny.trainer(
+        schedule={"score": CHEAP, "low_share": 0.5}, sizes=tiny.TWO_BLOCKS
+    )
     plan = schedule.plan(0)
     found = agreement(model, plan, batches)
     full = dataclasses.replace(plan, score=plan.train[-1].at)

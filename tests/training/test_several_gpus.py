@@ -11,8 +11,7 @@ from tensorflow.python.framework import kernels
 from jest_tf.runtime import collectives
 from jest_tf.selection import SelectionSpec
 
-BLOCKS, CHUNKS = 12, 16  # of B/16 and of the paper; the widths change no graph
-TOWER = {"width": 8, "depth": BLOCKS, "heads": 2, "mlp_dim": 8}
+CHUNKS = 16  # of the paper; widths and blocks change no count, see below
 # What an exchange among GPUs is made of, besides the compiled programs at its ends.
 EXCHANGE_OPS = ("CollectiveReduceV2", "NcclAllReduce", "AddN", "ConcatV2", "StridedSlice")
 
@@ -20,6 +19,10 @@ EXCHANGE_OPS = ("CollectiveReduceV2", "NcclAllReduce", "AddN", "ConcatV2", "Stri
 @pytest.fixture(scope="module")
 def step():
     """(graph of the step that two GPUs would run, what its replica 0 hands to each exchange)."""
+    return step_of(CHUNKS, tiny.TOWER)
+
+
+def step_of(n_chunks: int, tower: dict):
     patch, sent = pytest.MonkeyPatch(), []
     summed = collectives.ReplicaCollectives._sum
 
@@ -29,8 +32,8 @@ def step():
 
     patch.setattr(collectives, "_among_gpus", lambda strategy: True)
     patch.setattr(collectives.ReplicaCollectives, "_sum", noted)
-    spec = SelectionSpec(tiny.SUPER_BATCH, 16, n_chunks=CHUNKS)
-    towers = {"image": TOWER, "text": TOWER}
+    spec = SelectionSpec(tiny.SUPER_BATCH, 16, n_chunks=n_chunks)
+    towers = {"image": tower, "text": tower}
     model, loop, schedule = tiny.trainer(2, spec, sizes=towers, compile_parts=True)
     graph = loop._one_step(schedule.plan(0)).get_concrete_function(next(loop._batches)).graph
     patch.undo()
@@ -43,6 +46,11 @@ def test_a_step_is_at_most_sixty_launches_a_replica(step):
         found = launches(graph, device)
         assert found.programs >= 2 * CHUNKS, "two programs a chunk, at least"
         assert found.total <= 60, found
+
+
+def test_blocks_are_no_launches():
+    one, two = (launches(step_of(1, tiny.TOWER | {"depth": depth})[0], "CPU:0") for depth in (1, 2))
+    assert one == two
 
 
 def test_an_exchange_is_one_buffer_of_static_shape(step):

@@ -1,7 +1,6 @@
 """Rates per variable and averaged weights: against arithmetic, on replicas, in a refused step."""
 
 import numpy as np
-import pytest
 import tiny
 
 from jest_tf.config import base_config
@@ -32,7 +31,7 @@ def averages(model) -> dict[str, np.ndarray]:
 
 
 def test_a_step_moves_each_variable_at_its_rate_and_averages_it():
-    """Adam's first step is linear in the rate, decay included."""
+    """Adam's first step is linear in the rate, decay included. Averages stand in, and go again."""
     moved = {}
     for slow in (1.0, SLOW):
         model, loop, schedule = trainer(1, EMA, slow)
@@ -48,22 +47,17 @@ def test_a_step_moves_each_variable_at_its_rate_and_averages_it():
         rate = SLOW if "/text/" in path else 1.0
         np.testing.assert_allclose(moved[SLOW][path], rate * change, rtol=1e-2, atol=1e-6)
 
+    own, averaged = weights(model), averages(model)
+    with model.optimizer.averaged(model.learner.trainable_variables):
+        assert all(np.array_equal(averaged[p], v) for p, v in weights(model).items())
+    assert all(np.array_equal(own[path], v) for path, v in weights(model).items())
 
-@pytest.mark.parametrize("n_replicas", [1, 2])
-def test_a_refused_step_keeps_every_bit_of_the_averages(n_replicas):
-    model, loop, schedule = trainer(n_replicas, EMA, SLOW)
+
+def test_a_refused_step_keeps_every_bit_of_the_averages():
+    model, loop, schedule = trainer(2, EMA, SLOW)
     loop.run(schedule.plan(0), 1)
     model.learner.log_scale.assign(200.0)  # exp overflows: the loss is not finite
     before = weights(model), averages(model)
     assert loop.run(schedule.plan(0), 1).of_each["accepted"].tolist() == [0.0]
     for old, new in zip(before, (weights(model), averages(model)), strict=True):
         assert all(np.array_equal(old[path], new[path]) for path in old)
-
-
-def test_averaged_weights_stand_in_and_go_again():
-    model, loop, schedule = trainer(1, EMA, 1.0)
-    loop.run(schedule.plan(0), 2)
-    own, averaged = weights(model), averages(model)
-    with model.optimizer.averaged(model.learner.trainable_variables):
-        assert all(np.array_equal(averaged[p], v) for p, v in weights(model).items())
-    assert all(np.array_equal(own[path], v) for path, v in weights(model).items())

@@ -10,11 +10,15 @@ from jest_tf.selection import SelectionSpec
 from jest_tf.training import optimizer
 from jest_tf.training.host_loop import HostLoop
 from jest_tf.training.jest_model import JestModel
-from jest_tf.training.resolution import ResolutionSchedule
+from jest_tf.training.resolution import Approximation, Resolution, ResolutionSchedule
 
 SUPER_BATCH, SUB_BATCH, N_CHUNKS = 32, 8, 2
 STORED, N_TOKENS, VOCABULARY = 24, 6, 50
-TOWER = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 32}
+TOWER = {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 32}
+# Parts of a step at two resolutions, of which the cheaper leaves out a block of the text tower.
+# With `sizes=TWO_BLOCKS`: tracing blocks is most of what a test costs.
+TWO_BLOCKS = {"text": TOWER | {"depth": 2}}
+FLEXI = {"low_share": 0.5, "score": Approximation(Resolution(8, 8), text_depth=1)}
 
 
 def encoder(seed: int, options: dict | None = None, **overrides) -> DualEncoder:
