@@ -9,8 +9,9 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # Programs of a test run for milliseconds: what LLVM would optimise costs seconds. Also for the
-# processes that tests start. The last of two settings counts, so one can be given.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+# processes that tests start. The last of two settings counts, so XLA_FLAGS of the caller holds.
+FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"{FAST_COMPILE} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import pytest
 import tensorflow as tf
@@ -48,6 +49,8 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * N_LOGICAL_DEVICES,
 )
+# A graph that runs a few times is not worth rewriting either.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

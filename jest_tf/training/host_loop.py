@@ -109,7 +109,9 @@ class HostLoop:
     @functools.cached_property
     def _diagnosis(self) -> Callable:
         run, diagnose = self._runtime.strategy.run, self._model.diagnose
-        return tf.function(lambda scored, selection: run(diagnose, args=(scored, selection)))
+        return tf.function(
+            lambda scored, selection: run(diagnose, args=(scored, selection)), autograph=False
+        )
 
     def first_replica(self, values):
         """The nest of per-replica tensors as the first replica has it; None stays None."""
@@ -119,6 +121,7 @@ class HostLoop:
         """The program batch -> (output, what is kept of every step: name -> tensor)."""
         step = self._runtime.compiled(functools.partial(self._model.step, plan=plan))
 
+        @tf.autograph.experimental.do_not_convert  # nothing in a step needs it, and it is slow
         def one_step(batch):
             output = self._runtime.strategy.run(step, args=(batch,))
             # One vector: the host waits for one copy, not for one a metric.
