@@ -28,6 +28,7 @@ def shrunk(data_dir, argument: str, reference=""):
     c.data.train = "tfds:emoji_captions/curated:train"
     c.data.vocab_size = 300
     c.data.image_size = c.model.image_size = 16
+    c.model.variant, c.model.patch_size = "nano", 8
     c.selection.sub_batch = 32 if c.selection.policy == "uniform" else 8
     c.selection.super_batch = 32
     c.selection.n_chunks = 4
@@ -109,17 +110,18 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     assert ledger_steps(finished / "ledger")[-1] == STEPS
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_interrupted_and_continued_equals_uninterrupted(
-    number, data_dir, reference, finished, tmp_path
+def test_interrupted_twice_and_continued_equals_uninterrupted(
+    data_dir, reference, finished, tmp_path
 ):
-    def interrupt_after_step_5(step, result):
-        if step == 5:
-            os.kill(os.getpid(), number)
-
     config = shrunk(data_dir, "policy=joint", reference)
-    assert loop.train(config, str(tmp_path), interrupt_after_step_5) == 128 + number
-    assert (tmp_path / "checkpoints" / "step-00000005").is_dir()
+    for number, at in ((signal.SIGTERM, 5), (signal.SIGINT, 7)):
+
+        def interrupt(step, result, number=number, at=at):
+            if step == at:
+                os.kill(os.getpid(), number)
+
+        assert loop.train(config, str(tmp_path), interrupt) == 128 + number
+        assert (tmp_path / "checkpoints" / f"step-{at:08d}").is_dir()
     assert loop.train(config, str(tmp_path)) == 0
     found, expected = state_of(tmp_path), state_of(finished)
     for part in expected:

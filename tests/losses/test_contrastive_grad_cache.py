@@ -78,7 +78,7 @@ def test_micro_batched_embeddings_equal_plain_ones(model, batch, micro_batch):
     [("sigmoid", 5, True), ("softmax", 7, False), ("sigmoid", 20, False), ("sigmoid", 0, True)],
 )
 def test_gradients_equal_the_plain_ones(model, batch, kind, micro_batch, jit_compile):
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def two_passes(batch):
         return grad_cache.gradients(
             [EmbeddedPart(_embed(model), batch)], _logits(model), _variables(model),
@@ -96,7 +96,8 @@ def test_parts_at_two_resolutions_share_one_loss(model, batch):
     ours = tf.function(
         lambda batch: grad_cache.gradients(
             parts(batch), _logits(model), _variables(model), micro_batch=4
-        )
+        ),
+        autograph=False,
     )(batch)
     _assert_equal(ours, _plain(model, parts(batch), "sigmoid"))
 
@@ -120,7 +121,8 @@ def test_replicas_add_up_to_the_plain_gradient(batch, logical_devices):
             lambda x: tf.split(x, 2)[context.replica_id_in_sync_group], batch
         )
     )
-    loss, gradients = tf.function(lambda rows: strategy.run(of_replica, [rows]))(halves)
+    step = tf.function(lambda rows: strategy.run(of_replica, [rows]), autograph=False)
+    loss, gradients = step(halves)
     total = [sum(strategy.experimental_local_results(x)) for x in (loss, *gradients)]
     truth = _plain(plain, [EmbeddedPart(_embed(plain), batch)], "sigmoid")
     _assert_equal((total[0], total[1:]), truth)

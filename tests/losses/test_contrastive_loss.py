@@ -65,7 +65,7 @@ def test_tiles_equal_the_dense_loss(kind, block, scale, bias):
 def test_compiled_as_a_whole_it_is_the_same(kind):
     inputs = [*_embeddings(10), tf.constant(20.0), tf.constant(-3.0)]
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def compiled(*inputs):
         return _value_and_gradients(
             lambda *a: contrastive_loss(*a, kind=kind, block=4), list(inputs)
@@ -95,7 +95,7 @@ def test_replicas_add_up_to_the_dense_loss(kind, n_replicas, block, logical_devi
             lambda context: tf.split(z, n_replicas)[context.replica_id_in_sync_group]
         )
 
-    step = tf.function(lambda *a: strategy.run(of_replica, a))
+    step = tf.function(lambda *a: strategy.run(of_replica, a), autograph=False)
     shares = step(rows_of_replica(inputs[0]), rows_of_replica(inputs[1]))
     loss, dzimg, dztxt, dscale, dbias = map(strategy.experimental_local_results, shares)
     ours = [sum(loss), tf.concat(dzimg, 0), tf.concat(dztxt, 0), sum(dscale), sum(dbias)]

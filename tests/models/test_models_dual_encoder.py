@@ -10,7 +10,7 @@ from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import VARIANTS, DualEncoder, DualEncoderConfig
 from jest_tf.models.text_transformer import shorten_tokens
 
-SMALL = {"width": 32, "mlp_dim": 64, "heads": 2}
+SMALL = {"width": 32, "depth": 2, "mlp_dim": 64, "heads": 2}
 CONFIG = DualEncoderConfig.from_variant(
     "mu", image_size=16, n_tokens=6, vocab_size=40, embed_dim=24, image=SMALL, text=SMALL
 )
@@ -73,7 +73,7 @@ def test_the_seed_decides_the_weights_in_a_strategy_too(model, logical_devices):
     halves = strategy.experimental_distribute_values_from_function(
         lambda context: tf.split(images, 2)[context.replica_id_in_sync_group]
     )
-    encode = tf.function(lambda x: strategy.run(mirrored.encode_image, [x]))
+    encode = tf.function(lambda x: strategy.run(mirrored.encode_image, [x]), autograph=False)
     got = tf.concat(strategy.experimental_local_results(encode(halves)), 0)
     np.testing.assert_allclose(got, model.encode_image(images), atol=1e-5)
 
@@ -82,19 +82,19 @@ def test_depth_runs_the_first_blocks_only(model):
     shallow = DualEncoder(
         dataclasses.replace(
             CONFIG,
-            image=dataclasses.replace(CONFIG.image, depth=2),
+            image=dataclasses.replace(CONFIG.image, depth=1),
             text=dataclasses.replace(CONFIG.text, depth=1),
         ),
         seed=5,
     )
     np.testing.assert_array_equal(
-        model.encode_image(_images(), depth=2), shallow.encode_image(_images())
+        model.encode_image(_images(), depth=1), shallow.encode_image(_images())
     )
     np.testing.assert_array_equal(
         model.encode_text(_tokens(), depth=1), shallow.encode_text(_tokens())
     )
-    with pytest.raises(UserError, match="image depth = 5: expected 1 to 4"):
-        model.encode_image(_images(), depth=5)
+    with pytest.raises(UserError, match="image depth = 3: expected 1 to 2"):
+        model.encode_image(_images(), depth=3)
 
 
 def test_shorter_text_keeps_the_pooled_token(model):
@@ -131,7 +131,7 @@ def test_gradients_in_a_graph_equal_eager_ones(model, jit_compile):
         found = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.convert_to_tensor(gradient) for gradient in found]
 
-    graph = tf.function(gradients, jit_compile=jit_compile)()
+    graph = tf.function(gradients, jit_compile=jit_compile, autograph=False)()
     for a, b in zip(graph, gradients(), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 

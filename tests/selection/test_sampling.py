@@ -46,7 +46,7 @@ def ordered_picks(spec, learner, reference, n_draws):
         for model in (learner, reference)
     ]
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def run():
         def step(i):
             return select(spec, *models, everyone, tf.stack([5, i])).positions

@@ -33,7 +33,7 @@ def test_the_emoji_step_compiles_for_tpu(environment):
     done = subprocess.run(
         [sys.executable, "-m", "jest_tf.check", "--config=configs/emoji.py", "--nodata",
          "--config.reference.workdir=anywhere", "--config.reference.distillation=1.0",
-         "--config.precision=bfloat16",
+         "--config.precision=bfloat16", "--config.model.variant=nano",
          "--compile_for=v5e:2x4", f"--tpu_compile_env={environment}"],
         cwd=ROOT, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
