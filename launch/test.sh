@@ -30,12 +30,21 @@ done
 # TensorFlow keeps what it compiled until its process ends: 9 GB after all tests. So each part has a
 # process of its own, of at most 3 GB. Two run at a time, the longest first.
 PARTS=(
-  "tests/training"
-  "tests/selection tests/losses tests/models tests/runtime"
-  "tests/data tests/field tests/evaluation tests/pages"
-  "tests/monitoring tests/serving tests/weights tests/preflight tests/browser"
-  "tests/tpu_compile tests/beam tests/test_*.py"
-  "benchmarks/tests examples"
+  "tests/training/test_[a-k]*.py"
+  "tests/tpu_compile tests/beam"
+  "benchmarks/tests"
+  "tests/training/test_[l-z]*.py"
+  "tests/test_[t-z]*.py"
+  "tests/selection"
+  "tests/weights"
+  "tests/test_[a-f]*.py"
+  "tests/losses tests/models tests/runtime"
+  "tests/test_[g-s]*.py"
+  "tests/data tests/pages"
+  "tests/field"
+  "tests/evaluation tests/monitoring tests/browser"
+  "tests/serving tests/preflight"
+  "examples"
 )
 
 # Shows what a part printed when it has ended, and keeps its exit code.
