@@ -25,7 +25,7 @@ def test_is_small_half_precision_and_finite():
     assert all(np.isfinite(value).all() for value in tensors.values())
 
 
-def test_scores_what_its_readme_says(tmp_path):
+def test_scores_what_its_readme_says(data_dir, tmp_path):
     """On the validation part: 328 pictures, so one picture is 0.3 points of a recall."""
     run_dir = str(tmp_path / "base")
     import_run(str(BASE), run_dir, report=lambda line: None)
@@ -33,7 +33,7 @@ def test_scores_what_its_readme_says(tmp_path):
     size = run.config.model.image_size
     encoder = ModelEncoder(run.model, run.tokenizer, size, size, {"model": "base"})
     spec = {"kind": "retrieval", "data": "tfds:emoji_captions/eval_retrieval:validation"}
-    result = run_evaluation("retrieval", spec, encoder, str(tmp_path / "prepared"), {})
+    result = run_evaluation("retrieval", spec, encoder, data_dir, {})
     readme = (BASE / "README.md").read_text("utf-8")
     (told,) = re.findall(r"\| validation \(328 pictures\) \| ([\d.]+)%", readme)
     assert 100 * score(result) == pytest.approx(float(told), abs=0.4)

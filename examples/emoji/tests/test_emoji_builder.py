@@ -18,11 +18,6 @@ from jest_tf.errors import UserError
 from jest_tf.monitoring.labels import read_labels
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> str:
-    return str(tmp_path_factory.mktemp("tfds"))
-
-
 def feature_of_all(manifest, name):
     values = []
     for shard in manifest.shards:

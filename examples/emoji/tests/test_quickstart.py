@@ -18,11 +18,11 @@ STEPS = 10
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, pytestconfig):
+def finished(data_dir, tmp_path_factory, pytestconfig):
     workdir = tmp_path_factory.mktemp("quick start")
     command = [
         sys.executable, "-m", "examples.emoji.quickstart", f"--workdir={workdir / 'run'}",
-        f"--data_dir={workdir / 'prepared'}", f"--steps={STEPS}",
+        f"--data_dir={data_dir}", f"--steps={STEPS}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=pytestconfig.rootpath)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
