@@ -63,10 +63,11 @@ class Choice:
                     "cache_reference of the same data (AUDIT.reference, if the audit made one)."
                 )
             group = near_duplicates.groups(_Pictures(cache, self.kept), group, cosine)
-        best = self._kept_best_first(by)
-        _, first = np.unique(group[best], return_index=True)
+        worst_first = self._kept_best_first(by)[::-1]
+        winner = np.full(n, -1)
+        winner[group[worst_first]] = worst_first  # numpy keeps what is written last
         kept = np.zeros(n, bool)
-        kept[best[first]] = True
+        kept[winner[winner >= 0]] = True
         removed = int(self.kept.sum() - kept.sum())
         self.kept = kept
         return removed
@@ -101,7 +102,9 @@ class Choice:
         values = self._column(by)
         if values.dtype.kind not in "iuf":
             raise UserError(f"--by={by}: the column holds no numbers.")
-        best = np.argsort(-np.nan_to_num(values.astype(np.float64), nan=-np.inf), kind="stable")
+        values = values if values.dtype.kind == "f" else values.astype(np.float64)
+        values[np.isnan(values)] = -np.inf
+        best = np.argsort(np.negative(values, out=values), kind="stable")
         return best[self.kept[best]]
 
     def _codes(self, name: str) -> np.ndarray:
@@ -110,7 +113,13 @@ class Choice:
         return column.unify_dictionaries().combine_chunks().indices.to_numpy()
 
     def _column(self, name: str) -> np.ndarray:
-        return pq.read_table(self._path, columns=[name])[name].to_numpy()
+        whole, first = None, 0
+        for table in row_groups(self._path, [name]):
+            part = table[name].to_numpy()
+            whole = np.empty(len(self.kept), part.dtype) if whole is None else whole
+            whole[first : first + len(part)] = part
+            first += len(part)
+        return whole
 
 
 class _Pictures:

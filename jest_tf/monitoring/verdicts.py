@@ -102,12 +102,15 @@ def representatives(*hashes: np.ndarray) -> np.ndarray:
     mixed = np.zeros(len(hashes[0]), np.uint64)
     for values in hashes:  # one hash of them all: sorting rows would take five times the memory
         for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):  # of SplitMix64
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(factor)
+            mixed ^= mixed >> np.uint64(30)
+            mixed *= np.uint64(factor)
         mixed ^= values.view(np.uint64)
     order = np.argsort(mixed, kind="stable")
-    begins = np.append(True, np.diff(mixed[order]) != 0)[: len(order)]
+    mixed = mixed[order]
+    starts = np.flatnonzero(np.append(True, mixed[1:] != mixed[:-1])[: len(order)])
+    del mixed
     first = np.empty_like(order)
-    first[order] = order[begins][np.cumsum(begins) - 1]
+    first[order] = np.repeat(order[starts], np.diff(starts, append=len(order)))
     return first
 
 
