@@ -90,6 +90,7 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
     from jest_tf.config import needs_reference
     from jest_tf.preflight import compiling, data_checks
     from jest_tf.preflight.cost import check_cost
+    from jest_tf.preflight.mates import check_mates
     from jest_tf.preflight.memory import check_memory
     from jest_tf.training.assemble import parts_of
 
@@ -97,6 +98,8 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
     progress = Counter("check", 3 + bool(topology), "parts")
     if _DATA.value:
         sections.append(data_checks.check_data(config, n_hosts))
+        if "records" in dict(sections[-1].rows):  # a set that is prepared
+            sections.append(check_mates(config))
         if needs_reference(config):
             sections.append(data_checks.check_reference(config))
             if not sections[-1].problems:

@@ -1,10 +1,13 @@
-"""Runs the experiments that docs/results.md reports, and writes the page.
+"""Runs the experiments that docs/results.md reports, and writes the pages.
 
     python -m benchmarks.evidence --suite=quick           # one seed, short, in runs/evidence
     python -m benchmarks.evidence --suite=main            # headline rows, 5 seeds, hours
     python -m benchmarks.evidence --suite=ablations       # the other rows, 2 or 5 seeds
     python -m benchmarks.evidence --suite=approximations  # cheaper scores, 2 seeds
-    python -m benchmarks.evidence --suite=main --report_only
+    python -m benchmarks.evidence --suite=tuning_trials   # tuning: learning rates, candidates
+    python -m benchmarks.evidence --suite=tuning          # tuning: 5 seeds for each claim
+    python -m benchmarks.evidence --suite=photographs     # tuning on photographs
+    python -m benchmarks.evidence --suite=tuning --report_only --update_readme
     python -m benchmarks.evidence --suite=main --only='joint*,uniform*' --hours=3
 
 Every cell is one `python -m jest_tf.train`. A finished cell has its result in the file of the
@@ -55,7 +58,7 @@ _COMMIT = flags.DEFINE_bool("commit", False, "Commit each result to git as its c
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print cells, estimates and commands; run nothing.")
 _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Write the page from what is there.")
 _UPDATE_README = flags.DEFINE_bool(
-    "update_readme", False, "Write the headline rows into README.md too (suite main)."
+    "update_readme", False, "Write the short answer into README.md too (suite tuning)."
 )
 
 
@@ -67,8 +70,8 @@ def main(argv: list[str]) -> int:
     from benchmarks.evidence import suites
 
     suite = suites.SUITES[_SUITE.value]
-    if _UPDATE_README.value and suite.name != "main":
-        raise UserError(f"--update_readme shows the rows of --suite=main, not of {suite.name}.")
+    if _UPDATE_README.value and suite.family != "tuning":
+        raise UserError(f"--update_readme shows the rows of --suite=tuning, not of {suite.name}.")
     if _OVERRIDE.value and not _OUT.value:
         raise UserError("--override changes what the results mean: give them an own --out.")
     store, page = _places(suite.family)

@@ -188,25 +188,33 @@ def _higher(rows: Rows, text: str, pairs: list[tuple[str, str]]) -> Claim | None
     measured = [(a, b, _difference(rows, a, b)) for a, b in pairs]
     if any(difference is None for _, _, difference in measured):
         return None
-    verdicts = [_verdict(difference) for _, _, difference in measured]
+    verdicts = [verdict(difference) for _, _, difference in measured]
     if REFUTED in verdicts:
-        verdict = REFUTED
+        found = REFUTED
     else:
-        verdict = CONFIRMED if set(verdicts) == {CONFIRMED} else OPEN
-    return Claim(text, verdict, tuple(_sentence(rows, *m) for m in measured))
+        found = CONFIRMED if set(verdicts) == {CONFIRMED} else OPEN
+    return Claim(text, found, tuple(_sentence(rows, *m) for m in measured))
 
 
 def _enough(rows: Rows, text: str, more: str, enough: str) -> Claim | None:
-    """Confirmed if the whole interval of `more` minus `enough` is below MARGIN.
+    """An equivalence: confirmed if the whole interval of the difference is within ±MARGIN.
 
-    That `more` was not seen to help confirms nothing: a wide interval holds large gains too.
+    That no difference was seen confirms nothing: a wide interval holds large ones too. Refuted if
+    the whole interval is outside.
     """
     difference = _difference(rows, more, enough)
     if difference is None:
         return None
-    low, high = difference.interval
-    verdict = CONFIRMED if high < MARGIN else REFUTED if low > 0 else OPEN
+    verdict = equivalent(difference)
     return Claim(text, verdict, (_sentence(rows, more, enough, difference),))
+
+
+def equivalent(difference: Mean) -> str:
+    """See `_enough`."""
+    low, high = difference.interval
+    if low > -MARGIN and high < MARGIN:
+        return CONFIRMED
+    return REFUTED if low > MARGIN or high < -MARGIN else OPEN
 
 
 def _difference(rows: Rows, a: str, b: str) -> Mean | None:
@@ -215,7 +223,7 @@ def _difference(rows: Rows, a: str, b: str) -> Mean | None:
     return paired(rows[a].test(), rows[b].test())
 
 
-def _verdict(difference: Mean) -> str:
+def verdict(difference: Mean) -> str:
     low, high = difference.interval
     return CONFIRMED if low > 0 else REFUTED if high < 0 else OPEN
 

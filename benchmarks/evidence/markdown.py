@@ -22,6 +22,14 @@ def points(mean: Mean) -> str:
     return f"{100 * mean.mean:+.1f}" + ("" if mean.error is None else f" ± {100 * mean.error:.1f}")
 
 
+def interval(mean: Mean | None) -> str:
+    """`+1.2 [+0.4, +2.0]`: a difference of shares in points with its 95% interval, or a dash."""
+    if mean is None:
+        return "-"
+    low, high = (100 * value for value in mean.interval)
+    return f"{100 * mean.mean:+.1f}" + ("" if mean.error is None else f" [{low:+.1f}, {high:+.1f}]")
+
+
 def table(heads: Iterable[str], body: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     heads = list(heads)

@@ -1,5 +1,6 @@
 """Writes the page and its pictures from the results that are there."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +15,14 @@ from benchmarks.evidence import (
     plots,
     results,
     suites,
+    tuning_page,
 )
 from benchmarks.evidence.grid import HEADLINE, make_cells
 from benchmarks.evidence.picks import PoolTruth
-from benchmarks.evidence.tables import Table, runs
-from benchmarks.evidence.tables import tables as all_tables
+from benchmarks.evidence.tables import Table, runs, tables
 from benchmarks.evidence.tables import write as write_tables
+
+BQ = Path("benchmarks/measured/bq.jsonl")
 
 
 def write_report(
@@ -40,14 +43,17 @@ def write_report(
       UserError: `readme` has no such part.
     """
     shown, tried = load(family, command, store, page_path, truth)
-    text, tables = contents(family, shown, tried)
+    text, found = contents(family, shown, tried)
     page_path.parent.mkdir(parents=True, exist_ok=True)
     page_path.write_text(text, encoding="utf-8")
-    write_tables(page_path.with_suffix(""), tables)
-    if family != "approximations":
+    write_tables(page_path.with_suffix(""), found)
+    if family == "tuning":
+        goals = json.dumps(tuning_page.results_json(evidence_of(shown)), indent=1)
+        page_path.with_suffix(".json").write_text(goals + "\n", encoding="utf-8")
+    elif family != "approximations":
         _draw(shown.rows, page_path.with_suffix(""), shown.pool)
     if readme is not None:
-        generated.fill(readme, "evidence", readme_part(shown))
+        generated.fill(readme, "evidence", readme_part(family, shown))
     return page_path
 
 
@@ -78,13 +84,28 @@ def contents(
     """The page's text, and its tables by name."""
     if family == "approximations":
         return approximations_page.page(shown), {"runs": runs(shown.results)}
+    if family == "tuning":
+        kept = tables(shown.rows, shown.pool, shown.results)
+        kept = {name: kept[name] for name in ("final_scores", "selected", "runs") if name in kept}
+        return tuning_page.page(evidence_of(shown), shown), kept
     figures = claims.figures(shown.rows, shown.pool)
     text = page.page(family, shown, tried, figures, claims.claims(shown.rows))
-    return text, all_tables(shown.rows, shown.pool, shown.results)
+    return text, tables(shown.rows, shown.pool, shown.results)
 
 
-def readme_part(shown: page.Shown) -> str:
+def evidence_of(shown: page.Shown) -> tuning_page.Evidence:
+    """The tuning runs with what else their page tells: older runs, and comparisons of scores."""
+    older = analysis.by_row(suites.FULL_ROWS, results.Store(results.SHIPPED["full"][0]).read())
+    lines = BQ.read_text(encoding="utf-8").splitlines() if BQ.exists() else []
+    trials = {result["row"]: result for result in shown.results}
+    bq = [json.loads(line) for line in lines]
+    return tuning_page.Evidence(shown.rows, older, trials, bq, shown.pool)
+
+
+def readme_part(family: str, shown: page.Shown) -> str:
     """The part of the project's front page."""
+    if family == "tuning":
+        return tuning_page.readme_part(evidence_of(shown))
     lines = "\n".join(f"- {line}" for line in page.short_answer(shown.rows))
     return f"{lines}\n\n{page.headline(shown.rows, shown.pool)}\n"
 

@@ -102,11 +102,12 @@ def _trials() -> list[Row]:
 
 # The base has never seen a photograph: its reference is the base tuned on 296 curated pairs.
 PHOTOS_REFERENCE = "photos_reference"
-_PHOTO_ROWS = {
-    "photos_uniform": ("uniform", "uniform, same steps", {}),
-    "photos_top_k": ("independent_top_k", "independent top-k", {}),
-    "photos_joint": ("joint", "joint, greedy", GREEDY),
-}
+PHOTO_NAMES = ("photos_uniform", "photos_top_k", "photos_joint")
+_PHOTO_POLICIES = (
+    ("uniform", "uniform, same steps", {}),
+    ("independent_top_k", "independent top-k", {}),
+    ("joint", "joint, greedy", GREEDY),
+)
 
 
 def _photos() -> list[Row]:
@@ -119,7 +120,7 @@ def _photos() -> list[Row]:
             f"reference,steps={STEPS},{where}", seeds=(0,), **common,
         )
     ]  # fmt: skip
-    for name, (policy, label, more) in _PHOTO_ROWS.items():
+    for name, (policy, label, more) in zip(PHOTO_NAMES, _PHOTO_POLICIES, strict=True):
         fields = common | {"overrides": tuple((of_all | more).items())}
         if policy != "uniform":
             fields |= {"reference": PHOTOS_REFERENCE, "reference_seed": 0}

@@ -212,6 +212,7 @@ def test_more_chunks_must_not_help(rows):
 
     assert verdict((0.5, 0.6)) == "confirmed"
     assert verdict((0.7, 0.81)) == "refuted"
+    assert verdict((0.3, 0.41)) == "refuted", "much worse is not as good"
     assert verdict((0.49, 0.6)) == "undecided", "two seeds apart: nothing seen, nothing shown"
 
 

@@ -12,8 +12,9 @@ from evidence_fake_run import write_run
 
 from benchmarks.evidence import results, suites
 from benchmarks.evidence.grid import make_cells
-from benchmarks.evidence.report import contents, load, readme_part, write_report
+from benchmarks.evidence.report import contents, evidence_of, load, readme_part, write_report
 from benchmarks.evidence.tables import as_csv
+from benchmarks.evidence.tuning_page import results_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -81,7 +82,7 @@ def test_report_of_the_approximations(tmp_path, pool_truth):
         assert (tmp_path / link).exists(), link
 
 
-@pytest.mark.parametrize("suite", ["main", "approximations"])
+@pytest.mark.parametrize("suite", ["main", "tuning", "approximations"])
 def test_the_shipped_pages_are_what_the_command_writes(suite, pool_truth):
     family = suites.SUITES[suite].family
     store, page_path = (ROOT / path for path in results.SHIPPED[family])
@@ -93,8 +94,13 @@ def test_the_shipped_pages_are_what_the_command_writes(suite, pool_truth):
     for name, table in tables.items():
         kept = page_path.with_suffix("") / f"{name}.csv"
         assert kept.read_text(encoding="utf-8") == as_csv(table), name
-    if suite == "main":
-        assert readme_part(shown) in (ROOT / "README.md").read_text(encoding="utf-8")
+    if suite == "tuning":
+        assert readme_part(family, shown) in (ROOT / "README.md").read_text(encoding="utf-8")
+        goals = json.loads(page_path.with_suffix(".json").read_text(encoding="utf-8"))
+        assert goals == results_json(evidence_of(shown))
+        assert all(
+            {"figure", "value", "goal", "seeds", "command", "revision"} <= set(g) for g in goals
+        )
 
 
 def evidence(*arguments: str) -> subprocess.CompletedProcess:

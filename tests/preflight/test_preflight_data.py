@@ -10,6 +10,7 @@ from jest_tf.config import evaluation
 from jest_tf.data.reference_cache import CacheWriter
 from jest_tf.data.sources import open_source
 from jest_tf.preflight.data_checks import check_data, check_reference, reference_config
+from jest_tf.preflight.mates import check_mates
 from jest_tf.training.assemble import parts_of
 
 
@@ -133,3 +134,19 @@ def test_an_evaluation_without_classes_is_a_problem(config):
     assert section.problems == [] and "retrieval on" in dict(section.rows)["evaluation pairs"]
     config.evals.classes = evaluation("zero_shot", config.data.train)
     assert "needs the class of every record" in check_data(config, n_hosts=1).problems[0]
+
+
+def test_near_mates_are_counted_and_a_policy_is_named(config, tmp_path, png):
+    section = check_mates(config)
+    assert section.problems == []
+    rows = dict(section.rows)
+    assert rows["same caption"].startswith("b·q = 2: 1 of the pairs"), "three equal captions"
+    several = rows["policy"]
+    (tmp_path / "other").mkdir()
+    records = [example(png, text) for text in ("red", "blue")]
+    config.data.train = write_records(tmp_path / "other", records)
+    rows = dict(check_mates(config).rows)
+    assert rows["same caption"].startswith("b·q = 0: ")
+    assert "independent_top_k" in rows["policy"] and rows["policy"] != several
+    config.data.train = "/nowhere"
+    assert "no data set" in dict(check_mates(config).rows)["not counted"]

@@ -1,0 +1,350 @@
+"""The page that answers "should I select, and how?", and docs/results.json beside it.
+
+From the runs that tune the shipped base, the comparison without training (`benchmarks.bq`) and the
+older runs from nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.evidence import picks, suites, tuning
+from benchmarks.evidence.analysis import (
+    RowResults,
+    at_equal,
+    paired,
+    speedup,
+    spent_by,
+    truth_of,
+    with_reference,
+)
+from benchmarks.evidence.claims import MARGIN, equivalent, verdict
+from benchmarks.evidence.curves import Mean, mean_of
+from benchmarks.evidence.markdown import interval, percent, points, table
+from benchmarks.evidence.page import Shown, render
+
+Rows = Mapping[str, RowResults]
+COMMAND = "python -m benchmarks.evidence --suite={}"
+OLD = "made with a vocabulary of 955 tokens where 4,096 were asked; not measured anew"
+PHOTOS_UNIFORM, PHOTOS_TOP_K, PHOTOS_JOINT = tuning.PHOTO_NAMES
+
+
+class Evidence(NamedTuple):
+    """What the page is made from. tuned, old: finished runs by row; old: from nothing. trials:
+    results on the trial seed, by name. bq: lines of `benchmarks.bq`. pool: described."""
+
+    tuned: Rows
+    old: Rows
+    trials: Mapping[str, Mapping]
+    bq: Sequence[Mapping[str, Any]]
+    pool: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> RowResults | None:
+        return self.tuned.get(tuning.RECIPE)
+
+    def difference(self, a: str, b: str, score: str = "retrieval") -> Mean | None:
+        """Final test score of a minus that of b, paired by seed."""
+        if a not in self.tuned or b not in self.tuned:
+            return None
+        return paired(self.tuned[a].test(score), self.tuned[b].test(score))
+
+    def over_base(self, name: str, score: str = "retrieval") -> Mean | None:
+        """Final test score of a row minus that of the base that it tunes."""
+        if name not in self.tuned:
+            return None
+        cells = self.tuned[name].cells
+        return mean_of([cell["test"][score] - cell["test"]["base"][score] for cell in cells])
+
+
+def page(evidence: Evidence, shown: Shown) -> str:
+    """The whole page as Markdown."""
+    base = next(iter(evidence.tuned.values())).one["test"]["base"] if evidence.tuned else None
+    return render(
+        "tuning.md.j2",
+        shown,
+        recipe=evidence.recipe.row.label if evidence.recipe else "",
+        decisions=_decisions(evidence),
+        base={name: f"{100 * value:.1f}" for name, value in (base or {}).items()},
+        tuned=_runs(evidence, tuning.TUNED),
+        photos=_runs(evidence, tuning.PHOTO_ROWS),
+        trials=_trials(evidence.trials),
+        claims=_claims(evidence),
+        margin=f"{100 * MARGIN:g}",
+        goals=_goals(results_json(evidence)),
+        mates=_mates(evidence.bq),
+        predictions=predictions(evidence.bq),
+        noise=_noise(evidence),
+        trial_seed=tuning.TRIAL_SEED,
+    )
+
+
+def readme_part(evidence: Evidence) -> str:
+    """The short answer for the project's front page, the strongest baseline also where it wins."""
+    lines = "\n".join(f"- {line}" for line in short_answer(evidence))
+    return f"{lines}\n\n{_runs(evidence, tuning.TUNED)}\n"
+
+
+def short_answer(evidence: Evidence) -> list[str]:
+    """The result in a few sentences."""
+    d, recipe, said = evidence.difference, tuning.RECIPE, []
+    if not evidence.recipe:
+        return ["Not measured yet."]
+    base = evidence.recipe.one["test"]["base"]["retrieval"]
+    harm = evidence.over_base(tuning.UNIFORM)
+    said.append(
+        f"Tuning on all pairs (uniform sampling) moves the base from {100 * base:.1f}% by "
+        f"{points(harm)} points; {evidence.recipe.row.label}: "
+        f"{points(evidence.over_base(recipe))} points."
+    )
+    baselines = [n for n in (*tuning.CLAIMED,) if n in evidence.tuned and n != recipe]
+    strongest = max(baselines, key=lambda name: evidence.tuned[name].test_mean().mean)
+    said.append(
+        f"The strongest baseline is {evidence.tuned[strongest].row.label}: the recipe minus it is "
+        f"{interval(d(recipe, strongest))} points (95% interval)."
+    )
+    if tuning.UNIFORM_FLOPS in evidence.tuned:
+        said.append(
+            "Against uniform sampling at equal FLOPs the recipe gains "
+            f"{interval(d(recipe, tuning.UNIFORM_FLOPS))} points."
+        )
+    return said
+
+
+def _decisions(evidence: Evidence) -> str:
+    """Situation -> policy -> gain; intervals are of 95%."""
+    body, d = [], evidence.difference
+    recipe = tuning.RECIPE
+    for what, than in (
+        ("tuning on everything", (tuning.UNIFORM, tuning.UNIFORM_FLOPS)),
+        ("tuning on the best 30% by CLIPScore", ("", tuning.CLIPSCORE)),
+        ("independent top-k", (tuning.TOP_K, tuning.TOP_K)),
+    ):
+        steps, flops = (d(recipe, name) for name in than)
+        seconds = _at_equal_seconds(evidence, recipe, than[1])
+        if flops:
+            cells = (interval(steps), interval(flops), interval(seconds))
+            body.append([f"a good model, noisy pairs; instead of {what}", "the recipe", *cells])
+    if over := evidence.over_base(recipe):
+        body.append(
+            ["a good model, noisy pairs; instead of no tuning", "the recipe", interval(over),
+             "-", "-"]
+        )  # fmt: skip
+    if photos := d(PHOTOS_JOINT, PHOTOS_TOP_K):
+        seconds = _at_equal_seconds(evidence, PHOTOS_JOINT, PHOTOS_TOP_K)
+        body.append(
+            ["photographs, b·q above 1; instead of independent top-k", "joint, greedy",
+             interval(photos), interval(photos), interval(seconds)]
+        )  # fmt: skip
+    heads = ["situation", "policy", "gain at equal steps", "at equal FLOPs", "at equal seconds"]
+    return table(heads, body)
+
+
+def _at_equal_seconds(evidence: Evidence, a: str, b: str) -> Mean | None:
+    """Last score of a minus the score of b when it had run as long, on the curves."""
+    if a not in evidence.tuned or b not in evidence.tuned:
+        return None
+    ours, theirs = evidence.tuned[a], evidence.tuned[b]
+    gains = []
+    for seed in sorted(set(ours.by_seed) & set(theirs.by_seed)):
+        one = RowResults(theirs.row, {seed: theirs.by_seed[seed]})
+        budget = ours.by_seed[seed]["curve"]["seconds"][-1]
+        reading, _ = at_equal(one, "seconds", budget, "retrieval")
+        gains.append(ours.by_seed[seed]["curve"]["retrieval"][-1] - reading.mean)
+    return mean_of(gains)
+
+
+def _runs(evidence: Evidence, declared) -> str:
+    body = []
+    for row in (evidence.tuned[row.name] for row in declared if row.name in evidence.tuned):
+        truth = truth_of(row, evidence.pool)
+        body.append(
+            [
+                f"{row.row.label} ({len(row.cells)} seed{'s' if len(row.cells) > 1 else ''})",
+                f"{spent_by(row, 'step'):.0f}",
+                f"{spent_by(row, 'flops_cached') / 1e12:.1f}",
+                f"{spent_by(row, 'seconds'):.0f}",
+                percent(row.test_mean("retrieval")),
+                percent(row.test_mean("zero_shot")),
+                percent(truth["broken"]) if truth else "-",
+            ]
+        )
+    heads = ["trained by", "steps", "TFLOP", "seconds", "retrieval", "zero-shot", "noisy selected"]
+    return table(heads, body) if body else ""
+
+
+def _trials(trials: Mapping[str, Mapping]) -> str:
+    body = []
+    for row in tuning.TRIALS:
+        if row.name not in trials:
+            continue
+        cell = trials[row.name]
+        curve, rate = cell["curve"], cell["config"]["optimizer"]["learning_rate"]
+        noisy = f"{100 * picks.broken(cell['picks']['after_warmup']):.1f}"
+        tried = row.name.removeprefix("tune_").rpartition("_")[0].replace("_", " ")
+        scores = [f"{100 * curve[name][-1]:.1f}" for name in ("retrieval", "zero_shot")]
+        body.append([tried, f"{rate:g}", *scores, noisy])
+    heads = ["trial", "learning rate", "retrieval", "zero-shot", "noisy selected"]
+    return table(heads, body) if body else ""
+
+
+def _claims(evidence: Evidence) -> str:
+    """Each claim with the interval that decides it."""
+    d, over, recipe = evidence.difference, evidence.over_base, tuning.RECIPE
+    harm = over(tuning.UNIFORM)
+    stated = [
+        ("Tuning on everything makes the base worse.", _minus(harm), verdict),
+        ("The recipe makes the base better.", over(recipe), verdict),
+        ("The recipe beats uniform sampling at equal steps.", d(recipe, tuning.UNIFORM), verdict),
+        ("… at equal FLOPs.", d(recipe, tuning.UNIFORM_FLOPS), verdict),
+        ("… offline CLIPScore at equal FLOPs.", d(recipe, tuning.CLIPSCORE), verdict),
+        ("… independent top-k.", d(recipe, tuning.TOP_K), verdict),
+        ("Greedy joint selection and independent top-k are equal here.",
+         d(tuning.JOINT, tuning.TOP_K), equivalent),
+        ("Greedy beats sampled joint selection.", d(tuning.JOINT, tuning.SAMPLED), verdict),
+        ("Distillation adds to greedy joint selection.",
+         d(tuning.JOINT_DISTILLED, tuning.JOINT), verdict),
+        ("Distillation saves uniform sampling: as good as the base.",
+         over(tuning.UNIFORM_DISTILLED), equivalent),
+        ("On photographs (b·q above 1) joint beats independent top-k.",
+         d(PHOTOS_JOINT, PHOTOS_TOP_K), verdict),
+    ]  # fmt: skip
+    body = [
+        [text, f"**{judge(found)}**", interval(found), str(found.n)]
+        for text, found, judge in stated
+        if found is not None
+    ]
+    return table(["claim", "verdict", "points [95% interval]", "seeds"], body) if body else ""
+
+
+def _minus(mean: Mean | None) -> Mean | None:
+    return mean and Mean(-mean.mean, mean.error, mean.n)
+
+
+def results_json(evidence: Evidence) -> list[dict[str, Any]]:
+    """The goals: {figure, value, goal, reached, seeds, command, revision, note}."""
+    old, rows = evidence.old, evidence.tuned
+    best, cheap = suites.HALF_WEIGHT, suites.FLEXI_HALF_WEIGHT
+    found = []
+
+    def add(figure, value, goal, reached, used: Sequence[RowResults], suite, note):
+        cells = [cell for row in used for cell in row.cells]
+        revisions = sorted({c["made"]["git"]["revision"][:9] for c in cells if c["made"]["git"]})
+        found.append(
+            {
+                "figure": figure,
+                "value": None if value is None else float(f"{value:.4g}"),
+                "goal": goal,
+                "reached": reached,
+                "seeds": min((len(row.cells) for row in used), default=0),
+                "command": COMMAND.format(suite),
+                "revision": ", ".join(revisions),
+                "note": note,
+            }
+        )
+
+    for figure, name, axis, least in (
+        ("steps_speedup", best, "step", 15),
+        ("flops_speedup", cheap, "flops_cached", 12),
+    ):
+        if name in old:
+            ratio = speedup(old[name], old[suites.UNIFORM], axis, "retrieval").ratio
+            value, used = ratio.mean, [old[name]]
+        else:
+            value, used = None, []
+        add(figure, value, f">= {least}", value and value >= least, used, "main", OLD)
+    counted = with_reference(old[cheap], old, "retrieval") if cheap in old else None
+    value = counted and counted.mean
+    used = [old[cheap]] if counted else []
+    figure = "flops_speedup_with_reference"
+    add(figure, value, ">= 2", value and value >= 2, used, "main", OLD)
+
+    recipe = evidence.recipe
+    for figure, gains, than in (
+        ("tuning_gain_over_uniform_every_seed", _gains(rows, tuning.UNIFORM_FLOPS),
+         tuning.UNIFORM_FLOPS),
+        ("tuning_gain_over_base_every_seed", _gains(rows, ""), ""),
+        ("ahead_of_clipscore_every_seed", _gains(rows, tuning.CLIPSCORE), tuning.CLIPSCORE),
+    ):  # fmt: skip
+        used = [rows[name] for name in (tuning.RECIPE, than) if name in rows]
+        value = float(all(gain > 0 for gain in gains)) if gains else None
+        note = f"points, by seed: {', '.join(f'{100 * gain:+.1f}' for gain in gains)}"
+        note = f"test retrieval score of `{tuning.RECIPE}` minus the other at equal FLOPs; {note}"
+        add(figure, value, "1", value == 1, used, "tuning", note if gains else "not measured")
+    difference = evidence.difference(PHOTOS_JOINT, PHOTOS_TOP_K)
+    known = difference is not None and difference.error
+    sigmas = difference.mean / difference.error if known else None
+    used = [rows[name] for name in (PHOTOS_JOINT, PHOTOS_TOP_K) if name in rows]
+    note = f"photographs, greedy: {points(difference)} points" if known else "not measured"
+    figure = "joint_minus_top_k_sigmas_where_bq_above_1"
+    add(figure, sigmas, "> 2", sigmas and sigmas > 2, used, "photographs", note)
+    share = truth_of(recipe, evidence.pool)["broken"].mean if recipe else None
+    note = f"share among the selected after warm-up, `{tuning.RECIPE}`; 0.40 of the pool"
+    figure = "noisy_share_tuning"
+    used = [recipe] if recipe else []
+    add(figure, share, "<= 0.06", share is not None and share <= 0.06, used, "tuning", note)
+    return [one | {"reached": bool(one["reached"])} for one in found]
+
+
+def _gains(rows: Rows, than: str) -> list[float]:
+    """Of the recipe's final test score by seed: over another row, or over the base."""
+    if tuning.RECIPE not in rows or (than and than not in rows):
+        return []
+    recipe = rows[tuning.RECIPE]
+    if not than:
+        return [c["test"]["retrieval"] - c["test"]["base"]["retrieval"] for c in recipe.cells]
+    ours, theirs = recipe.test(), rows[than].test()
+    return [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
+
+
+def _goals(found: Sequence[Mapping[str, Any]]) -> str:
+    body = [
+        [
+            f"`{one['figure']}`",
+            one["goal"],
+            "not measured" if one["value"] is None else f"{one['value']:.3g}",
+            "reached" if one["reached"] else "missed",
+            one["note"],
+        ]
+        for one in found
+    ]
+    return table(["figure", "goal", "value", "", "what it is"], body)
+
+
+def _noise(evidence: Evidence) -> str:
+    """Of the recipe's selected pairs: the largest kinds of noise, in words."""
+    if not evidence.recipe:
+        return ""
+    truth = truth_of(evidence.recipe, evidence.pool)
+    kinds = sorted(picks.emoji.NOISY & set(truth), key=lambda kind: -truth[kind].mean)
+    return ", ".join(f"{kind.replace('_', ' ')} {percent(truth[kind])}%" for kind in kinds)
+
+
+SHOWN_B = (64, 256, 1024, 8192)
+
+
+def _mates(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Gain in joint score a row, greedy, by data and b."""
+    body = []
+    for setting, by_b in _settings(lines).items():
+        if 128 not in by_b:
+            continue
+        gains = [f"{100 * by_b[b]['greedy_gain']:.2f}" if b in by_b else "-" for b in SHOWN_B]
+        bq = [f"{by_b[128][name]:.2g}" for name in ("bq_caption", "bq_match")]
+        body.append([", ".join(setting), " / ".join(bq), *gains])
+    heads = ["rows, learner", "b·q at b = 128: caption / match", *(f"b = {b:,}" for b in SHOWN_B)]
+    return table(heads, body) if body else ""
+
+
+def _settings(lines: Sequence[Mapping[str, Any]]) -> dict[tuple, dict[int, Mapping]]:
+    """(data and rows, learner) -> b -> line, at the paper's default filter ratio."""
+    found: dict[tuple, dict[int, Mapping]] = {}
+    for line in lines:
+        if line["filter"] == 5:
+            name = line["name"] + ("" if line["rows"] == "all" else f" ({line['rows']})")
+            found.setdefault((name, line["learner"]), {})[line["b"]] = line
+    return found
+
+
+def predictions(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """P1 to P5 of the prediction, each with what was found."""
+    return []

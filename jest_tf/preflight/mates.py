@@ -1,0 +1,42 @@
+"""How many near mates a batch of the user's data holds, and the policy that suits them."""
+
+from ml_collections import ConfigDict
+
+from jest_tf.data import mates
+from jest_tf.data.reference_cache import ReferenceCache
+from jest_tf.data.sources import open_source
+from jest_tf.errors import UserError
+from jest_tf.preflight.report import Section
+
+# Below one mate in a batch, joint selection has nothing to see that single scores do not.
+FEW = 1.0
+
+
+def check_mates(config: ConfigDict) -> Section:
+    """b·q of `data.train`: by captions, and by the reference's embeddings where they are stored."""
+    section = Section("Near mates: rows of a sub-batch that are close to one another")
+    try:
+        manifest = open_source(config.data.train, config.data.data_dir)
+        found = {"same caption": mates.captions_q(manifest)}
+        if config.reference.cache:
+            cache = ReferenceCache.load(config.reference.cache)
+            cache.check_manifest(manifest)
+            found["reference: a match"] = mates.reference_q(manifest, cache)
+    except (UserError, OSError) as error:
+        section.add("not counted", str(error))  # The sections on data and reference have said so.
+        return section
+    b = config.selection.sub_batch
+    for label, q in found.items():
+        section.add(label, f"b·q = {b * q:.2g}: {q:.2g} of the pairs of rows, times b = {b:,}")
+    section.add("policy", recommended(max(b * q for q in found.values())))
+    return section
+
+
+def recommended(bq: float) -> str:
+    """What the runs of docs/results.md say for so many mates."""
+    if bq < FEW:
+        return (
+            "independent_top_k, or joint with selection.greedy: below one mate in a batch both "
+            "select nearly the same (docs/results.md)"
+        )
+    return "joint with selection.greedy: batches hold near mates (docs/results.md)"
