@@ -68,8 +68,8 @@ def base_commands(
         (
             BEST_PAIRS,
             f"{best}/manifest.json",
-            ["curate", f"--audit={table}", f"--data_dir={data_dir}", f"--top={BEST_SHARE}",
-             "--by=reference_score", f"--out={best}"],
+            ["curate", f"--audit={table}", *data, f"--top={BEST_SHARE}", "--by=reference_score",
+             f"--out={best}"],
         ),
         *(
             (

@@ -37,7 +37,7 @@ JOINT_DISTILLED, JOINT_PREFILTERED = "joint_greedy_distilled", "joint_prefiltere
 # before its five seeds run.
 RECIPE = ""
 
-# Name -> policy, label, steps, overrides, name of its trials of learning rates.
+# Name -> policy, label, steps, overrides, name of its trials of learning rates if it has any.
 _ROWS = {
     UNIFORM: ("uniform", "uniform, same steps", STEPS, {}, UNIFORM),
     UNIFORM_FLOPS: ("uniform", "uniform, same FLOPs", FLOPS_STEPS, {}, UNIFORM),
@@ -45,20 +45,20 @@ _ROWS = {
         "uniform", "offline CLIPScore, best 30%, same FLOPs", FLOPS_STEPS,
         {"data.train": BEST_PAIRS}, "clipscore",
     ),
-    TOP_K: ("independent_top_k", "independent top-k", STEPS, CACHED, JOINT),
-    SAMPLED: ("joint", "joint, sampled", STEPS, CACHED, JOINT),
-    JOINT: ("joint", "joint, greedy", STEPS, CACHED | GREEDY, JOINT),
+    TOP_K: ("independent_top_k", "independent top-k", STEPS, CACHED, ""),
+    SAMPLED: ("joint", "joint, sampled", STEPS, CACHED, ""),
+    JOINT: ("joint", "joint, greedy", STEPS, CACHED | GREEDY, ""),
     JOINT_DISTILLED: (
-        "joint", "joint, greedy, distilled", STEPS, CACHED | GREEDY | DISTILS, JOINT,
+        "joint", "joint, greedy, distilled", STEPS, CACHED | GREEDY | DISTILS, "",
     ),
     JOINT_PREFILTERED: (
-        "joint", "joint, greedy, prefiltered", STEPS, CACHED | GREEDY | PREFILTERED, JOINT,
+        "joint", "joint, greedy, prefiltered", STEPS, CACHED | GREEDY | PREFILTERED, "",
     ),
     UNIFORM_DISTILLED: ("uniform", "uniform, distilled", STEPS, CACHED | DISTILS, UNIFORM),
 }  # fmt: skip
 CLAIMED = (UNIFORM, UNIFORM_FLOPS, CLIPSCORE, TOP_K)
 # What is tried on the trial seed at the config's rate, to choose the recipe.
-CANDIDATES = (JOINT, SAMPLED, JOINT_DISTILLED, JOINT_PREFILTERED)
+CANDIDATES = (JOINT, JOINT_DISTILLED, JOINT_PREFILTERED, SAMPLED)
 
 
 def _row(name: str) -> Row:
@@ -71,7 +71,7 @@ def _row(name: str) -> Row:
         f"policy={policy},steps={steps},validate_every={-(-steps // 2)}",
         tuple((FROM_BASE | overrides).items()),
         MAIN_SEEDS if is_claimed else FEW_SEEDS,
-        tuned_as=(trials,),
+        tuned_as=(trials,) if trials else (),
         config=CONFIG,
     )
 
@@ -83,18 +83,15 @@ def _trial(name: str, policy: str, label: str, overrides: dict) -> Row:
 
 
 def _trials() -> list[Row]:
-    """Two rates for each baseline and for joint selection; then the candidates for the recipe."""
-    tried = {
-        UNIFORM: ("uniform", {}),
-        "clipscore": ("uniform", {"data.train": BEST_PAIRS}),
-        JOINT: ("joint", CACHED | GREEDY),
-    }
+    """Two rates for the baselines, in their favour: selecting rows keep the config's. Then the
+    candidates for the recipe."""
+    tried = {UNIFORM: {}, "clipscore": {"data.train": BEST_PAIRS}}
     rows = [
-        _trial(f"tune_{name}_{rate:g}", policy, f"learning rate {rate:g}", more | {RATE: rate})
+        _trial(f"tune_{name}_{rate:g}", "uniform", f"learning rate {rate:g}", more | {RATE: rate})
         for rate in reversed(RATES)
-        for name, (policy, more) in tried.items()
+        for name, more in tried.items()
     ]
-    for name in CANDIDATES[1:]:
+    for name in CANDIDATES:
         policy, label, _, overrides, _ = _ROWS[name]
         rows.append(_trial(f"tune_{name}_{RATES[-1]:g}", policy, label, overrides))
     return rows
