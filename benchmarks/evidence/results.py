@@ -260,9 +260,10 @@ def _last(log: Sequence[Mapping], prefix: str) -> dict[str, Any]:
 
 def _picks(workdir: Path, truth: PoolTruth, config: Mapping) -> dict[str, Any] | None:
     """None for runs whose data is not the pool: its ids mean other rows."""
-    if "curated" in config["data"]["train"] or "retrieval_validation" not in config["evals"]:
+    if any(other in config["data"]["train"] for other in ("curated", "photos")):
         return None
-    every = config["evals"]["retrieval_validation"]["every_steps"]
+    validation = config["evals"].get("retrieval_validation", {})
+    every = validation.get("every_steps") or config["total_steps"]
     picks = Picks(workdir / "picks")
     return describe_picks(picks, truth, every, config["optimizer"]["warmup_steps"])
 

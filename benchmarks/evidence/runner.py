@@ -7,6 +7,7 @@ Ctrl-C and SIGTERM stop the cells, which save; the same command then continues a
 import dataclasses
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -55,6 +56,10 @@ class Folders:
     def cache_of(self, cell: Cell) -> Path:
         """The embeddings of the pool by the cell's model, if others stand on it."""
         return self.of(cell) / "pool_embeddings"
+
+    def of_base(self, cell: Cell) -> Path:
+        """Where evaluations of the base are kept for all cells of the cell's config."""
+        return self.workdir / "of_base" / Path(cell.row.config).parent.name
 
     @property
     def placeholders(self) -> dict[str, str]:
@@ -183,6 +188,7 @@ class Runner:
     def _start(self, cell: Cell, slot: int) -> Running:
         train, *afterwards = self.commands(cell, rate_of(cell, self.done))
         self.folders.of(cell).mkdir(parents=True, exist_ok=True)
+        _share_start(cell, self.folders.of_base(cell), self.folders.of(cell))
         self.say(f"{cell.name} starts: {shlex.join(train)}")
         process = self._launch(cell, train, slot)
         return Running(cell, process, train, afterwards, slot, time.monotonic())
@@ -230,6 +236,7 @@ class Runner:
         except (UserError, OSError, KeyError, ValueError) as error:
             self._fail(cell, f"no result: {type(error).__name__}: {error}")
             return
+        _share_start(cell, folder, self.folders.of_base(cell))
         path = self.folders.results
         results.Store(path).add(result)
         self.done[cell.name] = result
@@ -351,6 +358,15 @@ def _has_reference(cell: Cell, folders: Folders) -> bool:
     weights = folders.of(cell.reference) / "checkpoints" / f"step-{step:08d}"
     cache = folders.cache_of(cell.reference) / "cache.json"
     return weights.exists() and (cache.exists() or not cell.reads_cache)
+
+
+def _share_start(cell: Cell, source: Path, target: Path) -> None:
+    """Copies evaluations of step 0: all runs that tune the base begin at the same weights."""
+    for path in source.glob("evaluations/*-00000000.json") if cell.config.model.init else ():
+        copy = target / "evaluations" / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.exists():
+            shutil.copyfile(path, copy)
 
 
 def _last_step(folder: Path) -> int:

@@ -20,7 +20,8 @@ from jest_tf.monitoring.picks_log import PicksLog
 def write_run(config: dict, folder: pathlib.Path, retrieval: float = 0.4) -> None:
     """A finished run whose scores rise in a line to `retrieval`, 2 s and 1 TFLOP a step."""
     folder.mkdir(parents=True, exist_ok=True)
-    total, every = config["total_steps"], config["evals"]["retrieval_validation"]["every_steps"]
+    total = config["total_steps"]
+    every = config["evals"].get("retrieval_validation", {"every_steps": total})["every_steps"]
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "environment.json").write_text(json.dumps(environment()))
     steps = sorted({*range(every, total + 1, every), total})
