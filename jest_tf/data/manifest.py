@@ -152,6 +152,7 @@ class Manifest:
         folder = os.path.dirname(os.path.abspath(path)) if "://" not in path else None
 
         def stored(path: str) -> str:
+            path = path if "://" in path else os.path.abspath(path)
             inside = folder and path.startswith(folder + os.sep)
             return os.path.relpath(path, folder) if inside else path
 
