@@ -43,6 +43,12 @@ def define_flags() -> None:
     flags.DEFINE_string("learner", None, "Cache of the learner's embeddings.", required=True)
     flags.DEFINE_string("reference", None, "Cache of the reference's.", required=True)
     flags.DEFINE_float("learner_weight", 0.5, "As selection.learner_weight.")
+    flags.DEFINE_enum(
+        "same_caption",
+        "ignore",
+        ["ignore", "negative"],
+        "Whether rows of one caption are negatives.",
+    )
     flags.DEFINE_enum("rows", "all", list(ORDERS), "Which rows make a super-batch.")
     flags.DEFINE_list("b", ["64", "128", "256", "512", "1024", "2048"], "Sub-batch sizes.")
     flags.DEFINE_integer("filter", 5, "B = filter * b.")
@@ -98,8 +104,11 @@ def clustered(ztxt, captions) -> Callable:
 ORDERS = {"all": everything, "families": families, "clustered": clustered}
 
 
-def compare(spec_of: Callable, models: list[Embeddings], seed: int) -> dict[str, float]:
-    """Joint scores a row, by policy, of what is taken of one super-batch; and the common share."""
+def compare(
+    spec_of: Callable, models: list[Embeddings], hashes: np.ndarray, seed: int
+) -> dict[str, float]:
+    """Of what each policy takes of one super-batch: joint score a row, mates of equal caption; and
+    the share that both take."""
     valid, found, taken = tf.ones([models[0].zimg.shape[0]], tf.bool), {}, {}
     for how, policies in PAIRED.items():
         for name, policy in zip(("joint", "independent"), policies, strict=True):
@@ -108,7 +117,9 @@ def compare(spec_of: Callable, models: list[Embeddings], seed: int) -> dict[str,
             signed = terms(spec, *models)
             _, _, usable = pool(spec.loss, signed, valid)
             found[f"{how}_{name}"] = float(joint_score(spec, positions, signed, usable))
-            taken[how, name] = set(positions.numpy().tolist())
+            rows = positions.numpy()
+            found[f"{how}_{name}_mates"] = spec.sub_batch * mates.equal_share(hashes[rows])
+            taken[how, name] = set(rows.tolist())
         both = taken[how, "joint"] & taken[how, "independent"]
         found[f"{how}_in_common"] = len(both) / spec.sub_batch
     return found
@@ -122,6 +133,7 @@ def measure(draw: Callable, embeddings: list, codes: np.ndarray, b: int, options
         rows = draw(np.random.default_rng(seed), B)
         hashes = codes[rows]
         captions = tf.constant(np.stack([hashes >> 24, hashes & 0xFFFFFF], axis=1), tf.float32)
+        captions = captions if options.same_caption == "ignore" else None
         models = [
             Embeddings(
                 tf.constant(zimg[rows]), tf.constant(ztxt[rows]), tf.constant(scale),
@@ -135,7 +147,7 @@ def measure(draw: Callable, embeddings: list, codes: np.ndarray, b: int, options
                 B, b, policy=policy, greedy=greedy, learner_weight=options.learner_weight
             )
 
-        found = compare(spec_of, models, seed)
+        found = compare(spec_of, models, hashes, seed)
         for how in PAIRED:
             found[f"{how}_gain"] = found[f"{how}_joint"] - found[f"{how}_independent"]
         zimg, ztxt, scale, bias = embeddings[1]
@@ -162,10 +174,11 @@ def main(_) -> None:
     draw = ORDERS[FLAGS.rows](ztxt, captions)
     setting = {"name": FLAGS.name, "learner": FLAGS.learner_name, "rows": FLAGS.rows}
     setting |= {"learner_weight": FLAGS.learner_weight, "filter": FLAGS.filter}
+    setting |= {"same_caption": FLAGS.same_caption}
     out, kept = pathlib.Path(FLAGS.out), []
     if out.exists():
         lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-        kept = [line for line in lines if any(line[k] != v for k, v in setting.items())]
+        kept = [line for line in lines if any(line.get(k) != v for k, v in setting.items())]
     for b in map(int, FLAGS.b):
         try:
             line = setting | {"b": b, "draws": FLAGS.draws}
