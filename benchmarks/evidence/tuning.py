@@ -43,9 +43,9 @@ UNIFORM, UNIFORM_FLOPS, UNIFORM_DISTILLED = "uniform", "uniform_flops", "uniform
 CLIPSCORE = "clipscore_flops"
 TOP_K, SAMPLED, JOINT = "top_k", "joint_sampled", "joint_greedy"
 JOINT_PREFILTERED, JOINT_BOTH = "joint_prefiltered", "joint_prefiltered_distilled"
-# The one recipe of the claims. Empty until the trials are done, and chosen on their validation part
-# before its five seeds run.
-RECIPE = ""
+# The one recipe of the claims: the best retrieval score of the trials on the validation part (34.7%
+# at a learning rate of 1e-4; base 33.5%), chosen before its five seeds ran.
+RECIPE = JOINT_PREFILTERED
 
 # Name -> policy, label, steps, overrides, name of its trials of learning rates.
 _ROWS = {

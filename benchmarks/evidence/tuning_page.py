@@ -7,7 +7,7 @@ older runs from nothing.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.evidence import picks, suites, tuning
+from benchmarks.evidence import mates_page, picks, suites, tuning
 from benchmarks.evidence.analysis import (
     RowResults,
     at_equal,
@@ -71,8 +71,9 @@ def page(evidence: Evidence, shown: Shown) -> str:
         claims=_claims(evidence),
         margin=f"{100 * MARGIN:g}",
         goals=_goals(results_json(evidence)),
-        mates=_mates(evidence.bq),
-        predictions=predictions(evidence.bq),
+        mates=mates_page.table_of(evidence.bq),
+        predictions=mates_page.predictions(evidence.bq),
+        sizes=_sizes(evidence),
         noise=_noise(evidence),
         trial_seed=tuning.TRIAL_SEED,
     )
@@ -319,32 +320,17 @@ def _noise(evidence: Evidence) -> str:
     return ", ".join(f"{kind.replace('_', ' ')} {percent(truth[kind])}%" for kind in kinds)
 
 
-SHOWN_B = (64, 256, 1024, 8192)
-
-
-def _mates(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Gain in joint score a row, greedy, by data and b."""
-    body = []
-    for setting, by_b in _settings(lines).items():
-        if 128 not in by_b:
-            continue
-        gains = [f"{100 * by_b[b]['greedy_gain']:.2f}" if b in by_b else "-" for b in SHOWN_B]
-        bq = [f"{by_b[128][name]:.2g}" for name in ("bq_caption", "bq_match")]
-        body.append([", ".join(setting), " / ".join(bq), *gains])
-    heads = ["rows, learner", "b·q at b = 128: caption / match", *(f"b = {b:,}" for b in SHOWN_B)]
-    return table(heads, body) if body else ""
-
-
-def _settings(lines: Sequence[Mapping[str, Any]]) -> dict[tuple, dict[int, Mapping]]:
-    """(data and rows, learner) -> b -> line, at the paper's default filter ratio."""
-    found: dict[tuple, dict[int, Mapping]] = {}
-    for line in lines:
-        if line["filter"] == 5:
-            name = line["name"] + ("" if line["rows"] == "all" else f" ({line['rows']})")
-            found.setdefault((name, line["learner"]), {})[line["b"]] = line
-    return found
-
-
-def predictions(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """P1 to P5 of the prediction, each with what was found."""
-    return []
+def _sizes(evidence: Evidence) -> dict[str, Any]:
+    """b, B and steps of the selecting runs, and what storing the reference's embeddings costs."""
+    if tuning.JOINT not in evidence.tuned and not evidence.recipe:
+        return {}
+    row = evidence.recipe or evidence.tuned[tuning.JOINT]
+    curve, selection = row.one["curve"], row.one["config"]["selection"]
+    scored = curve["step"][-1] * selection["super_batch"]
+    forward = (curve["flops"][-1] - curve["flops_cached"][-1]) / scored
+    return {
+        "b": selection["sub_batch"],
+        "B": selection["super_batch"],
+        "steps": curve["step"][-1],
+        "stored": f"{forward * evidence.pool['n'] / 1e12:.1f}",
+    }
