@@ -58,13 +58,14 @@ class Evidence(NamedTuple):
 
 def page(evidence: Evidence, shown: Shown) -> str:
     """The whole page as Markdown."""
-    base = next(iter(evidence.tuned.values())).one["test"]["base"] if evidence.tuned else None
+    tuned = [row for name, row in evidence.tuned.items() if not name.startswith("photos")]
+    base = tuned[0].one["test"]["base"] if tuned else {"retrieval": 0.0, "zero_shot": 0.0}
     return render(
         "tuning.md.j2",
         shown,
         recipe=evidence.recipe.row.label if evidence.recipe else "",
         decisions=_decisions(evidence),
-        base={name: f"{100 * value:.1f}" for name, value in (base or {}).items()},
+        base={name: f"{100 * value:.1f}" for name, value in base.items()},
         tuned=_runs(evidence, tuning.TUNED),
         photos=_runs(evidence, tuning.PHOTO_ROWS),
         trials=_trials(evidence.trials),
@@ -323,7 +324,7 @@ def _noise(evidence: Evidence) -> str:
 def _sizes(evidence: Evidence) -> dict[str, Any]:
     """b, B and steps of the selecting runs, and what storing the reference's embeddings costs."""
     if tuning.JOINT not in evidence.tuned and not evidence.recipe:
-        return {}
+        return dict.fromkeys(("b", "B", "steps", "stored"), "?")
     row = evidence.recipe or evidence.tuned[tuning.JOINT]
     curve, selection = row.one["curve"], row.one["config"]["selection"]
     scored = curve["step"][-1] * selection["super_batch"]
