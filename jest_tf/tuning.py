@@ -35,6 +35,7 @@ def follow_init(config: ConfigDict, workdir: str) -> None:
         config.reference.workdir = config.model.init
     stored = _config_of(workdir) if workdir else None
     began = stored is not None and stored["model"].get("init") == config.model.init
+    began = began and ModelRecord.load(workdir) is not None  # else its start failed
     source = workdir if began else config.model.init
     theirs = stored if began else _config_of(config.model.init)
     record = ModelRecord.load(source)

@@ -65,6 +65,13 @@ def tune(data: str, init: pathlib.Path, workdir: pathlib.Path, **fields):
     return loop.train(c, str(workdir)), c
 
 
+def test_a_run_whose_start_failed_follows_its_init_again(data, init, tmp_path):
+    c = config_of(data, init, model__init=str(init))
+    (tmp_path / "config.json").write_text(json.dumps(c.to_dict()))  # and no model.json
+    follow_init(c, str(tmp_path))
+    assert c.data.vocab == str(init) and c.model.variant == "custom"
+
+
 def weights(workdir: pathlib.Path, step: int | None = None) -> dict[str, np.ndarray]:
     return {v.path: v.numpy() for v in load_workdir(str(workdir), step).model.variables}
 

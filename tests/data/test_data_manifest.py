@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jest_tf.data import sources
-from jest_tf.data.manifest import Manifest, Shard, Source, mix
+from jest_tf.data.manifest import About, Manifest, Shard, Source, mix
 from jest_tf.errors import UserError
 
 
@@ -19,6 +19,15 @@ def test_a_manifest_moves_with_its_folder(make_manifest, tmp_path):
     assert loaded.shards[1].path == str(moved / "numbers-00001.tfrecord")
     assert loaded.locate(5) == (loaded.shards[1].path, 2)
     moved.rename(tmp_path)
+
+
+def test_relative_paths_are_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    about = About(labels=("sets/labels.jsonl",))
+    Manifest("m", (Source("a"),), (Shard("sets/a.tfrecord", 3),), about).save("other/m.json")
+    loaded = Manifest.load("other/m.json")
+    assert loaded.shards[0].path == str(tmp_path / "sets" / "a.tfrecord")
+    assert loaded.about.labels == (str(tmp_path / "sets" / "labels.jsonl"),)
 
 
 def test_an_edited_manifest_is_refused(make_manifest, tmp_path):
