@@ -15,15 +15,17 @@ FEW = 1.0
 def check_mates(config: ConfigDict) -> Section:
     """b·q of `data.train`: by captions, and by the reference's embeddings where they are stored."""
     section = Section("Near mates: rows of a sub-batch that are close to one another")
+    found = {}
     try:
         manifest = open_source(config.data.train, config.data.data_dir)
-        found = {"same caption": mates.captions_q(manifest)}
+        found["same caption"] = mates.captions_q(manifest)
         if config.reference.cache:
             cache = ReferenceCache.load(config.reference.cache)
             cache.check_manifest(manifest)
             found["reference: a match"] = mates.reference_q(manifest, cache)
-    except (UserError, OSError) as error:
-        section.add("not counted", str(error))  # The sections on data and reference have said so.
+    except (UserError, OSError) as error:  # the sections on data and reference say so
+        section.add("not counted", str(error).partition(":")[0])
+    if not found:
         return section
     b = config.selection.sub_batch
     for label, q in found.items():

@@ -149,4 +149,4 @@ def test_near_mates_are_counted_and_a_policy_is_named(config, tmp_path, png):
     assert rows["same caption"].startswith("b·q = 0: ")
     assert "independent_top_k" in rows["policy"] and rows["policy"] != several
     config.data.train = "/nowhere"
-    assert "no data set" in dict(check_mates(config).rows)["not counted"]
+    assert "no data set at" in dict(check_mates(config).rows)["not counted"]
