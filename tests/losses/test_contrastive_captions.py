@@ -120,6 +120,7 @@ def test_replicas_add_up_to_the_dense_loss(kind, size, logical_devices):
     assert_equal(ours, truth(kind, distils=True))
 
 
+@pytest.mark.slow
 def test_a_step_picks_and_trains_the_same_on_any_number_of_replicas():
     """Also in micro-batches, and where a part of the sub-batch trains on shorter texts."""
     batch = tiny.super_batch(0)

@@ -118,6 +118,7 @@ def _chosen(model, batch: dict, picks: np.ndarray):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_replicas", "options"),
     [
