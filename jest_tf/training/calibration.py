@@ -78,8 +78,8 @@ def _embeddings(run: LoadedRun, config: ConfigDict) -> list[np.ndarray]:
     manifest = open_source(config.reference.calibrate, config.data.data_dir)
     model, size = run.model, run.model.config.image_size
     rows: list[list[np.ndarray]] = [[], [], []]
-    encode_image = tf.function(lambda images: encode_pixels(model, images, size))
-    encode_text = tf.function(model.encode_text)
+    encode_image = tf.function(lambda images: encode_pixels(model, images, size), autograph=False)
+    encode_text = tf.function(model.encode_text, autograph=False)
     for batch in evaluation_batches(
         manifest, run.tokenizer, 64, run.config.data.image_size, model.pixels
     ):
