@@ -32,14 +32,14 @@ from jest_tf.monitoring.audit import ABOUT
 from jest_tf.monitoring.choosing import Choice
 
 TARGET = 10_000_000
-BLOCK = 50_000  # records of a file or row group
+BLOCK = 2_000  # records of a file or row group: small beside what is measured
 DIM = 8
 
 
-def blocks(n: int) -> Iterator[np.ndarray]:
+def blocks(n: int, length: int = BLOCK) -> Iterator[np.ndarray]:
     """Record numbers, a block at a time."""
-    for first in range(0, n, BLOCK):
-        yield np.arange(first, min(n, first + BLOCK))
+    for first in range(0, n, length):
+        yield np.arange(first, min(n, first + length))
 
 
 def png() -> bytes:
@@ -73,7 +73,7 @@ def audit_rows(numbers: np.ndarray) -> pa.Table:
 
 
 def make_curate(root: pathlib.Path, n: int) -> None:
-    write_parquet(root / "audit.parquet", map(audit_rows, blocks(n)))
+    write_parquet(root / "audit.parquet", map(audit_rows, blocks(n, 50_000)))
 
 
 def run_curate(root: pathlib.Path) -> None:
