@@ -76,6 +76,7 @@ def page(evidence: Evidence, shown: Shown) -> str:
         predictions=mates_page.predictions(evidence.bq),
         sizes=_sizes(evidence),
         noise=_noise(evidence),
+        noisy=percent(_noisy(evidence)) if evidence.recipe else "?",
         trial_seed=tuning.TRIAL_SEED,
     )
 
@@ -92,23 +93,24 @@ def short_answer(evidence: Evidence) -> list[str]:
     if not evidence.recipe:
         return ["Not measured yet."]
     base = evidence.recipe.one["test"]["base"]["retrieval"]
-    harm = evidence.over_base(tuning.UNIFORM)
-    said.append(
-        f"Tuning on all pairs (uniform sampling) moves the base from {100 * base:.1f}% by "
-        f"{points(harm)} points; {evidence.recipe.row.label}: "
-        f"{points(evidence.over_base(recipe))} points."
-    )
+    if tuning.UNIFORM_FLOPS in evidence.tuned:
+        said.append(
+            f"Tuning on all pairs (uniform sampling) moves the base from {100 * base:.1f}% by "
+            f"{points(evidence.over_base(tuning.UNIFORM_FLOPS))} points of retrieval, the recipe "
+            f"({evidence.recipe.row.label}) by {points(evidence.over_base(recipe))} at equal FLOPs."
+        )
     baselines = [n for n in (*tuning.CLAIMED,) if n in evidence.tuned and n != recipe]
     strongest = max(baselines, key=lambda name: evidence.tuned[name].test_mean().mean)
     said.append(
         f"The strongest baseline is {evidence.tuned[strongest].row.label}: the recipe minus it is "
         f"{interval(d(recipe, strongest))} points (95% interval)."
     )
-    if tuning.UNIFORM_FLOPS in evidence.tuned:
-        said.append(
-            "Against uniform sampling at equal FLOPs the recipe gains "
-            f"{interval(d(recipe, tuning.UNIFORM_FLOPS))} points."
-        )
+    over = interval(evidence.over_base(recipe))
+    said.append(
+        f"No tuning at all is a baseline too: the recipe minus the base is {over} points "
+        f"(95% interval). {percent(_noisy(evidence))}% of its selected pairs are noisy, 40% of the "
+        "pool."
+    )
     return said
 
 
@@ -157,7 +159,8 @@ def _at_equal_seconds(evidence: Evidence, a: str, b: str) -> Mean | None:
 
 def _runs(evidence: Evidence, declared) -> str:
     body = []
-    for row in (evidence.tuned[row.name] for row in declared if row.name in evidence.tuned):
+    for name in (row.name for row in declared if row.name in evidence.tuned):
+        row = evidence.tuned[name]
         truth = truth_of(row, evidence.pool)
         body.append(
             [
@@ -170,6 +173,10 @@ def _runs(evidence: Evidence, declared) -> str:
                 percent(truth["broken"]) if truth else "-",
             ]
         )
+    if body:
+        start = row.one["test"]["base"]
+        scores = (f"{100 * start[name]:.1f}" for name in ("retrieval", "zero_shot"))
+        body.insert(0, ["no tuning: the base", "0", "0", "0", *scores, "-"])
     heads = ["trained by", "steps", "TFLOP", "seconds", "retrieval", "zero-shot", "noisy selected"]
     return table(heads, body) if body else ""
 
@@ -182,7 +189,7 @@ def _trials(trials: Mapping[str, Mapping]) -> str:
         cell = trials[row.name]
         curve, rate = cell["curve"], cell["config"]["optimizer"]["learning_rate"]
         noisy = f"{100 * picks.broken(cell['picks']['after_warmup']):.1f}"
-        tried = row.name.removeprefix("tune_").rpartition("_")[0].replace("_", " ")
+        tried = row.label.removesuffix(", same FLOPs")
         scores = [f"{100 * curve[name][-1]:.1f}" for name in ("retrieval", "zero_shot")]
         body.append([tried, f"{rate:g}", *scores, noisy])
     heads = ["trial", "learning rate", "retrieval", "zero-shot", "noisy selected"]
@@ -197,9 +204,11 @@ def _claims(evidence: Evidence) -> str:
         ("Tuning on everything makes the base worse.", _minus(harm), verdict),
         ("The recipe makes the base better.", over(recipe), verdict),
         ("The recipe beats uniform sampling at equal steps.", d(recipe, tuning.UNIFORM), verdict),
-        ("… at equal FLOPs.", d(recipe, tuning.UNIFORM_FLOPS), verdict),
-        ("… offline CLIPScore at equal FLOPs.", d(recipe, tuning.CLIPSCORE), verdict),
-        ("… independent top-k.", d(recipe, tuning.TOP_K), verdict),
+        ("The recipe beats uniform sampling at equal FLOPs.",
+         d(recipe, tuning.UNIFORM_FLOPS), verdict),
+        ("The recipe beats offline CLIPScore at equal FLOPs.",
+         d(recipe, tuning.CLIPSCORE), verdict),
+        ("The recipe beats independent top-k.", d(recipe, tuning.TOP_K), verdict),
         ("Greedy joint selection and independent top-k are equal here.",
          d(tuning.JOINT, tuning.TOP_K), equivalent),
         ("Greedy beats sampled joint selection.", d(tuning.JOINT, tuning.SAMPLED), verdict),
@@ -270,7 +279,8 @@ def results_json(evidence: Evidence) -> list[dict[str, Any]]:
         used = [rows[name] for name in (tuning.RECIPE, than) if name in rows]
         value = float(all(gain > 0 for gain in gains)) if gains else None
         note = f"points, by seed: {', '.join(f'{100 * gain:+.1f}' for gain in gains)}"
-        note = f"test retrieval score of `{tuning.RECIPE}` minus the other at equal FLOPs; {note}"
+        other = f"that of `{than}` at equal FLOPs" if than else "that of the base"
+        note = f"test retrieval score of `{tuning.RECIPE}` minus {other}; {note}"
         add(figure, value, "1", value == 1, used, "tuning", note if gains else "not measured")
     difference = evidence.difference(PHOTOS_JOINT, PHOTOS_TOP_K)
     known = difference is not None and difference.error
@@ -279,7 +289,7 @@ def results_json(evidence: Evidence) -> list[dict[str, Any]]:
     note = f"photographs, greedy: {points(difference)} points" if known else "not measured"
     figure = "joint_minus_top_k_sigmas_where_bq_above_1"
     add(figure, sigmas, "> 2", sigmas and sigmas > 2, used, "photographs", note)
-    share = truth_of(recipe, evidence.pool)["broken"].mean if recipe else None
+    share = _noisy(evidence).mean if recipe else None
     note = f"share among the selected after warm-up, `{tuning.RECIPE}`; 0.40 of the pool"
     figure = "noisy_share_tuning"
     used = [recipe] if recipe else []
@@ -304,12 +314,16 @@ def _goals(found: Sequence[Mapping[str, Any]]) -> str:
             f"`{one['figure']}`",
             one["goal"],
             "not measured" if one["value"] is None else f"{one['value']:.3g}",
-            "reached" if one["reached"] else "missed",
+            "" if one["value"] is None else "reached" if one["reached"] else "missed",
             one["note"],
         ]
         for one in found
     ]
     return table(["figure", "goal", "value", "", "what it is"], body)
+
+
+def _noisy(evidence: Evidence) -> Mean:
+    return truth_of(evidence.recipe, evidence.pool)["broken"]
 
 
 def _noise(evidence: Evidence) -> str:

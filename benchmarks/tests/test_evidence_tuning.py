@@ -62,3 +62,4 @@ def test_the_page_has_gains_verdicts_and_the_strongest_baseline(evidence):
     assert equal in text
     lines = tuning_page.short_answer(evidence)
     assert "strongest baseline is independent top-k" in lines[1]
+    assert "No tuning at all is a baseline too: the recipe minus the base is +4.5" in lines[2]
