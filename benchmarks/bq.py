@@ -1,7 +1,6 @@
 """Joint against independent selection without training, from stored embeddings: where do they part?
 
-    python -m benchmarks.bq --name='emoji pool' --data=tfds:emoji_captions/pool:train \
-        --learner=CACHE --reference=CACHE --out=benchmarks/measured/bq.jsonl
+    python -m benchmarks.bq --name='emoji pool' --learner=CACHE --reference=CACHE
 
 Draws super-batches of 5·b rows, selects b of each by joint and by independent selection from the
 same scores, greedily and sampled, and compares the joint scores of what they take, a row. Learner
@@ -21,9 +20,8 @@ from absl import app, flags
 from benchmarks.evidence.curves import mean_of
 from jest_tf.data import mates
 from jest_tf.data.fields import hash64
-from jest_tf.data.records import embedded, shard_records
-from jest_tf.data.reference_cache import ReferenceCache
-from jest_tf.data.sources import open_source
+from jest_tf.data.reference_cache import CAPTIONS, ReferenceCache
+from jest_tf.errors import UserError
 from jest_tf.selection import Embeddings, SelectionSpec, joint_score, select
 from jest_tf.selection.scores import terms
 from jest_tf.selection.select import pool
@@ -38,8 +36,6 @@ PAIRED = {"greedy": ("joint", "independent_top_k"), "sampled": ("joint", "indepe
 def define_flags() -> None:
     flags.DEFINE_string("name", None, "Of the data, in the table.", required=True)
     flags.DEFINE_string("learner_name", "base", "Of the learner, in the table.")
-    flags.DEFINE_string("data", None, "Data set, as for training.", required=True)
-    flags.DEFINE_string("data_dir", "data/prepared", "Where TFDS keeps its sets.")
     flags.DEFINE_string("learner", None, "Cache of the learner's embeddings.", required=True)
     flags.DEFINE_string("reference", None, "Cache of the reference's.", required=True)
     flags.DEFINE_float("learner_weight", 0.5, "As selection.learner_weight.")
@@ -56,14 +52,13 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "benchmarks/measured/bq.jsonl", "File of JSON lines.")
 
 
-def read(cache: ReferenceCache, manifest) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
-    """(zimg, ztxt float32 [n, d], captions) of all rows that have both."""
-    rows, captions = [], []
-    of_cache = embedded(manifest, cache)
-    for index, path in enumerate(cache.shard_paths):
-        rows += list(tf.data.TFRecordDataset(path).as_numpy_iterator())
-        captions += [(r.captions or [b""])[0] for r in shard_records(of_cache, index)]
-    parsed = cache.parse(tf.constant(rows), tf.zeros([len(rows)], tf.int64))
+def read(cache: ReferenceCache) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
+    """(zimg, ztxt float32 [n, d], first captions) of all rows."""
+    files = (tf.data.TFRecordDataset(path).as_numpy_iterator() for path in cache.shard_paths)
+    rows = tf.constant([row for file in files for row in file])
+    parsed = cache.parse(rows, tf.zeros([len(rows)], tf.int64))
+    texts = tf.io.parse_example(rows, {CAPTIONS: tf.io.RaggedFeature(tf.string)})[CAPTIONS]
+    captions = [(some or [b""])[0] for some in texts.to_list()]
     return parsed["reference_zimg"].numpy(), parsed["reference_ztxt"].numpy(), captions
 
 
@@ -162,9 +157,10 @@ def measure(draw: Callable, embeddings: list, codes: np.ndarray, b: int, options
 
 
 def main(_) -> None:
-    manifest = open_source(FLAGS.data, FLAGS.data_dir)
     caches = [ReferenceCache.load(folder) for folder in (FLAGS.learner, FLAGS.reference)]
-    read_all = [read(cache, manifest) for cache in caches]
+    if caches[0].data != caches[1].data:
+        raise UserError("--learner and --reference are caches of different data")
+    read_all = [read(cache) for cache in caches]
     ztxt, captions = read_all[1][1:]
     embeddings = [
         (zimg, ztxt, np.float32(cache.scale), np.float32(cache.bias))
