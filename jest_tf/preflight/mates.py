@@ -8,8 +8,8 @@ from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section
 
-# Fewer mates in a batch, and greedy joint selection takes mostly what independent top-k takes: 87% at
-# 0.09 on the emoji pool, 70% at 0.34 (`python -m benchmarks.bq`).
+# With fewer mates in a batch, greedy joint selection takes mostly what independent top-k takes: 87%
+# of it at 0.09 on the emoji pool, 70% at 0.34 (`python -m benchmarks.bq`).
 FEW = 0.1
 
 
