@@ -4,10 +4,13 @@
 
 Prints one JSON object per line. `mirrored2_throughput` needs an idle machine with 2 cores: both
 programs then use both, one device through TensorFlow's threads, two devices with one half of the
-rows each, so that below 1 something is computed twice or waited for.
+rows each, so that below 1 something is computed twice or waited for. So it is with
+`mirrored2_embedding`, whose goal only two devices with processors of their own can reach.
 """
 
+import functools
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -31,6 +34,7 @@ from jest_tf.runtime import strategy
 from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.selection import SelectionSpec
 from jest_tf.selection.exchange import assign
+from jest_tf.serving.encoders import towers
 from jest_tf.training import optimizer
 from jest_tf.training.jest_model import TRAINED_FEATURES, JestModel
 from jest_tf.training.resolution import ResolutionSchedule
@@ -40,7 +44,7 @@ _ROUNDS = flags.DEFINE_integer(
     "rounds", 9, "Timed rounds; the fastest of each program counts.", flag_values=FLAGS
 )
 _FIGURES = flags.DEFINE_list(
-    "figures", ["throughput", "bytes", "check"], "What to print.", flag_values=FLAGS
+    "figures", ["throughput", "bytes", "check", "embedding"], "What to print.", flag_values=FLAGS
 )
 _UPDATE_DOCS = flags.DEFINE_bool(
     "update_docs", False, "Keep the figures, and show them in docs/scaling.md.",
@@ -78,14 +82,19 @@ class SentBytes:
             self.total += tf.size(tensor, tf.int64) * tensor.dtype.size
 
 
+def runtime_of(n_replicas: int) -> strategy.Runtime:
+    """So many logical devices of this machine."""
+    c = base_config()
+    c.strategy.kind = "mirrored" if n_replicas > 1 else "default"
+    c.strategy.n_devices = n_replicas
+    return strategy.build(c)
+
+
 class ReplicatedStep:
     """The whole JEST step on noise, a live reference included, on some replicas of this machine."""
 
     def __init__(self, config: DualEncoderConfig, spec: SelectionSpec, n_replicas: int):
-        c = base_config()
-        c.strategy.kind = "mirrored" if n_replicas > 1 else "default"
-        c.strategy.n_devices = n_replicas
-        self._runtime = strategy.build(c)
+        self._runtime = runtime_of(n_replicas)
         plan = ResolutionSchedule(
             config, sub_batch=spec.sub_batch, total_steps=1, n_replicas=n_replicas,
             reference_model=config,
@@ -95,7 +104,9 @@ class ReplicatedStep:
             self.model = JestModel(
                 learner, reference, spec, plan=plan, collectives=self._collectives
             )
-            self.model.optimizer = optimizer.build(c.optimizer, 1000, learner.trainable_variables)
+            self.model.optimizer = optimizer.build(
+                base_config().optimizer, 1000, learner.trainable_variables
+            )
         self.counts_bytes = False
         self._counters = {}  # replica -> SentBytes: their threads take turns while tracing
         self._batch = {
@@ -170,6 +181,22 @@ def throughput_row(config: DualEncoderConfig, spec: SelectionSpec, rounds: int) 
     }  # fmt: skip
 
 
+def embedding_row(config: DualEncoderConfig, rounds: int, batch: int = 256) -> dict:
+    """Pictures that an evaluation embeds a second, on two replicas over one: the same cores."""
+    images, programs = noise(config, batch)["image"], {}
+    for n in (1, REPLICAS):
+        runtime = runtime_of(n)
+        with runtime.strategy.scope():
+            encode, _ = towers(DualEncoder(config, seed=0), config.image_size, runtime.by_rows)
+        programs[str(n)] = functools.partial(encode, images)
+    rates = {n: batch / took for n, took in fastest(programs, rounds).items()}
+    return {
+        "figure": "mirrored2_embedding", "value": rates[str(REPLICAS)] / rates["1"],
+        "goal": ">= 1.8", "unit": "x one device", "images_per_second": rates, "repeats": rounds,
+        "model": "mu", "cores": len(os.sched_getaffinity(0)),
+    }  # fmt: skip
+
+
 def bytes_row(config: DualEncoderConfig, spec: SelectionSpec) -> dict:
     """Bytes that a replica hands to the collectives in one step over the stated payload.
 
@@ -231,6 +258,7 @@ def main(_: list[str]) -> None:
         "throughput": lambda: throughput_row(model, spec, _ROUNDS.value),
         "bytes": lambda: bytes_row(model, spec),
         "check": check_row,
+        "embedding": lambda: embedding_row(model, _ROUNDS.value),
     }
     if unknown := set(_FIGURES.value) - set(rows):
         raise UserError(f"--figures has {sorted(unknown)}: expected some of {list(rows)}")

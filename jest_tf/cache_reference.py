@@ -42,6 +42,10 @@ _DTYPE = _flag("enum", "dtype", "float16", "As stored.", enum_values=["float16",
 _BATCH = _flag("integer", "batch_size", 256, "Records at a time.")
 _SHARD = _flag("string", "shard", "0/1", "i/n: every n-th shard.")
 _RUNNER = units.runner_flag(_flag)
+_TPU = _flag(
+    "string", "tpu", "", "Embed on a TPU: `local`, or the name of a slice. By default on all GPUs, "
+    "or else the CPU.",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
@@ -74,24 +78,32 @@ def main(argv: list[str]) -> None:
     print(f"{sum(cache.records):,} records, width {cache.dim}, {cache.dtype} -> {cache.folder}")
 
 
-def open_cache(given: dict):
-    """(the cache that these flags name, what fills some of its shards)."""
+def open_cache(given: dict, on_all: bool = True):
+    """(the cache that these flags name, what fills some of its shards).
+
+    on_all: a run embeds on all replicas of this machine, not on one.
+    """
     from jest_tf.data.sources import open_source, register
+    from jest_tf.runtime.strategy import ONE_DEVICE, of_machine
     from jest_tf.training.cache_fill import filled_by_run
     from jest_tf.training.run.restore import load_workdir
 
     register(given["tfds_module"])
-    run = load_workdir(given["reference"]) if given["reference"] else None
+    run = None
+    if given["reference"]:
+        runtime = of_machine(given.get("tpu", "")) if on_all else ONE_DEVICE
+        with runtime.strategy.scope():
+            run = load_workdir(given["reference"])
     manifest = open_source(given["data"], given["data_dir"])
     if run:
         how = {name: given[name] for name in ("dtype", "batch_size")}
-        return filled_by_run(run, manifest, given["out"], **how)
+        return filled_by_run(run, manifest, given["out"], runtime=runtime, **how)
     return _datacompdr(given, manifest) if given["datacompdr"] else _import(given, manifest)
 
 
 def open_units(given: dict) -> Callable[[int], None]:
-    """For `units.run`."""
-    _, fill = open_cache(given)
+    """For `units.run`: several workers may share a machine."""
+    _, fill = open_cache(given, on_all=False)
     return lambda index: fill([index])
 
 

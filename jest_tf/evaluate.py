@@ -8,6 +8,7 @@
 The run's config (`evals`) or a JSON file (`--evals`) says what to evaluate: docs/evaluation.md.
 """
 
+import functools
 import os
 import time
 from collections.abc import Mapping
@@ -43,6 +44,10 @@ _PROJECTOR = _flag(
     "string", "projector", None, "Name of an evaluation: write its images' embeddings for "
     "TensorBoard's projector, instead.",
 )  # fmt: skip
+_TPU = _flag(
+    "string", "tpu", "", "Embed on a TPU: `local`, or the name of a slice. By default on all GPUs, "
+    "or else the CPU.",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
@@ -56,37 +61,47 @@ def main(argv: list[str]) -> None:
         raise UserError("--best takes NAME:METRIC and goes with --follow")
     if _PROJECTOR.value and _FOLLOW.value:
         raise UserError("--projector shows one checkpoint: give it without --follow")
+    if _TPU.value and _EXPORT.value:
+        raise UserError("--tpu goes with --workdir: an export holds what only GPUs and CPUs run")
     from jest_tf.data.sources import register
+    from jest_tf.runtime.strategy import of_machine  # TensorFlow: after the flags
 
     register(_TFDS_MODULE.value)
+    runtime = of_machine(_TPU.value)
     if _EXPORT.value:
-        _evaluate_export(_EXPORT.value)
+        _evaluate_export(_EXPORT.value, runtime)
     elif _FOLLOW.value:
-        _follow(_WORKDIR.value)
+        _follow(_WORKDIR.value, runtime)
     else:
-        _evaluate_step(_WORKDIR.value, _STEP.value)
+        _evaluate_step(_WORKDIR.value, _STEP.value, runtime)
 
 
-def _evaluate_export(path: str) -> None:
-    from jest_tf.serving.encoders import ExportEncoder  # TensorFlow: after the flags
+def _evaluate_export(path: str, runtime) -> None:
+    from jest_tf.serving.encoders import ExportEncoder
 
-    encoder = ExportEncoder(path)
+    with runtime.strategy.scope():
+        encoder = ExportEncoder(path, functools.partial(runtime.by_rows, compiled=False))
     specs = _specs(_given_specs() or encoder.info["metadata"].get("evals", {}))
     out = _OUT.value or os.path.join(os.path.dirname(os.path.abspath(path)), "evaluations")
     _run_all(specs, encoder, out, _DATA_DIR.value)
 
 
-def _evaluate_step(workdir: str, step: int | None) -> None:
-    from jest_tf.training.run.restore import load_workdir
-
+def _evaluate_step(workdir: str, step: int | None, runtime) -> None:
     given = _given_specs()
-    run = load_workdir(workdir, step)
+    run = _load(workdir, step, runtime)
     specs = _specs(given or run.config.evals.to_dict())
-    _run_all(specs, _encoder(run, workdir), _out(workdir),
+    _run_all(specs, _encoder(run, workdir, runtime), _out(workdir),
              _DATA_DIR.value or run.config.data.data_dir)  # fmt: skip
 
 
-def _follow(workdir: str) -> None:
+def _load(workdir: str, step: int | None, runtime):
+    from jest_tf.training.run.restore import load_workdir
+
+    with runtime.strategy.scope():
+        return load_workdir(workdir, step)
+
+
+def _follow(workdir: str, runtime) -> None:
     """Evaluates each checkpoint once, and offers each for the best exports; results are kept."""
     from jest_tf.export import export_run
     from jest_tf.serving.best_exports import BestExports
@@ -106,7 +121,7 @@ def _follow(workdir: str) -> None:
         finished=lambda: total_steps in checkpoints.steps(),
     ):
         try:
-            results = _results_at(workdir, step, specs)
+            results = _results_at(workdir, step, specs, runtime)
             if _BEST.value and not best.has(step):
                 best.offer(
                     step, results,
@@ -116,17 +131,18 @@ def _follow(workdir: str) -> None:
             print(f"step {step}: the run has dropped this checkpoint already")
 
 
-def _results_at(workdir: str, step: int, specs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _results_at(
+    workdir: str, step: int, specs: Mapping[str, Any], runtime
+) -> dict[str, dict[str, Any]]:
     """The results of a checkpoint: those that are there, or all of them measured now."""
     from jest_tf.results import read_result
-    from jest_tf.training.run.restore import load_workdir
 
     results = {name: read_result(_out(workdir), name, step) for name in specs}
     if all(results.values()):
         return results
-    run = load_workdir(workdir, step)
+    run = _load(workdir, step, runtime)
     data_dir = _DATA_DIR.value or run.config.data.data_dir
-    return _run_all(specs, _encoder(run, workdir), _out(workdir), data_dir)
+    return _run_all(specs, _encoder(run, workdir, runtime), _out(workdir), data_dir)
 
 
 def _wait_for(path: str, seconds: float) -> None:
@@ -138,7 +154,7 @@ def _wait_for(path: str, seconds: float) -> None:
         time.sleep(1.0)
 
 
-def _encoder(run, workdir: str):
+def _encoder(run, workdir: str, runtime):
     from jest_tf.serving.encoders import ModelEncoder
 
     config = run.config
@@ -149,8 +165,9 @@ def _encoder(run, workdir: str):
         "cost": run.state.get("ledger"),
     }
     return ModelEncoder(
-        run.model, run.tokenizer, config.model.image_size, config.data.image_size, description
-    )
+        run.model, run.tokenizer, config.model.image_size, config.data.image_size, description,
+        runtime.by_rows,
+    )  # fmt: skip
 
 
 def _run_all(

@@ -7,6 +7,7 @@
 FOUND/contact_sheet.png and FOUND/results.json. docs/retrieval.md describes the index format.
 """
 
+import functools
 import sys
 import time
 
@@ -68,13 +69,17 @@ def main(argv: list[str]) -> None:
 def _index() -> None:
     _require(images=_IMAGES.value, model=_MODEL.value, out=_OUT.value)
     from jest_tf.data.sources import register
+    from jest_tf.runtime.strategy import of_machine
     from jest_tf.serving import indexing  # TensorFlow: after the flags
     from jest_tf.serving.encoders import ExportEncoder
 
     register(_TFDS_MODULE.value)
     started = time.monotonic()
+    runtime = of_machine()
+    with runtime.strategy.scope():
+        encoder = ExportEncoder(_MODEL.value, functools.partial(runtime.by_rows, compiled=False))
     report = indexing.add_images(
-        _OUT.value, _IMAGES.value, ExportEncoder(_MODEL.value), _BATCH_SIZE.value, _DATA_DIR.value
+        _OUT.value, _IMAGES.value, encoder, _BATCH_SIZE.value, _DATA_DIR.value
     )
     seconds = time.monotonic() - started
     print(f"{_OUT.value}: {report.text()} ({seconds:.1f} s)")

@@ -23,8 +23,8 @@ from jest_tf.progress import Counter
 def embed(
     writer: CacheWriter,
     tokenizer: Tokenizer,
-    encode_image: Callable[[tf.Tensor], tf.Tensor],
-    encode_text: Callable[[tf.Tensor], tf.Tensor],
+    encode_image: Callable[[tf.Tensor], np.ndarray],
+    encode_text: Callable[[tf.Tensor], np.ndarray],
     *,
     image_size: int,
     pixels: PixelRule = PixelRule(),
@@ -97,7 +97,7 @@ def _embed_texts(captions, tokenizer, encode_text, batch_size) -> list[np.ndarra
     texts = [text for record in captions for text in (record or [b""])]
     padded = texts + [b""] * (-len(texts) % batch_size)
     parts = [
-        encode_text(tokenizer(tf.constant(padded[at : at + batch_size]))).numpy()
+        np.asarray(encode_text(tokenizer(tf.constant(padded[at : at + batch_size]))))
         for at in range(0, len(padded), batch_size)
     ]
     flat = np.concatenate(parts)

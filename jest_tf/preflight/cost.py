@@ -8,12 +8,15 @@ from jest_tf.devices import Device
 from jest_tf.preflight.report import Section, decimal
 from jest_tf.selection.joint import tile_rows
 from jest_tf.training.assemble import Parts, teacher_dim
-from jest_tf.training.cost import CostModel, StepCost
+from jest_tf.training.cost import CostModel, StepCost, forward_flops
 from jest_tf.training.resolution import Fidelity, StepPlan, TrainPart
 from jest_tf.tuning import trained_tower
 
 # What a laptop or a small server computes in float32, all cores together.
 CPU_FLOPS = 1e11
+# ImageNet: 50,000 pictures to classify, 10 shots of 1,000 classes by 3 seeds; 80 prompts a class.
+EVALUATED = 80_000
+DECODED = 300  # pictures a second and core, assumed
 
 
 def check_cost(config: ConfigDict, parts: Parts, n_replicas: int, device: Device) -> Section:
@@ -33,7 +36,20 @@ def check_cost(config: ConfigDict, parts: Parts, n_replicas: int, device: Device
     if parts.spec.policy == "joint":
         section.add("selection", _layouts(parts.spec.super_batch, n_replicas))
     _whole_run(section, config.total_steps, each, device)
+    section.add("an evaluation", _evaluation(parts, n_replicas, device))
     return section
+
+
+def _evaluation(parts: Parts, n_replicas: int, device: Device) -> str:
+    """Zero-shot and 10-shot on ImageNet, all replicas together."""
+    flops = EVALUATED * forward_flops(parts.learner, Fidelity.full(parts.learner))
+    rate = n_replicas * device.flops if device.flops else CPU_FLOPS
+    how = f"{device.name}'s peak" if device.flops else f"{decimal(CPU_FLOPS)}FLOP/s"
+    return (
+        f"of ImageNet's size ({EVALUATED:,} pictures, as many prompts), {decimal(flops)}FLOP: at "
+        f"least {flops / rate / 60:.2g} minutes at {how}; {EVALUATED / DECODED / 60:.2g} minutes "
+        f"of one core to decode, at {DECODED} pictures a second"
+    )
 
 
 def _layouts(super_batch: int, n_replicas: int) -> str:

@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
 from jest_tf.collectives import LOCAL, Collectives
+from jest_tf.config import base_config
 from jest_tf.errors import UserError
 from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.runtime.peers import Peers
@@ -51,6 +53,49 @@ class Runtime:
             return tf.function(step, jit_compile=True, autograph=False)
         return step
 
+    def by_rows(
+        self, encode: Callable[[tf.Tensor], tf.Tensor], compiled: bool = True
+    ) -> Callable[..., np.ndarray]:
+        """`encode`, [n, ...] -> [n, d], with an equal share of the rows on every replica.
+
+        Shares are filled up with the last row. Variables must be of the strategy's scope. Every
+        worker process must call it with the same rows, and gets the results of all of them.
+        compiled: by XLA, on GPUs.
+        """
+        if compiled and self.kind != "tpu" and (self.compile_whole_step or self.compile_parts):
+            encode = tf.function(encode, jit_compile=True, autograph=False)
+        gathers = self.kind == "multi_worker"
+
+        def on_replica(rows):
+            return self.collectives().all_gather(encode(rows)) if gathers else encode(rows)
+
+        program = tf.function(
+            lambda rows: self.strategy.run(on_replica, args=(rows,)), reduce_retracing=True
+        )
+
+        def on_all(rows) -> np.ndarray:
+            rows, n = np.asarray(rows), len(rows)
+            found = self.strategy.experimental_local_results(program(self._shares(rows)))
+            return np.concatenate(found[:1] if gathers else found)[:n]
+
+        return on_all
+
+    def _shares(self, rows: np.ndarray) -> object:
+        """Per-replica values: equal parts of `rows`, the last filled up with the last row."""
+        k = -(-len(rows) // self.n_replicas)
+        if self.n_replicas == 1:
+            return tf.constant(rows)
+        padding = [(0, k * self.n_replicas - len(rows))] + [(0, 0)] * (rows.ndim - 1)
+        rows = np.pad(rows, padding, "edge")
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda replica: tf.constant(rows[replica.replica_id_in_sync_group * k :][:k])
+        )
+
+    @property
+    def alone(self) -> "Runtime":
+        """What this process can use while other worker processes wait for it."""
+        return ONE_DEVICE if self.kind == "multi_worker" else self
+
     @functools.cached_property
     def peers(self) -> Peers:
         """The worker processes of the run."""
@@ -77,6 +122,20 @@ class Runtime:
             )
 
         return self.strategy.distribute_datasets_from_function(build)
+
+
+ONE_DEVICE = Runtime(tf.distribute.get_strategy(), "default", 1, 1, compile_whole_step=False)
+
+
+def of_machine(tpu: str = "") -> Runtime:
+    """All replicas at hand, for a command that embeds: of a TPU, or all GPUs, or else the CPU.
+
+    tpu: `local`, or the name of a slice. UserError: it is not there.
+    """
+    config = base_config().unlock()
+    config.strategy.tpu, config.strategy.n_devices = tpu, 0
+    config.strategy.kind = "tpu" if tpu else "mirrored" if _has_gpu() else "default"
+    return build(config)
 
 
 def build(config: ml_collections.ConfigDict) -> Runtime:

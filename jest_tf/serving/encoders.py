@@ -1,5 +1,6 @@
 """A model in memory and an export with one interface (`evaluation.base.Encoder`)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,18 @@ from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.serving import safe_load, saved_model
 
 
+def on_one_device(encode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., np.ndarray]:
+    """`encode` of rows as a program; `Runtime.by_rows` shares the rows among replicas instead."""
+    program = tf.function(encode, reduce_retracing=True)
+    return lambda rows: program(tf.convert_to_tensor(rows)).numpy()
+
+
 class ModelEncoder:
     """A DualEncoder in memory. Reads the weights at every call, so it follows the training.
 
     image_size: side in pixels at which images enter the model. decode_size: see
-    `export_dual_encoder`. description: model, checkpoint, step; and its cost ledger.
+    `export_dual_encoder`. description: model, checkpoint, step; and its cost ledger. by_rows: see
+    `on_one_device`.
     """
 
     def __init__(
@@ -28,6 +36,7 @@ class ModelEncoder:
         image_size: int,
         decode_size: int,
         description: dict[str, Any],
+        by_rows: Callable = on_one_device,
     ):
         self.decode_size, self.pixels = decode_size, model.pixels
         self.description = description | {
@@ -35,30 +44,35 @@ class ModelEncoder:
                 image_size, decode_size, tokenizer, model.pixels
             )
         }
-        # Not jit: XLA lacks the antialiased resize, and tokenizing strings stays on the host.
-        self._encode_image = tf.function(
-            lambda images: saved_model.encode_pixels(model, images, image_size),
-            input_signature=[tf.TensorSpec([None, decode_size, decode_size, 3], tf.uint8)],
-        )
-        self._encode_text = tf.function(
-            lambda texts: model.encode_text(tokenizer(texts)),
-            input_signature=[tf.TensorSpec([None], tf.string)],
-        )
-
-    def encode_image(self, images: np.ndarray) -> np.ndarray:
-        return self._encode_image(tf.constant(images)).numpy()
+        self.encode_image, self._encode_tokens = towers(model, image_size, by_rows)
+        self._tokenize = tf.function(tokenizer, reduce_retracing=True)  # strings stay on the host
 
     def encode_text(self, texts: list[str]) -> np.ndarray:
-        return self._encode_text(tf.constant(texts, tf.string)).numpy()
+        return self._encode_tokens(self._tokenize(tf.constant(texts, tf.string)))
+
+
+def towers(model: DualEncoder, image_size: int, by_rows: Callable = on_one_device) -> tuple:
+    """uint8 [n, S, S, 3] -> zimg [n, d], and tokens int32 [n, L] -> ztxt [n, d]."""
+    return (
+        by_rows(lambda images: saved_model.encode_pixels(model, images, image_size)),
+        by_rows(lambda tokens: model.encode_text(tokens)),
+    )
 
 
 class ExportEncoder:
-    """The export at `path`, see `saved_model`; UserError: none there, or one that does not load."""
+    """The export at `path`, see `saved_model`; UserError: none there, or one that does not load.
 
-    def __init__(self, path: str):
+    by_rows: see `on_one_device`; then load it in the strategy's scope.
+    """
+
+    def __init__(self, path: str, by_rows: Callable = on_one_device):
         self.path = path.rstrip("/")
         self.info = read_info(self.path)
-        self._model = safe_load.load(self.path)
+        model = safe_load.load(self.path)
+        self.encode_image = by_rows(model.encode_image)
+        self._encode_text, self._encode_bytes = map(
+            by_rows, (model.encode_text, model.encode_image_bytes)
+        )
         self.decode_size = self.info["decode_size"]
         self.pixels = PixelRule(**self.info.get("pixels", {}))  # older exports name none
         self.fingerprint = self.info["fingerprint"]
@@ -72,15 +86,12 @@ class ExportEncoder:
             "preprocessing": self.info["preprocessing"],
         }
 
-    def encode_image(self, images: np.ndarray) -> np.ndarray:
-        return self._model.encode_image(tf.constant(images)).numpy()
-
     def encode_text(self, texts: list[str]) -> np.ndarray:
-        return self._model.encode_text(tf.constant(texts, tf.string)).numpy()
+        return self._encode_text(tf.constant(texts, tf.string))
 
     def encode_image_bytes(self, encoded: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """n image files -> float32 [n, d] and bool [n]: whether the file was a picture."""
-        zimg = self._model.encode_image_bytes(tf.constant(encoded, tf.string)).numpy()
+        zimg = self._encode_bytes(tf.constant(encoded, tf.string))
         return zimg, zimg.any(axis=1)
 
 

@@ -118,8 +118,10 @@ def encode_pixels(
     `is_decoded`: `preprocess.decode` has made them, and has cut the margin of the pixel rule. Else
     they are pictures of any size.
     """
-    rule = dataclasses.replace(model.pixels, margin=0) if is_decoded else model.pixels
-    images = preprocess.fit_decoded(images, image_size, rule)
+    if is_decoded:  # a form that XLA compiles
+        images = tf.clip_by_value(preprocess.resize(images, image_size, model.pixels), 0.0, 255.0)
+    else:
+        images = preprocess.fit_decoded(images, image_size, model.pixels)
     return model.encode_image(preprocess.to_model_range(images))
 
 

@@ -10,7 +10,8 @@ from jest_tf.data import reference_fill
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.reference_cache import CAPTIONS, CacheWriter, ReferenceCache
 from jest_tf.errors import UserError
-from jest_tf.serving.saved_model import encode_pixels
+from jest_tf.runtime.strategy import ONE_DEVICE, Runtime
+from jest_tf.serving.encoders import towers
 from jest_tf.training.run.restore import LoadedRun, load_workdir, reference_identity
 from jest_tf.training.run.workdir import Workdir
 
@@ -22,17 +23,28 @@ def cache_of_run(
     *,
     dtype: str,
     batch_size: int = 256,
+    runtime: Runtime = ONE_DEVICE,
 ) -> CacheWriter:
-    """Embeds what is missing of a data set, at the run's own resolution."""
-    writer, fill = filled_by_run(run, manifest, folder, dtype=dtype, batch_size=batch_size)
+    """Embeds what is missing of a data set, at the run's own resolution; see `filled_by_run`."""
+    how = {"dtype": dtype, "batch_size": batch_size, "runtime": runtime}
+    writer, fill = filled_by_run(run, manifest, folder, **how)
     fill(writer.missing_shards())
     return writer
 
 
 def filled_by_run(
-    run: LoadedRun, manifest: Manifest, folder: str, *, dtype: str, batch_size: int = 256
+    run: LoadedRun,
+    manifest: Manifest,
+    folder: str,
+    *,
+    dtype: str,
+    batch_size: int = 256,
+    runtime: Runtime = ONE_DEVICE,
 ) -> tuple[CacheWriter, Callable[[Sequence[int]], None]]:
-    """A cache, and what embeds some of its shards."""
+    """A cache, and what embeds some of its shards.
+
+    runtime: on whose replicas; the run must have been loaded in its scope.
+    """
     size = run.model.config.image_size
     writer = CacheWriter(
         folder,
@@ -47,8 +59,7 @@ def filled_by_run(
         reference_fill.embed,
         writer,
         run.tokenizer,
-        tf.function(lambda images: encode_pixels(run.model, images, size)),
-        tf.function(lambda tokens: run.model.encode_text(tokens)),
+        *towers(run.model, size, runtime.by_rows),
         image_size=run.config.data.image_size,
         pixels=run.model.pixels,
         batch_size=batch_size,
@@ -57,20 +68,22 @@ def filled_by_run(
 
 
 def open_image_cache(
-    config: ConfigDict, manifest: Manifest, workdir: Workdir, fills: bool
+    config: ConfigDict, manifest: Manifest, workdir: Workdir, runtime: Runtime
 ) -> ReferenceCache | None:
     """The cache that `model.image.cache` names; None where none is named.
 
-    A new run's chief (`fills`) first computes what is missing with the weights of `model.init`, as
+    A new run's chief first computes what is missing with the weights of `model.init`, as
     `cache_reference` does: the folder may serve as `reference.cache`. UserError: it is of other
     data, weights or image size.
     """
     folder = config.model.image.cache
     if not folder:
         return None
-    if fills and workdir.is_new:
-        run = load_workdir(config.model.init)
-        writer = cache_of_run(run, manifest, folder, dtype="float16")
+    if runtime.is_chief and workdir.is_new:
+        alone = runtime.alone
+        with alone.strategy.scope():
+            run = load_workdir(config.model.init)
+        writer = cache_of_run(run, manifest, folder, dtype="float16", runtime=alone)
         cache = writer.finish()
     else:
         cache = ReferenceCache.load(folder)

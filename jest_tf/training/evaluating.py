@@ -9,6 +9,7 @@ from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.evaluation.evaluators import run_evaluation
 from jest_tf.evaluation.kinds import KINDS
 from jest_tf.results import read_result, write_result
+from jest_tf.runtime.strategy import Runtime
 from jest_tf.serving.encoders import ModelEncoder
 from jest_tf.training.cost import CostLedger
 from jest_tf.training.jest_model import JestModel
@@ -22,7 +23,7 @@ class Evaluations:
     """Runs what is due, on the averaged weights if there are any; with `model.init` also at step 0.
 
     scores: name → metrics of the newest result. stopped: why the run is to stop, with a score below
-    `log.min_score_share`; empty if it is not.
+    `log.min_score_share`; empty if it is not. All replicas embed: each worker process has one.
     """
 
     def __init__(
@@ -32,15 +33,17 @@ class Evaluations:
         model: JestModel,
         tokenizer: Tokenizer,
         outputs: Files | Silent,
+        runtime: Runtime,
     ):
         self._config, self._folder, self._model = config, workdir.evaluations, model
-        self._outputs = outputs
+        self._outputs, self._runtime = outputs, runtime
         self._encoder = ModelEncoder(
             model.learner,
             tokenizer,
             config.model.image_size,
             config.data.image_size,
             {"model": config.name, "checkpoint": str(workdir.checkpoints)},
+            runtime.by_rows,
         )
         self.scores, self.stopped = {}, ""
 
@@ -51,10 +54,12 @@ class Evaluations:
             if not self._is_due(step, spec.every_steps):
                 continue
             result = read_result(self._folder, name, step)
-            if result is None:
+            # A worker may not see yet what another has written: then all measure it again.
+            if not all(self._runtime.peers.of_all(int(result is not None))):
                 self._encoder.description.update(step=step, cost=ledger.to_dict())
                 result = self._measure(name, step, spec.to_dict(), passes)
-                write_result(self._folder, result)
+                if self._runtime.is_chief:
+                    write_result(self._folder, result)
             self.scores[name] = result["metrics"]
             values = {f"eval/{name}/{k}": v for k, v in result["metrics"].items()}
             changes = result.get(CHANGES, {})

@@ -101,7 +101,7 @@ class Trainer:
         self.profiler = StepProfiler(steps, workdir.tensorboard)
         self.part_seconds = {}
         self.evaluations = Evaluations(
-            config, workdir, self.model, self.inputs.tokenizer, self.outputs
+            config, workdir, self.model, self.inputs.tokenizer, self.outputs, runtime
         )
         self.refused_in_a_row, self.saved_at = 0, time.monotonic()
 
@@ -151,7 +151,7 @@ class Trainer:
         for name, spec in config.evals.items():
             require_data(name, spec.to_dict(), config.data.data_dir)
         self.image_cache = cache_fill.open_image_cache(
-            config, self.inputs.manifest, workdir, self.runtime.is_chief
+            config, self.inputs.manifest, workdir, self.runtime
         )
         self.cache = restore.open_cache(config, self.inputs.manifest)
         fingerprints = self.inputs.fingerprints
@@ -348,7 +348,7 @@ class Trainer:
             raise
 
     def _stopping(self, interrupt: Interrupt) -> bool:
-        # The chief alone evaluates: it tells the others with the number that all exchange anyway.
+        # A worker may see fewer results: all are told by the number that they exchange anyway.
         code = interrupt.signal_number + FORGOT * bool(self.evaluations.stopped)
         codes = self.runtime.peers.of_all(code)
         if signal_number := max(code % FORGOT for code in codes):
@@ -403,8 +403,7 @@ class Trainer:
             )
 
     def _evaluate_if_due(self) -> None:
-        if self.runtime.is_chief:
-            self.evaluations.run_due(self.step, self.ledger, self._totals())
+        self.evaluations.run_due(self.step, self.ledger, self._totals())
 
     def _save_if_due(self) -> None:
         c = self.config.checkpoint

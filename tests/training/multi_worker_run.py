@@ -1,4 +1,4 @@
-"""One worker of the run in test_multi_worker.py: the shipped config, shrunk, without evaluations.
+"""One worker of the run in test_multi_worker.py: the shipped config, shrunk, with one evaluation.
 
     python multi_worker_run.py KIND DATA_DIR WORKDIR [STEP]
 
@@ -19,6 +19,7 @@ SAVED_EVERY = 4
 
 def config_of(kind: str, data_dir: str):
     from jest_tf import config_flag
+    from jest_tf.config import evaluation
 
     c = config_flag.load(EMOJI, "criterion=hard_learner")  # needs no reference
     c.total_steps = STEPS
@@ -32,7 +33,7 @@ def config_of(kind: str, data_dir: str):
     c.strategy.jit_compile = False
     c.log.every_steps = 10
     c.checkpoint.every_steps = SAVED_EVERY
-    c.evals = {}
+    c.evals = {"retrieval": evaluation("retrieval", f"{c.data.train}[:48]", batch_size=15)}
     return c
 
 

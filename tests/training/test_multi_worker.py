@@ -20,6 +20,7 @@ from multi_worker_run import SAVED_EVERY, STEPS, config_of, shrink_towers
 from jest_tf.models import dual_encoder
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
+from jest_tf.results import read_result
 from jest_tf.training import assemble, loop
 
 HERE = pathlib.Path(__file__).parent
@@ -27,6 +28,7 @@ ROOT = HERE.parents[1]
 KILLED_AFTER = SAVED_EVERY + 2
 # Embeddings, losses and weights differ by rounding between layouts, and steps carry it on.
 LOSS_RTOL = 1e-4
+WAYS = ("image_to_text", "text_to_image")
 
 
 def two_workers(logs: pathlib.Path, *arguments) -> tuple[int, list[str]]:
@@ -99,6 +101,10 @@ def test_started_again_two_workers_end_as_one_uninterrupted_device(
     assert list(found) == list(expected) == list(range(10, STEPS + 1, 10))
     for step in range(10, alike + 1, 10):
         assert found[step] == pytest.approx(expected[step], rel=LOSS_RTOL)
+    results = [read_result(folder / "evaluations", "retrieval", STEPS) for folder in (workdir, one)]
+    assert results[0]["data"] == results[1]["data"]
+    recalls = [[result["metrics"][f"{way}/recall@10"] for way in WAYS] for result in results]
+    assert recalls[0] == pytest.approx(recalls[1], abs=0.1)
     if alike == STEPS:
         moments = [saved(folder, r"optimizer/.*momentum") for folder in (workdir, one)]
         agreement.assert_arrays_alike(*moments, agreement.MANY_STEPS)
