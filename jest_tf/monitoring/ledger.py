@@ -8,8 +8,10 @@ was lost. The file of a step holds what the run knew when the checkpoint of that
 """
 
 import dataclasses
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -121,13 +123,19 @@ class LedgerFiles:
             logging.warning("No ledger of step %d: counts begin there.", start_step)
         self.ledger = Ledger(n_records, stride, since=start_step)
 
-    def save(self, step: int) -> None:
-        """Writes the file of a step; before its checkpoint, so that each of those has one."""
+    def saving(self, step: int) -> Callable[[], None]:
+        """What writes the file of a step, as the ledger is now: for a thread, before it saves the
+        checkpoint, so that each of those has one.
+        """
+        columns = {name: column.copy() for name, column in self.ledger.columns.items()}
+        return functools.partial(self._save, step, columns)
+
+    def _save(self, step: int, columns: dict[str, np.ndarray]) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             about = {name: getattr(self.ledger, name) for name in ("n_records", "stride", "since")}
             with replacing(_path(self._folder, step)) as aside, open(aside, "wb") as file:
-                np.savez(file, **about, **self.ledger.columns)
+                np.savez(file, **about, **columns)
             for old in ledger_steps(self._folder)[: -self._keep]:
                 _path(self._folder, old).unlink()
         except OSError as error:

@@ -50,9 +50,8 @@ class Evaluations:
     def run_due(self, step: int, ledger: CostLedger, totals: Mapping[str, float]) -> None:
         """Runs the evaluations of this step; one whose result is there is only told again."""
         passes = {}  # data sets that evaluations of this step share
-        for name, spec in self._config.evals.items():
-            if not self._is_due(step, spec.every_steps):
-                continue
+        for name in self.due(step):
+            spec = self._config.evals[name]
             result = read_result(self._folder, name, step)
             # A worker may not see yet what another has written: then all measure it again.
             if not all(self._runtime.peers.of_all(int(result is not None))):
@@ -68,11 +67,15 @@ class Evaluations:
             self._outputs.note(described(name, step, result))
             self._stop_if_forgotten(name, step, result)
 
-    def _is_due(self, step: int, every_steps: int) -> bool:
+    def due(self, step: int) -> list[str]:
+        """Names of the evaluations of a step."""
+        evals = self._config.evals
         if step == 0:
-            return bool(self._config.model.init)
+            return list(evals) if self._config.model.init else []
         is_last = step >= self._config.total_steps
-        return is_last or bool(every_steps and step % every_steps == 0)
+        return [
+            n for n, e in evals.items() if is_last or (e.every_steps and not step % e.every_steps)
+        ]
 
     def _measure(self, name: str, step: int, spec: dict, passes: dict) -> dict[str, Any]:
         with self._model.optimizer.averaged(self._model.learner.trainable_variables):

@@ -2,8 +2,9 @@
 
 Order within an iteration: steps -> refusals -> log -> save -> evaluate -> stop if asked to. A
 checkpoint holds everything needed to resume. Logs store the step of each line; on resume, lines
-after the restored step are deleted. A run saves before it evaluates, so that a kill in a long
-evaluation loses no step; the next start makes up for the evaluation, whose result is missing.
+after the restored step are deleted. A checkpoint is written while training goes on. A run has saved
+before it evaluates, so that a kill in a long evaluation loses no step; the next start makes up for
+the evaluation, whose result is missing.
 """
 
 import functools
@@ -109,7 +110,7 @@ class Trainer:
         """Runs to the end, an interrupt, or too many refused steps; returns the exit code."""
         total = self.config.total_steps
         self._announce()
-        with Interrupt() as interrupt, self.runtime.peers.watched():
+        with Interrupt() as interrupt, self.runtime.peers.watched(), self.checkpoints:
             if self.config.model.init and not self.step:
                 self._save()  # so that a rerun does not depend on `model.init`
             if self.config.model.init or self.step:
@@ -403,7 +404,9 @@ class Trainer:
             )
 
     def _evaluate_if_due(self) -> None:
-        self.evaluations.run_due(self.step, self.ledger, self._totals())
+        if self.evaluations.due(self.step):
+            self.checkpoints.wait()
+            self.evaluations.run_due(self.step, self.ledger, self._totals())
 
     def _save_if_due(self) -> None:
         c = self.config.checkpoint
@@ -416,10 +419,10 @@ class Trainer:
     def _save(self) -> None:
         """Saves the whole state, after everything that was written for its steps is on disk."""
         if self.runtime.is_chief:
-            self.outputs.sync(self.step)
+            first = self.outputs.sync(self.step)
             state = {"step": self.step, "ledger": self.ledger.to_dict()}
             state["records"] = {"seen": self.bad_records.seen, "bad": self.bad_records.bad}
-            self.checkpoints.save(self.step, self._variables(), state)
+            self.checkpoints.save_later(self.step, self._variables(), state, first)
         self.saved_at = time.monotonic()
 
     def _announce(self) -> None:

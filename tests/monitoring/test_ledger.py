@@ -79,12 +79,12 @@ def test_a_resumed_run_goes_on_from_the_file_of_its_checkpoint(tmp_path):
             if files is whole or i <= 6:  # two steps after its last checkpoint are lost
                 files.ledger.add(*step)
                 if i % 2 == 0:
-                    files.save(i)
+                    files.saving(i)()
     resumed = LedgerFiles(tmp_path / "cut", N, N, 2, 4)
     assert ledger_steps(tmp_path / "cut") == [4]
     for step in observed[4:]:
         resumed.ledger.add(*step)
-    resumed.save(8)
+    resumed.saving(8)()
     found, expected = read_ledger(tmp_path / "cut"), read_ledger(tmp_path / "whole", 8)
     for name in COLUMNS:
         assert found.columns[name].tobytes() == expected.columns[name].tobytes()

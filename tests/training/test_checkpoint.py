@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -515,3 +516,35 @@ def test_names_do_not_depend_on_what_was_built_before():
     assert len(set(first)) == len(first) == 6 + 2 + 12
     assert first[0] == "learner/0000/sequential/block/kernel"
     assert list(named("x", [tf.Variable(0.0, name="plain_3")])) == ["x/0000/plain"]
+
+
+def test_saving_does_not_stop_training(tmp_path):
+    """While a thread writes, the variables change; what is saved are the values of before."""
+    variable, compiled = tf.Variable(np.full([1000], 1.0, np.float32)), tf.Variable(np.ones([9]))
+    saved = {"w": variable, "compiled": compiled}
+    checkpointer, may_write, written = Checkpointer(tmp_path), threading.Event(), []
+
+    def first():
+        assert may_write.wait(60)
+        written.append(variable.numpy()[0])
+
+    with checkpointer:
+        checkpointer.save_later(1, saved, {"step": 1}, first)
+        variable.assign_add(tf.ones([1000]))
+        tf.function(lambda: compiled.assign_add(tf.ones([9], compiled.dtype)), jit_compile=True)()
+        assert checkpointer.steps() == []
+        may_write.set()
+    assert written == [2.0] and compiled.numpy()[0] == 2.0
+    fresh = {"w": tf.Variable(tf.zeros([1000])), "compiled": tf.Variable(np.zeros([9]))}
+    assert checkpointer.restore(fresh) == {"step": 1}
+    assert set(fresh["w"].numpy()) == {1.0} and set(fresh["compiled"].numpy()) == {1.0}
+
+
+def test_a_failed_save_is_told_by_the_next_one_or_at_the_end(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    checkpointer = Checkpointer(tmp_path / "file" / "checkpoints")
+    checkpointer.save_later(1, one(1), {})
+    with pytest.raises(CheckpointNotSaved, match="step 1"):
+        checkpointer.save_later(2, one(2), {})
+    with pytest.raises(CheckpointNotSaved, match="step 3"), checkpointer:
+        checkpointer.save_later(3, one(3), {})

@@ -26,7 +26,16 @@ def die() -> None:
 
 
 def in_step_6() -> None:
-    """After the update of the weights, before anything of the step is written down."""
+    """After the update of the weights, before anything of the step is written down.
+
+    The checkpoint of step 4 is saved by then.
+    """
+
+    def save_now(self, step, variables, state, first):
+        first()
+        self.save(step, variables, state)
+
+    checkpoint.Checkpointer.save_later = save_now
     run, n_steps = host_loop.HostLoop.run, [0]
 
     def run_or_death(self, plan, n, note):
@@ -43,9 +52,9 @@ def in_save_of_step_8() -> None:
     """Half of the files of the checkpoint are written."""
     write = checkpoint.write_tensors
 
-    def write_and_die(file, variables):
-        described = write(file, variables)
-        if int(variables["optimizer/adamw/iteration"].numpy()) == 8:
+    def write_and_die(file, values):
+        described = write(file, values)
+        if int(values["optimizer/adamw/iteration"]) == 8:
             file.flush()
             die()
         return described

@@ -7,8 +7,8 @@
 
 Why not tf.train.Checkpoint: here we can compare names, shapes and dtypes before assigning anything.
 A variable that is missing, left over or of another dtype is an error with its name. Every byte is
-covered by a checksum that is verified BEFORE the first variable is assigned. One variable at a time
-passes through memory, both ways. The same values give the same bytes, and bits are kept exactly.
+covered by a checksum that is verified BEFORE the first variable is assigned. Variables are restored
+one at a time. The same values give the same bytes, and bits are kept exactly.
 Earlier versions wrote variables.npz, which is still read.
 
 Distributed variables: a save reads the primary copy, a restore assigns to all copies. With several
@@ -23,8 +23,10 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -37,6 +39,7 @@ from jest_tf.training.run.tensor_file import (
     read_npz,
     read_tensors,
     tf_variable,
+    values_of,
     write_tensors,
 )
 
@@ -91,6 +94,8 @@ class Checkpointer:
             raise UserError(f"checkpoint keep = {keep}: expected at least 1.")
         self._storage = open_storage(directory)
         self._keep = keep
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: Future | None = None
         self.damaged: list[Damage] = []
 
     def save(self, step: int, variables: Mapping[str, Variable], state: Mapping[str, Any]) -> None:
@@ -100,13 +105,49 @@ class Checkpointer:
         of a numeric or bool dtype. state: JSON-serialisable; floats come back exactly.
         CheckpointNotSaved: the disk refused; what was saved before is intact.
         """
+        self.wait()
+        self._save(step, values_of(variables), state)
+
+    def save_later(
+        self,
+        step: int,
+        variables: Mapping[str, Variable],
+        state: Mapping[str, Any],
+        first: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`save` in a thread, after `first()`; the variables may change meanwhile.
+
+        Waits for the save before. `with checkpointer:` waits for the last one.
+        """
+        self.wait()
+        values = values_of(variables)
+
+        def write() -> None:
+            first()
+            self._save(step, values, state)
+
+        self._saving = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Returns when `save_later` has saved, or raises what it would have raised."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.wait()
+
+    def _save(self, step: int, values: dict[str, np.ndarray], state: Mapping[str, Any]) -> None:
         if step in self.steps() and not self._damage(step, folder_name(step)):
             logging.info("Checkpoint of step %d is already saved.", step)
             self._drop_old(step)
             return
         try:
             self._storage.sweep()
-            staged = self._write(step, variables, state)
+            staged = self._write(step, values, state)
             damage = self._damage(step, staged)
             if not damage:
                 self._storage.publish(staged, folder_name(step))
@@ -200,10 +241,10 @@ class Checkpointer:
                 sleep(poll_seconds)
                 waited += poll_seconds
 
-    def _write(self, step: int, variables: Mapping[str, Variable], state: Mapping[str, Any]) -> str:
+    def _write(self, step: int, values: dict[str, np.ndarray], state: Mapping[str, Any]) -> str:
         staged = self._storage.stage(folder_name(step))
         with self._storage.write(staged, VARIABLES) as file:
-            described = write_tensors(file, variables)
+            described = write_tensors(file, values)
             files = {VARIABLES: file.digest()}
         content = {"state": dict(state), "variables": described}
         with self._storage.write(staged, STATE) as file:

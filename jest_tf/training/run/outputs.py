@@ -3,7 +3,7 @@
 One name per number everywhere: TensorBoard's tag is the key in metrics.jsonl, its group numbered.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -127,16 +127,18 @@ class Files:
         )
         self.note("\n".join(lines))
 
-    def sync(self, step: int) -> None:
-        """Brings everything to the disk; before a checkpoint is saved, which it must precede."""
-        if self._ledger is not None:
-            self._ledger.save(step)
+    def sync(self, step: int) -> Callable[[], None]:
+        """Brings everything to the disk that a checkpoint must not precede.
+
+        Returns what is left to do, the file of the ledger, for the thread that saves.
+        """
         self._metrics.sync()
         self._refused.sync()
         self._tensorboard.flush()
         self._curves.flush()
         if self._picks is not None:
             self._picks.sync()
+        return self._ledger.saving(step) if self._ledger is not None else lambda: None
 
     def close(self) -> None:
         self._progress.close()

@@ -1,4 +1,4 @@
-"""The variables of a checkpoint as a .safetensors file, one at a time in memory, both ways.
+"""The variables of a checkpoint as a .safetensors file.
 
 The layout is that of https://github.com/huggingface/safetensors: 8 bytes of header length, a JSON
 header, and the bytes of each tensor. The library itself reads local files only, and writes from
@@ -27,22 +27,41 @@ DTYPES = {
 MAX_HEADER = 100_000_000  # bytes, as in the library
 
 
-def describe(variable: Variable) -> dict[str, Any]:
-    """Shape and dtype of a variable, as JSON."""
-    variable = tf_variable(variable)
-    return {"shape": list(variable.shape), "dtype": variable.dtype.name}
+def describe(value: Variable | np.ndarray) -> dict[str, Any]:
+    """Shape and dtype of a variable or an array, as JSON."""
+    if not isinstance(value, np.ndarray):
+        value = tf_variable(value)
+    return {"shape": list(value.shape), "dtype": value.dtype.name}
 
 
-def write_tensors(file: IO[bytes], variables: Mapping[str, Variable]) -> dict[str, dict]:
-    """Writes the variables in name order; returns name -> description.
+def values_of(variables: Mapping[str, Variable]) -> dict[str, np.ndarray]:
+    """What the variables hold now, on the host, in name order.
 
-    UserError: a variable that is no number, or that differs between replicas by design.
+    Later updates do not change it: TensorFlow gives a variable another buffer where its value is
+    still read. UserError: a variable that is no number, or that differs between replicas by design.
     """
-    described = {name: describe(variables[name]) for name in sorted(variables)}
+    values = {}
+    for name in sorted(variables):
+        variable = tf_variable(variables[name])
+        if variable.dtype.name not in DTYPES:
+            raise UserError(
+                f"Variable {name} has dtype {variable.dtype.name}; only numbers are saved."
+            )
+        # Its copies differ by design, and a single number cannot bring them back.
+        if getattr(variable, "synchronization", None) == tf.VariableSynchronization.ON_READ:
+            raise UserError(
+                f"Variable {name} has a different value on each replica (synchronization=ON_READ) "
+                "and cannot be saved. Keep such sums out of the checkpoint."
+            )
+        values[name] = np.asarray(variable.numpy())
+    return values
+
+
+def write_tensors(file: IO[bytes], values: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """Writes the arrays in their order; returns name -> description."""
+    described = {name: describe(value) for name, value in values.items()}
     header, end = {}, 0
     for name, of_one in described.items():
-        if of_one["dtype"] not in DTYPES:
-            raise UserError(f"Variable {name} has dtype {of_one['dtype']}; only numbers are saved.")
         begin, end = end, end + _n_bytes(**of_one)
         header[name] = {
             "dtype": DTYPES[of_one["dtype"]], "shape": of_one["shape"],
@@ -51,15 +70,8 @@ def write_tensors(file: IO[bytes], variables: Mapping[str, Variable]) -> dict[st
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    for name in described:
-        variable = tf_variable(variables[name])
-        # Its copies differ by design, and a single number cannot bring them back.
-        if getattr(variable, "synchronization", None) == tf.VariableSynchronization.ON_READ:
-            raise UserError(
-                f"Variable {name} has a different value on each replica (synchronization=ON_READ) "
-                "and cannot be saved. Keep such sums out of the checkpoint."
-            )
-        file.write(np.asarray(variable.numpy(), order="C").tobytes())
+    for value in values.values():
+        file.write(value.tobytes())
     return described
 
 
