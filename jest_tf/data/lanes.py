@@ -101,9 +101,7 @@ def lane_tables(
     companions: Sequence[str] = (),
 ) -> LaneTables:
     """Where each of the lanes `here` starts in every stream after it has given `given` records."""
-    streams = [
-        order.lanes(stream, n_lanes)[here.start : here.stop] for stream in order.streams(manifest)
-    ]
+    streams = [order.lanes(stream, n_lanes, here) for stream in order.streams(manifest)]
     given_by = [[given] for _ in here]
     if len(streams) > 1:
         pattern = order.mixture_pattern(manifest)

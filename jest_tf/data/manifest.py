@@ -266,7 +266,7 @@ def split(manifest: Manifest, share: float, held_out: bool, name: str) -> Manife
 
 
 def check_files(manifest: Manifest) -> None:
-    """Compares every shard's size, 32 at a time; UserError names those missing or changed."""
+    """Compares every shard's size, 128 at a time; UserError names those missing or changed."""
 
     def problem(shard: Shard) -> str | None:
         try:
@@ -278,7 +278,7 @@ def check_files(manifest: Manifest) -> None:
         return None
 
     unique = {shard.path: shard for shard in manifest.shards}.values()
-    with futures.ThreadPoolExecutor(32) as pool:
+    with futures.ThreadPoolExecutor(128) as pool:
         problems = [p for p in pool.map(problem, unique) if p]
     if problems:
         shown = "\n  ".join(problems[:10])

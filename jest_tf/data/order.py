@@ -7,6 +7,7 @@ other lanes change nothing. An epoch of a lane is a stateless permutation of its
 windows, and permuted inside each window. A draw depends on (seed, stream, lane, epoch, …) only.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Sequence
 
@@ -62,30 +63,33 @@ def streams(manifest: Manifest) -> list[list[tuple[int, int, Shard]]]:
     return [[entry for entry in numbered if entry[2].source == s] for s in range(n_sources)]
 
 
-def lanes(stream: Sequence[tuple[int, int, Shard]], n_lanes: int) -> list[list[Segment]]:
-    """Cuts a stream's records into `n_lanes` equal ranges (sizes differ by at most one record)."""
-    total = sum(shard.records for _, _, shard in stream)
+def lanes(
+    stream: Sequence[tuple[int, int, Shard]], n_lanes: int, here: range | None = None
+) -> list[list[Segment]]:
+    """Cuts a stream's records into `n_lanes` equal ranges (sizes differ by at most one record).
+
+    Returns the segments of the lanes `here`, by default of all.
+    """
+    ends = np.cumsum([shard.records for _, _, shard in stream]).tolist()
+    total = ends[-1]
     if total < n_lanes:
         raise UserError(
             f"{stream[0][2].path} and its {len(stream) - 1} fellow shards hold {total} records, "
             f"fewer than the {n_lanes} lanes of the input. Use fewer lanes, or more data."
         )
-    cuts = [lane * total // n_lanes for lane in range(n_lanes + 1)]
-    result: list[list[Segment]] = [[] for _ in range(n_lanes)]
-    line, lane = 0, 0  # line: position of the shard's first record on the stream's line
-    for index, first, shard in stream:
-        begin = line
-        while begin < line + shard.records:
-            end = min(line + shard.records, cuts[lane + 1])
-            skipped = begin - line
-            if end > begin:
+    result = []
+    for lane in range(n_lanes) if here is None else here:
+        begin, end = (cut * total // n_lanes for cut in (lane, lane + 1))
+        segments = []
+        for entry in range(bisect.bisect_right(ends, begin), bisect.bisect_left(ends, end) + 1):
+            index, first, shard = stream[entry]
+            skipped = begin - (ends[entry] - shard.records)
+            n = min(end, ends[entry]) - begin
+            if n:
                 start, number = shard.start + skipped, first + skipped
-                segment = Segment(shard.path, start, end - begin, number, index, skipped)
-                result[lane].append(segment)
-            begin = end
-            if end == cuts[lane + 1] and lane < n_lanes - 1:
-                lane += 1
-        line += shard.records
+                segments.append(Segment(shard.path, start, n, number, index, skipped))
+            begin += n
+        result.append(segments)
     return result
 
 

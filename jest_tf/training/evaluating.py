@@ -72,10 +72,9 @@ class Evaluations:
         evals = self._config.evals
         if step == 0:
             return list(evals) if self._config.model.init else []
-        is_last = step >= self._config.total_steps
-        return [
-            n for n, e in evals.items() if is_last or (e.every_steps and not step % e.every_steps)
-        ]
+        if step >= self._config.total_steps:
+            return list(evals)
+        return [name for name, e in evals.items() if e.every_steps and step % e.every_steps == 0]
 
     def _measure(self, name: str, step: int, spec: dict, passes: dict) -> dict[str, Any]:
         with self._model.optimizer.averaged(self._model.learner.trainable_variables):

@@ -43,14 +43,18 @@ class Inputs:
         return {"data": self.manifest.fingerprint, "mixture weights": weights}
 
 
-def open_inputs(config: ConfigDict, workdir: str, is_new: bool) -> Inputs:
+def open_inputs(
+    config: ConfigDict, workdir: str, is_new: bool, checks_files: bool = True
+) -> Inputs:
     """Opens the training data, prepared if need be, and the vocabulary; writes nothing.
 
-    A run that goes on keeps its rules for texts and pictures. UserError: data or vocabulary cannot
-    be read, or are not those of the begun run.
+    A run that goes on keeps its rules for texts and pictures. checks_files: look at every shard;
+    one of several workers does. UserError: data or vocabulary cannot be read, or are not those of
+    the begun run.
     """
     manifest = open_source(config.data.train, config.data.data_dir)
-    if not config.model.image.cache:  # then the cache is read, and the shards only to fill it
+    # With an image cache that is read, and the shards only to fill it.
+    if checks_files and not config.model.image.cache:
         check_files(manifest)
     if is_new:
         rule = tokenizer_rule(config)
