@@ -68,7 +68,7 @@ class ExportEncoder:
     def __init__(self, path: str, by_rows: Callable = on_one_device):
         self.path = path.rstrip("/")
         self.info = read_info(self.path)
-        model = safe_load.load(self.path)
+        self._model = model = safe_load.load(self.path)  # its variables live as long
         self.encode_image = by_rows(model.encode_image)
         self._encode_text, self._encode_bytes = map(
             by_rows, (model.encode_text, model.encode_image_bytes)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
-from small_export import DECODE_SIZE, small_export
-from small_run import small_run
+from small_export import DECODE_SIZE, IMAGE_SIZE, small_export, small_model, small_tokenizer
+from small_run import small_data
 
+from jest_tf.config import base_config
 from jest_tf.data.sources import open_source
 from jest_tf.evaluation.evaluators import run_evaluation
 from jest_tf.serving.encoders import ExportEncoder, ModelEncoder
 from jest_tf.training.cache_fill import cache_of_run
-from jest_tf.training.run.restore import load_workdir
+from jest_tf.training.run.restore import LoadedRun
 
 N = 7  # does not divide by the replicas
 
@@ -32,25 +33,22 @@ def test_every_replica_takes_an_equal_share(n_replicas):
     assert shapes == [(math.ceil(N / n_replicas), 2)] * n_replicas
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return small_run(tmp_path_factory.mktemp("run"), steps=(10,))
-
-
-def test_an_evaluation_and_a_cache_are_those_of_one_device(workdir, tmp_path):
+def test_an_evaluation_and_a_cache_are_those_of_one_device(tmp_path):
+    manifest, tokenizer = open_source(small_data(tmp_path)), small_tokenizer(tmp_path)
+    config = base_config()
+    config.data.image_size = DECODE_SIZE
+    spec = {"kind": "retrieval", "data": str(tmp_path / "data.json"), "batch_size": 5}
     metrics, stored = [], []
     for n_replicas in (1, 2):
         runtime = tiny.runtime(n_replicas)
         with runtime.strategy.scope():
-            run = load_workdir(str(workdir))
-        encoder = ModelEncoder(run.model, run.tokenizer, 8, 12, {}, runtime.by_rows)
-        spec = run.config.evals.retrieval.to_dict()
+            model = small_model(tokenizer)
+        encoder = ModelEncoder(model, tokenizer, IMAGE_SIZE, DECODE_SIZE, {}, runtime.by_rows)
         metrics.append(run_evaluation("retrieval", spec, encoder)["metrics"])
-        manifest = open_source(run.config.data.train)
-        folder = str(tmp_path / f"cache-{n_replicas}")
         cache = cache_of_run(
-            run, manifest, folder, dtype="float16", batch_size=5, runtime=runtime
-        ).finish()
+            LoadedRun(config, model, tokenizer, 1, {}), manifest, str(tmp_path / f"{n_replicas}"),
+            dtype="float16", batch_size=5, runtime=runtime,
+        ).finish()  # fmt: skip
         records = list(tf.data.TFRecordDataset(cache.shard_paths).as_numpy_iterator())
         parsed = cache.parse(tf.constant(records), tf.zeros([len(records)], tf.int64))
         stored.append([parsed[name].numpy() for name in ("reference_zimg", "reference_ztxt")])
