@@ -91,28 +91,33 @@ def logging_row() -> dict:
 def _log_in_turns(trainer) -> dict[str, list[float]]:
     """Seconds of the steps of blocks with and without logging, and of the log's calls."""
     times = {"step on": [], "step off": [], "log": [], "log with examples": []}
-    loud, silent = trainer.outputs, Silent()
+    steps, loud, silent, logged = trainer.step_log, trainer.outputs, Silent(), []
+    log = steps.log
+
+    def timed(step, result):
+        started = time.perf_counter()
+        log(step, result)
+        times["log"].append(time.perf_counter() - started)
+        logged.append(result)
+
     for _ in range(BLOCK_STEPS):  # compiles the step, and at its end what the log computes
-        trainer._log(trainer._advance(1))
+        trainer._advance(1)
     for block in range(BLOCKS):
         is_on = block % 2 == 0
-        trainer.outputs = loud if is_on else silent
+        trainer.outputs = steps.outputs = loud if is_on else silent
+        steps.log = timed if is_on else lambda step, result: None
         for _ in range(BLOCK_STEPS):
-            started = time.perf_counter()
-            result = trainer._advance(1)
-            stepped = time.perf_counter()
-            times["step on" if is_on else "step off"].append(stepped - started)
-            if is_on:
-                trainer._log(result)
-                times["log"].append(time.perf_counter() - stepped)
+            started, logs_before = time.perf_counter(), sum(times["log"])
+            trainer._advance(1)
+            took = time.perf_counter() - started - (sum(times["log"]) - logs_before)
+            times["step on" if is_on else "step off"].append(took)
         if not is_on:
             trainer.step -= BLOCK_STEPS  # the logs take steps in order, none left out
-    trainer.outputs = loud
+    trainer.outputs = steps.outputs = loud
     every = trainer.config.log.samples_every_steps
-    trainer.step = every * (trainer.step // every + 1)
     for _ in range(3):
         started = time.perf_counter()
-        trainer._log(result)
+        log(every * (trainer.step // every + 1), logged[-1])
         times["log with examples"].append(time.perf_counter() - started)
     loud.close()
     return times

@@ -92,6 +92,11 @@ class BadRecords:
         self.seen += seen
         self.bad += bad
 
+    def may_stop(self, more: int) -> bool:
+        """Whether `check` could raise after `more` records whose state is not known yet."""
+        seen, bad = self.seen + more, self.bad + more
+        return seen >= self.min_records and bad / seen > self.max_share
+
     def list(self, ids: np.ndarray, valid: np.ndarray, source: np.ndarray) -> None:
         """Which of the records that this process has read are bad (any shape, equal for all)."""
         bad = ~np.asarray(valid, bool)

@@ -17,7 +17,7 @@ class StepProfiler:
     def __init__(self, steps: tuple[int, int] | None, logdir: str | os.PathLike):
         self._steps = steps
         self._logdir = os.fspath(logdir)
-        self._is_tracing = False
+        self.is_tracing = False
 
     @contextlib.contextmanager
     def around(self, finished_steps: int, n_steps: int) -> Iterator[None]:
@@ -36,12 +36,12 @@ class StepProfiler:
 
     def stop(self) -> None:
         """Ends a trace that is under way; for a run that ends before the last step to trace."""
-        if self._is_tracing:
+        if self.is_tracing:
             tf.profiler.experimental.stop()
-            self._is_tracing = False
+            self.is_tracing = False
             logging.info("Wrote the trace of steps %d-%d to %s.", *self._steps, self._logdir)
 
     def _start(self) -> None:
-        if not self._is_tracing:
+        if not self.is_tracing:
             tf.profiler.experimental.start(self._logdir)
-            self._is_tracing = True
+            self.is_tracing = True

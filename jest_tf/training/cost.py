@@ -313,6 +313,15 @@ class CostLedger:
         return sum(self.flops.values())
 
     @property
+    def totals(self) -> dict[str, float]:
+        """What the run has spent so far, in short."""
+        return {
+            "examples_scored": self.examples_scored,
+            "examples_trained": self.examples_trained,
+            "flops": self.total_flops,
+        }
+
+    @property
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
 

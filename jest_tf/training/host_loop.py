@@ -1,5 +1,6 @@
 """Train steps as compiled programs, called from the host: one program per step plan."""
 
+import copy
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +14,19 @@ from jest_tf.training.jest_model import JestModel, Observed, StepOutput
 from jest_tf.training.resolution import StepPlan
 
 
-class HostLoopResult(NamedTuple):
-    """What n steps did.
+class _Call(NamedTuple):
+    """One call of a program. kept: of each of its steps, name -> [n, ...]. wait: seconds.
+    candidates: `id`, `source`, `valid` of its last batch, [replicas][k] each.
+    """
+
+    kept: dict[str, tf.Tensor]
+    wait: tf.Tensor | float
+    candidates: list
+    batch: dict | None
+
+
+class HostLoopResult:
+    """What n steps did. Their values are read from the device when they are first asked for.
 
     picks: int64 [n, b]. of_each: metric -> float32 [n]. wait_seconds: time spent waiting for input.
     last, last_batch: output and super-batch of the last step, per replica. compiled: a program was
@@ -22,13 +34,57 @@ class HostLoopResult(NamedTuple):
     `Observed`, each [n, ...], if the model observes.
     """
 
-    picks: np.ndarray
-    of_each: dict[str, np.ndarray]
-    wait_seconds: float
-    last: StepOutput
-    last_batch: dict[str, tf.Tensor]
-    compiled: bool
-    observed: Observed | None = None
+    def __init__(self, compiled: bool, last: StepOutput, calls: list["_Call"]):
+        self.compiled, self.last, self.last_batch = compiled, last, calls[-1].batch
+        self._names = sorted(last.metrics)
+        self._calls = [call._replace(batch=None) for call in calls]
+
+    def light(self) -> "HostLoopResult":
+        """The same without `last` and `last_batch`, which hold memory of the devices."""
+        other = copy.copy(self)
+        other.last = other.last_batch = None
+        return other
+
+    @functools.cached_property
+    def _values(self) -> dict[str, np.ndarray]:
+        read = [{name: v.numpy() for name, v in call.kept.items()} for call in self._calls]
+        return {name: np.concatenate([one[name] for one in read]) for name in read[0]}
+
+    def read(self) -> None:
+        """Waits for the steps, and reads what they did."""
+        self._values  # noqa: B018
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the host has asked for the values."""
+        return "_values" in self.__dict__
+
+    @property
+    def picks(self) -> np.ndarray:
+        return self._values["picks"]
+
+    @property
+    def of_each(self) -> dict[str, np.ndarray]:
+        return dict(zip(self._names, self._values["metrics"].T, strict=True))
+
+    @property
+    def observed(self) -> Observed | None:
+        found = [self._values[name] for name in Observed._fields if name in self._values]
+        return Observed(*found) if found else None
+
+    @property
+    def wait_seconds(self) -> float:
+        return sum(float(call.wait) for call in self._calls)
+
+    @property
+    def n_calls(self) -> int:
+        """Calls of a program that made the steps: one, or one a step."""
+        return len(self._calls)
+
+    def candidates(self, call: int = -1) -> list[np.ndarray]:
+        """`id`, `source` and `valid` of a call's last super-batch, the rows of this host."""
+        columns = self._calls[call].candidates
+        return [np.concatenate([part.numpy() for part in column]) for column in columns]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -68,36 +124,31 @@ class HostLoop:
     ) -> HostLoopResult:
         """`n_steps` steps at one plan. Compiles at the first call for a plan and never again, and
         tells `note` so before."""
-        compiled = plan not in self._programs
+        compiled = not self.is_compiled(plan)
         if compiled:
             note(plan.compiling())
             build = self._many_steps if self._runtime.steps_in_graph else self._one_step
             self._programs[plan] = build(plan)
+        program, calls = self._programs[plan], []
         if self._runtime.steps_in_graph:
-            output, batch, kept, wait = self._programs[plan](tf.constant(n_steps))
-            return self._result(output, batch, kept, float(wait), compiled)
-        return _join([self._fetch_and_step(plan, compiled) for _ in range(n_steps)])
+            output, batch, kept, wait = program(tf.constant(n_steps))
+            return HostLoopResult(compiled, output, [self._call(batch, kept, wait)])
+        for _ in range(n_steps):
+            started = time.monotonic()
+            batch = next(self._batches)
+            waited = time.monotonic() - started
+            output, kept = program(batch)
+            calls.append(self._call(batch, kept, waited))
+        return HostLoopResult(compiled, output, calls)
 
-    def _fetch_and_step(self, plan: StepPlan, compiled: bool) -> HostLoopResult:
-        started = time.monotonic()
-        batch = next(self._batches)
-        waited = time.monotonic() - started
-        output, kept = self._programs[plan](batch)
-        kept = {name: value[None] for name, value in kept.items()}
-        return self._result(output, batch, kept, waited, compiled)
+    def is_compiled(self, plan: StepPlan) -> bool:
+        """Whether there is a program for the plan already."""
+        return plan in self._programs
 
-    def _result(self, output, batch, kept, waited, compiled) -> HostLoopResult:
-        kept = {name: value.numpy() for name, value in kept.items()}
-        observed = [kept[name] for name in Observed._fields if name in kept]
-        return HostLoopResult(
-            picks=kept["picks"],
-            of_each=dict(zip(sorted(output.metrics), kept["metrics"].T, strict=True)),
-            wait_seconds=waited,
-            last=output,
-            last_batch=batch,
-            compiled=compiled,
-            observed=Observed(*observed) if observed else None,
-        )
+    def _call(self, batch: dict, kept: dict, wait: tf.Tensor | float) -> "_Call":
+        local = self._runtime.strategy.experimental_local_results
+        columns = [local(batch[name]) for name in ("id", "source", "valid")]
+        return _Call(kept, wait, columns, batch)
 
     def diagnose(self, last: StepOutput) -> dict[str, np.ndarray]:
         """What other policies would have got from the last step's scores; {} without scores."""
@@ -118,7 +169,7 @@ class HostLoop:
         return tf.nest.map_structure(lambda v: None if v is None else self._first(v), values)
 
     def _one_step(self, plan: StepPlan) -> Callable:
-        """The program batch -> (output, what is kept of every step: name -> tensor)."""
+        """The program batch -> (output, what is kept of every step: name -> tensor [1, ...])."""
         step = self._runtime.compiled(functools.partial(self._model.step, plan=plan))
 
         @tf.autograph.experimental.do_not_convert  # nothing in a step needs it, and it is slow
@@ -130,7 +181,7 @@ class HostLoop:
             kept = {"picks": self._first(output.picked_ids), "metrics": metrics}
             if output.observed is not None:
                 kept |= self.first_replica(output.observed)._asdict()
-            return output, kept
+            return output, {name: value[None] for name, value in kept.items()}
 
         # A partial has no code object: TensorFlow does not take the programs of several plans for
         # retraces of one function, and does not warn.
@@ -164,11 +215,11 @@ class HostLoop:
             waited = tf.zeros([], tf.float64)
             for i in tf.range(n_steps - 1):
                 _, _, kept, wait = read_and_step()
-                all_kept = {name: array.write(i, kept[name]) for name, array in all_kept.items()}
+                all_kept = {name: array.write(i, kept[name][0]) for name, array in all_kept.items()}
                 waited += wait
             batch, output, kept, wait = read_and_step()
             all_kept = {
-                name: array.write(n_steps - 1, kept[name]).stack()
+                name: array.write(n_steps - 1, kept[name][0]).stack()
                 for name, array in all_kept.items()
             }
             return output, batch, all_kept, waited + wait
@@ -201,13 +252,3 @@ def why_refused(of_step: dict[str, float], sub_batch: int) -> str:
             "higher (`python -m jest_tf.check --all_records` says how high)"
         )
     return f"loss {of_step['train/loss']}, gradient norm {of_step['train/gradient_norm']}"
-
-
-def _join(results: list[HostLoopResult]) -> HostLoopResult:
-    observed = [r.observed for r in results if r.observed]
-    return results[-1]._replace(
-        picks=np.concatenate([r.picks for r in results]),
-        of_each={k: np.concatenate([r.of_each[k] for r in results]) for k in results[0].of_each},
-        wait_seconds=sum(r.wait_seconds for r in results),
-        observed=Observed(*map(np.concatenate, zip(*observed, strict=True))) if observed else None,
-    )

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 
 import ml_collections
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -23,7 +22,6 @@ from jest_tf.data.retry import BadRecords, resilient_steps
 from jest_tf.data.sources import register
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import require_data
-from jest_tf.monitoring.acceptance import Acceptance
 from jest_tf.monitoring.profiler import StepProfiler
 from jest_tf.runtime import strategy
 from jest_tf.runtime.interrupt import Interrupt
@@ -31,16 +29,9 @@ from jest_tf.runtime.peers import WorkerLost
 from jest_tf.runtime.strategy import Runtime
 from jest_tf.training import assemble, cache_fill, calibration, inputs
 from jest_tf.training.assemble import choose_trained
-from jest_tf.training.cost import (
-    SCORE_LEARNER,
-    SCORE_REFERENCE,
-    SELECT,
-    CostLedger,
-    CostModel,
-    split_seconds,
-)
+from jest_tf.training.cost import CostLedger, CostModel
 from jest_tf.training.evaluating import Evaluations
-from jest_tf.training.host_loop import HostLoop, HostLoopResult, OnSteps, ignore, why_refused
+from jest_tf.training.host_loop import HostLoop, OnSteps, ignore
 from jest_tf.training.jest_model import JestModel
 from jest_tf.training.part_times import part_seconds
 from jest_tf.training.read_errors import run_reading_again
@@ -48,7 +39,7 @@ from jest_tf.training.run import restore
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.outputs import Files, Silent
 from jest_tf.training.run.workdir import Workdir, open_workdir
-from jest_tf.training.shown_examples import of_both_models, shown_examples, shows_examples
+from jest_tf.training.step_log import Pending, StepLog
 from jest_tf.tuning import trained_tower
 
 EXIT_STOPPED = 3  # too many refused steps in a row, or a score fell too far; saved
@@ -95,16 +86,19 @@ class Trainer:
         self.step = self._restore()
         self._require_shared_workdir()
         self.host_loop = HostLoop(self.model, runtime, self._batches())
-        state = workdir, self.step, self._totals(), self.inputs.manifest.n_records
+        state = workdir, self.step, self.ledger.totals, self.inputs.manifest.n_records
         self.outputs = Files(config, *state) if runtime.is_chief else Silent()
-        self.acceptance = Acceptance([source.name for source in self.inputs.manifest.sources])
         steps = profiled_steps(config.profile.steps) if runtime.is_chief else None
         self.profiler = StepProfiler(steps, workdir.tensorboard)
-        self.part_seconds = {}
+        self.step_log = StepLog(
+            config, self.inputs, self.host_loop, self.outputs, self.costs, self.ledger,
+            self.bad_records,
+        )  # fmt: skip
         self.evaluations = Evaluations(
             config, workdir, self.model, self.inputs.tokenizer, self.outputs, runtime
         )
-        self.refused_in_a_row, self.saved_at = 0, time.monotonic()
+        self.saved_at = time.monotonic()
+        self.pending: Pending | None = None
 
     def run(self) -> int:
         """Runs to the end, an interrupt, or too many refused steps; returns the exit code."""
@@ -116,11 +110,7 @@ class Trainer:
             if self.config.model.init or self.step:
                 self._evaluate_if_due()
             while self.step < total and not self._stopping(interrupt):
-                result = self._advance(self._steps_until_next_event())
-                self.on_steps(self.step, result)
-                self._note_refusals(result)
-                self._note_bad_records(result)
-                self._log(result)
+                self._advance(self._steps_until_next_event())
                 self._save_if_due()
                 self._evaluate_if_due()
             self._save()
@@ -131,11 +121,12 @@ class Trainer:
         if self.evaluations.stopped:
             logging.error("Stopped at step %d, saved: %s", self.step, self.evaluations.stopped)
             return EXIT_STOPPED
-        if self._stuck():
+        if self.step_log.is_stuck:
             logging.error(
                 "Stopped at step %d: %d steps in a row were refused; see %s. The last good state "
                 "is saved.",
-                self.step, self.refused_in_a_row, self.workdir.path / "refused_steps.jsonl",
+                self.step, self.step_log.refused_in_a_row,
+                self.workdir.path / "refused_steps.jsonl",
             )  # fmt: skip
             return EXIT_STOPPED
         if interrupt.requested:
@@ -148,7 +139,9 @@ class Trainer:
     def _prepare(self) -> None:
         """Everything that is read or made before the model, and that workers may share."""
         config, workdir = self.config, self.workdir
-        self.inputs = inputs.open_inputs(config, workdir.path, workdir.is_new)
+        self.inputs = inputs.open_inputs(
+            config, workdir.path, workdir.is_new, self.runtime.is_chief
+        )
         for name, spec in config.evals.items():
             require_data(name, spec.to_dict(), config.data.data_dir)
         self.image_cache = cache_fill.open_image_cache(
@@ -253,10 +246,9 @@ class Trainer:
         """Per-replica super-batches from the current step on, read again after a read error."""
         if self.runtime.steps_in_graph:
             return self._batches_from(self.step)
-        steps = resilient_steps(
+        return resilient_steps(
             self._batches_from, self.step, self.inputs.manifest, report=logging.warning
         )
-        return map(self._list_bad_records, steps)
 
     def _batches_from(self, step: int) -> Iterator:
         config = self.config
@@ -282,15 +274,6 @@ class Trainer:
 
         return iter(self.runtime.distribute(per_host))
 
-    def _list_bad_records(self, batch: dict) -> dict:
-        self.bad_records.list(*self._columns(batch, "id", "valid", "source"))
-        return batch
-
-    def _columns(self, batch: dict, *names: str) -> list[np.ndarray]:
-        """Features [n, ...] of a batch over all replicas of this host."""
-        local = self.runtime.strategy.experimental_local_results
-        return [np.concatenate(local(batch[name])) for name in names]
-
     def _steps_until_next_event(self) -> int:
         """Steps of the next host loop: no log, evaluation or save may fall inside it."""
         config = self.config
@@ -300,48 +283,51 @@ class Trainer:
         events += [config.total_steps - self.step, self.schedule.steps_left(self.step)]
         return min(config.strategy.steps_per_loop, *events)
 
-    def _advance(self, n_steps: int) -> HostLoopResult:
-        started = time.monotonic()
+    def _advance(self, n_steps: int) -> None:
+        """Begins the next steps, and while they run reads what those before them did.
+
+        What they do themselves is read at once only where something needs to know it: before
+        another step begins none may be able to end the run.
+        """
         plan = self.schedule.plan(self.step)
+        waiting = self.pending.n_steps if self.pending else 0
+        if self.step_log.could_end(waiting) or not self.host_loop.is_compiled(plan):
+            self._settle()
+        if self.pending is None:
+            self.step_log.start_clock()
         with self.profiler.around(self.step, n_steps):
             result = self.host_loop.run(plan, n_steps, self.outputs.note)
-        for i, ids in enumerate(result.picks):
-            self.outputs.picks(self.step + i + 1, ids)
-        self.outputs.observed(result.observed, result.of_each["accepted"])
-        candidates = self._columns(result.last_batch, "id", "source", "valid")
-        self.acceptance.add(*candidates, result.picks[-1])
-        self.step += n_steps
+            if self.profiler.is_tracing:
+                result.read()  # a trace ends when the device has done its steps
         if result.compiled:
-            self.part_seconds[plan] = part_seconds(
+            self.step_log.part_seconds[plan] = part_seconds(
                 self.model, self.runtime, plan, result.last_batch, result.last.scored
             )
-        took = time.monotonic() - started - result.wait_seconds
-        seconds = {"input": result.wait_seconds}
-        if result.compiled:
-            seconds["compile"] = took
-        else:
-            seconds |= split_seconds(took, n_steps, self.part_seconds[plan])
-        self.ledger.add(self.costs.step(plan), n_steps, seconds)
-        return result
+        before, self.step = self.pending, self.step + n_steps
+        is_read = result.compiled or self._is_event()
+        self.pending = Pending(self.step, n_steps, plan, result if is_read else result.light())
+        self.on_steps(self.step, result)
+        if before:
+            self._write(before)
+        if is_read:
+            self._settle()
 
-    def _note_refusals(self, result: HostLoopResult) -> None:
-        """Counts refused steps in a row, and writes down what was in each."""
-        first = self.step - len(result.picks) + 1
-        for i, ids in enumerate(result.picks):
-            of_step = {name: values[i] for name, values in result.of_each.items()}
-            self.refused_in_a_row = 0 if of_step["accepted"] else self.refused_in_a_row + 1
-            if not of_step["accepted"]:
-                reason = why_refused(of_step, self.config.selection.sub_batch)
-                self.outputs.refused(first + i, reason, ids)
+    def _is_event(self) -> bool:
+        """Whether this step is logged, saved or evaluated."""
+        c, step = self.config, self.step
+        cadences = c.log.every_steps, c.checkpoint.every_steps
+        is_due = any(every and step % every == 0 for every in cadences)
+        return is_due or step >= c.total_steps or bool(self.evaluations.due(step))
 
-    def _note_bad_records(self, result: HostLoopResult) -> None:
-        """Counts what could not be used; stops the run, saved, when it is too much.
+    def _settle(self) -> None:
+        """Reads what the pending steps did, if there are any."""
+        pending, self.pending = self.pending, None
+        if pending:
+            self._write(pending)
 
-        By the steps' own counts over all replicas: so all worker processes stop at the same step.
-        """
-        valid = result.of_each["input/n_valid"]
-        seen = self.config.selection.super_batch * len(valid)
-        self.bad_records.count(seen, seen - int(valid.sum(dtype=np.int64)))
+    def _write(self, pending: Pending) -> None:
+        """Writes down what steps did; too many bad records end the run, saved."""
+        self.step_log.write(pending)
         try:
             self.bad_records.check(self.inputs.manifest)
         except UserError:
@@ -351,62 +337,17 @@ class Trainer:
     def _stopping(self, interrupt: Interrupt) -> bool:
         # A worker may see fewer results: all are told by the number that they exchange anyway.
         code = interrupt.signal_number + FORGOT * bool(self.evaluations.stopped)
-        codes = self.runtime.peers.of_all(code)
+        codes = self.runtime.peers.of_all_before(code)
         if signal_number := max(code % FORGOT for code in codes):
             interrupt.request(signal_number)
         if max(codes) >= FORGOT and not self.evaluations.stopped:
             self.evaluations.stopped = "a score fell too far, see the first worker's log"
-        return bool(self.evaluations.stopped) or self._stuck() or interrupt.requested
-
-    def _stuck(self) -> bool:
-        return self.refused_in_a_row > self.config.log.max_refused_steps
-
-    def _totals(self) -> dict[str, float]:
-        """What the run has spent so far."""
-        return {
-            "examples_scored": self.ledger.examples_scored,
-            "examples_trained": self.ledger.examples_trained,
-            "flops": self.ledger.total_flops,
-        }
-
-    def _log(self, result: HostLoopResult) -> None:
-        shown = {"loss": result.metrics["train/loss"]}
-        if choosing := self.ledger.share_of_seconds(SCORE_LEARNER, SCORE_REFERENCE, SELECT):
-            shown["time choosing"] = choosing
-        self.outputs.progress(self.step, self._totals(), shown)
-        if self.step % self.config.log.every_steps and self.step < self.config.total_steps:
-            return
-        values = {k: v for k, v in result.metrics.items() if k != "accepted"}
-        diagnosis = self.host_loop.diagnose(result.last)
-        scores = diagnosis.pop("s_ii", None)
-        values |= {f"selection/{name}": float(value) for name, value in diagnosis.items()}
-        scored = self.host_loop.first_replica(result.last.scored)
-        values |= self.acceptance.take() | of_both_models(scored)
-        values["input/wait_share"] = self.ledger.share_of_seconds("input")
-        values["input/bad_records"] = self.bad_records.bad
-        self.outputs.scalars(self.step, values | self.ledger.scalars())
-        if scores is not None:
-            self._show(result, scores)
-
-    def _show(self, result: HostLoopResult, scores: np.ndarray) -> None:
-        """Distributions of the scores, and examples of what was chosen and rejected."""
-        last, batch = self.host_loop.first_replica((result.last, result.last_batch))
-        positions = last.selection.positions.numpy()
-        self.outputs.histogram(self.step, "score/pool", scores[last.scored.valid.numpy()])
-        self.outputs.histogram(
-            self.step, "score/chosen", scores[positions[positions < len(scores)]]
-        )
-        if "image" in batch and shows_examples(self.step, self.config.log.samples_every_steps):
-            n = self.config.log.samples_per_group
-            self.outputs.samples(
-                self.step,
-                shown_examples(last, batch, scores, self.inputs.tokenizer, self.inputs.manifest, n),
-            )
+        return self.step_log.is_stuck or any(codes)  # not what this process alone knows
 
     def _evaluate_if_due(self) -> None:
         if self.evaluations.due(self.step):
             self.checkpoints.wait()
-            self.evaluations.run_due(self.step, self.ledger, self._totals())
+            self.evaluations.run_due(self.step, self.ledger, self.ledger.totals)
 
     def _save_if_due(self) -> None:
         c = self.config.checkpoint
@@ -418,6 +359,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Saves the whole state, after everything that was written for its steps is on disk."""
+        self._settle()
         if self.runtime.is_chief:
             first = self.outputs.sync(self.step)
             state = {"step": self.step, "ledger": self.ledger.to_dict()}

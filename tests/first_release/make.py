@@ -1,6 +1,6 @@
 """Makes data/ and run/ with the first release; see README.md. Run it in an empty folder.
 
-    PYTHONPATH=CHECKOUT_OF_FDEDB4A python make.py
+PYTHONPATH=CHECKOUT_OF_FDEDB4A python make.py
 """
 
 import json
