@@ -181,7 +181,7 @@ class HostLoop:
             kept = {"picks": self._first(output.picked_ids), "metrics": metrics}
             if output.observed is not None:
                 kept |= self.first_replica(output.observed)._asdict()
-            return output, {name: value[None] for name, value in kept.items()}
+            return output, {name: tf.expand_dims(value, 0) for name, value in kept.items()}
 
         # A partial has no code object: TensorFlow does not take the programs of several plans for
         # retraces of one function, and does not warn.
