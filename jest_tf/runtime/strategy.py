@@ -70,7 +70,9 @@ class Runtime:
             return self.collectives().all_gather(encode(rows)) if gathers else encode(rows)
 
         program = tf.function(
-            lambda rows: self.strategy.run(on_replica, args=(rows,)), reduce_retracing=True
+            lambda rows: self.strategy.run(on_replica, args=(rows,)),
+            reduce_retracing=True,
+            autograph=False,
         )
 
         def on_all(rows) -> np.ndarray:

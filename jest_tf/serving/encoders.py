@@ -17,7 +17,7 @@ from jest_tf.serving import safe_load, saved_model
 
 def on_one_device(encode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., np.ndarray]:
     """`encode` of rows as a program; `Runtime.by_rows` shares the rows among replicas instead."""
-    program = tf.function(encode, reduce_retracing=True)
+    program = tf.function(encode, reduce_retracing=True, autograph=False)
     return lambda rows: program(tf.convert_to_tensor(rows)).numpy()
 
 
