@@ -8,14 +8,36 @@ from jest_tf.errors import UserError
 from jest_tf.runtime import strategy
 
 
-def test_more_gpus_than_there_are_are_refused(monkeypatch):
-    config = base_config()
-    config.strategy.kind, config.strategy.n_devices = "mirrored", 8
+@pytest.fixture
+def four_gpus(monkeypatch):
+    """What TensorFlow would be asked to mirror over."""
     four = [tf.config.LogicalDevice(f"GPU:{i}", "GPU") for i in range(4)]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: four)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: four)
+    asked = []
+
+    def mirrored(devices):
+        asked.append(devices)
+        return tf.distribute.get_strategy()
+
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", mirrored)
+    return asked
+
+
+def test_more_gpus_than_there_are_are_refused(four_gpus):
+    config = base_config()
+    config.strategy.kind, config.strategy.n_devices = "mirrored", 8
     with pytest.raises(UserError, match=r"n_devices = 8, but TensorFlow sees 4 GPU"):
         strategy.build(config)
+
+
+def test_no_number_of_gpus_means_all(four_gpus):
+    config = base_config()
+    config.strategy.kind = "mirrored"
+    for config.strategy.n_devices in (0, 2):
+        strategy.build(config)
+    strategy.of_machine()  # commands that embed take all too
+    assert [len(devices) for devices in four_gpus] == [4, 2, 4]
 
 
 @pytest.mark.parametrize(
