@@ -38,6 +38,7 @@ class HostLoopResult:
         self.compiled, self.last, self.last_batch = compiled, last, calls[-1].batch
         self._names = sorted(last.metrics)
         self._calls = [call._replace(batch=None) for call in calls]
+        self._values: dict[str, np.ndarray] = {}  # shared with `light`
 
     def light(self) -> "HostLoopResult":
         """The same without `last` and `last_batch`, which hold memory of the devices."""
@@ -45,31 +46,29 @@ class HostLoopResult:
         other.last = other.last_batch = None
         return other
 
-    @functools.cached_property
-    def _values(self) -> dict[str, np.ndarray]:
-        read = [{name: v.numpy() for name, v in call.kept.items()} for call in self._calls]
-        return {name: np.concatenate([one[name] for one in read]) for name in read[0]}
-
-    def read(self) -> None:
-        """Waits for the steps, and reads what they did."""
-        self._values  # noqa: B018
+    def read(self) -> dict[str, np.ndarray]:
+        """Waits for the steps, and reads what they did, once: name -> [n, ...]."""
+        if not self._values:
+            read = [{name: v.numpy() for name, v in call.kept.items()} for call in self._calls]
+            self._values |= {name: np.concatenate([one[name] for one in read]) for name in read[0]}
+        return self._values
 
     @property
     def is_read(self) -> bool:
         """Whether the host has asked for the values."""
-        return "_values" in self.__dict__
+        return bool(self._values)
 
     @property
     def picks(self) -> np.ndarray:
-        return self._values["picks"]
+        return self.read()["picks"]
 
     @property
     def of_each(self) -> dict[str, np.ndarray]:
-        return dict(zip(self._names, self._values["metrics"].T, strict=True))
+        return dict(zip(self._names, self.read()["metrics"].T, strict=True))
 
     @property
     def observed(self) -> Observed | None:
-        found = [self._values[name] for name in Observed._fields if name in self._values]
+        found = [self.read()[name] for name in Observed._fields if name in self.read()]
         return Observed(*found) if found else None
 
     @property

@@ -121,7 +121,8 @@ def steps_of_one_device(config, workdir: pathlib.Path, monkeypatch) -> list:
 
 
 def losses(workdir: pathlib.Path) -> dict[int, float]:
-    return {line["step"]: line["train/loss"] for line in read_metrics(workdir / "metrics.jsonl")}
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
 
 
 def saved(workdir: pathlib.Path, name: str) -> list[np.ndarray]:

@@ -53,7 +53,7 @@ def values_of(variables: Mapping[str, Variable]) -> dict[str, np.ndarray]:
                 f"Variable {name} has a different value on each replica (synchronization=ON_READ) "
                 "and cannot be saved. Keep such sums out of the checkpoint."
             )
-        values[name] = np.asarray(tf.convert_to_tensor(variable))  # unlike `numpy()`, no copy
+        values[name] = np.asarray(tf.convert_to_tensor(variable).__array__())  # without a copy
     return values
 
 
