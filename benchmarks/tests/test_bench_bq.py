@@ -68,6 +68,9 @@ def test_predictions_are_judged_beyond_two_errors():
     assert "P1" in text and "confirmed" in text and "2.00 ± 0.10" in text
     (text,) = mates_page.predictions([line("families", 0.6), line("all", 0.5)])
     assert "undecided" in text
-    assert "| emoji pool, families, learner: base | 0.2 / 0.1 | - | 2.00 |" in (
-        mates_page.table_of([line("families", 2.0)])
+    both = [line("families", 2.0), line("all", 0.5)]
+    (text,) = mates_page.predictions([*both, line("clustered", 1.0)])
+    assert "undecided" in text, "clusters have more mates and gain less"
+    assert "| emoji pool, families, learner: base | 0.2 / 0.1 | - | - | 2.00 | - |" in (
+        mates_page.table_of(both)
     )
