@@ -42,4 +42,7 @@ def recommended(bq: float) -> str:
             "independent_top_k, or joint with selection.greedy: with so few near mates in a batch "
             "both select mostly the same (docs/results.md)"
         )
-    return "joint with selection.greedy: batches hold near mates (docs/results.md)"
+    return (
+        "joint with selection.greedy takes other examples here than independent_top_k, of a higher "
+        "joint score; that the model gets better was not shown (docs/results.md)"
+    )
