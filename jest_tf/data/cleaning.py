@@ -50,7 +50,8 @@ def check_image(
     """
     try:
         stored, size = _normalised(image, max_side)
-        require_decodable(stored)
+        if stored is image or min(size) < MIN_SIDE:  # Pillow's own JPEG and PNG can be decoded
+            require_decodable(stored)
         return stored, size, None
     except Exception as error:  # Pillow raises many types; each means one unusable image
         return b"", (0, 0), f"not a readable image: {error}"[:200]
