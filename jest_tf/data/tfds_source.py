@@ -1,6 +1,7 @@
 """TFDS sets by name: prepared once, then read in place through a manifest."""
 
 import os
+import re
 import sys
 
 import numpy as np
@@ -19,7 +20,8 @@ LABELS_FILE = "labels.jsonl"  # beside the shards of a prepared set, where its b
 
 
 def open_named(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
-    """Manifest of `BUILDER[/CONFIG]:SPLIT`, e.g. `coco_captions:train`, prepared if need be.
+    """Manifest of `BUILDER[/CONFIG][/VERSION]:SPLIT`, e.g. `coco_captions:train`, prepared if need
+    be. The name of a manifest of TFDS is of this form.
 
     UserError: unknown builder, config or split, or a set without images and texts.
     """
@@ -34,9 +36,12 @@ def open_named(name: str, data_dir: str | None = None, keys: dict | None = None)
 
 
 def find_builder(name: str, data_dir: str | None = None):
-    """The builder of `BUILDER[/CONFIG]`, read-only where only its files are; UserError: unknown."""
-    try:
-        return tfds.builder(name, data_dir=data_dir)
+    """The builder of `BUILDER[/CONFIG][/VERSION]`, read-only where only its files are.
+
+    UserError: unknown.
+    """
+    try:  # TFDS writes the version behind a slash, and reads it behind a colon
+        return tfds.builder(re.sub(r"/(\d+\.\d+\.\d+)$", r":\1", name), data_dir=data_dir)
     except (ValueError, tfds.core.DatasetNotFoundError) as error:
         reason = str(error).splitlines()[0].rstrip(". ")
         raise UserError(f"TFDS has no set {name!r}: {reason}{hint()}") from error

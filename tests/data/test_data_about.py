@@ -58,6 +58,9 @@ def test_a_builder_of_ones_own_is_registered_and_describes_its_set(my_module, tm
     assert manifest.about.licences == ("CC0",) and manifest.about.limits == ("Grey squares only",)
     (labels,) = manifest.about.labels
     assert json.loads(pathlib.Path(labels).read_text())["label"] == "wrong"
+    # What is written down of a set, its name with the version, opens it again.
+    again = sources.open_source(manifest.name, str(tmp_path / "prepared"))
+    assert "1.0.0" in manifest.name and again == manifest
     # Another process, which has no builder, reads what is prepared.
     code = (
         "from jest_tf.data import sources\n"
