@@ -19,7 +19,7 @@ _HOSTILE = "benchmarks/tests/faults/test_reliability_hostile.py::"
 _CHECKPOINT = "training/test_checkpoint.py::"
 _WORKDIR = "training/test_workdir.py::"
 _UNDISTURBED = _KILLS + "test_a_run_killed_at_the_worst_points_equals_an_undisturbed_one"
-_INTERRUPTED = "test_train.py::test_interrupted_and_continued_equals_uninterrupted"
+_INTERRUPTED = "test_train.py::test_interrupted_twice_and_continued_equals_uninterrupted"
 _MUTATED = _FUZZ + "test_mutated_inputs_are_used_or_refused_and_never_more"
 
 SECTIONS: dict[str, tuple[Promise, ...]] = {
@@ -76,7 +76,7 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
             "A step with a loss or gradient that is not finite changes no weight; the ids of its "
             "batch are written to refused_steps.jsonl.",
             ("training/test_jest_model.py::"
-             "test_a_step_that_is_not_finite_changes_nothing_but_the_step_count",
+             "test_a_refused_step_changes_nothing_but_the_step_count",
              "training/test_refused_gradient.py::"
              "test_a_gradient_that_is_not_finite_refuses_the_step"),
         ),
