@@ -30,13 +30,16 @@ done
 # TensorFlow keeps what it compiled until its process ends: 9 GB after all tests. So each part has a
 # process of its own, of at most 3 GB. Two run at a time, the longest first.
 PARTS=(
-  "tests/training/test_[a-k]*.py"
+  "tests/training/test_[a-g]*.py"
   "tests/tpu_compile tests/beam"
-  "benchmarks/tests"
+  "benchmarks/tests/test_*.py"
   "tests/training/test_[l-z]*.py"
   "tests/test_t[s-z]*.py"
   "tests/test_t[a-r]*.py"
-  "tests/selection"
+  "tests/training/test_j*.py"
+  "tests/training/test_h*.py"
+  "tests/selection/test_[a-i]*.py"
+  "tests/selection/test_[j-z]*.py"
   "tests/weights"
   "tests/test_[a-f]*.py"
   "tests/losses tests/models tests/runtime"
@@ -45,6 +48,7 @@ PARTS=(
   "tests/field"
   "tests/evaluation tests/monitoring tests/browser"
   "tests/serving tests/preflight"
+  "benchmarks/tests/faults"
   "examples"
 )
 

@@ -94,3 +94,9 @@ def _per_replica(run: strategy.Runtime, batches: list[dict[str, np.ndarray]]):
         )
 
     return ({k: rows_of(v) for k, v in batch.items()} for batch in batches)
+
+
+def embed(model: DualEncoder, batch) -> tuple[tf.Tensor, tf.Tensor]:
+    """(zimg, ztxt) of a super-batch."""
+    images = tf.image.resize(batch["image"], [16, 16], antialias=True)
+    return model.encode_image(images / 127.5 - 1.0), model.encode_text(batch["tokens"])
