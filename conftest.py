@@ -79,17 +79,29 @@ def pytest_terminal_summary(terminalreporter) -> None:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _memory_given_back():
+def _give_memory_back() -> None:
     """TensorFlow registers each traced custom gradient for good, and with it the graph around it:
-    40 MB a train step. Between two files nothing uses them."""
-    yield
+    40 MB a train step."""
     registry = ops.gradient_registry._registry
     for name in [name for name in registry if name.startswith("CustomGradient-")]:
         del registry[name]
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_given_back():
+    """Between two files nothing uses what was traced."""
+    yield
+    _give_memory_back()
+
+
+@pytest.fixture
+def memory_given_back():
+    """After each test, for files whose tests share no traced function: whole runs."""
+    yield
+    _give_memory_back()
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from jest_tf.training.run.restore import load_workdir
 from jest_tf.tuning import follow_init
 
 BOTH = ("retrieval", "zero_shot")
+pytestmark = pytest.mark.usefixtures("memory_given_back")
 
 
 def config_of(data: str, folder: pathlib.Path, evals: tuple[str, ...] = (), **fields):
