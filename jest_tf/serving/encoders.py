@@ -69,9 +69,8 @@ class ExportEncoder:
         self.path = path.rstrip("/")
         self.info = read_info(self.path)
         self._model = model = safe_load.load(self.path)  # its variables live as long
-        self.encode_image = by_rows(model.encode_image)
-        self._encode_text, self._encode_bytes = map(
-            by_rows, (model.encode_text, model.encode_image_bytes)
+        self._encode_image, self._encode_text, self._encode_bytes = map(
+            by_rows, (model.encode_image, model.encode_text, model.encode_image_bytes)
         )
         self.decode_size = self.info["decode_size"]
         self.pixels = PixelRule(**self.info.get("pixels", {}))  # older exports name none
@@ -85,6 +84,9 @@ class ExportEncoder:
             "fingerprint": self.fingerprint,
             "preprocessing": self.info["preprocessing"],
         }
+
+    def encode_image(self, images: np.ndarray) -> np.ndarray:
+        return self._encode_image(images)
 
     def encode_text(self, texts: list[str]) -> np.ndarray:
         return self._encode_text(tf.constant(texts, tf.string))
