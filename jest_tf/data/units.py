@@ -18,6 +18,7 @@ from concurrent import futures
 from typing import Any, NamedTuple
 
 from jest_tf.errors import UserError
+from jest_tf.files import parse_json
 
 RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner", "PrismRunner")
 KEPT = "Units that are done are kept: the same command goes on from there."
@@ -116,7 +117,7 @@ def do(index: int, opener: str, arguments: str) -> None:
 
 @functools.lru_cache(1)
 def _opened(opener: str, arguments: str) -> Callable[[int], None]:
-    return pkgutil.resolve_name(opener)(**json.loads(arguments))
+    return pkgutil.resolve_name(opener)(**parse_json(arguments))
 
 
 def _reason(error: Exception) -> str:
