@@ -42,10 +42,7 @@ _DTYPE = _flag("enum", "dtype", "float16", "As stored.", enum_values=["float16",
 _BATCH = _flag("integer", "batch_size", 256, "Records at a time.")
 _SHARD = _flag("string", "shard", "0/1", "i/n: every n-th shard.")
 _RUNNER = units.runner_flag(_flag)
-_TPU = _flag(
-    "string", "tpu", "", "Embed on a TPU: `local`, or the name of a slice. By default on all GPUs, "
-    "or else the CPU.",
-)  # fmt: skip
+_TPU = cli.tpu_flag(_flag)
 
 
 def main(argv: list[str]) -> None:

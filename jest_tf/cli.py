@@ -40,6 +40,12 @@ def own_flags() -> tuple[flags.FlagValues, Callable[..., flags.FlagHolder]]:
     return container, flag
 
 
+def tpu_flag(flag: Callable[..., flags.FlagHolder]) -> flags.FlagHolder:
+    """Defines --tpu of a command that embeds; `flag` is that of `own_flags`."""
+    text = "Embed on a TPU: `local`, or the name of a slice. By default on all GPUs, or the CPU."
+    return flag("string", "tpu", "", text)
+
+
 def run(
     main: Callable[[Sequence[str]], int | None],
     flag_values: flags.FlagValues | None = None,

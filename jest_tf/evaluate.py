@@ -8,7 +8,6 @@
 The run's config (`evals`) or a JSON file (`--evals`) says what to evaluate: docs/evaluation.md.
 """
 
-import functools
 import os
 import time
 from collections.abc import Mapping
@@ -44,10 +43,7 @@ _PROJECTOR = _flag(
     "string", "projector", None, "Name of an evaluation: write its images' embeddings for "
     "TensorBoard's projector, instead.",
 )  # fmt: skip
-_TPU = _flag(
-    "string", "tpu", "", "Embed on a TPU: `local`, or the name of a slice. By default on all GPUs, "
-    "or else the CPU.",
-)  # fmt: skip
+_TPU = cli.tpu_flag(_flag)
 
 
 def main(argv: list[str]) -> None:
@@ -79,8 +75,7 @@ def main(argv: list[str]) -> None:
 def _evaluate_export(path: str, runtime) -> None:
     from jest_tf.serving.encoders import ExportEncoder
 
-    with runtime.strategy.scope():
-        encoder = ExportEncoder(path, functools.partial(runtime.by_rows, compiled=False))
+    encoder = ExportEncoder.on_all(path, runtime)
     specs = _specs(_given_specs() or encoder.info["metadata"].get("evals", {}))
     out = _OUT.value or os.path.join(os.path.dirname(os.path.abspath(path)), "evaluations")
     _run_all(specs, encoder, out, _DATA_DIR.value)

@@ -7,7 +7,6 @@
 FOUND/contact_sheet.png and FOUND/results.json. docs/retrieval.md describes the index format.
 """
 
-import functools
 import sys
 import time
 
@@ -75,9 +74,7 @@ def _index() -> None:
 
     register(_TFDS_MODULE.value)
     started = time.monotonic()
-    runtime = of_machine()
-    with runtime.strategy.scope():
-        encoder = ExportEncoder(_MODEL.value, functools.partial(runtime.by_rows, compiled=False))
+    encoder = ExportEncoder.on_all(_MODEL.value, of_machine())
     report = indexing.add_images(
         _OUT.value, _IMAGES.value, encoder, _BATCH_SIZE.value, _DATA_DIR.value
     )

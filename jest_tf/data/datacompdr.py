@@ -104,8 +104,9 @@ def import_datacompdr(
 
     UserError: a record without key or embedding, or with more captions than embeddings.
     """
-    with Counter("importing DataCompDR", writer.n_missing()) as counter:
-        for shard in writer.missing_shards() if shards is None else shards:
+    shards = writer.missing_shards() if shards is None else shards
+    with Counter("importing DataCompDR", writer.n_records(shards)) as counter:
+        for shard in shards:
             writer.write_shard(shard, counter.over(_rows(writer.manifest, shard, embeddings)))
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from jest_tf.data.fields import in_graph, is_text
 from jest_tf.data.manifest import Manifest, Source, check_files
 from jest_tf.data.preprocess import decode_all
+from jest_tf.data.units import in_order
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
 
@@ -70,7 +71,9 @@ class EvaluationData:
             # Iterated anew each time; built once, because a run evaluates thousands of times
             # and each graph takes a second to build and memory that is slow to come back.
             records = _parsed(self.manifest, number, batch_size, asked)
-            yield from _one_ahead(self._readable, source, self._read(source, records))
+            with ThreadPoolExecutor(1) as thread:  # the next is decoded while one is used
+                decode = functools.partial(self._readable, source)
+                yield from in_order(thread, decode, self._read(source, records), ahead=2)
 
     def _read(self, source: Source, records: tf.data.Dataset) -> Iterator[dict]:
         try:
@@ -95,18 +98,6 @@ class EvaluationData:
         encoded = fields["encoded"].numpy()[ok].tolist()
         labels, rows = (fields[name].numpy()[ok] for name in ("labels", "rows"))
         return Batch(encoded, images[ok], captions, labels, rows)
-
-
-def _one_ahead(function: Callable, source: Source, batches: Iterator[dict]) -> Iterator[Batch]:
-    """function(source, batch) of each batch; the next is computed while the caller uses one."""
-    with ThreadPoolExecutor(1) as thread:
-        ahead = None
-        for batch in batches:
-            done, ahead = ahead, thread.submit(function, source, batch)
-            if done:
-                yield done.result()
-        if ahead:
-            yield ahead.result()
 
 
 @functools.lru_cache(maxsize=4)

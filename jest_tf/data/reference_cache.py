@@ -154,9 +154,9 @@ class CacheWriter:
         mine = range(part, len(self.manifest.shards), parts)
         return [i for i in mine if not tf.io.gfile.exists(shard_path(self.cache.folder, i))]
 
-    def n_missing(self) -> int:
-        """Records of the shards that are still missing."""
-        return sum(self.manifest.shards[i].records for i in self.missing_shards())
+    def n_records(self, shards: Iterable[int]) -> int:
+        """Records of these shards."""
+        return sum(self.manifest.shards[i].records for i in shards)
 
     def write_shard(self, index: int, rows: Iterable[tuple]) -> None:
         """Writes one shard: (id, zimg [d], ztxt [n_captions, d]) per record, in manifest order.

@@ -38,8 +38,7 @@ def embed(
     [batch_size, n_tokens] likewise.
     """
     shards = writer.missing_shards() if shards is None else shards
-    n_records = sum(writer.manifest.shards[index].records for index in shards)
-    with Counter(f"embedding {writer.manifest.name}", n_records) as counter:
+    with Counter(f"embedding {writer.manifest.name}", writer.n_records(shards)) as counter:
         for index in shards:
             manifest = _subset(writer.manifest, [index])
             captions = [texts for _, _, texts in shard_rows(manifest, 0)]
@@ -63,8 +62,9 @@ def import_embeddings(
     captions, d] (Parquet: a list per caption). They are brought to unit norm. UserError: a record
     without embedding or with another number of captions.
     """
-    with Counter("importing embeddings", writer.n_missing()) as counter:
-        for shard in writer.missing_shards() if shards is None else shards:
+    shards = writer.missing_shards() if shards is None else shards
+    with Counter("importing embeddings", writer.n_records(shards)) as counter:
+        for shard in shards:
             records = [(rid, len(texts)) for rid, _, texts in shard_rows(writer.manifest, shard)]
             rows = embeddings.rows(records, writer.manifest.shards[shard].path)
             writer.write_shard(shard, counter.over(rows))

@@ -49,7 +49,7 @@ def beam_of(argv: Sequence[str], runner: str | None) -> tuple[list[str], Beam | 
     if not runner:
         if argv[at:]:
             raise UserError(
-                f"{argv[at]} is an option of Beam, which needs --runner, e.g. {RUNNERS}"
+                f"{argv[at]} is an option of Beam, which needs --runner, e.g. --runner={RUNNERS[0]}"
             )
         return list(argv), None
     try:
@@ -97,12 +97,14 @@ def run(
         )
 
 
-def in_order(pool: futures.Executor, work: Callable, items: Iterable) -> Iterator:
-    """`pool.map`, but only some results are held, also where one takes long."""
+def in_order(
+    pool: futures.Executor, work: Callable, items: Iterable, ahead: int = AHEAD
+) -> Iterator:
+    """`pool.map`, but at most `ahead` results are held, also where one takes long."""
     waiting = collections.deque()
     for item in items:
         waiting.append(pool.submit(work, item))
-        if len(waiting) == AHEAD:
+        if len(waiting) == ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

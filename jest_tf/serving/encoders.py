@@ -1,5 +1,6 @@
 """A model in memory and an export with one interface (`evaluation.base.Encoder`)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,12 @@ class ExportEncoder:
             "fingerprint": self.fingerprint,
             "preprocessing": self.info["preprocessing"],
         }
+
+    @classmethod
+    def on_all(cls, path: str, runtime) -> "ExportEncoder":
+        """The same on all replicas of a `runtime.strategy.Runtime`."""
+        with runtime.strategy.scope():
+            return cls(path, functools.partial(runtime.by_rows, compiled=False))
 
     def encode_image(self, images: np.ndarray) -> np.ndarray:
         return self._encode_image(images)

@@ -19,7 +19,7 @@ from jest_tf.data.pipeline import evaluation_batches
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json, write_atomically
-from jest_tf.serving.saved_model import encode_pixels
+from jest_tf.serving.encoders import towers
 from jest_tf.training.run.restore import REFERENCE_RECORD, LoadedRun, load_workdir
 
 FILE = "calibration.json"  # its name in a workdir
@@ -76,17 +76,15 @@ def calibrate(config: ConfigDict, run: LoadedRun) -> Calibration:
 def _embeddings(run: LoadedRun, config: ConfigDict) -> list[np.ndarray]:
     """(zimg, ztxt, tokens) of up to MAX_PAIRS pairs of the sample."""
     manifest = open_source(config.reference.calibrate, config.data.data_dir)
-    model, size = run.model, run.model.config.image_size
     rows: list[list[np.ndarray]] = [[], [], []]
-    encode_image = tf.function(lambda images: encode_pixels(model, images, size), autograph=False)
-    encode_text = tf.function(model.encode_text, autograph=False)
+    encode_image, encode_text = towers(run.model, run.model.config.image_size)
     for batch in evaluation_batches(
-        manifest, run.tokenizer, 64, run.config.data.image_size, model.pixels
+        manifest, run.tokenizer, 64, run.config.data.image_size, run.model.pixels
     ):
         valid, tokens = batch["valid"].numpy(), batch["tokens"]
-        values = encode_image(batch["image"]), encode_text(tokens), tokens
+        values = encode_image(batch["image"]), encode_text(tokens), tokens.numpy()
         for column, value in zip(rows, values, strict=True):
-            column.append(value.numpy()[valid])
+            column.append(value[valid])
         if sum(map(len, rows[0])) >= MAX_PAIRS:
             break
     columns = [np.concatenate(column)[:MAX_PAIRS] for column in rows]

@@ -50,7 +50,7 @@ class StepLog:
         bad_records: BadRecords,
     ):
         self._config, self._inputs, self._host_loop = config, inputs, host_loop
-        self.outputs, self._costs, self._ledger = outputs, costs, ledger
+        self._outputs, self._costs, self._ledger = outputs, costs, ledger
         self._bad_records = bad_records
         self._acceptance = Acceptance([source.name for source in inputs.manifest.sources])
         self.part_seconds: dict[StepPlan, dict[str, float]] = {}
@@ -74,8 +74,8 @@ class StepLog:
         """Waits for what steps did, and writes it down; one line of scalars where one is due."""
         result, first = pending.result, pending.step - pending.n_steps + 1
         for i, ids in enumerate(result.picks):
-            self.outputs.picks(first + i, ids)
-        self.outputs.observed(result.observed, result.of_each["accepted"])
+            self._outputs.picks(first + i, ids)
+        self._outputs.observed(result.observed, result.of_each["accepted"])
         self._acceptance.add(*result.candidates(), result.picks[-1])
         self._book(pending)
         self._note_refusals(result, first)
@@ -83,10 +83,10 @@ class StepLog:
         shown = {"loss": result.metrics["train/loss"]}
         if choosing := self._ledger.share_of_seconds(SCORE_LEARNER, SCORE_REFERENCE, SELECT):
             shown["time choosing"] = choosing
-        self.outputs.progress(pending.step, self._ledger.totals, shown)
+        self._outputs.progress(pending.step, self._ledger.totals, shown)
         every = self._config.log.every_steps
         if pending.step % every == 0 or pending.step >= self._config.total_steps:
-            self.log(pending.step, result)
+            self._log(pending.step, result)
 
     def _book(self, pending: Pending) -> None:
         wait, now = pending.result.wait_seconds, time.monotonic()
@@ -105,7 +105,7 @@ class StepLog:
             self.refused_in_a_row = 0 if of_step["accepted"] else self.refused_in_a_row + 1
             if not of_step["accepted"]:
                 reason = why_refused(of_step, self._config.selection.sub_batch)
-                self.outputs.refused(first + i, reason, ids)
+                self._outputs.refused(first + i, reason, ids)
 
     def _note_bad_records(self, result: HostLoopResult) -> None:
         """Counts what could not be used, by the steps' own counts over all replicas."""
@@ -117,7 +117,7 @@ class StepLog:
         seen = size * len(valid)
         self._bad_records.count(seen, seen - int(valid.sum(dtype=np.int64)))
 
-    def log(self, step: int, result: HostLoopResult) -> None:
+    def _log(self, step: int, result: HostLoopResult) -> None:
         """One line of scalars, and what there is to look at."""
         values = {k: v for k, v in result.metrics.items() if k != "accepted"}
         diagnosis = self._host_loop.diagnose(result.last)
@@ -127,7 +127,7 @@ class StepLog:
         values |= self._acceptance.take() | of_both_models(scored)
         values["input/wait_share"] = self._ledger.share_of_seconds("input")
         values["input/bad_records"] = self._bad_records.bad
-        self.outputs.scalars(step, values | self._ledger.scalars())
+        self._outputs.scalars(step, values | self._ledger.scalars())
         if scores is not None:
             self._show(step, result, scores)
 
@@ -135,9 +135,9 @@ class StepLog:
         """Distributions of the scores, and examples of what was chosen and rejected."""
         last, batch = self._host_loop.first_replica((result.last, result.last_batch))
         positions = last.selection.positions.numpy()
-        self.outputs.histogram(step, "score/pool", scores[last.scored.valid.numpy()])
-        self.outputs.histogram(step, "score/chosen", scores[positions[positions < len(scores)]])
+        self._outputs.histogram(step, "score/pool", scores[last.scored.valid.numpy()])
+        self._outputs.histogram(step, "score/chosen", scores[positions[positions < len(scores)]])
         if "image" in batch and shows_examples(step, self._config.log.samples_every_steps):
             n, inputs = self._config.log.samples_per_group, self._inputs
             examples = shown_examples(last, batch, scores, inputs.tokenizer, inputs.manifest, n)
-            self.outputs.samples(step, examples)
+            self._outputs.samples(step, examples)
