@@ -18,7 +18,6 @@ run "$VENV/bin/python" -m pip check
 run "$VENV/bin/python" -m ruff check .
 run "$VENV/bin/python" -m ruff format --check .
 
-
 for word in "${REST[@]}"; do
   if [[ "$word" =~ ^(tests|benchmarks|examples)(/|$) ]]; then
     # Two processes: TensorFlow alone fills one core badly. Files stay whole, so module fixtures do too.
@@ -69,15 +68,15 @@ export -f run_part run show
 export VENV DRY_RUN results
 
 # xargs: what a shell starts in the background does not hear Ctrl-C.
-at_a_time=2
+at_a_time=2 lost=0
 [[ "$DRY_RUN" != true ]] || at_a_time=1
 # shellcheck disable=SC2086 # a part is several paths
 # shellcheck disable=SC2016 # for the inner shell
 for part in "${PARTS[@]}"; do echo $part; done |
-  xargs -P "$at_a_time" -L 1 bash -euc 'run_part "$@"' run_part "${REST[@]}" || true
+  xargs -P "$at_a_time" -L 1 bash -euc 'run_part "$@"' run_part "${REST[@]}" || lost=$?
 
-# The worst of all; 5, no test was chosen, only where all say so.
-sort -n "$results"/*.code | awk '
+# The worst of all; 5, no test was chosen, only where all say so. A part that was killed has no code.
+sort -n "$results"/*.code | awk -v lost="$lost" '
   $1 != 5 { worst = $1; found = 1 }
-  END { exit found ? worst : 5 }
+  END { exit worst ? worst : lost ? lost : found ? 0 : 5 }
 '
