@@ -7,6 +7,8 @@
     python -m benchmarks.evidence --suite=tuning_trials   # tuning: learning rates, candidates
     python -m benchmarks.evidence --suite=tuning          # tuning: 5 seeds for each claim
     python -m benchmarks.evidence --suite=photographs     # tuning on photographs
+    python -m benchmarks.evidence --suite=from_nothing_trials  # options, on the trial seed
+    python -m benchmarks.evidence --suite=from_nothing    # on the page of the tuning runs, 2 seeds
     python -m benchmarks.evidence --suite=tuning --report_only --update_readme
     python -m benchmarks.evidence --suite=main --only='joint*,uniform*' --hours=3
 
@@ -33,7 +35,17 @@ from jest_tf.errors import UserError  # noqa: E402
 _SUITE = flags.DEFINE_enum(
     "suite",
     "quick",
-    ["quick", "main", "ablations", "approximations", "tuning_trials", "tuning", "photographs"],
+    [
+        "quick",
+        "main",
+        "ablations",
+        "approximations",
+        "tuning_trials",
+        "tuning",
+        "photographs",
+        "from_nothing_trials",
+        "from_nothing",
+    ],
     "What to run.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/evidence", "Folder of the runs' own folders.")

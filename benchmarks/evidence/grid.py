@@ -27,6 +27,7 @@ CLEAN_POOL, REFERENCE, CACHE = "{clean_pool}", "{reference}", "{cache}"
 # The imported base that is tuned, its embeddings of the pool, the pairs that it scores best, and
 # the prepared photographs.
 BASE, BASE_CACHE, BEST_PAIRS, PHOTOS = "{base}", "{base_cache}", "{best_pairs}", "{photos}"
+OWN_BEST = "{own_best}"  # the pairs that the cell's own reference scores best
 # Of the shipped base: a run that starts from it takes them over.
 BASE_SIZES = {"data.image_size": 48, "model.image_size": 48, "model.patch_size": 8}
 
@@ -126,6 +127,11 @@ class Cell:
         except UserError as error:
             raise UserError(f"cell {self.name}: {error}") from error
         return config
+
+    @property
+    def reads_best(self) -> bool:
+        """Whether it trains on the pairs that its reference scores best."""
+        return OWN_BEST in dict(self.row.overrides).values()
 
     @property
     def work(self) -> int:

@@ -56,7 +56,7 @@ def base_commands(
 ) -> list[list[str]]:
     """The shipped commands that make what is `used` and not there: the base and what it scored."""
     base, cache, best, photos = (placeholders[p] for p in (BASE, BASE_CACHE, BEST_PAIRS, PHOTOS))
-    table, data = f"{best}/audit.parquet", [f"--data={POOL}", f"--data_dir={data_dir}"]
+    data = [f"--data={POOL}", f"--data_dir={data_dir}"]
     plan = [
         (BASE, f"{base}/model.json", ["import_weights", f"--from={SHIPPED}", f"--out={base}"]),
         (
@@ -64,13 +64,7 @@ def base_commands(
             f"{cache}/cache.json",
             ["cache_reference", f"--reference={base}", *data, f"--out={cache}"],
         ),
-        (BEST_PAIRS, table, ["audit", *data, f"--reference={cache}", f"--out={table}"]),
-        (
-            BEST_PAIRS,
-            f"{best}/manifest.json",
-            ["curate", f"--audit={table}", *data, f"--top={BEST_SHARE}", "--by=reference_score",
-             f"--out={best}"],
-        ),
+        *((BEST_PAIRS, made, words) for made, words in best_pairs(cache, best, data)),
         *(
             (
                 PHOTOS,
@@ -85,6 +79,16 @@ def base_commands(
         ["python", "-m", f"jest_tf.{words[0]}", *words[1:]]
         for placeholder, made, words in plan
         if placeholder in needs and not Path(made).exists()
+    ]
+
+
+def best_pairs(cache: str, best: str, data: list[str]) -> list[tuple[str, list[str]]]:
+    """What is made and the command's words: into `best`, the pairs that score best by `cache`."""
+    table = f"{best}/audit.parquet"
+    curate = ["curate", f"--audit={table}", *data, f"--top={BEST_SHARE}", "--by=reference_score"]
+    return [
+        (table, ["audit", *data, f"--reference={cache}", f"--out={table}"]),
+        (f"{best}/manifest.json", [*curate, f"--out={best}"]),
     ]
 
 

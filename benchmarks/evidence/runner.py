@@ -22,13 +22,14 @@ from benchmarks.evidence.grid import (
     BASE_CACHE,
     BEST_PAIRS,
     CLEAN_POOL,
+    OWN_BEST,
     PHOTOS,
     RATE,
     Cell,
     rate_of,
 )
 from benchmarks.evidence.picks import PoolTruth
-from benchmarks.evidence.prepare import POOL
+from benchmarks.evidence.prepare import POOL, best_pairs
 from jest_tf.errors import UserError
 from jest_tf.progress import duration
 from jest_tf.runtime.interrupt import Interrupt
@@ -56,6 +57,10 @@ class Folders:
     def cache_of(self, cell: Cell) -> Path:
         """The embeddings of the pool by the cell's model, if others stand on it."""
         return self.of(cell) / "pool_embeddings"
+
+    def best_of(self, cell: Cell) -> Path:
+        """The pairs of the pool that the cell's model scores best, if others train on them."""
+        return self.of(cell) / "best_pairs"
 
     def of_base(self, cell: Cell) -> Path:
         """Where evaluations of the base are kept for all cells of the cell's config."""
@@ -164,7 +169,10 @@ class Runner:
         words = [train_command(cell, rate, self.folders)]
         readers = [c for c in self.cells if c.reads_cache and c.reference == cell]
         if readers:
-            words.append(cache_command(cell, self.folders, readers[0].config.data.train))
+            data = [r.config.data.train for r in readers if not r.reads_best]
+            words.append(cache_command(cell, self.folders, *data[:1]))
+        if any(reader.reads_best for reader in readers):
+            words += best_commands(cell, self.folders)
         if cell.row.agreement:
             words.append(agreement_command(cell, self.folders))
         return words
@@ -312,7 +320,8 @@ def train_command(cell: Cell, rate: float, folders: Folders) -> list[str]:
     flags = [f"--config.{k}={v}" for k, v in fields.items()]
     config = f"--config={cell.row.config}:{cell.argument}"
     words = ["python", "-m", "jest_tf.train", config, *flags, f"--workdir={folders.of(cell)}"]
-    return [folders.fill(word) for word in words]
+    best = str(folders.best_of(cell.reference)) if cell.reference else ""
+    return [folders.fill(word).replace(OWN_BEST, best) for word in words]
 
 
 def cache_command(cell: Cell, folders: Folders, data: str = POOL) -> list[str]:
@@ -322,6 +331,13 @@ def cache_command(cell: Cell, folders: Folders, data: str = POOL) -> list[str]:
         f"--data={folders.fill(data)}", f"--data_dir={folders.data_dir}",
         f"--out={folders.cache_of(cell)}",
     ]  # fmt: skip
+
+
+def best_commands(cell: Cell, folders: Folders) -> list[list[str]]:
+    """The shipped commands that keep the pairs of the pool that the cell's model scores best."""
+    data = [f"--data={POOL}", f"--data_dir={folders.data_dir}"]
+    plan = best_pairs(str(folders.cache_of(cell)), str(folders.best_of(cell)), data)
+    return [["python", "-m", f"jest_tf.{words[0]}", *words[1:]] for _, words in plan]
 
 
 def agreement_command(cell: Cell, folders: Folders) -> list[str]:
@@ -357,7 +373,9 @@ def _has_reference(cell: Cell, folders: Folders) -> bool:
     step = cell.reference.config.total_steps
     weights = folders.of(cell.reference) / "checkpoints" / f"step-{step:08d}"
     cache = folders.cache_of(cell.reference) / "cache.json"
-    return weights.exists() and (cache.exists() or not cell.reads_cache)
+    best = folders.best_of(cell.reference) / "manifest.json"
+    is_scored = (cache.exists() or not cell.reads_cache) and (best.exists() or not cell.reads_best)
+    return weights.exists() and is_scored
 
 
 def _share_start(cell: Cell, source: Path, target: Path) -> None:

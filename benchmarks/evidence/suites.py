@@ -7,7 +7,7 @@ many examples as the uniform baseline trains on: STEPS * 640 = LONG_STEPS * 128.
 import dataclasses
 
 from benchmarks.evidence import tuning
-from benchmarks.evidence.grid import ABLATION, CLEAN_POOL, HEADLINE, RATE, TRIAL, Row
+from benchmarks.evidence.grid import ABLATION, CLEAN_POOL, HEADLINE, OWN_BEST, RATE, TRIAL, Row
 
 STEPS, LONG_STEPS, REFERENCE_STEPS = 500, 2500, 1600
 QUICK_STEPS, QUICK_LONG_STEPS, QUICK_REFERENCE_STEPS = 250, 1250, 800
@@ -345,6 +345,70 @@ def _approximations() -> list[Row]:
     return rows
 
 
+# From nothing anew, by the vocabulary that was asked for, on the page of the tuning runs. Rates are
+# those that the older trials chose. The reference is shorter than the older one, since its training
+# counts; a selecting run costs the FLOPs of ANEW_FLOPS_STEPS uniform steps (a test checks).
+ANEW_STEPS, ANEW_FLOPS_STEPS, ANEW_FLEXI_STEPS, ANEW_REFERENCE_STEPS = 300, 820, 400, 800
+ANEW_REFERENCE, ANEW_UNIFORM, ANEW_TOP_K = "new_reference", "new_uniform", "new_top_k"
+ANEW_UNIFORM_FLOPS, ANEW_CLIPSCORE = "new_uniform_flops", "new_clipscore"
+ANEW_JOINT, ANEW_FLEXI = "new_joint", "new_flexi"
+PREFILTERED = {"data.prefilter": 0.5}
+# Names of the options, tried on the trial seed -> the fields. ANEW_CHOSEN is written before seeds.
+ANEW_OPTIONS = {
+    "distilled, learner's weight 0.5": DISTILS | HALVES,
+    "distilled, learner's weight 0.5, prefiltered": DISTILS | HALVES | PREFILTERED,
+}
+ANEW_CHOSEN = "distilled, learner's weight 0.5"
+
+
+def _anew() -> tuple[list[Row], list[Row]]:
+    """The rows from nothing, and the trials of their options; both stand on the references."""
+
+    def at(rate, *more):
+        """Pictures are stored as small as the model reads them: no FLOPs go to resizing."""
+        fields = [{RATE: rate, "data.image_size": 48}, *more]
+        return {name: value for some in fields for name, value in some.items()}
+
+    few = {"seeds": ABLATION_SEEDS, "tuned_as": ()}
+    chosen, by = ANEW_OPTIONS[ANEW_CHOSEN], {"reference": ANEW_REFERENCE}
+    flops, steps = (ANEW_FLOPS_STEPS, 82), {"steps": ANEW_STEPS, **few, **by}
+    rows = [
+        _curated(
+            ANEW_REFERENCE, "the curated set alone (the reference)", HEADLINE,
+            ANEW_REFERENCE_STEPS, LONG_EVERY, overrides=at(2e-3), **few,
+        ),
+        _uniform(ANEW_UNIFORM, "uniform", HEADLINE, LONG_STEPS, 250, overrides=at(1e-3), **few),
+        _uniform(
+            ANEW_UNIFORM_FLOPS, "uniform, joint selection's FLOPs", HEADLINE, *flops,
+            overrides=at(2e-3), **few,
+        ),
+        _uniform(
+            ANEW_CLIPSCORE, "offline CLIPScore by the reference, best 30%, same FLOPs", HEADLINE,
+            *flops, overrides=at(2e-3, {"data.train": OWN_BEST}), **few, **by,
+        ),
+        _selecting(
+            ANEW_TOP_K, f"independent top-k, {ANEW_CHOSEN}", HEADLINE, TOP_K,
+            overrides=at(2e-3, chosen), **steps,
+        ),
+        _selecting(
+            ANEW_JOINT, f"joint, {ANEW_CHOSEN}", HEADLINE, overrides=at(2e-3, chosen), **steps
+        ),
+        _selecting(
+            ANEW_FLEXI, f"Flexi-JEST, {ANEW_CHOSEN}", HEADLINE,
+            overrides=at(2e-3, FLEXI_REMEDIES, chosen), **steps | {"steps": ANEW_FLEXI_STEPS},
+        ),
+    ]  # fmt: skip
+    of_trial = steps | {"seeds": (TRIAL_SEED,), "reference_seed": 0}
+    trials = [
+        _selecting(
+            f"tune_new_joint_{number}", f"from nothing: joint, {name}", TRIAL,
+            overrides=at(2e-3, fields), **of_trial,
+        )
+        for number, (name, fields) in enumerate(ANEW_OPTIONS.items())
+    ]  # fmt: skip
+    return rows, trials
+
+
 def _names(rows: list[Row]) -> tuple[str, ...]:
     return tuple(row.name for row in rows)
 
@@ -358,6 +422,8 @@ def _small(rows: list[Row]) -> list[Row]:
 
 
 FULL_ROWS = tuple(_small([*_headline(), *_ablations(), *_trials()]))
+ANEW, ANEW_TRIALS = (tuple(_small(rows)) for rows in _anew())
+RESULTS_ROWS = (*tuning.ROWS, *ANEW_TRIALS, *ANEW)
 SUITES = {
     suite.name: suite
     for suite in (
@@ -370,8 +436,10 @@ SUITES = {
             _names(_approximations()),
         ),
         Suite("quick", "quick", tuple(_small(_quick())), _names(_quick())),
-        Suite("tuning_trials", "tuning", tuning.ROWS, _names(tuning.TRIALS)),
-        Suite("tuning", "tuning", tuning.ROWS, _names(tuning.TUNED)),
-        Suite("photographs", "tuning", tuning.ROWS, _names(tuning.PHOTO_ROWS)),
+        Suite("tuning_trials", "tuning", RESULTS_ROWS, _names(tuning.TRIALS)),
+        Suite("tuning", "tuning", RESULTS_ROWS, _names(tuning.TUNED)),
+        Suite("photographs", "tuning", RESULTS_ROWS, _names(tuning.PHOTO_ROWS)),
+        Suite("from_nothing_trials", "tuning", RESULTS_ROWS, _names(ANEW_TRIALS)),
+        Suite("from_nothing", "tuning", RESULTS_ROWS, _names(ANEW)),
     )
 }

@@ -99,7 +99,7 @@ def short_answer(evidence: Evidence) -> list[str]:
             f"{points(evidence.over_base(tuning.UNIFORM_FLOPS))} points of retrieval, the recipe "
             f"({evidence.recipe.row.label}) by {points(evidence.over_base(recipe))} at equal FLOPs."
         )
-    baselines = [n for n in (*tuning.CLAIMED,) if n in evidence.tuned and n != recipe]
+    baselines = [n for n in tuning.BASELINES if n in evidence.tuned]
     strongest = max(baselines, key=lambda name: evidence.tuned[name].test_mean().mean)
     said.append(
         f"The strongest baseline is {evidence.tuned[strongest].row.label}: the recipe minus it is "

@@ -14,7 +14,7 @@ def all_cells(rows=suites.FULL_ROWS):
 
 
 def test_every_declared_cell_has_a_sound_config():
-    for cell in [*all_cells(), *all_cells(tuning.ROWS)]:
+    for cell in [*all_cells(), *all_cells(suites.RESULTS_ROWS)]:
         assert cell.config.seed == cell.seed
         for field, value in cell.row.overrides:
             node = cell.config
@@ -52,20 +52,26 @@ def test_approximations_are_compared_at_equal_flops():
         assert total == pytest.approx(suites.SAME_FLOPS, rel=0.01), cell.name
 
 
-def test_tuning_is_compared_at_equal_flops():
-    cells, flops = {cell.row.name: cell for cell in all_cells(tuning.ROWS)}, {}
-    for name in (tuning.UNIFORM_FLOPS, tuning.CLIPSCORE, tuning.TOP_K, tuning.JOINT):
+TUNED = (tuning.UNIFORM_FLOPS, tuning.CLIPSCORE, tuning.TOP_K_PREFILTERED, tuning.JOINT)
+ANEW = (suites.ANEW_UNIFORM_FLOPS, suites.ANEW_CLIPSCORE, suites.ANEW_TOP_K, suites.ANEW_JOINT)
+
+
+@pytest.mark.parametrize("names", [TUNED, ANEW], ids=["tuning", "from nothing"])
+def test_rows_are_compared_at_equal_flops(names):
+    cells, flops = {cell.row.name: cell for cell in all_cells(suites.RESULTS_ROWS)}, {}
+    for name in names:
         config = cells[name].config
-        config.model.variant = "mu"  # as the shipped base
+        if config.model.init:
+            config.model.variant = "mu"  # as the shipped base
         size = model_size(config, config.data.vocab_size)
         cost = CostModel(size, selection_spec(config), config.data.image_size)
         plan = resolution_schedule(config, size, size, n_replicas=1).plan(0)
         flops[name] = config.total_steps * cost.step(plan).total_flops
-    assert list(flops.values()) == pytest.approx([flops[tuning.JOINT]] * 4, rel=0.01)
+    assert list(flops.values()) == pytest.approx([flops[names[-1]]] * 4, rel=0.01)
 
 
 def test_the_trial_seed_and_its_test_part_are_reported_nowhere():
-    for row in tuning.ROWS:
+    for row in suites.RESULTS_ROWS:
         assert (tuning.TRIAL_SEED in row.seeds) == (row.group == "trial")
     rows = {row.name: row for row in tuning.ROWS}
     claimed = [*tuning.CLAIMED, *filter(None, [tuning.RECIPE])]

@@ -12,7 +12,7 @@ import time
 import evidence_fake_run
 import pytest
 
-from benchmarks.evidence import grid, results, runner, tuning
+from benchmarks.evidence import grid, results, runner, suites, tuning
 from benchmarks.evidence.estimate import FIRST_RATE, FIXED_SECONDS, Estimate
 from benchmarks.evidence.grid import RATE, Row, make_cells
 from benchmarks.evidence.prepare import base_commands
@@ -225,6 +225,18 @@ def test_the_base_is_made_once_by_shipped_commands(folders):
     (folders.workdir / "base" / "model.json").touch()
     assert modules({grid.BASE_CACHE}) == ["cache_reference"]
     assert modules({grid.PHOTOS}) == ["prepare"] * 3
+
+
+def test_a_reference_whose_best_pairs_are_trained_on_keeps_them(folders, pool_truth):
+    cells = make_cells(suites.RESULTS_ROWS, [suites.ANEW_CLIPSCORE, suites.ANEW_JOINT])
+    reference, clipscore = cells[0], next(cell for cell in cells if cell.reads_best)
+    commands = Runner(cells, folders, pool_truth)._shipped_commands(reference, 1e-3)
+    made = [words[2].removeprefix("jest_tf.") for words in commands]
+    assert made == ["train", "cache_reference", "audit", "curate"]
+    assert "--data=tfds:emoji_captions/pool:train" in commands[1]
+    best = str(folders.of(reference) / "best_pairs")
+    assert commands[-1][-1] == f"--out={best}"
+    assert f"--config.data.train={best}" in train_command(clipscore, 1e-3, folders)
 
 
 def test_only_a_reference_that_others_read_stores_its_embeddings(cells, folders, pool_truth):
