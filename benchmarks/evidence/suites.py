@@ -365,7 +365,7 @@ def _anew() -> tuple[list[Row], list[Row]]:
     """The rows from nothing, and the trials of their options; both stand on the references."""
 
     def at(rate, *more):
-        """Pictures are stored as small as the model reads them: no FLOPs go to resizing. On one core
+        """Pictures as small as the model reads them spend no FLOPs on resizing. On one core
         TensorFlow's own kernels are faster than XLA's."""
         own = {"strategy.jit_compile": False, "log.samples_every_steps": 1000}
         fields = [{RATE: rate, "data.image_size": 48} | own, *more]
