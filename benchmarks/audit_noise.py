@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jest_tf import cli, config_flag
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
-from jest_tf.monitoring.audit import embeddings, first_caption
+from jest_tf.monitoring.audit import first_caption
 from jest_tf.monitoring.labels import UNLABELLED, Labels, read_labels
 
 FLAGS, _flag = cli.own_flags()
@@ -141,7 +141,7 @@ def _embeddings(path: str, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     parts = []
     for shard in range(len(manifest.shards)):
         places = [first_caption(record)[0] for record in shard_records(manifest, shard)]
-        parts.append(embeddings(cache, shard, places))
+        parts.append(cache.embeddings(shard, places))
     zimg, ztxt = (np.concatenate(z)[used] for z in zip(*parts, strict=True))
     return zimg, ztxt
 

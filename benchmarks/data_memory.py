@@ -81,7 +81,7 @@ def make_curate(root: pathlib.Path, n: int) -> None:
 def run_curate(root: pathlib.Path) -> None:
     choice = Choice(str(root / "audit.parquet"))
     choice.keep('verdict != "wrong pair"')
-    choice.dedup(1, None, "reference_score")
+    choice.dedup(1, "reference_score")
     choice.top(0.5, "reference_score", True)
     choice.write_rows(str(root / "keys.parquet"))
     subset.write_uids(choice.kept_keys(), str(root / "uids.npy"))

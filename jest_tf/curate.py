@@ -6,13 +6,15 @@
 
 The steps follow in this order: --keep, --dedup, --top. `--write` names what is written: `manifest`
 (a data set that `train` reads), `keys.csv`, `keys.parquet` (the rows of the audit), `uids.npy` (as
-DataComp lists a subset), `tars` (the members of `--tars`, copied).
+DataComp lists a subset), `tars` (the members of `--tars`, copied). `--runner=FlinkRunner -- …` does
+the comparisons of --dedup by Apache Beam.
 """
 
 import csv
 import os
 
 from jest_tf import cli, config_flag
+from jest_tf.data import units
 from jest_tf.errors import UserError
 
 FLAGS, _flag = cli.own_flags()
@@ -48,10 +50,12 @@ _TFDS_MODULE = _flag(
 _TARS = _flag("list", "tars", [], "Tars that the data came from.")
 _WRITE = _flag("list", "write", ["manifest"], f"What to write: {', '.join(WRITTEN)}.")
 _OUT = _flag("string", "out", None, "Folder of the subset.")
+_RUNNER = units.runner_flag(_flag)
 
 
 def main(argv: list[str]) -> None:
     """Chooses and writes."""
+    argv, beam = units.beam_of(argv, _RUNNER.value)
     config_flag.refuse_extra(argv)
     if not _AUDIT.value or not _OUT.value:
         raise UserError("give --audit (a table of `jest audit`) and --out (folder of the subset)")
@@ -64,7 +68,7 @@ def main(argv: list[str]) -> None:
 
     about = read_about(_AUDIT.value)
     manifest = _manifest(about) if "manifest" in _WRITE.value else None
-    choice = _choose(manifest, about)
+    choice = _choose(about, beam)
     n, total = int(choice.kept.sum()), len(choice.kept)
     if not n:
         raise UserError("no pair of the audit is kept: loosen --keep or --top.")
@@ -88,7 +92,7 @@ def _manifest(about: dict):
     return manifest
 
 
-def _choose(manifest, about: dict):
+def _choose(about: dict, beam: units.Beam | None):
     from jest_tf.data.reference_cache import ReferenceCache
     from jest_tf.monitoring.choosing import Choice
 
@@ -101,7 +105,9 @@ def _choose(manifest, about: dict):
         cache = ReferenceCache.load(folder) if is_there and _DEDUP.value < 1 else None
         if cache and cache.data != about["data"]:
             raise UserError(f"{folder} holds embeddings of another data set than {_AUDIT.value}.")
-        removed = choice.dedup(_DEDUP.value, cache, _BY.value)
+        removed = choice.dedup(
+            _DEDUP.value, _BY.value, cache, f"{_OUT.value}/near_duplicates.parts", beam
+        )
         print(f"{removed:,} near duplicates are left out")
     if _TOP.value is not None:
         choice.top(_TOP.value, _BY.value, _PER_SOURCE.value)

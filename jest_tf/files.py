@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,6 +67,18 @@ def put_in_place(aside: str, path: str) -> None:
     sync(aside)
     os.replace(aside, path)
     sync(os.path.dirname(path) or ".")
+
+
+def claimed_folder(folder: str, identity: dict) -> None:
+    """Makes a local folder for work in parts; removes what belongs to another identity."""
+    path, wanted = f"{folder}/identity.json", json.dumps(identity, sort_keys=True)
+    if os.path.exists(path):
+        with open(path) as file:
+            if file.read() == wanted:
+                return
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    write_atomically(path, wanted)
 
 
 def sync(path: str | os.PathLike) -> None:

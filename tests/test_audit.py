@@ -188,14 +188,24 @@ def test_one_of_near_pictures_stays(table, cache, tmp_path, cosine):
     assert set(range(N)) - set(kept_records(tmp_path)) == gone
 
 
-def test_groups_are_those_of_all_pairs_when_there_is_one_cell():
+@pytest.mark.parametrize("per_cell", [2000, 60])
+def test_groups_are_those_of_all_pairs(tmp_path, monkeypatch, per_cell):
+    """In one cell, and in five that lie apart, of which a unit has one."""
+    monkeypatch.setattr(near_duplicates, "PER_CELL", per_cell)
+    monkeypatch.setattr(near_duplicates, "PER_UNIT", 1)
     rng = np.random.default_rng(1)
-    z = rng.normal(size=[300, 4]).astype(np.float32)
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    z = np.eye(5, 8)[np.arange(300) % 5] + 0.1 * rng.normal(size=[300, 8])
+    z = (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
     parent = np.arange(300)
-    for a, b in zip(*np.where(z @ z.T >= 0.99), strict=True):
+    for a, b in zip(*np.where(z @ z.T >= 0.98), strict=True):
         parent[parent == parent[b]] = parent[a]
-    found = near_duplicates.groups([z[:100], z[100:]], np.arange(300), 0.99)
+    search = near_duplicates.Search(str(tmp_path), (100, 200), [z[:100], z[100:]].__getitem__, 0.98)
+    search.find_cells()
+    assert search.stages == {"assign": 2, "compare": 300 // per_cell or 1}
+    for stage in search.stages:
+        for unit in reversed(search.left(stage)):
+            getattr(search, stage)(unit)
+    found = search.groups(np.arange(300))
     for label in np.unique(parent):
         assert (found[parent == label] == np.flatnonzero(parent == label)[0]).all()
 

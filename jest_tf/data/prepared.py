@@ -24,6 +24,7 @@ from jest_tf.files import parse_json, put_in_place, replacing, write_atomically
 
 MAX_CLASSES = 100_000
 NOISE = "noise.jsonl"
+HELD_RECORDS, HELD_BYTES = 64, 1 << 24  # that wait to be written, at most
 CLEAN = "clean"  # in a `noise` column: nothing is wrong with the pair
 
 
@@ -78,6 +79,8 @@ class ShardWriter:
         self._per_shard = settings.records_per_shard
         self._file, self._n = None, 0
         self._ids: list[int] = []
+        self._waiting: list[tuple[Pair, tuple[int, int]]] = []
+        self._held = 0
         self.shards: list[dict] = []
         self.classes: dict[str, int] = {}
         self.noise: list[tuple[int, str]] = []
@@ -87,6 +90,7 @@ class ShardWriter:
 
     def __exit__(self, kind, *_) -> None:
         if kind is None:
+            self._write_waiting()
             self._close()
             write_atomically(
                 f"{self._out}/unit-{self._index:06d}.ids", np.array(self._ids, "<i8").tobytes()
@@ -99,10 +103,22 @@ class ShardWriter:
         return f"{self._out}/shard-{self._index:06d}-{len(self.shards):03d}.tfrecord"
 
     def write(self, pair: Pair, size: tuple[int, int]) -> None:
+        """Takes one record; TensorFlow hashes the keys of many in the time of one."""
+        self._waiting.append((pair, size))
+        self._held += len(pair.image)
+        if len(self._waiting) == HELD_RECORDS or self._held > HELD_BYTES:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        keys = [encoded(pair.key) for pair, _ in self._waiting]
+        ids = hashed_id(self._name, tf.constant(keys, tf.string, [len(keys)])).numpy().tolist()
+        for record_id, key, (pair, size) in zip(ids, keys, self._waiting, strict=True):
+            self._write(record_id, key, pair, size)
+        self._waiting, self._held = [], 0
+
+    def _write(self, record_id: int, key: bytes, pair: Pair, size: tuple[int, int]) -> None:
         if self._file is None:
             self._file = tf.io.TFRecordWriter(self._path + ".incomplete")
-        key = encoded(pair.key)
-        record_id = int(hashed_id(self._name, tf.constant(key)))
         features = {
             "id": [record_id],
             "size": size,

@@ -112,6 +112,12 @@ class ReferenceCache:
             "reference_ztxt": self.floats(ztxt),
         }
 
+    def embeddings(self, shard: int, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """zimg, ztxt float32 [n, d] of a shard's records, each with the caption at its place."""
+        serialized = list(tf.data.TFRecordDataset(self.shard_paths[shard]).as_numpy_iterator())
+        parsed = self.parse(tf.constant(serialized), tf.constant(places, tf.int64))
+        return parsed["reference_zimg"].numpy(), parsed["reference_ztxt"].numpy()
+
     def floats(self, raw: tf.Tensor) -> tf.Tensor:
         """Stored embeddings, string [c] -> float32 [c, d]."""
         bits = tf.io.decode_raw(raw, tf.uint16, fixed_length=2 * self.dim)

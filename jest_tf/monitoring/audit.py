@@ -25,7 +25,7 @@ from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_records
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
-from jest_tf.files import parse_json, replacing, write_atomically
+from jest_tf.files import claimed_folder, parse_json, replacing
 from jest_tf.monitoring.ledger import Ledger
 from jest_tf.monitoring.verdicts import DUPLICATE, Verdicts, judge, mates, representatives
 from jest_tf.pages.html import thumbnail
@@ -94,7 +94,7 @@ class Audit:
             for shard in used:
                 rows = records[shards == shard] - self.firsts[shard]
                 captions = [first_caption(r)[0] for r in shard_records(self.manifest, int(shard))]
-                parts.append([z[rows] for z in embeddings(cache, int(shard), captions)])
+                parts.append([z[rows] for z in cache.embeddings(int(shard), captions)])
             zimg, ztxt = (np.concatenate(z) for z in zip(*parts, strict=True))
             known = rng.permutation(np.flatnonzero(zimg.any(1) & ztxt.any(1)))
             found[name] = zimg[known], ztxt[known]
@@ -108,15 +108,6 @@ def first_caption(record: Record) -> tuple[int, str]:
     if place is None:
         return 0, ""
     return place, record.captions[place].decode("utf-8", "replace")
-
-
-def embeddings(
-    cache: ReferenceCache, shard: int, places: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """zimg, ztxt float32 [n, d] of a shard's records, each with the caption at its place."""
-    serialized = list(tf.data.TFRecordDataset(cache.shard_paths[shard]).as_numpy_iterator())
-    parsed = cache.parse(tf.constant(serialized), tf.constant(places, tf.int64))
-    return parsed["reference_zimg"].numpy(), parsed["reference_ztxt"].numpy()
 
 
 def ranks_among(zimg: np.ndarray, ztxt: np.ndarray, others: tuple) -> np.ndarray:
@@ -191,7 +182,7 @@ def _of_models(
     for name, cache in (("reference", audit.reference), ("learner", audit.learner)):
         if cache is None:
             continue
-        zimg, ztxt = embeddings(cache, index, places)
+        zimg, ztxt = cache.embeddings(index, places)
         cosine = np.sum(zimg * ztxt, axis=1)
         rank = [
             ranks_among(zimg[i : i + ROWS], ztxt[i : i + ROWS], audit.others[name])
@@ -258,7 +249,7 @@ def make(
       UserError: a shard cannot be read.
     """
     parts = f"{out}.parts"
-    _claim(parts, audit.identity)
+    claimed_folder(parts, audit.identity)
     work(missing_parts(audit, out))
     paths = [part_path(out, i) for i in range(len(audit.manifest.shards))]
     table = _deciding(paths)
@@ -275,18 +266,6 @@ def make(
     _join(paths, out, found, representative, n_mates, about)
     shutil.rmtree(parts)
     return found
-
-
-def _claim(parts: str, identity: dict) -> None:
-    """Removes the rows of another audit."""
-    path, wanted = f"{parts}/identity.json", json.dumps(identity, sort_keys=True)
-    if os.path.exists(path):
-        with open(path) as file:
-            if file.read() == wanted:
-                return
-    shutil.rmtree(parts, ignore_errors=True)
-    os.makedirs(parts)
-    write_atomically(path, wanted)
 
 
 def _deciding(paths: Sequence[str]) -> dict[str, np.ndarray]:

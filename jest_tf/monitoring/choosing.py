@@ -5,13 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-import tensorflow as tf
 
-from jest_tf.data import keep_rule, near_duplicates
+from jest_tf.data import keep_rule, near_duplicates, units
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
 from jest_tf.files import replacing
-from jest_tf.monitoring.audit import embeddings, row_groups
+from jest_tf.monitoring.audit import row_groups
 from jest_tf.monitoring.verdicts import representatives
 
 
@@ -46,13 +45,21 @@ class Choice:
             raise UserError(f"--keep={rule!r} gives {kept.dtype}; expected true or false.")
         self.kept &= kept
 
-    def dedup(self, cosine: float, cache: ReferenceCache | None, by: str) -> int:
+    def dedup(
+        self,
+        cosine: float,
+        by: str,
+        cache: ReferenceCache | None = None,
+        parts: str = "",
+        beam: units.Beam | None = None,
+    ) -> int:
         """Keeps the best of each group of the same pictures, and of near ones; returns how many go.
 
         Args:
           cosine: from which two pictures are near; 1: the same bytes alone.
-          cache: of the pictures' embeddings, for a cosine below 1.
           by: the column that says which is the best.
+          cache: of the pictures' embeddings, for a cosine below 1.
+          parts: folder for the work of comparing them, done here or by `beam`.
         """
         n = len(self.kept)
         group = representatives(self._column("content_hash"))
@@ -62,7 +69,7 @@ class Choice:
                     f"--dedup={cosine} compares embeddings: give --embeddings, a folder of "
                     "cache_reference of the same data (AUDIT.reference, if the audit made one)."
                 )
-            group = near_duplicates.groups(_Pictures(cache, self.kept), group, cosine)
+            group = near_duplicates.groups(cache, self.kept, group, cosine, parts, beam)
         worst_first = self._kept_best_first(by)[::-1]
         winner = np.full(n, -1)
         winner[group[worst_first]] = worst_first  # numpy keeps what is written last
@@ -120,18 +127,3 @@ class Choice:
             whole[first : first + len(part)] = part
             first += len(part)
         return whole
-
-
-class _Pictures:
-    """The embeddings of the pictures of kept records, zeros for the others; can be read again."""
-
-    def __init__(self, cache: ReferenceCache, kept: np.ndarray):
-        self._cache, self._kept = cache, kept
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        first = 0
-        for shard, n in enumerate(self._cache.records):
-            zimg, _ = embeddings(self._cache, shard, np.zeros(n, np.int64))
-            zimg = tf.math.l2_normalize(zimg, axis=1).numpy()
-            yield zimg * self._kept[first : first + n, None]
-            first += n

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jest_tf import audit, cache_reference, prepare
+from jest_tf import audit, cache_reference, curate, prepare
 from jest_tf.data.sources import open_source
 
 HERE = pathlib.Path(__file__).parent
@@ -69,7 +69,7 @@ def test_a_killed_worker_loses_nothing_and_the_bytes_are_those_of_threads(
     assert content(out) == content(local)
 
 
-def test_embeddings_and_audit_are_the_same_bytes(local, tmp_path):
+def test_embeddings_audit_and_subset_are_the_same_bytes(local, tmp_path):
     manifest = open_source(str(local))
     ids = [r for i in range(len(manifest.shards)) for r in np.fromfile(local / f"unit-{i:06d}.ids")]
     assert len(ids) == manifest.n_records
@@ -86,6 +86,15 @@ def test_embeddings_and_audit_are_the_same_bytes(local, tmp_path):
         assert commands.run(audit, given) == 0
     assert content(caches[0]) == content(caches[1]) and len(content(caches[0])) == 12
     assert tables[0].read_bytes() == tables[1].read_bytes()
+    subsets = [tmp_path / name / "subset" for name in ("threads", "beam")]
+    for out, how in zip(subsets, ([], PROCESSES), strict=True):
+        given = [f"--audit={tables[0]}", f"--embeddings={caches[0]}", "--dedup=0.5", f"--out={out}"]
+        assert commands.run(curate, [*given, "--write=manifest,keys.parquet,keys.csv", *how]) == 0
+    assert 0 < len((subsets[0] / "keys.csv").read_text().splitlines()) - 1 < len(ids)
+    written = [content(out) for out in subsets]
+    for files in written:
+        del files["manifest.json"]  # which names the folder
+    assert written[0] == written[1] and len(written[0]) == 4
 
 
 @pytest.mark.parametrize(
