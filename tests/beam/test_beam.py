@@ -88,7 +88,8 @@ def test_embeddings_audit_and_subset_are_the_same_bytes(local, tmp_path):
     assert tables[0].read_bytes() == tables[1].read_bytes()
     subsets = [tmp_path / name / "subset" for name in ("threads", "beam")]
     for out, how in zip(subsets, ([], PROCESSES), strict=True):
-        given = [f"--audit={tables[0]}", f"--embeddings={caches[0]}", "--dedup=0.5", f"--out={out}"]
+        given = [f"--audit={tables[0]}", f"--data={local}", f"--embeddings={caches[0]}"]
+        given += ["--dedup=0.5", f"--out={out}"]
         assert commands.run(curate, [*given, "--write=manifest,keys.parquet,keys.csv", *how]) == 0
     assert 0 < len((subsets[0] / "keys.csv").read_text().splitlines()) - 1 < len(ids)
     written = [content(out) for out in subsets]
