@@ -2,10 +2,11 @@
 
     python -m benchmarks.distributed [--rounds=9] [--figures=throughput,…] [--update_docs]
 
-Prints one JSON object per line. `mirrored2_throughput` needs an idle machine with 2 cores: both
-programs then use both, one device through TensorFlow's threads, two devices with one half of the
-rows each, so that below 1 something is computed twice or waited for. So it is with
-`mirrored2_embedding`, whose goal only two devices with processors of their own can reach.
+Prints one JSON object per line, and needs an idle machine with 2 cores. In `mirrored2_throughput`
+both programs use both: one device through TensorFlow's threads, two devices with one half of the
+rows each, so that below 1 something is computed twice or waited for. In `mirrored2_embedding`, a
+process of its own, a device has one thread and so one core, as another GPU brings processors of its
+own.
 """
 
 import functools
@@ -23,7 +24,7 @@ from absl import flags
 from benchmarks.figure_page import DISTRIBUTED
 from benchmarks.figures import emit
 from benchmarks.selection_costs import traffic
-from benchmarks.timing import fastest
+from benchmarks.timing import fastest, in_own_process
 from jest_tf import cli
 from jest_tf.collectives import Collectives
 from jest_tf.config import base_config
@@ -45,6 +46,9 @@ _ROUNDS = flags.DEFINE_integer(
 )
 _FIGURES = flags.DEFINE_list(
     "figures", ["throughput", "bytes", "check", "embedding"], "What to print.", flag_values=FLAGS
+)
+_THREADS = flags.DEFINE_integer(
+    "threads", 0, "Of a device; 0: TensorFlow's own number.", flag_values=FLAGS
 )
 _UPDATE_DOCS = flags.DEFINE_bool(
     "update_docs", False, "Keep the figures, and show them in docs/scaling.md.",
@@ -182,7 +186,10 @@ def throughput_row(config: DualEncoderConfig, spec: SelectionSpec, rounds: int) 
 
 
 def embedding_row(config: DualEncoderConfig, rounds: int, batch: int = 256) -> dict:
-    """Pictures that an evaluation embeds a second, on two replicas over one: the same cores."""
+    """Pictures that an evaluation embeds a second, on two replicas over one, of a core each."""
+    if _THREADS.value != 1:
+        arguments = "--figures=embedding", "--threads=1", f"--rounds={rounds}"
+        return in_own_process("benchmarks.distributed", *arguments)
     images, programs = noise(config, batch)["image"], {}
     for n in (1, REPLICAS):
         runtime = runtime_of(n)
@@ -193,7 +200,7 @@ def embedding_row(config: DualEncoderConfig, rounds: int, batch: int = 256) -> d
     return {
         "figure": "mirrored2_embedding", "value": rates[str(REPLICAS)] / rates["1"],
         "goal": ">= 1.8", "unit": "x one device", "images_per_second": rates, "repeats": rounds,
-        "model": "mu", "cores": len(os.sched_getaffinity(0)),
+        "model": "mu", "threads_of_a_device": 1, "cores": len(os.sched_getaffinity(0)),
     }  # fmt: skip
 
 
@@ -267,6 +274,7 @@ def main(_: list[str]) -> None:
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * REPLICAS,
     )
+    tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
     for name in _FIGURES.value:
         line = emit(**rows[name]())
         if _UPDATE_DOCS.value:

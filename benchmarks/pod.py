@@ -56,10 +56,11 @@ def start_row(folder: pathlib.Path) -> dict:
     started = time.perf_counter()
     check_files(manifest)
     checked = time.perf_counter() - started
+    shared = pipeline.Shared()
     pipelines = [
         pipeline.super_batches(
             manifest, tokenizer, image_size=8, super_batch=hosts * PER_HOST, seed=0,
-            n_lanes=hosts, input_pipeline_id=host, num_input_pipelines=hosts,
+            n_lanes=hosts, input_pipeline_id=host, num_input_pipelines=hosts, shared=shared,
         )
         for host in range(hosts)
     ]  # fmt: skip

@@ -3,10 +3,16 @@
 The form for the replicas of a strategy is `jest_tf.runtime.collectives`. No TensorFlow here.
 """
 
+import dataclasses
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+
+# Float32 similarities that exist at a time, 16 MiB: where little memory is known of, see
+# `jest_tf.devices.tile_values`.
+TILE_VALUES = 2**22
 
 
 class Collectives(Protocol):
@@ -18,6 +24,7 @@ class Collectives(Protocol):
     Optional: `spread`, of those whose `all_gather` is a sum of `jest_tf.ops.words.Spread`: a caller
     may then make the buffer, and read the sum, inside programs of its own. `pads`, whether a buffer
     should always travel whole, because that costs less than to wait for how full it is.
+    `tile_values`, how many similarities the replica's device holds at a time, else TILE_VALUES.
     """
 
     rank: "int | tf.Tensor"
@@ -31,9 +38,11 @@ class Collectives(Protocol):
         """The sum over replicas of `x`, the same everywhere, bit for bit."""
 
 
+@dataclasses.dataclass(frozen=True)
 class LocalCollectives:
     """One replica: nothing travels."""
 
+    tile_values: int = TILE_VALUES
     rank = 0
     size = 1
     in_loops = True
@@ -46,3 +55,8 @@ class LocalCollectives:
 
 
 LOCAL = LocalCollectives()
+
+
+def room_of(collectives: Collectives) -> int:
+    """Similarities that may exist at a time on the replica's device."""
+    return getattr(collectives, "tile_values", TILE_VALUES)

@@ -4,7 +4,9 @@ import dataclasses
 import math
 import pathlib
 import re
+import subprocess
 
+from jest_tf.collectives import TILE_VALUES
 from jest_tf.errors import UserError
 
 GIB = 2**30
@@ -24,6 +26,11 @@ class Device:
     flops: float | None = None
     memory_bandwidth: float | None = None
     link_bandwidth: float | None = None
+
+    @property
+    def tile_values(self) -> int:
+        """Similarities that exist at a time on it, in selection and loss."""
+        return tile_values(self.memory) if self.name == "gpu" else TILE_VALUES
 
 
 def _tpu(name: str, gib: float, tflops: float, memory_gbps: float, link_gbits: float) -> Device:
@@ -63,6 +70,26 @@ class Topology:
 def n_gpus() -> int:
     """NVIDIA GPUs of this machine, by its driver."""
     return len(list(pathlib.Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def gpu_memory() -> int:
+    """Bytes of the smallest NVIDIA GPU of this machine, by its driver; 0: it does not say."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return min(int(line) for line in done.stdout.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return 0
+
+
+def tile_values(memory: int) -> int:
+    """Float32 similarities that a GPU of so many bytes holds at a time: 256 MiB of 80 GiB.
+
+    A power of two, so that it depends on the model of the card alone. It says how many of
+    selection's matmuls run at once, and never their shape (`tile_rows`), so their sums keep their
+    order; and how many rows a tile of the loss has. CPUs and TPUs take TILE_VALUES.
+    """
+    return max(2 ** int(math.log2(max(memory // 1024, 1))), TILE_VALUES)
 
 
 def parse_device(text: str) -> Device:

@@ -3,14 +3,14 @@
 What is read when is decided in order.py; here it is read, without Python at run time.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from jest_tf.data import order
-from jest_tf.data.manifest import Manifest
 from jest_tf.data.order import Segment
 
 READ_BUFFER_BYTES = 1 << 20
@@ -20,28 +20,42 @@ BLOCK = 16
 graph_only = tf.autograph.experimental.do_not_convert
 
 
-class SegmentTable:
-    """Segments of a stream, all lanes, as tensors: so one traced function serves every lane."""
+class Segments(NamedTuple):
+    """Segments of all lanes of a stream, as tensors, so one traced function serves every lane.
 
-    def __init__(self, lanes: list[list[Segment]], companions: Sequence[str] = ()):
-        """Args:
-        lanes: the segments of each lane.
-        companions: per shard of the manifest, a TFRecord file with one record for each of the
-            shard's own, in the same order, to be read along with them (a reference cache).
-        """
-        segments = [segment for lane in lanes for segment in lane]
-        self.n_segments = [len(lane) for lane in lanes]
-        self.paths = tf.constant([segment.path for segment in segments])
-        self.starts = tf.constant([segment.start for segment in segments], tf.int64)
-        self.counts = tf.constant([segment.records for segment in segments], tf.int64)
-        self.firsts = tf.constant([segment.first for segment in segments], tf.int64)
-        self.companions = None
+    companions: (files, starts) to be read along with the segments, or empty: of a reference cache,
+    with one record for each of the shard's own, in the same order.
+    """
+
+    paths: tf.Tensor
+    starts: tf.Tensor
+    counts: tf.Tensor
+    firsts: tf.Tensor
+    companions: tuple[tf.Tensor, ...]
+    lane_begins: tf.Tensor  # [L]
+    lane_sizes: tf.Tensor  # [L]
+
+    @classmethod
+    def of(cls, lanes: list[list[Segment]], companions: Sequence[str] = ()) -> "Segments":
+        """The segments of each lane; companions: file per shard of the manifest."""
+        segments, sizes = [s for lane in lanes for s in lane], [len(lane) for lane in lanes]
+
+        def column(name: str) -> tf.Tensor:
+            return tf.constant([getattr(s, name) for s in segments], tf.int64)
+
+        beside = ()
         if companions:
-            self.companions = tf.constant([companions[s.shard] for s in segments])
-            self.companion_starts = tf.constant([s.shard_start for s in segments], tf.int64)
-        ends = list(itertools.accumulate(self.n_segments))
-        self.lane_begins = tf.constant([0] + ends[:-1], tf.int64)
-        self.lane_sizes = tf.constant(self.n_segments, tf.int64)
+            files = tf.constant([companions[s.shard] for s in segments])
+            beside = files, column("shard_start")
+        return cls(
+            paths=tf.constant([s.path for s in segments]),
+            starts=column("start"),
+            counts=column("records"),
+            firsts=column("first"),
+            companions=beside,
+            lane_begins=tf.constant(list(itertools.accumulate(sizes, initial=0))[:-1], tf.int64),
+            lane_sizes=tf.constant(sizes, tf.int64),
+        )
 
     def read(self, members: tf.data.Dataset, cycle_length: int) -> tf.data.Dataset:
         """(record number, serialized[, companion]) of these segments' records, interleaved."""
@@ -52,9 +66,9 @@ class SegmentTable:
                 tf.data.Dataset.range(first, first + count),
                 _file(self.paths[member]).skip(self.starts[member]),
             ]
-            if self.companions is not None:
-                companion = _file(self.companions[member])
-                parts.append(companion.skip(self.companion_starts[member]))
+            if self.companions:
+                path, start = (column[member] for column in self.companions)
+                parts.append(_file(path).skip(start))
             return tf.data.Dataset.zip(*parts)
 
         return members.interleave(
@@ -62,15 +76,14 @@ class SegmentTable:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class StreamTables:
+class StreamTables(NamedTuple):
     """One stream of a manifest: segments of this host's L lanes, and where each starts (int64 [L]).
 
     The keys are seeds int64 [L, 2] of each lane's draws, as constants: deriving them in the graph
     would double the time that a pipeline takes to start.
     """
 
-    segments: SegmentTable
+    segments: Segments
     segment_keys: tf.Tensor
     window_keys: tf.Tensor
     epoch: tf.Tensor
@@ -78,13 +91,22 @@ class StreamTables:
     offset: tf.Tensor
 
 
-@dataclasses.dataclass(frozen=True)
-class LaneTables:
-    """A host's lanes: records that each gave before the start, and the number of the first lane."""
+class LaneTables(NamedTuple):
+    """A host's lanes, all as tensors: a traced function takes those of any host.
 
-    streams: list[StreamTables]
-    given: int
-    first: int
+    given: records that each lane gave before the start. first: number of the first lane.
+    """
+
+    streams: tuple[StreamTables, ...]
+    given: tf.Tensor
+    first: tf.Tensor
+
+    @property
+    def specs(self) -> "LaneTables":
+        """TensorSpecs of these tables, whatever the number of lanes and segments."""
+        return tf.nest.map_structure(
+            lambda x: tf.TensorSpec([None] * (x.shape.rank > 0) + x.shape[1:], x.dtype), self
+        )
 
 
 def _file(path: tf.Tensor) -> tf.data.Dataset:
@@ -92,7 +114,8 @@ def _file(path: tf.Tensor) -> tf.data.Dataset:
 
 
 def lane_tables(
-    manifest: Manifest,
+    streams: list[order.Stream],
+    pattern: np.ndarray | None,
     n_lanes: int,
     here: range,
     given: int,
@@ -100,46 +123,53 @@ def lane_tables(
     shuffle: bool,
     companions: Sequence[str] = (),
 ) -> LaneTables:
-    """Where each of the lanes `here` starts in every stream after it has given `given` records."""
-    streams = [order.lanes(stream, n_lanes, here) for stream in order.streams(manifest)]
+    """Where each of the lanes `here` starts in every stream after it has given `given` records.
+
+    pattern: see `order.mixture_pattern`; None with one stream.
+    """
     given_by = [[given] for _ in here]
-    if len(streams) > 1:
-        pattern = order.mixture_pattern(manifest)
+    if pattern is not None:
         given_by = [order.mixture_counts(pattern, seed, lane, given, shuffle) for lane in here]
     tables = []
-    for stream, lanes in enumerate(streams):
-        keys = [order.lane_keys(tag, seed, stream, here) for tag in (order.SEGMENTS, order.WINDOW)]
+    for number, stream in enumerate(streams):
+        lanes = order.lanes(stream, n_lanes, here)
+        keys = [order.lane_keys(tag, seed, number, here) for tag in (order.SEGMENTS, order.WINDOW)]
         starts = [
-            order.position(segments, keys[0][lane], int(given_by[lane][stream]), shuffle)
+            order.position(segments, keys[0][lane], int(given_by[lane][number]), shuffle)
             for lane, segments in enumerate(lanes)
         ]
         columns = (
             tf.constant([getattr(start, name) for start in starts], tf.int64)
             for name in ("epoch", "group", "offset")
         )
-        tables.append(StreamTables(SegmentTable(lanes, companions), *keys, *columns))
-    return LaneTables(tables, given, here.start)
+        tables.append(StreamTables(Segments.of(lanes, companions), *keys, *columns))
+    scalars = (tf.constant(value, tf.int64) for value in (given, here.start))
+    return LaneTables(tuple(tables), *scalars)
 
 
 def lane_chunks(
-    manifest: Manifest, tables: LaneTables, lane: tf.Tensor, chunk: int, seed: int, shuffle: bool
+    tables: LaneTables,
+    pattern: np.ndarray | None,
+    lane: tf.Tensor,
+    chunk: int,
+    seed: int,
+    shuffle: bool,
 ) -> tf.data.Dataset:
     """A lane's records from its start on, endlessly.
 
     Elements (epoch int64, record number int64, serialized string[, companion string]), [chunk].
     """
     windows = [_windows(stream, lane - tables.first, shuffle) for stream in tables.streams]
-    if len(windows) == 1:
+    if pattern is None:
         return windows[0].rebatch(chunk, drop_remainder=True)
-    pattern = order.mixture_pattern(manifest)
-    period, offset = divmod(tables.given, order.MIXTURE_PERIOD)
 
     def choices(period):
         return tf.data.Dataset.from_tensor_slices(
             order.mixture_choice(pattern, seed, lane, period, shuffle)
         )
 
-    choice = tf.data.Dataset.counter(period).flat_map(graph_only(choices)).skip(offset)
+    periods = tf.data.Dataset.counter(tables.given // order.MIXTURE_PERIOD)
+    choice = periods.flat_map(graph_only(choices)).skip(tables.given % order.MIXTURE_PERIOD)
     mixed = tf.data.Dataset.choose_from_datasets([w.unbatch() for w in windows], choice)
     return mixed.batch(chunk, drop_remainder=True)
 

@@ -10,6 +10,7 @@ windows, and permuted inside each window. A draw depends on (seed, stream, lane,
 import bisect
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -51,30 +52,39 @@ class Position:
     offset: int
 
 
-def streams(manifest: Manifest) -> list[list[tuple[int, int, Shard]]]:
-    """[(shard index, first record number, shard)] per stream: one, or one per weighted source."""
+class Stream(NamedTuple):
+    """A part of a manifest that is shuffled for itself.
+
+    shards: (index, number of its first record, shard). ends: records up to the end of each.
+    """
+
+    shards: list[tuple[int, int, Shard]]
+    ends: list[int]
+
+
+def streams(manifest: Manifest) -> list[Stream]:
+    """One stream, or one per weighted source."""
     numbered, first = [], 0
     for index, shard in enumerate(manifest.shards):
         numbered.append((index, first, shard))
         first += shard.records
-    if manifest.sources[0].weight is None:
-        return [numbered]
-    n_sources = len(manifest.sources)
-    return [[entry for entry in numbered if entry[2].source == s] for s in range(n_sources)]
+    parts = [numbered]
+    if manifest.sources[0].weight is not None:
+        n_sources = len(manifest.sources)
+        parts = [[entry for entry in numbered if entry[2].source == s] for s in range(n_sources)]
+    return [Stream(part, np.cumsum([s.records for _, _, s in part]).tolist()) for part in parts]
 
 
-def lanes(
-    stream: Sequence[tuple[int, int, Shard]], n_lanes: int, here: range | None = None
-) -> list[list[Segment]]:
+def lanes(stream: Stream, n_lanes: int, here: range | None = None) -> list[list[Segment]]:
     """Cuts a stream's records into `n_lanes` equal ranges (sizes differ by at most one record).
 
     Returns the segments of the lanes `here`, by default of all.
     """
-    ends = np.cumsum([shard.records for _, _, shard in stream]).tolist()
+    shards, ends = stream
     total = ends[-1]
     if total < n_lanes:
         raise UserError(
-            f"{stream[0][2].path} and its {len(stream) - 1} fellow shards hold {total} records, "
+            f"{shards[0][2].path} and its {len(shards) - 1} fellow shards hold {total} records, "
             f"fewer than the {n_lanes} lanes of the input. Use fewer lanes, or more data."
         )
     result = []
@@ -82,7 +92,7 @@ def lanes(
         begin, end = (cut * total // n_lanes for cut in (lane, lane + 1))
         segments = []
         for entry in range(bisect.bisect_right(ends, begin), bisect.bisect_left(ends, end) + 1):
-            index, first, shard = stream[entry]
+            index, first, shard = shards[entry]
             skipped = begin - (ends[entry] - shard.records)
             n = min(end, ends[entry]) - begin
             if n:

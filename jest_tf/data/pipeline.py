@@ -10,11 +10,13 @@ import functools
 import gc
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from jest_tf.data import order, prefilter
-from jest_tf.data.lanes import SegmentTable, graph_only, lane_chunks, lane_tables
+from jest_tf.data.lanes import Segments, graph_only, lane_chunks, lane_tables
 from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import EmbeddedReader, RecordReader, embedded
 from jest_tf.data.reference_cache import ReferenceCache
@@ -71,6 +73,22 @@ class InputLayout:
         return self.super_batch // self.num_input_pipelines // self.replicas_per_pipeline
 
 
+class Shared:
+    """What pipelines of one run have in common, at all hosts and from all steps on, made once.
+
+    Tracing is most of what a pipeline costs, and a pod's coordinator makes one for each host.
+    """
+
+    def __init__(self):
+        self._made: dict[str, Any] = {}
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returned the first time."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+
 @_no_garbage_collection()
 def super_batches(
     manifest: Manifest,
@@ -80,6 +98,7 @@ def super_batches(
     reference_cache: ReferenceCache | None = None,
     pixels: PixelRule = PixelRule(),
     image_cache: ReferenceCache | None = None,
+    shared: Shared | None = None,
     **layout,
 ) -> tf.data.Dataset:
     """Endless super-batches, one element per replica, from `start_step` on.
@@ -87,7 +106,8 @@ def super_batches(
     The super-batch of step k, in order over all hosts and replicas, is a function of (manifest,
     super_batch, n_lanes, seed, k): hosts and replicas only cut it. Nothing before `start_step` is
     decoded, and at most one group of shards per lane is read again. `image_cache`: embeddings that
-    are read instead of pictures, see `embedded`; `layout`: the fields of `InputLayout`.
+    are read instead of pictures, see `embedded`; `shared`: of pipelines that differ in
+    `input_pipeline_id` and `start_step` alone; `layout`: the fields of `InputLayout`.
 
     Elements {id int64 [k], image uint8 [k, S, S, 3], tokens int32 [k, n_tokens], valid bool [k],
     source int32 [k], record int64 [k], caption_index int32 [k]}, k = super_batch / hosts / replicas
@@ -99,16 +119,21 @@ def super_batches(
     UserError: sizes that do not divide, fewer records than lanes. Files are not looked at, for a
     pod makes a pipeline per host: call `manifest.check_files` once before.
     """
-    layout = InputLayout(**layout)
-    chunks, chunk = record_chunks(manifest, layout, reference_cache, image_cache)
-    if image_cache:
-        manifest = embedded(manifest, image_cache)
-        reader = EmbeddedReader(manifest, image_cache, layout.seed, reference_cache)
-    else:
-        reader = RecordReader(
-            manifest, image_size, layout.seed, reference_cache=reference_cache, pixels=pixels
-        )
-    batches = _decoded_batches(chunks, chunk, reader, tokenizer, layout.batch_size)
+    layout, shared = InputLayout(**layout), shared or Shared()
+    chunks, chunk = record_chunks(manifest, layout, reference_cache, image_cache, shared)
+
+    def reading() -> Callable:
+        if image_cache:
+            here = shared.once("embedded", lambda: embedded(manifest, image_cache))
+            reader = EmbeddedReader(here, image_cache, layout.seed, reference_cache)
+        else:
+            reader = RecordReader(
+                manifest, image_size, layout.seed, reference_cache=reference_cache, pixels=pixels
+            )
+        return _reading(chunks.element_spec, chunk, reader, tokenizer)
+
+    read = shared.once("read", reading)
+    batches = _decoded_batches(chunks, chunk, read, layout.batch_size)
     if layout.replicas_per_pipeline > 1:  # one batch is in the making; the other replicas' here
         batches = batches.prefetch(layout.replicas_per_pipeline - 1)
     return batches.with_options(_options())
@@ -119,6 +144,7 @@ def record_chunks(
     layout: InputLayout,
     reference_cache: ReferenceCache | None = None,
     image_cache: ReferenceCache | None = None,
+    shared: Shared | None = None,
 ) -> tuple[tf.data.Dataset, int]:
     """The order of `super_batches` before anything is decoded: cheap, to look up or to test.
 
@@ -126,12 +152,13 @@ def record_chunks(
     string]), all [c]; `Manifest.locate` names a record's file. With a prefilter, c of each group of
     g, and then the numbers of the others, int64 [g - c].
     """
+    shared = shared or Shared()
     n_lanes, hosts, seed = layout.lanes, layout.num_input_pipelines, layout.seed
     check_layout(layout.super_batch, n_lanes, hosts, layout.replicas_per_pipeline)
     if reference_cache:
-        reference_cache.check_manifest(manifest)
+        shared.once("reference cache", lambda: reference_cache.check_manifest(manifest))
     if image_cache:
-        manifest = embedded(manifest, image_cache)
+        manifest = shared.once("embedded", lambda: embedded(manifest, image_cache))
     per_lane = layout.super_batch // n_lanes
     chunk = chunk_size(math.gcd(per_lane, layout.batch_size))
     group = chunk
@@ -139,11 +166,13 @@ def record_chunks(
         if reference_cache is None:
             raise UserError("data.prefilter chooses by a cache: set reference.cache.")
         group = prefilter.group_size(chunk, layout.prefilter)
-        reader = RecordReader(manifest, 1, seed, reference_cache=reference_cache)
+    streams = shared.once("streams", lambda: order.streams(manifest))
+    pattern = order.mixture_pattern(manifest) if len(streams) > 1 else None
     lanes_here = n_lanes // hosts
     first_lane = layout.input_pipeline_id * lanes_here
     tables = lane_tables(
-        manifest,
+        streams,
+        pattern,
         n_lanes,
         range(first_lane, first_lane + lanes_here),
         per_lane * layout.start_step // chunk * group,
@@ -152,24 +181,33 @@ def record_chunks(
         companions=reference_cache.shard_paths if reference_cache else (),
     )
 
-    def chunks_of(lane):
-        groups = lane_chunks(manifest, tables, lane, group, seed, layout.shuffle)
+    def chunks_of(lane, tables):
+        groups = lane_chunks(tables, pattern, lane, group, seed, layout.shuffle)
         return groups.map(graph_only(best)) if group > chunk else groups
 
     def best(*parts):
         parts = tuple(tf.ensure_shape(part, [group]) for part in parts)
+        reader = RecordReader(manifest, 1, seed, reference_cache=reference_cache)
         ways = functools.partial(prefilter.score, reader), lambda *_: tf.fill([1], -1.0)
         scores = tf.ensure_shape(_guarded(ways, group, *parts), [group])
         return prefilter.best(scores, chunk, parts)
 
+    traced = shared.once(
+        "lane", lambda: _traced(chunks_of, tf.TensorSpec([], tf.int64), tables.specs)
+    )
     chunks = tf.data.Dataset.range(first_lane, first_lane + lanes_here).interleave(
-        graph_only(chunks_of),
+        graph_only(lambda lane: traced(lane, tables)),
         cycle_length=lanes_here,
         block_length=per_lane // chunk,
         num_parallel_calls=tf.data.AUTOTUNE,  # lanes fill their first windows at the same time
         deterministic=True,
     )
     return chunks, chunk
+
+
+def _traced(function: Callable, *specs) -> Callable:
+    """One graph, wherever it is called: a tf.function would be traced anew for every device."""
+    return tf.function(function, autograph=False).get_concrete_function(*specs)
 
 
 def evaluation_batches(
@@ -184,9 +222,10 @@ def evaluation_batches(
     The last batch is padded with valid = False and id = -1.
     """
     check_files(manifest)
-    shards = [entry for stream in order.streams(manifest) for entry in stream]
-    segments = SegmentTable(order.lanes(shards, n_lanes=1))
-    everything = tf.data.Dataset.range(segments.n_segments[0])
+    shards = [entry for stream in order.streams(manifest) for entry in stream.shards]
+    ends = np.cumsum([shard.records for _, _, shard in shards]).tolist()
+    segments = Segments.of(order.lanes(order.Stream(shards, ends), n_lanes=1))
+    everything = tf.data.Dataset.range(segments.lane_sizes[0])
     records = segments.read(everything, cycle_length=1)
     padding = -(-manifest.n_records // batch_size) * batch_size - manifest.n_records
     padded = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), b"")).repeat(padding)
@@ -194,7 +233,8 @@ def evaluation_batches(
     chunks = records.concatenate(padded).batch(chunk, drop_remainder=True)
     chunks = chunks.map(graph_only(lambda *parts: (tf.zeros_like(parts[0]), *parts)))
     reader = RecordReader(manifest, image_size, draw_caption=False, pixels=pixels)
-    batches = _decoded_batches(chunks, chunk, reader, tokenizer, batch_size)
+    read = _reading(chunks.element_spec, chunk, reader, tokenizer)
+    batches = _decoded_batches(chunks, chunk, read, batch_size)
     return batches.with_options(_options())
 
 
@@ -222,13 +262,8 @@ def chunk_size(divides: int) -> int:
     return max(size for size in range(1, CHUNK + 1) if divides % size == 0)
 
 
-def _decoded_batches(
-    chunks: tf.data.Dataset, chunk: int, reader: RecordReader, tokenizer: Tokenizer, batch_size: int
-) -> tf.data.Dataset:
-    """Chunks of serialized records → batches of decoded and tokenized ones, one batch ahead.
-
-    The fused map-and-batch writes each chunk to its place: nothing else is as large as a batch.
-    """
+def _reading(specs, chunk: int, reader: RecordReader, tokenizer: Tokenizer) -> Callable:
+    """Chunk of serialized records -> decoded and tokenized; the largest graph of a pipeline."""
 
     def read(*parts):
         n_parts = 4 if reader.reference_cache else 3
@@ -240,6 +275,17 @@ def _decoded_batches(
         tokens = tokenizer(fields.pop("caption"))
         return fields | {"tokens": tf.ensure_shape(tokens, [chunk, tokenizer.n_tokens])}
 
+    return _traced(read, *specs)
+
+
+def _decoded_batches(
+    chunks: tf.data.Dataset, chunk: int, read: Callable, batch_size: int
+) -> tf.data.Dataset:
+    """Chunks of serialized records → batches of decoded and tokenized ones, one batch ahead.
+
+    The fused map-and-batch writes each chunk to its place: nothing else is as large as a batch.
+    """
+
     def joined(parts):
         passed = parts.pop(prefilter.PASSED_OVER, None)
         joined = {
@@ -247,7 +293,11 @@ def _decoded_batches(
         }
         return joined if passed is None else joined | {prefilter.PASSED_OVER: _flat(passed)}
 
-    chunks = chunks.map(graph_only(read), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    chunks = chunks.map(
+        graph_only(lambda *parts: read(*parts)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
     batches = chunks.batch(batch_size // chunk, drop_remainder=True)
     return batches.map(graph_only(joined))
 

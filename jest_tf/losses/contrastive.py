@@ -67,9 +67,9 @@ def loss_and_gradients(
     """The share of the loss and of its gradient, both without a tape.
 
     zimg, ztxt: this replica's rows, unit-norm float32 [n, d]; n static, the same everywhere. kind:
-    sigmoid | softmax, else UserError. block: rows of logits that exist at a time; default: 16 MiB
-    of them. teacher: see `distillation`. captions: float32 [n, 2] of `caption_hash`; rows that
-    share one are no negatives of each other. None: all other rows are.
+    sigmoid | softmax, else UserError. block: rows of logits that exist at a time; default: as
+    many as the device has room for. teacher: see `distillation`. captions: float32 [n, 2] of
+    `caption_hash`; rows that share one are no negatives of each other. None: all other rows are.
     """
     if kind not in KINDS:
         raise UserError(f"loss = {kind!r}: expected one of {', '.join(KINDS)}")
@@ -77,7 +77,7 @@ def loss_and_gradients(
         tf.stop_gradient(tf.cast(x, tf.float32)) for x in (zimg, ztxt, scale, bias)
     )
     batch = PairBatch.gather(zimg, ztxt, collectives, captions)
-    block = batch.block(block)
+    block = batch.block(block, collectives)
     if kind == "softmax" or teacher is not None:
         own = normalisers(batch, scale, collectives, block=block)
     if kind == "sigmoid":

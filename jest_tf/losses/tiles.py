@@ -15,12 +15,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from jest_tf.collectives import Collectives
+from jest_tf.collectives import Collectives, room_of
 from jest_tf.ops.captions import IGNORED, same_caption
 from jest_tf.ops.words import Spread
-
-# 16 MiB of float32: large enough for full matmul speed, small beside a tower's activations.
-TILE_ELEMENTS = 2**22
 
 
 class PairGradients(NamedTuple):
@@ -87,9 +84,9 @@ class PairBatch(NamedTuple):
         same = same_caption(tf.gather(self.all_captions, rows), self.all_captions)
         return tf.where(same & (rows[:, None] != tf.range(self.total)), IGNORED, logits)
 
-    def block(self, wanted: int | None) -> int:
-        """Rows of similarities that exist at a time; by default as many as fill a tile."""
-        return min(wanted or max(TILE_ELEMENTS // self.total, 1), self.rows)
+    def block(self, wanted: int | None, collectives: Collectives) -> int:
+        """Rows of similarities that exist at a time; by default as many as the device has room."""
+        return min(wanted or max(room_of(collectives) // self.total, 1), self.rows)
 
 
 def _of_all(sides: list[tf.Tensor], collectives: Collectives) -> list[tf.Tensor]:

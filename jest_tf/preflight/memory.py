@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from jest_tf.collectives import TILE_VALUES
 from jest_tf.devices import Device
 from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
 from jest_tf.preflight.report import Section, binary
@@ -27,7 +28,7 @@ def check_memory(config: ConfigDict, parts: Parts, n_replicas: int, device: Devi
     kept = persistent(config, parts, n_replicas)
     phases = {}
     for plan in parts.schedule.plans():
-        for name, size in transient(config, parts, plan, n_replicas).items():
+        for name, size in transient(config, parts, plan, n_replicas, device.tile_values).items():
             phases[name] = max(phases.get(name, 0), size)
     for name, size in (kept | phases).items():
         section.add(name, binary(size))
@@ -60,8 +61,13 @@ def persistent(config: ConfigDict, parts: Parts, n_replicas: int) -> dict[str, i
     return kept
 
 
-def transient(config: ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int) -> dict[str, int]:
-    """What each phase of a step holds while it lasts, in bytes; one phase at a time."""
+def transient(
+    config: ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int, room: int = TILE_VALUES
+) -> dict[str, int]:
+    """What each phase of a step holds while it lasts, in bytes; one phase at a time.
+
+    room: similarities that exist at a time.
+    """
     spec, width = parts.spec, 2 if config.precision == "bfloat16" else FLOAT
     rows, share = spec.super_batch // n_replicas, spec.sub_batch // n_replicas
     micro_batch, recompute = config.strategy.micro_batch, config.strategy.recompute
@@ -73,10 +79,11 @@ def transient(config: ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int)
         name = f"scoring at {at.resolution}"
         phases[name] = max(phases.get(name, 0), at_once * forward_bytes(model, at, width))
     if spec.policy != "uniform":
-        phases["selection"] = selection_bytes(parts, rows, n_replicas)
+        phases["selection"] = selection_bytes(parts, rows, n_replicas, room)
     gradients = FLOAT * parts.n_trained
     width_of_pairs = parts.learner.embed_dim + teacher_dim(config, parts)
-    loss = 4 * spec.sub_batch * width_of_pairs * FLOAT
+    # Embeddings and their gradients of both sides; a tile of logits, its weights, and two between.
+    loss = 4 * FLOAT * (spec.sub_batch * width_of_pairs + min(room, share * spec.sub_batch))
     training = gradients + loss + share * _example_bytes(config)
     trained = {name: trained_tower(config, name) for name in TOWERS}
     activations = [
@@ -140,7 +147,7 @@ def backward_bytes(
     return blocks + 3 * at.resolution.image_size**2 * width
 
 
-def selection_bytes(parts: Parts, rows: int, n_replicas: int) -> int:
+def selection_bytes(parts: Parts, rows: int, n_replicas: int, room: int) -> int:
     """Embeddings of the candidates, of a chunk, and one block of similarities of each model."""
     spec = parts.spec
     models = [parts.learner] if spec.scores_learner else []
@@ -151,7 +158,8 @@ def selection_bytes(parts: Parts, rows: int, n_replicas: int) -> int:
     chunk = spec.chunk_size
     candidates = 2 * n_replicas * min(chunk, rows)
     # Each model has two blocks, and the product that sums them has a second copy.
-    blocks = 4 * len(models) * tile_rows(spec.super_batch, rows) * chunk
+    tile = tile_rows(spec.super_batch, rows)
+    blocks = 4 * len(models) * chunk * max(tile, min(rows, room // chunk))
     return FLOAT * (rows * dims + chunk * dims + candidates + blocks)
 
 

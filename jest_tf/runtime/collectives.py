@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from jest_tf.collectives import LOCAL, Collectives
+from jest_tf.collectives import LOCAL, TILE_VALUES, Collectives
 from jest_tf.ops.words import Spread, summed_word
 
 
@@ -71,7 +71,8 @@ class ReplicaCollectives(SummingCollectives):
     Build it inside `strategy.run`: it belongs to one replica. RuntimeError: no replica context.
     """
 
-    def __init__(self):
+    def __init__(self, tile_values: int = TILE_VALUES):
+        self.tile_values = tile_values
         self._context = tf.distribute.get_replica_context()
         if self._context is None:
             raise RuntimeError("ReplicaCollectives must be built inside strategy.run")

@@ -36,19 +36,19 @@ class Peers:
     def __init__(
         self, strategy: tf.distribute.Strategy, n_workers: int, is_chief: bool, n_hosts: int
     ):
-        self._strategy, self._n_workers, self._is_chief = strategy, n_workers, is_chief
+        self._strategy, self.n_workers, self._is_chief = strategy, n_workers, is_chief
         self._n_hosts = n_hosts
         self._asked = None
 
     def of_all(self, value: int) -> list[int]:
         """`value` (64 bits) of every replica of every worker, the same list everywhere."""
-        return [value] if self._n_workers == 1 else self._ask(value).numpy().tolist()
+        return [value] if self.n_workers == 1 else self._ask(value).numpy().tolist()
 
     def of_all_before(self, value: int) -> list[int]:
         """`of_all`, of the call before where there are several workers ([0] at the first): so that
         no step waits for an exchange.
         """
-        if self._n_workers == 1:
+        if self.n_workers == 1:
             return [value]
         before, self._asked = self._asked, self._ask(value)
         return [0] if before is None else before.numpy().tolist()

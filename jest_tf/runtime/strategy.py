@@ -9,8 +9,9 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.collectives import LOCAL, Collectives
+from jest_tf.collectives import TILE_VALUES, Collectives, LocalCollectives
 from jest_tf.config import base_config
+from jest_tf.devices import gpu_memory, tile_values
 from jest_tf.errors import UserError
 from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.runtime.peers import Peers
@@ -32,20 +33,26 @@ class Runtime:
     # Several steps in one program. tf.distribute's exchanges cannot be looped over off TPU.
     steps_in_graph: bool = False
     deterministic: bool = False
+    tile_values: int = TILE_VALUES  # see `jest_tf.devices.tile_values`
 
     def collectives(self) -> Collectives:
         """The collectives of the current replica; call inside `strategy.run`."""
-        return LOCAL if self.n_replicas == 1 else ReplicaCollectives()
+        form = LocalCollectives if self.n_replicas == 1 else ReplicaCollectives
+        return form(self.tile_values)
+
+    @property
+    def worker(self) -> int:
+        """Number of this process among those that train together; 0 is the chief."""
+        resolver = self.strategy.cluster_resolver
+        if self.kind != "multi_worker" or resolver is None:
+            return 0
+        is_behind = "chief" in resolver.cluster_spec().jobs and resolver.task_type != "chief"
+        return (resolver.task_id or 0) + is_behind
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes checkpoints and logs."""
-        resolver = self.strategy.cluster_resolver
-        if self.kind != "multi_worker" or resolver is None:
-            return True
-        if "chief" in resolver.cluster_spec().jobs:
-            return resolver.task_type == "chief"
-        return resolver.task_id in (None, 0)
+        """Whether this process writes logs, and checkpoints but for the others' shares."""
+        return self.worker == 0
 
     def compiled(self, step: Callable) -> Callable:
         """The step as one XLA program where that is possible; for `strategy.run`."""
@@ -164,6 +171,7 @@ def build(config: ml_collections.ConfigDict) -> Runtime:
         compile_parts=kind != "tpu" and on_gpus and n_replicas > 1,
         steps_in_graph=config.strategy.steps_per_loop > 1 and (kind == "tpu" or n_replicas == 1),
         deterministic=config.strategy.deterministic,
+        tile_values=tile_values(gpu_memory()) if kind != "tpu" and _has_gpu() else TILE_VALUES,
     )
 
 

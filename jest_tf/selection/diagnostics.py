@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from jest_tf.collectives import LOCAL, Collectives
+from jest_tf.collectives import LOCAL, Collectives, room_of
 from jest_tf.selection import scores
 from jest_tf.selection.draw import compiled, mark
 from jest_tf.selection.exchange import gather_picked
@@ -78,7 +78,8 @@ def joint_score(
     state = _start(spec.loss, own)
     for chunk in tf.split(positions, spec.n_draws):
         picked = exchange(models, usable, chunk, collectives)
-        state = add_chunk(spec.loss, state, own, picked, tile_rows(spec.sub_batch, share))
+        sizes = tile_rows(spec.sub_batch, share), room_of(collectives)
+        state = add_chunk(spec.loss, state, own, picked, *sizes)
     total = collectives.all_reduce_sum(_set_score(spec.loss, state, own))
     return total / spec.sub_batch
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from jest_tf.collectives import Collectives
+from jest_tf.collectives import TILE_VALUES, Collectives, room_of
 from jest_tf.selection import scores
 from jest_tf.selection.draw import Draw, Noise, compiled, local_index, mark, offer, settle, sum_over
 from jest_tf.selection.scores import Term
@@ -20,9 +20,6 @@ from jest_tf.selection.spec import Embeddings, SelectionSpec
 
 MIN_TILE, MAX_TILE = 128, 2048  # Rows per matmul: below is slow, above gains nothing.
 MAX_MEMBERS = 1024  # Of the chosen, whose embeddings are copied at a time for ℓ(Q).
-# What bounds the memory: values per block of similarities, 16 MiB where all candidates go in one
-# pass. In several, slices of the embeddings stand beside it: then half of that.
-MAX_BLOCK, MAX_SLICE = 2**22, 2**21
 
 
 class _Picks(NamedTuple):
@@ -58,7 +55,8 @@ def joint(
     and finite rows.
     """
     n = usable.shape[0]
-    start, tile = collectives.rank * n, tile_rows(spec.super_batch, n)
+    start = collectives.rank * n
+    sizes = tile_rows(spec.super_batch, n), room_of(collectives)
     spread = getattr(collectives, "spread", None)
     draw = Draw.of(spec, spec.chunk_size, n, collectives.size)
 
@@ -79,7 +77,7 @@ def joint(
         rows = collectives.all_reduce_sum(picks.rows)
         noisy = (usable, picks.taken, noise, chunk, start)
         state, logits, pairs = _grow_and_offer(
-            spec.loss, models, draw, spread, state, rows, tile, *noisy
+            spec.loss, models, draw, spread, state, rows, sizes, *noisy
         )
         return chunk + 1, (state, take(picks, logits, pairs, chunk))
 
@@ -107,10 +105,10 @@ def _offer(loss, models, draw, spread, state, usable, taken, noise, chunk, start
 
 @compiled
 def _grow_and_offer(
-    loss, models, draw, spread, state, rows, tile, usable, taken, noise, chunk, start
+    loss, models, draw, spread, state, rows, sizes, usable, taken, noise, chunk, start
 ):
     """P grows by the last chunk, whose embeddings `rows` are; then as `_offer`."""
-    state = add_chunk(loss, state, models, unpacked(models, rows), tile)
+    state = add_chunk(loss, state, models, unpacked(models, rows), *sizes)
     return state, *_offer(loss, models, draw, spread, state, usable, taken, noise, chunk, start)
 
 
@@ -213,14 +211,20 @@ def unpacked(models: Sequence[Term], rows: tf.Tensor) -> list[Embeddings]:
 
 @compiled
 def add_chunk(
-    loss: str, state: tf.Tensor, models: Sequence[Term], picked: Sequence[Embeddings], tile: int
+    loss: str,
+    state: tf.Tensor,
+    models: Sequence[Term],
+    picked: Sequence[Embeddings],
+    tile: int,
+    room: int = TILE_VALUES,
 ) -> tf.Tensor:
     """The loss's state [s, n] once a chunk of picked rows, [m, d] each, has joined P.
 
     Candidates go through in as few passes as the memory allows, each a batch of [tile, m] blocks.
+    room: similarities that may exist at a time. It changes no block, and so the order of no sum.
     """
     loss, n = scores.LOSSES[loss], state.shape[1]
-    n_passes, per_pass = _passes(n // tile, tile, *picked[0].zimg.shape)
+    n_passes, per_pass = _passes(n // tile, tile, *picked[0].zimg.shape, room)
 
     def rows_of(i, side):
         passes = tf.reshape(side, [n_passes, per_pass, tile, side.shape[1]])
@@ -242,15 +246,15 @@ def add_chunk(
     return loss.add(state, tf.reshape(tf.transpose(blocks.stack(), [1, 0, 2, 3]), [-1, n]))
 
 
-def _passes(n_tiles, tile, m, d):
-    """(number of passes, tiles in each): one within MAX_BLOCK values, or the fewest equal passes
-    within MAX_SLICE values of a block and of the slices of the embeddings."""
-    if n_tiles == 1 or n_tiles * tile * m <= MAX_BLOCK:
+def _passes(n_tiles, tile, m, d, room):
+    """(number of passes, tiles in each): one within `room` values, or the fewest equal passes
+    within half of that, for the slices of the embeddings stand beside the block."""
+    if n_tiles == 1 or n_tiles * tile * m <= room:
         return 1, n_tiles
     n_passes = next(
         k
         for k in range(2, n_tiles + 1)
-        if n_tiles % k == 0 and (n_tiles // k * tile * max(m, d) <= MAX_SLICE or k == n_tiles)
+        if n_tiles % k == 0 and (n_tiles // k * tile * max(m, d) <= room // 2 or k == n_tiles)
     )
     return n_passes, n_tiles // n_passes
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from jest_tf.collectives import LOCAL, Collectives
+from jest_tf.collectives import LOCAL, Collectives, LocalCollectives, room_of
 from jest_tf.errors import UserError
 from jest_tf.selection import scores
 from jest_tf.selection.draw import Noise, compiled, draw_once, sum_over
@@ -76,17 +76,19 @@ def select(
     n = spec.super_batch // collectives.size
     _check_rows(spec, n, learner, reference, valid)
     if collectives.size == 1:
-        return _program(spec)(learner, reference, valid, seed, gumbel)
+        return _program(spec, LocalCollectives(room_of(collectives)))(
+            learner, reference, valid, seed, gumbel
+        )
     return _select(spec, learner, reference, valid, seed, gumbel, collectives)
 
 
 @functools.cache
-def _program(spec):
+def _program(spec, local):
     """The one-replica selection as one compiled function."""
 
     @compiled
     def one_replica(learner, reference, valid, seed, gumbel):
-        return _select(spec, learner, reference, valid, seed, gumbel, LOCAL)
+        return _select(spec, learner, reference, valid, seed, gumbel, local)
 
     return one_replica
 

@@ -9,6 +9,7 @@ the evaluation, whose result is missing.
 
 import functools
 import math
+import secrets
 import time
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ import tensorflow as tf
 from absl import logging
 
 from jest_tf.config import profiled_steps, replica_problems, require_sound
-from jest_tf.data.pipeline import super_batches
+from jest_tf.data.pipeline import Shared, super_batches
 from jest_tf.data.retry import BadRecords, resilient_steps
 from jest_tf.data.sources import register
 from jest_tf.errors import UserError
@@ -38,12 +39,14 @@ from jest_tf.training.read_errors import run_reading_again
 from jest_tf.training.run import restore
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.outputs import Files, Silent
+from jest_tf.training.run.shards import ALONE, Group
 from jest_tf.training.run.workdir import Workdir, open_workdir
 from jest_tf.training.step_log import Pending, StepLog
 from jest_tf.tuning import trained_tower
 
 EXIT_STOPPED = 3  # too many refused steps in a row, or a score fell too far; saved
 FORGOT = 1000  # added to a signal's number where a score fell too far
+SAVE = 10_000  # added where a checkpoint is due by the clock
 EXIT_WORKER_LOST = 4  # another worker process or host is gone; the last checkpoint is kept
 
 
@@ -80,10 +83,13 @@ class Trainer:
             self._prepare()
         with runtime.strategy.scope():
             self.model = self._build_model()
-        self.checkpoints = Checkpointer(str(workdir.checkpoints), config.checkpoint.keep)
+        self.checkpoints = Checkpointer(
+            str(workdir.checkpoints), config.checkpoint.keep, self._savers()
+        )
         self.ledger = CostLedger()
         self.bad_records = BadRecords(config.data.max_bad_share)
         self.step = self._restore()
+        self.shared_input = Shared()
         self._require_shared_workdir()
         self.host_loop = HostLoop(self.model, runtime, self._batches())
         state = workdir, self.step, self.ledger.totals, self.inputs.manifest.n_records
@@ -97,7 +103,7 @@ class Trainer:
         self.evaluations = Evaluations(
             config, workdir, self.model, self.inputs.tokenizer, self.outputs, runtime
         )
-        self.saved_at = time.monotonic()
+        self.saved_at, self.has_asked, self.save_is_due = time.monotonic(), False, False
         self.pending: Pending | None = None
 
     def run(self) -> int:
@@ -163,6 +169,14 @@ class Trainer:
         workdir.claim(fingerprints)
         if workdir.is_new:
             inputs.keep_inputs(self.inputs, workdir.path)
+
+    def _savers(self) -> Group:
+        """The worker processes, with a token of this start that the chief draws."""
+        peers, is_chief = self.runtime.peers, self.runtime.is_chief
+        if peers.n_workers == 1:
+            return ALONE
+        token = max(peers.of_all(secrets.randbits(48) if is_chief else 0))
+        return Group(self.runtime.worker, peers.n_workers, f"{token:x}")
 
     def _require_shared_workdir(self) -> None:
         began = (self.workdir.path / "config.json").exists()
@@ -270,6 +284,7 @@ class Trainer:
                 reference_cache=self.cache,
                 image_cache=self.image_cache,
                 pixels=self.inputs.pixels,
+                shared=self.shared_input,
             )
 
         return iter(self.runtime.distribute(per_host))
@@ -335,9 +350,11 @@ class Trainer:
             raise
 
     def _stopping(self, interrupt: Interrupt) -> bool:
-        # A worker may see fewer results: all are told by the number that they exchange anyway.
+        # What one worker alone knows, all are told by the number that they exchange anyway.
         code = interrupt.signal_number + FORGOT * bool(self.evaluations.stopped)
-        codes = self.runtime.peers.of_all_before(code)
+        told = self.runtime.peers.of_all_before(code + SAVE * self._asks_to_save())
+        self.save_is_due = any(code >= SAVE for code in told)
+        codes = [code % SAVE for code in told]
         if signal_number := max(code % FORGOT for code in codes):
             interrupt.request(signal_number)
         if max(codes) >= FORGOT and not self.evaluations.stopped:
@@ -349,23 +366,28 @@ class Trainer:
             self.checkpoints.wait()
             self.evaluations.run_due(self.step, self.ledger, self.ledger.totals)
 
+    def _asks_to_save(self) -> bool:
+        """Whether the chief's clock says so: once, for all workers must save the same steps."""
+        minutes = self.config.checkpoint.every_minutes
+        is_due = minutes and time.monotonic() - self.saved_at >= 60 * minutes
+        asks = bool(is_due and self.runtime.is_chief and not self.has_asked)
+        self.has_asked |= asks
+        return asks
+
     def _save_if_due(self) -> None:
-        c = self.config.checkpoint
-        by_steps = c.every_steps and self.step % c.every_steps == 0
+        every = self.config.checkpoint.every_steps
         is_last = self.step >= self.config.total_steps
-        by_time = c.every_minutes and time.monotonic() - self.saved_at >= 60 * c.every_minutes
-        if by_steps or by_time or is_last:
+        if self.save_is_due or is_last or (every and self.step % every == 0):
             self._save()
 
     def _save(self) -> None:
         """Saves the whole state, after everything that was written for its steps is on disk."""
         self._settle()
-        if self.runtime.is_chief:
-            first = self.outputs.sync(self.step)
-            state = {"step": self.step, "ledger": self.ledger.to_dict()}
-            state["records"] = {"seen": self.bad_records.seen, "bad": self.bad_records.bad}
-            self.checkpoints.save_later(self.step, self._variables(), state, first)
-        self.saved_at = time.monotonic()
+        first = self.outputs.sync(self.step)
+        state = {"step": self.step, "ledger": self.ledger.to_dict()}
+        state["records"] = {"seen": self.bad_records.seen, "bad": self.bad_records.bad}
+        self.checkpoints.save_later(self.step, self._variables(), state, first)
+        self.saved_at, self.has_asked = time.monotonic(), False
 
     def _announce(self) -> None:
         s, total = self.config.selection, self.config.total_steps

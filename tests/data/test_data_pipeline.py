@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from small_shards import example, png, write_shard
+from tensorflow.python.eager import context
 
 from jest_tf.data import order, pipeline
 from jest_tf.data.manifest import Manifest, Source, check_files, mix
@@ -22,11 +23,12 @@ def small_windows(monkeypatch):
 def steps(manifest, tokenizer, n, hosts=1, replicas=1, **kwargs):
     """n global super-batches {name: [n, B, ...]}, put together from all hosts and replicas."""
     kwargs = {"super_batch": 16, "image_size": 4, "seed": 3, "n_lanes": 4} | kwargs
-    parts = []
+    parts, shared = [], pipeline.Shared()
     for host in range(hosts):
         dataset = pipeline.super_batches(
             manifest,
             tokenizer,
+            shared=shared,
             input_pipeline_id=host,
             num_input_pipelines=hosts,
             replicas_per_pipeline=replicas,
@@ -48,7 +50,7 @@ def order_of(manifest, n, hosts=1, replicas=1, **kwargs):
     """Record numbers and epochs int64 [2, n, B] of n global super-batches, nothing decoded."""
     kwargs = {"super_batch": 16, "seed": 3, "n_lanes": 4} | kwargs
     per_host = n * kwargs["super_batch"] // hosts
-    parts = []
+    parts, shared = [], pipeline.Shared()
     for host in range(hosts):
         layout = pipeline.InputLayout(
             input_pipeline_id=host,
@@ -56,7 +58,7 @@ def order_of(manifest, n, hosts=1, replicas=1, **kwargs):
             replicas_per_pipeline=replicas,
             **kwargs,
         )
-        chunks, size = pipeline.record_chunks(manifest, layout)
+        chunks, size = pipeline.record_chunks(manifest, layout, shared=shared)
         taken = list(itertools.islice(chunks.as_numpy_iterator(), per_host // size))
         parts.append(np.concatenate([[record, epoch] for epoch, record, _ in taken], axis=1))
     return np.concatenate([part.reshape(2, n, -1) for part in parts], axis=2)
@@ -82,6 +84,20 @@ def test_hosts_and_replicas_only_cut_the_order(make_manifest, sizes):
     for hosts, replicas in ((2, 2), (4, 1)):
         found = order_of(manifest, 12, hosts, replicas)
         np.testing.assert_array_equal(found, expected, err_msg=f"{hosts} hosts {replicas}")
+
+
+def test_the_pipelines_of_a_run_are_traced_once(make_manifest, tokenizer):
+    """A pod's coordinator makes one for each host, and another after a read error."""
+    manifest, shared = make_manifest([30, 8, 5, 22]), pipeline.Shared()
+    made, graphs = [], []
+    for host, step in ((0, 0), (1, 0), (1, 2)):
+        before = len(context.context().list_function_names())
+        made.append(pipeline.super_batches(
+            manifest, tokenizer, image_size=4, super_batch=16, seed=3, n_lanes=4, shared=shared,
+            input_pipeline_id=host, num_input_pipelines=2, start_step=step,
+        ))  # fmt: skip
+        graphs.append(len(context.context().list_function_names()) - before)
+    assert graphs[1] == graphs[2] < graphs[0] / 5
 
 
 def test_hosts_and_replicas_only_cut_the_batches(make_manifest, tokenizer):

@@ -52,6 +52,17 @@ def test_replicas_share_what_grows_with_the_batch():
     assert one == two
 
 
+def test_a_gpu_with_more_memory_takes_larger_tiles():
+    config = config_at(64)
+    parts = parts_of(config, 1)
+    small, large = (
+        transient(config, parts, parts.schedule.plan(0), 1, parse_device(device).tile_values)
+        for device in ("gpu:4GiB", "gpu:80GiB")
+    )
+    # Of two models, in float32: four blocks of 512 columns, of 16 MiB and of all candidates.
+    assert large["selection"] - small["selection"] == 2 * 4 * 4 * (40_960 * 512 - 2**22)
+
+
 def test_what_does_not_fit_is_a_problem():
     config = config_at(64)
     parts = parts_of(config, 1)

@@ -3,6 +3,7 @@
 import pytest
 
 from jest_tf.config import base_config
+from jest_tf.configs import jest_b16
 from jest_tf.devices import TPUS, parse_device
 from jest_tf.preflight.cost import check_cost
 from jest_tf.preflight.report import Section, binary, check_sizes, decimal, n_problems, render
@@ -47,6 +48,24 @@ def test_cost_is_counted_against_plain_training(jest):
     jest.selection.super_batch = 128
     rows = dict(check_cost(jest, parts_of(jest, 1), 1, TPUS["v5e"]).rows)
     assert rows["trained at 48/8"].startswith("1x: ")
+
+
+def test_an_evaluation_of_imagenet_takes_minutes_of_all_chips():
+    config = jest_b16.get_config()
+    parts = parts_of(config, 128)
+    (alone, of_slice) = (
+        dict(check_cost(config, parts, n, TPUS["v5p"]).rows)["an evaluation"] for n in (1, 128)
+    )
+    # By hand: 80,000 pictures and prompts through both towers of B/16, 256 tokens and 64, forward:
+    # 2 operations a weight and token, and the products of attention.
+    towers = 12 * 2 * (256 + 64) * 12 * 768**2 + 12 * 4 * 768 * (256**2 + 64**2)
+    minutes = 80_000 * towers / 459e12 / 60
+    shown = [float(text.split("at least ")[1].split()[0]) for text in (alone, of_slice)]
+    assert shown[0] == pytest.approx(minutes, rel=0.1)
+    assert shown[1] == pytest.approx(minutes / 128, rel=0.1)
+    assert "80,000 pictures" in alone and "at v5p's peak" in alone
+    # Decoding is shared by cores: so many pictures, each 1/300 of a second of one.
+    assert f"{80_000 / 300 / 60:.2g} minutes of one core" in of_slice
 
 
 def test_page_marks_problems():

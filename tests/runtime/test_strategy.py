@@ -1,9 +1,13 @@
 """A strategy is refused where the machine lacks what it asks for."""
 
+import os
+
 import pytest
 import tensorflow as tf
 
+from jest_tf.collectives import LOCAL
 from jest_tf.config import base_config
+from jest_tf.devices import parse_device
 from jest_tf.errors import UserError
 from jest_tf.runtime import strategy
 
@@ -38,6 +42,26 @@ def test_no_number_of_gpus_means_all(four_gpus):
         strategy.build(config)
     strategy.of_machine()  # commands that embed take all too
     assert [len(devices) for devices in four_gpus] == [4, 2, 4]
+
+
+@pytest.mark.parametrize(("mebibytes", "values"), [("81559", 2**26), ("16384\n24576", 2**24)])
+def test_tiles_follow_the_memory_of_the_smallest_gpu(
+    four_gpus, monkeypatch, tmp_path, mebibytes, values
+):
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(f"#!/bin/sh\necho '{mebibytes}'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    config = base_config()
+    config.strategy.kind = "mirrored"
+    assert strategy.build(config).collectives().tile_values == values
+    driver.write_text("#!/bin/sh\nexit 9\n")
+    assert strategy.build(config).collectives().tile_values == LOCAL.tile_values
+
+
+def test_tiles_of_a_cpu_do_not_follow_its_memory():
+    assert strategy.build(base_config()).collectives() == LOCAL
+    assert parse_device("cpu:999GiB").tile_values == LOCAL.tile_values
 
 
 @pytest.mark.parametrize(

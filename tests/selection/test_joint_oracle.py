@@ -5,6 +5,8 @@ import oracle
 import pytest
 import tensorflow as tf
 
+from jest_tf.collectives import LOCAL, LocalCollectives
+from jest_tf.devices import GIB, tile_values
 from jest_tf.selection import Embeddings, SelectionSpec, joint, joint_score, scores, select
 from jest_tf.selection.scores import terms
 
@@ -47,12 +49,11 @@ def tensors(model, dtype=tf.float32):
     return Embeddings(**cast, scale=tf.constant(model["scale"]), bias=tf.constant(model["bias"]))
 
 
-def run(spec, learner, reference, gumbel, dtype=tf.float32):
+def run(spec, learner, reference, gumbel, dtype=tf.float32, collectives=LOCAL):
     everyone = tf.ones([spec.super_batch], tf.bool)
     learner, reference = tensors(learner, dtype), tensors(reference, dtype)
-    return select(
-        spec, learner, reference, everyone, tf.constant([0, 0]), gumbel=tf.constant(gumbel)
-    )
+    given = everyone, tf.constant([0, 0]), collectives
+    return select(spec, learner, reference, *given, gumbel=tf.constant(gumbel))
 
 
 def largest_logit(spec, learner, reference, positions, criterion="learnability"):
@@ -95,20 +96,32 @@ def test_bfloat16_inputs_are_used_as_they_are(loss):
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
-def test_passes_give_the_same_state_as_one(loss, monkeypatch):
+def test_passes_give_the_same_state_as_one(loss):
     """Where the block is too large, candidates go through in slices; here 1 pass, 4, and 8."""
     (learner, reference, _), *_ = situations(SIZES[3], seed=6)
     models = terms(SelectionSpec(1, 1, n_chunks=1), tensors(learner), tensors(reference))
     picked = [Embeddings(z.zimg[:10], z.ztxt[:10], z.scale, z.bias) for _, z in models]
     state = scores.LOSSES[loss].start(models)
     states = []
-    for max_block in (2**22, 2 * 20 * 16, 1):
-        for bound in ("MAX_BLOCK", "MAX_SLICE"):
-            monkeypatch.setattr(joint, bound, max_block)
-        program = tf.function(joint.add_chunk.python_function, jit_compile=True, autograph=False)
-        states.append(program(loss, state, models, picked, 20).numpy())
+    for room in (2**22, 2 * 2 * 20 * 16, 2):
+        states.append(joint.add_chunk(loss, state, models, picked, 20, room).numpy())
     for state in states[1:]:  # up to the order of the sums in the last bit
         np.testing.assert_allclose(state, states[0], rtol=5e-7)
+
+
+def test_picks_do_not_depend_on_the_memory_of_the_device():
+    """A device says how many tiles go through at once; here all 8, and one after the other."""
+    size = (1024, 64, 4, 8, 8)
+    spec = SelectionSpec(*size[:2], n_chunks=size[2])
+    learner, reference, gumbel = next(situations(size, seed=8))
+    small, large = (
+        run(spec, learner, reference, gumbel, collectives=LocalCollectives(room)).positions.numpy()
+        for room in (2, tile_values(80 * GIB))
+    )
+    np.testing.assert_array_equal(small, large)
+    tolerance = oracle.NEAR_TIE * largest_logit(spec, learner, reference, large)
+    case = ("sigmoid", "learnability", learner, reference, gumbel)
+    assert oracle.cut_violation(*case, large.reshape(4, -1)) <= tolerance
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])

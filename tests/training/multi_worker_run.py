@@ -1,8 +1,9 @@
 """One worker of the run in test_multi_worker.py: the shipped config, shrunk, with one evaluation.
 
-    python multi_worker_run.py KIND DATA_DIR WORKDIR [STEP]
+    python multi_worker_run.py KIND DATA_DIR WORKDIR [STEP SIGNAL WORKER]
 
-STEP: after it the chief kills itself, as the machine would in a preemption without notice.
+After STEP, worker WORKER sends itself SIGNAL, as the machine would before or in a preemption.
+Checkpoints are cut into small files.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import sys
 EMOJI = pathlib.Path(__file__).parents[2] / "configs" / "emoji.py"
 STEPS = 20
 SAVED_EVERY = 4
+FILE_BYTES = 300_000
 
 
 def config_of(kind: str, data_dir: str):
@@ -38,26 +40,28 @@ def config_of(kind: str, data_dir: str):
 
 
 def shrink_towers() -> None:
-    """Two blocks instead of mu's: tracing and compiling them is most of what the test costs."""
+    """One block instead of mu's: tracing and compiling them is most of what the test costs."""
     from jest_tf.models.dual_encoder import VARIANTS
 
     mu = VARIANTS["mu"]
-    image, text = (dataclasses.replace(tower, depth=2) for tower in (mu.image, mu.text))
+    image, text = (dataclasses.replace(tower, depth=1) for tower in (mu.image, mu.text))
     VARIANTS["mu"] = dataclasses.replace(mu, image=image, text=text)
 
 
 def main() -> int:
     from jest_tf.training import loop
+    from jest_tf.training.run import shards
 
     shrink_towers()
-    kind, data_dir, workdir, *killed_after = sys.argv[1:]
+    shards.MAX_FILE_BYTES = FILE_BYTES
+    kind, data_dir, workdir, *when = sys.argv[1:]
 
-    def die_if_told(step, result) -> None:
-        is_chief = json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0
-        if killed_after and step == int(killed_after[0]) and is_chief:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def signal_if_told(step, result) -> None:
+        worker = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+        if when and (step, worker) == (int(when[0]), int(when[2])):
+            os.kill(os.getpid(), signal.Signals[when[1]])
 
-    return loop.train(config_of(kind, data_dir), workdir, die_if_told)
+    return loop.train(config_of(kind, data_dir), workdir, signal_if_told)
 
 
 if __name__ == "__main__":

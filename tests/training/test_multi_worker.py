@@ -1,8 +1,10 @@
-"""Two worker processes through the launch script: as one device does, also after one was killed.
+"""Two worker processes through the launch script: as one device does, though one was killed and one
+asked to stop on the way.
 
 Two and four replicas in one process: test_replicas_agree.py.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -15,6 +17,7 @@ import near_ties
 import numpy as np
 import pytest
 import safetensors.numpy
+import tensorflow as tf
 from multi_worker_run import SAVED_EVERY, STEPS, config_of, shrink_towers
 
 from jest_tf.models import dual_encoder
@@ -22,10 +25,12 @@ from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
 from jest_tf.results import read_result
 from jest_tf.training import assemble, loop
+from jest_tf.training.run.checkpoint import Checkpointer
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 KILLED_AFTER = SAVED_EVERY + 2
+STOPPED_AFTER = 2 * SAVED_EVERY + 1
 # Embeddings, losses and weights differ by rounding between layouts, and steps carry it on.
 LOSS_RTOL = 1e-4
 WAYS = ("image_to_text", "text_to_image")
@@ -71,7 +76,15 @@ def killed(data_dir, tmp_path_factory):
     """(workdir, exit code, logs) of two workers of which the chief died."""
     folder = tmp_path_factory.mktemp("two workers")
     workdir = folder / "run"
-    return workdir, *two_workers(folder / "logs-killed", data_dir, workdir, KILLED_AFTER)
+    told = KILLED_AFTER, "SIGKILL", 0
+    return workdir, *two_workers(folder / "logs-killed", data_dir, workdir, *told)
+
+
+@pytest.fixture(scope="module")
+def stopped(data_dir, killed):
+    """(workdir, exit code, logs) of the same run, started again: worker 1 gets a SIGTERM."""
+    workdir, told = killed[0], (STOPPED_AFTER, "SIGTERM", 1)
+    return workdir, *two_workers(workdir.parent / "logs-stopped", data_dir, workdir, *told)
 
 
 def test_the_other_worker_stops_and_says_why_when_one_is_killed(killed):
@@ -84,13 +97,38 @@ def test_the_other_worker_stops_and_says_why_when_one_is_killed(killed):
     assert saved == [f"step-{SAVED_EVERY:08d}"]
 
 
+def test_sigterm_to_any_worker_saves_and_ends_all(stopped):
+    workdir, code, logs = stopped
+    assert code == 128 + 15, "\n".join(logs)
+    assert f"steps {SAVED_EVERY} to {STEPS}" in logs[0]
+    for log in logs:
+        assert f"SIGTERM: saved at step {STOPPED_AFTER + 1} of {STEPS}" in log, log
+        assert "Traceback" not in log
+
+
+def test_each_worker_writes_its_share_and_one_process_reads_all(stopped):
+    workdir, *_ = stopped
+    folder = workdir / "checkpoints" / f"step-{STOPPED_AFTER + 1:08d}"
+    of_other = json.loads((folder / "share-00001.json").read_text())["files"]
+    files = {path.name for path in folder.glob("variables-*.safetensors")}
+    assert len(files) > 2 and set(of_other) < files
+    assert abs(len(files) - 2 * len(of_other)) <= 1
+    variables = {
+        name: tf.Variable(np.zeros_like(array))
+        for file in files
+        for name, array in safetensors.numpy.load_file(folder / file).items()
+    }
+    assert Checkpointer(workdir / "checkpoints").restore(variables)["step"] == STOPPED_AFTER + 1
+    assert all(np.any(v.numpy()) for name, v in variables.items() if name.endswith("kernel"))
+
+
 def test_started_again_two_workers_end_as_one_uninterrupted_device(
-    killed, data_dir, tmp_path, monkeypatch
+    stopped, data_dir, tmp_path, monkeypatch
 ):
-    workdir, *_ = killed
+    workdir, *_ = stopped
     code, logs = two_workers(tmp_path / "logs", data_dir, workdir)
     assert code == 0, "\n".join(logs)
-    assert f"steps {SAVED_EVERY} to {STEPS}" in logs[0]
+    assert f"steps {STOPPED_AFTER + 1} to {STEPS}" in logs[0]
     assert "2 replica(s)" in logs[0]
 
     one, config = tmp_path / "one device", config_of("default", str(data_dir))
@@ -127,6 +165,7 @@ def losses(workdir: pathlib.Path) -> dict[int, float]:
 
 def saved(workdir: pathlib.Path, name: str) -> list[np.ndarray]:
     """The last checkpoint's arrays of these names."""
-    file = workdir / "checkpoints" / f"step-{STEPS:08d}" / "variables.safetensors"
-    arrays = safetensors.numpy.load_file(file)
+    arrays = {}
+    for file in (workdir / "checkpoints" / f"step-{STEPS:08d}").glob("*.safetensors"):
+        arrays |= safetensors.numpy.load_file(file)
     return [arrays[found] for found in sorted(arrays) if re.fullmatch(name, found)]

@@ -3,7 +3,9 @@
     checkpoints/step-00000100/
         variables.safetensors  the variables, in name order
         state.json             the caller's JSON state, and the dtype and shape of every variable
-        manifest.json          step, SHA-256 and length of the two files above; written last
+        manifest.json          step, SHA-256 and length of the files above; written last
+
+More than 5 GB of variables lie in several files with an index, see `shards`.
 
 Why not tf.train.Checkpoint: here we can compare names, shapes and dtypes before assigning anything.
 A variable that is missing, left over or of another dtype is an error with its name. Every byte is
@@ -11,8 +13,9 @@ covered by a checksum that is verified BEFORE the first variable is assigned. Va
 one at a time. The same values give the same bytes, and bits are kept exactly.
 Earlier versions wrote variables.npz, which is still read.
 
-Distributed variables: a save reads the primary copy, a restore assigns to all copies. With several
-worker processes only the chief saves; all restore.
+Distributed variables: a save reads the primary copy, a restore assigns to all copies. Of several
+worker processes the chief saves; where there are several files, each writes its share of them. All
+restore, whatever their number.
 """
 
 import contextlib
@@ -26,12 +29,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json
+from jest_tf.training.run import shards
+from jest_tf.training.run.shards import ALONE, INDEX, VARIABLES, Group, Share
 from jest_tf.training.run.storage import MANIFEST, BytesDigest, digest, open_storage
 from jest_tf.training.run.tensor_file import (
     Variable,
@@ -39,15 +43,13 @@ from jest_tf.training.run.tensor_file import (
     read_npz,
     read_tensors,
     tf_variable,
-    values_of,
     write_tensors,
 )
 
-VARIABLES = "variables.safetensors"
 STATE = "state.json"
-FORMAT = 2
-# Format -> the file of the variables, and how it is read.
-READERS = {1: ("variables.npz", read_npz), FORMAT: (VARIABLES, read_tensors)}
+NPZ = "variables.npz"
+# Format -> the file that every checkpoint of it holds, beside the state.
+FORMATS = {1: NPZ, 2: VARIABLES, 3: INDEX}
 FOLDER_NAME = re.compile(r"step-(\d{8,})")
 AUTOMATIC_NUMBER = re.compile(r"(_\d+)+(?=[/_:]|$)|:\d+$")
 N_DIFFERENCES_SHOWN = 8
@@ -86,14 +88,17 @@ class Damage:
 class Checkpointer:
     """Saves and restores the checkpoints of one run in a local folder or a `gs://` path.
 
-    keep: how many of the newest checkpoints stay. The one just saved always does.
+    keep: how many of the newest checkpoints stay. The one just saved always does. group: the worker
+    processes that save together, each with a Checkpointer of its own; they save the same steps.
     """
 
-    def __init__(self, directory: str, keep: int = 3):
+    def __init__(self, directory: str, keep: int = 3, group: Group = ALONE):
         if keep < 1:
             raise UserError(f"checkpoint keep = {keep}: expected at least 1.")
         self._storage = open_storage(directory)
         self._keep = keep
+        self._group, self._last_step = group, -1
+        self._patience = shards.PATIENCE
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future | None = None
         self.damaged: list[Damage] = []
@@ -106,7 +111,7 @@ class Checkpointer:
         CheckpointNotSaved: the disk refused; what was saved before is intact.
         """
         self.wait()
-        self._save(step, values_of(variables), state)
+        self._save(step, Share.of(variables, self._group), state)
 
     def save_later(
         self,
@@ -120,11 +125,11 @@ class Checkpointer:
         Waits for the save before. `with checkpointer:` waits for the last one.
         """
         self.wait()
-        values = values_of(variables)
+        share = Share.of(variables, self._group)
 
         def write() -> None:
             first()
-            self._save(step, values, state)
+            self._save(step, share, state)
 
         self._saving = self._thread.submit(write)
 
@@ -137,17 +142,27 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.wait()
+    def __exit__(self, kind: type | None, *_) -> None:
+        if kind is None:
+            self.wait()
+            return
+        self._patience = shards.SHORT_PATIENCE  # another worker may be gone
+        try:
+            self.wait()
+        except CheckpointNotSaved as error:  # told, but what ends the run is something else
+            logging.error("%s", error)
 
-    def _save(self, step: int, values: dict[str, np.ndarray], state: Mapping[str, Any]) -> None:
+    def _save(self, step: int, share: Share, state: Mapping[str, Any]) -> None:
+        if self._group.rank:
+            self._save_share(step, share)
+            return
         if step in self.steps() and not self._damage(step, folder_name(step)):
             logging.info("Checkpoint of step %d is already saved.", step)
             self._drop_old(step)
             return
         try:
-            self._storage.sweep()
-            staged = self._write(step, values, state)
+            self._storage.sweep(self._group.token)
+            staged = self._write(step, share, state)
             damage = self._damage(step, staged)
             if not damage:
                 self._storage.publish(staged, folder_name(step))
@@ -241,34 +256,76 @@ class Checkpointer:
                 sleep(poll_seconds)
                 waited += poll_seconds
 
-    def _write(self, step: int, values: dict[str, np.ndarray], state: Mapping[str, Any]) -> str:
-        staged = self._storage.stage(folder_name(step))
-        with self._storage.write(staged, VARIABLES) as file:
-            described = write_tensors(file, values)
-            files = {VARIABLES: file.digest()}
-        content = {"state": dict(state), "variables": described}
-        with self._storage.write(staged, STATE) as file:
-            file.write(json.dumps(content, ensure_ascii=False, indent=1).encode())
-            files[STATE] = file.digest()
+    def _save_share(self, step: int, share: Share) -> None:
+        """What a worker process writes that is not the chief, unless the step is saved."""
+        if not share.values or step == self._last_step or step in self.steps():
+            return
+        self._last_step = step
+        try:
+            staged = self._storage.stage(folder_name(step), self._group.token)
+            shards.write_note(self._storage, staged, self._group, self._write_files(staged, share))
+        except WRITE_ERRORS as error:
+            raise CheckpointNotSaved(
+                f"The share of worker process {self._group.rank} of the checkpoint of step {step} "
+                f"was not written to {self._storage.root}: {error}"
+            ) from error
+
+    def _write_files(self, staged: str, share: Share) -> dict[str, BytesDigest]:
+        files = {}
+        for name, values in share.values.items():
+            with self._storage.write(staged, name) as file:
+                write_tensors(file, values)
+                files[name] = file.digest()
+        return files
+
+    def _write(self, step: int, share: Share, state: Mapping[str, Any]) -> str:
+        staged = self._storage.stage(folder_name(step), self._group.token)
+        files = self._write_files(staged, share)
+        for rank in share.others:
+            files |= self._wait_for(staged, rank)
+        content = {"state": dict(state), "variables": share.described}
+        texts = {STATE: json.dumps(content, ensure_ascii=False, indent=1)}
+        if share.is_split:
+            texts[INDEX] = json.dumps(share.index(), ensure_ascii=False, indent=1)
+        for name, text in texts.items():
+            with self._storage.write(staged, name) as file:
+                file.write(text.encode())
+                files[name] = file.digest()
         manifest = {
-            "format": FORMAT,
+            "format": 3 if share.is_split else 2,
             "step": step,
-            "files": {name: dataclasses.asdict(value) for name, value in files.items()},
+            "files": {name: dataclasses.asdict(files[name]) for name in sorted(files)},
         }
         with self._storage.write(staged, MANIFEST) as file:
             file.write(json.dumps(manifest, indent=1).encode())
         return staged
+
+    def _wait_for(self, staged: str, rank: int) -> dict[str, BytesDigest]:
+        """The files of another worker process, once it has written them."""
+        began = time.monotonic()
+        while (files := shards.read_note(self._storage, staged, self._group, rank)) is None:
+            if time.monotonic() - began > self._patience:
+                raise TimeoutError(
+                    f"worker process {rank} did not write its share in {self._patience} s; its log "
+                    "says why"
+                )
+            time.sleep(shards.POLL)
+        return files
 
     def _damage(self, step: int, folder: str) -> str | None:
         """What is wrong with the finished checkpoint of `step` in `folder`, or None."""
         try:
             with self._storage.read(folder, MANIFEST) as file:
                 manifest = parse_json(file.read())
-            if manifest["format"] not in READERS:
-                known = ", ".join(map(str, READERS))
+            if manifest["format"] not in FORMATS:
+                known = ", ".join(map(str, FORMATS))
                 return f"{MANIFEST} has format {manifest['format']}, this version reads {known}"
-            variables, _ = READERS[manifest["format"]]
-            if manifest["step"] != step or set(manifest["files"]) != {variables, STATE}:
+            known = {FORMATS[manifest["format"]], STATE}
+            rest = set(manifest["files"]) - known
+            is_known = known < set(manifest["files"]) if manifest["format"] == 3 else not rest
+            is_known &= len(rest) + 2 == len(manifest["files"])
+            is_known &= all(map(shards.FILE_NAME.fullmatch, rest))
+            if manifest["step"] != step or not is_known:
                 return f"{MANIFEST} does not describe this step"
             for name, recorded in manifest["files"].items():
                 with self._storage.read(folder, name) as file:
@@ -330,10 +387,17 @@ class Checkpointer:
         )
 
     def _assign(self, step: int, variables: Mapping[str, Variable], stored: dict) -> None:
-        is_npz = not self._storage.has(folder_name(step), VARIABLES)
-        name, read = READERS[1 if is_npz else FORMAT]
-        with self._storage.read(folder_name(step), name) as file, self._damage_is_told(step):
-            read(file, stored, lambda name, value: tf_variable(variables[name]).assign(value))
+        folder = folder_name(step)
+        with self._storage.read(folder, MANIFEST) as file, self._damage_is_told(step):
+            name = FORMATS[parse_json(file.read())["format"]]
+        read = read_npz if name == NPZ else read_tensors
+        with self._damage_is_told(step):
+            files = {name: stored}
+            if name == INDEX:
+                files = shards.by_file(self._storage, folder, stored)
+            for name, of_file in files.items():
+                with self._storage.read(folder, name) as file:
+                    read(file, of_file, lambda n, value: tf_variable(variables[n]).assign(value))
 
     def _drop_old(self, just_saved: int) -> None:
         for step in self.steps()[: -self._keep]:

@@ -77,10 +77,13 @@ class LocalStorage:
     def has(self, folder: str, name: str) -> bool:
         return os.path.isfile(os.path.join(self.root, folder, name))
 
-    def stage(self, folder: str) -> str:
-        """Make an empty place to write the files of `folder` in; returns its name."""
-        staged = f"{STAGING_PREFIX}{folder}-{secrets.token_hex(4)}"
-        os.makedirs(os.path.join(self.root, staged))
+    def stage(self, folder: str, token: str = "") -> str:
+        """Make a place to write the files of `folder` in; returns its name.
+
+        token: the same for several writers that share the place; without, it is new.
+        """
+        staged = f"{STAGING_PREFIX}{folder}-{token or secrets.token_hex(4)}"
+        os.makedirs(os.path.join(self.root, staged), exist_ok=bool(token))
         return staged
 
     @contextlib.contextmanager
@@ -112,12 +115,16 @@ class LocalStorage:
             path = hidden
         shutil.rmtree(path)
 
-    def sweep(self) -> None:
-        """Remove the stages that an interrupted writer left. Only the writer may call this."""
+    def sweep(self, token: str = "") -> None:
+        """Remove the stages that an interrupted writer left, not those of writers with this token.
+
+        Only the writer may call this, the first of several.
+        """
         if not os.path.isdir(self.root):
             return
         for entry in os.scandir(self.root):
-            if entry.name.startswith(STAGING_PREFIX):
+            is_ours = token and entry.name.endswith(f"-{token}")
+            if entry.name.startswith(STAGING_PREFIX) and not is_ours:
                 shutil.rmtree(entry.path)
 
 
@@ -141,8 +148,10 @@ class RemoteStorage:
     def has(self, folder: str, name: str) -> bool:
         return tf.io.gfile.exists(self._path(folder, name))
 
-    def stage(self, folder: str) -> str:
-        if tf.io.gfile.exists(self._path(folder)):
+    def stage(self, folder: str, token: str = "") -> str:
+        if token and self.has(folder, MANIFEST):  # what else is there, others may have written now
+            tf.io.gfile.remove(self._path(folder, MANIFEST))
+        elif not token and tf.io.gfile.exists(self._path(folder)):
             self.remove(folder)
         tf.io.gfile.makedirs(self._path(folder))
         return folder
@@ -163,7 +172,7 @@ class RemoteStorage:
             tf.io.gfile.remove(self._path(folder, MANIFEST))
         tf.io.gfile.rmtree(self._path(folder))
 
-    def sweep(self) -> None:
+    def sweep(self, token: str = "") -> None:
         """Nothing to do: an unfinished save has no manifest and is overwritten by the next one."""
 
 

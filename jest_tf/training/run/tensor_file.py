@@ -57,12 +57,12 @@ def values_of(variables: Mapping[str, Variable]) -> dict[str, np.ndarray]:
     return values
 
 
-def write_tensors(file: IO[bytes], values: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Writes the arrays in their order; returns name -> description."""
-    described = {name: describe(value) for name, value in values.items()}
+def write_tensors(file: IO[bytes], values: Mapping[str, np.ndarray]) -> None:
+    """Writes the arrays in their order."""
     header, end = {}, 0
-    for name, of_one in described.items():
-        begin, end = end, end + _n_bytes(**of_one)
+    for name, value in values.items():
+        of_one = describe(value)
+        begin, end = end, end + n_bytes(**of_one)
         header[name] = {
             "dtype": DTYPES[of_one["dtype"]], "shape": of_one["shape"],
             "data_offsets": [begin, end],
@@ -72,7 +72,6 @@ def write_tensors(file: IO[bytes], values: Mapping[str, np.ndarray]) -> dict[str
     file.write(len(text).to_bytes(8, "little") + text)
     for value in values.values():
         file.write(value.tobytes())
-    return described
 
 
 def read_tensors(
@@ -90,11 +89,11 @@ def read_tensors(
         shape, dtype = stored[name]["shape"], stored[name]["dtype"]
         found = header[name]
         begin, end = found["data_offsets"]
-        n_bytes = _n_bytes(shape, dtype)
-        if (found["dtype"], found["shape"], end - begin) != (DTYPES[dtype], shape, n_bytes):
+        size = n_bytes(shape, dtype)
+        if (found["dtype"], found["shape"], end - begin) != (DTYPES[dtype], shape, size):
             raise ValueError(f"{name}: {found}, expected {dtype} {shape}")
         file.seek(8 + length + begin)
-        give(name, _array(file.read(n_bytes), shape, dtype))
+        give(name, _array(file.read(size), shape, dtype))
 
 
 def read_npz(
@@ -111,12 +110,12 @@ def read_npz(
                 if np.lib.format.read_magic(member) != (1, 0):
                     raise ValueError(f"{name}: another version of .npy")
                 found, is_fortran, kept_as = np.lib.format.read_array_header_1_0(member)
-                width = _n_bytes([], dtype)
+                width = n_bytes([], dtype)
                 if list(found) != shape or is_fortran or kept_as.itemsize != width:
                     raise ValueError(f"{name}: {kept_as} {found}, expected {dtype} {shape}")
                 if kept_as.hasobject:
                     raise ValueError(f"{name} is pickled")
-                value = _array(member.read(_n_bytes(shape, dtype)), shape, dtype)
+                value = _array(member.read(n_bytes(shape, dtype)), shape, dtype)
             give(name, value)
 
 
@@ -129,5 +128,6 @@ def _array(data: bytes, shape: list[int], dtype: str) -> np.ndarray:
     return np.frombuffer(data, tf.as_dtype(dtype).as_numpy_dtype).reshape(shape)
 
 
-def _n_bytes(shape: list[int], dtype: str) -> int:
+def n_bytes(shape: list[int], dtype: str) -> int:
+    """Bytes of a tensor that is so described."""
     return math.prod(shape) * tf.as_dtype(dtype).size
