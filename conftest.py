@@ -25,7 +25,7 @@ N_LOGICAL_DEVICES = 4
 MARKED_FILES = {
     "process": """
         test_beam test_bench_monitoring test_check test_cli test_config_flag test_contributing
-        test_contrastive_memory test_data_about test_data_cache_command
+        test_data_about test_data_cache_command
         test_default_collectives test_environment
         test_evidence_report test_evidence_runner test_export test_host_memory test_interrupt
         test_launch test_licences test_multi_worker test_own_data test_package test_paper_configs

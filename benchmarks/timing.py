@@ -1,7 +1,11 @@
-"""Interleaved timing, and memory measured in a process of its own."""
+"""Interleaved timing, and memory measured in a process of its own.
+
+python -m benchmarks.timing    # tries the measure of memory on 200 MiB
+"""
 
 import ctypes
 import gc
+import itertools
 import json
 import pathlib
 import subprocess
@@ -9,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -84,3 +89,19 @@ def _fill_free_memory() -> list[tf.Tensor]:
     while resident_bytes("VmSize") == mapped:
         filling.append(tf.zeros([2**20], tf.uint8))
     return filling
+
+
+def main() -> None:
+    """Also where as much was freed just before, and could be used again unseen."""
+    planted = {
+        "numpy": lambda: np.ones(50 * 2**20, np.float32).sum(),
+        "tensor": lambda: tf.reduce_sum(tf.fill([50 * 2**20], 1.0)),
+    }
+    for (freed, before), (name, program) in itertools.product(planted.items(), repeat=2):
+        before()
+        seen = peak_extra_bytes(program) / 2**20
+        print(f"{name} after {freed}: 200 MiB were used, {seen:.0f} seen")
+
+
+if __name__ == "__main__":
+    main()

@@ -33,19 +33,16 @@ class SummingCollectives(abc.ABC):
     def all_gather(self, x: tf.Tensor) -> tf.Tensor:
         """[k, ...] of every replica -> [size * k, ...] in rank order."""
         spread = self.spread
-        return _joined(spread, self._sum(_spread(spread, x)), x.dtype, tuple(x.shape))
+        summed = self.all_reduce_sum(_spread(spread, x))
+        return _joined(spread, summed, x.dtype, tuple(x.shape))
 
     @property
     def spread(self) -> Spread:
         """How rows of this replica become a part of a sum."""
         return Spread(self.rank, self.size, self.word)
 
-    def all_reduce_sum(self, x: Any) -> Any:
-        """The sum over replicas of each tensor in the nest `x`."""
-        return self._sum(x)
-
     @abc.abstractmethod
-    def _sum(self, x: Any) -> Any:
+    def all_reduce_sum(self, x: Any) -> Any:
         """The sum over replicas of each tensor in the nest `x`."""
 
 
@@ -85,5 +82,5 @@ class ReplicaCollectives(SummingCollectives):
         self.word = summed_word(self.in_loops)
         self.pads = _among_gpus(strategy)
 
-    def _sum(self, x: Any) -> Any:
+    def all_reduce_sum(self, x: Any) -> Any:
         return self._context.all_reduce(tf.distribute.ReduceOp.SUM, x)

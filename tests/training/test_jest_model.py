@@ -30,7 +30,9 @@ def dense_loss(kind, zimg, ztxt, scale, bias):
 def test_step_equals_a_plain_step_on_the_selected_examples(loss):
     """Selection from the same scores, dense loss and clipped gradient, then Keras's own AdamW."""
     spec = tiny.spec(loss=loss)
-    model, host_loop, schedule = tiny.trainer(policy=spec, clip_norm=0.5)
+    model, host_loop, schedule = tiny.trainer(
+        policy=spec, clip_norm=0.5, optimizer={"warmup_steps": 0, "learning_rate": 1e-3}
+    )
     plain = tiny.encoder(seed=0)
     batch = tiny.super_batch(0)
     views = [
@@ -52,8 +54,6 @@ def test_step_equals_a_plain_step_on_the_selected_examples(loss):
     adamw.exclude_from_weight_decay(
         var_list=[v for v in plain.trainable_variables if len(v.shape) < 2]
     )
-    model.optimizer._learning_rate = 1e-3
-
     result = host_loop.run(schedule.plan(0), 1)
     assert result.picks[0].tolist() == batch["id"][picked].tolist()
     np.testing.assert_allclose(result.metrics["train/loss"], expected, rtol=1e-5)

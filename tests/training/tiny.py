@@ -61,6 +61,8 @@ def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=No
     run = runtime(n_replicas, options.pop("steps_per_loop", 1))
     schedule_options = options.pop("schedule", {})
     of_encoders, sizes = options.pop("encoder", {}), options.pop("sizes", {})
+    collectives = options.pop("collectives", run.collectives)
+    of_optimizer = {"warmup_steps": 1} | options.pop("optimizer", {})
     batches = batches or [super_batch(step) for step in range(8)]
     with run.strategy.scope():
         learner = encoder(0, of_encoders, **sizes)
@@ -71,11 +73,11 @@ def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=No
             reference_model=reference.config, **schedule_options,
         )  # fmt: skip
         model = JestModel(
-            learner, reference, policy, plan=schedule.plan(0), collectives=run.collectives,
+            learner, reference, policy, plan=schedule.plan(0), collectives=collectives,
             loss=policy.loss, seed=5, **options,
         )  # fmt: skip
         c = base_config().optimizer
-        c.warmup_steps = 1
+        c.update(of_optimizer)
         model.optimizer = optimizer.build(c, 100, learner.trainable_variables)
 
     return model, HostLoop(model, run, _per_replica(run, batches)), schedule

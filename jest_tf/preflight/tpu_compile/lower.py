@@ -31,7 +31,7 @@ class CompiledCollectives(SummingCollectives):
         self.size = size
         self.rank = tf.cast(gen_xla_ops.xla_replica_id(), tf.int32)
 
-    def _sum(self, x: Any) -> Any:
+    def all_reduce_sum(self, x: Any) -> Any:
         """Of each tensor in a nest. TypeError: a type that TPUs cannot sum."""
         return tf.nest.map_structure(self._sum_one, x)
 
