@@ -93,13 +93,16 @@ def speedup(row: RowResults, baseline: RowResults, axis: str, score: str) -> Spe
     return Speedup(mean_of(spent), mean_of(ratios), len(spent), len(row.cells))
 
 
-def with_reference(row: RowResults, rows: Mapping[str, RowResults], score: str) -> Mean | None:
+def with_reference(
+    row: RowResults, rows: Mapping[str, RowResults], score: str, uniform: str = "uniform"
+) -> Mean | None:
     """FLOPs of the baseline's whole run over those of the row, the reference's training counted.
 
-    None where the row never reaches the target, or the reference is not among `rows`.
+    None where the row never reaches the target, or the reference is not among `rows`. uniform: name
+    of the baseline.
     """
-    baseline = rows["uniform"]
-    if not row.row.reference or row.row.name == "uniform":
+    baseline = rows[uniform]
+    if not row.row.reference or row.row.name == uniform:
         return speedup(row, baseline, "flops", score).ratio
     if row.row.reference not in rows:
         return None

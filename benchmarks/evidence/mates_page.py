@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.evidence.claims import CONFIRMED, OPEN, REFUTED
 from benchmarks.evidence.markdown import table
 
-SHOWN_B = (64, 128, 256, 1024)
+SHOWN_B = (64, 256, 1024, 4096, 8192)
 POOL = "emoji pool"
 Line = Mapping[str, Any]
 

@@ -94,12 +94,11 @@ def contents(
 
 
 def evidence_of(shown: page.Shown) -> tuning_page.Evidence:
-    """The tuning runs with what else their page tells: older runs, and comparisons of scores."""
-    older = analysis.by_row(suites.FULL_ROWS, results.Store(results.SHIPPED["full"][0]).read())
+    """The runs with what else their page tells: comparisons of scores."""
     lines = BQ.read_text(encoding="utf-8").splitlines() if BQ.exists() else []
     trials = {result["row"]: result for result in shown.results}
     bq = [json.loads(line) for line in lines]
-    return tuning_page.Evidence(shown.rows, older, trials, bq, shown.pool)
+    return tuning_page.Evidence(shown.rows, trials, bq, shown.pool)
 
 
 def readme_part(family: str, shown: page.Shown) -> str:

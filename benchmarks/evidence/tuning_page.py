@@ -1,21 +1,19 @@
 """The page that answers "should I select, and how?", and docs/results.json beside it.
 
-From the runs that tune the shipped base, the comparison without training (`benchmarks.bq`) and the
-older runs from nothing.
+From the runs that tune the shipped base, the runs from nothing and the comparison without training
+(`benchmarks.bq`).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.evidence import mates_page, picks, suites, tuning
+from benchmarks.evidence import anew_page, mates_page, picks, suites, tuning
 from benchmarks.evidence.analysis import (
     RowResults,
     at_equal,
     paired,
-    speedup,
     spent_by,
     truth_of,
-    with_reference,
 )
 from benchmarks.evidence.claims import MARGIN, equivalent, verdict
 from benchmarks.evidence.curves import Mean, mean_of
@@ -24,16 +22,14 @@ from benchmarks.evidence.page import Shown, render
 
 Rows = Mapping[str, RowResults]
 COMMAND = "python -m benchmarks.evidence --suite={}"
-OLD = "made with a vocabulary of 955 tokens where 4,096 were asked; not measured anew"
 PHOTOS_UNIFORM, PHOTOS_TOP_K, PHOTOS_JOINT = tuning.PHOTO_NAMES
 
 
 class Evidence(NamedTuple):
-    """What the page is made from. tuned, old: finished runs by row; old: from nothing. trials:
+    """What the page is made from. tuned: finished runs by row, those from nothing too. trials:
     results on the trial seed, by name. bq: lines of `benchmarks.bq`. pool: described."""
 
     tuned: Rows
-    old: Rows
     trials: Mapping[str, Mapping]
     bq: Sequence[Mapping[str, Any]]
     pool: Mapping[str, Any]
@@ -58,7 +54,8 @@ class Evidence(NamedTuple):
 
 def page(evidence: Evidence, shown: Shown) -> str:
     """The whole page as Markdown."""
-    tuned = [row for name, row in evidence.tuned.items() if not name.startswith("photos")]
+    declared = {row.name for row in tuning.TUNED}
+    tuned = [row for name, row in evidence.tuned.items() if name in declared]
     base = tuned[0].one["test"]["base"] if tuned else {"retrieval": 0.0, "zero_shot": 0.0}
     return render(
         "tuning.md.j2",
@@ -68,6 +65,7 @@ def page(evidence: Evidence, shown: Shown) -> str:
         base={name: f"{100 * value:.1f}" for name, value in base.items()},
         tuned=_runs(evidence, tuning.TUNED),
         photos=_runs(evidence, tuning.PHOTO_ROWS),
+        anew=anew_page.table_of(evidence.tuned, evidence.pool),
         trials=_trials(evidence.trials),
         claims=_claims(evidence),
         margin=f"{100 * MARGIN:g}",
@@ -117,28 +115,26 @@ def short_answer(evidence: Evidence) -> list[str]:
 def _decisions(evidence: Evidence) -> str:
     """Situation -> policy -> gain; intervals are of 95%."""
     body, d = [], evidence.difference
-    recipe = tuning.RECIPE
-    for what, than in (
-        ("tuning on everything", (tuning.UNIFORM, tuning.UNIFORM_FLOPS)),
-        ("tuning on the best 30% by CLIPScore", ("", tuning.CLIPSCORE)),
-        ("independent top-k", (tuning.TOP_K, tuning.TOP_K)),
-    ):
-        steps, flops = (d(recipe, name) for name in than)
-        seconds = _at_equal_seconds(evidence, recipe, than[1])
-        if flops:
-            cells = (interval(steps), interval(flops), interval(seconds))
-            body.append([f"a good model, noisy pairs; instead of {what}", "the recipe", *cells])
+    tuned, photos, new = "a good model, noisy pairs", "photographs, b·q above 1", "no model yet"
+    recipe, few = tuning.RECIPE, "joint, greedy"
+    # Situation, instead of, policy, its row, the row at equal steps, the row at equal FLOPs.
+    for what, instead, policy, name, steps, flops in (
+        (tuned, "everything", "the recipe", recipe, tuning.UNIFORM, tuning.UNIFORM_FLOPS),
+        (tuned, "the best 30% by CLIPScore", "the recipe", recipe, "", tuning.CLIPSCORE),
+        (tuned, "independent top-k, prefiltered too", "the recipe", recipe,
+         tuning.TOP_K_PREFILTERED, tuning.TOP_K_PREFILTERED),
+        (photos, "everything", few, PHOTOS_JOINT, PHOTOS_UNIFORM, ""),
+        (photos, "independent top-k", few, PHOTOS_JOINT, PHOTOS_TOP_K, PHOTOS_TOP_K),
+        (new, "everything", "joint", suites.ANEW_JOINT, "", suites.ANEW_UNIFORM_FLOPS),
+        (new, "the best 30% by CLIPScore", "joint", suites.ANEW_JOINT, "", suites.ANEW_CLIPSCORE),
+        (new, "that set alone", "joint", suites.ANEW_JOINT, "", suites.ANEW_REFERENCE),
+    ):  # fmt: skip
+        seconds = _at_equal_seconds(evidence, name, flops or steps)
+        gains = [interval(gain) for gain in (d(name, steps), d(name, flops), seconds)]
+        if gains != ["-"] * 3:
+            body.append([f"{what}; instead of {instead}", policy, *gains])
     if over := evidence.over_base(recipe):
-        body.append(
-            ["a good model, noisy pairs; instead of no tuning", "the recipe", interval(over),
-             "-", "-"]
-        )  # fmt: skip
-    if photos := d(PHOTOS_JOINT, PHOTOS_TOP_K):
-        seconds = _at_equal_seconds(evidence, PHOTOS_JOINT, PHOTOS_TOP_K)
-        body.append(
-            ["photographs, b·q above 1; instead of independent top-k", "joint, greedy",
-             interval(photos), interval(photos), interval(seconds)]
-        )  # fmt: skip
+        body.append([f"{tuned}; instead of no tuning", "the recipe", interval(over), "-", "-"])
     heads = ["situation", "policy", "gain at equal steps", "at equal FLOPs", "at equal seconds"]
     return table(heads, body)
 
@@ -183,7 +179,7 @@ def _runs(evidence: Evidence, declared) -> str:
 
 def _trials(trials: Mapping[str, Mapping]) -> str:
     body = []
-    for row in tuning.TRIALS:
+    for row in (*tuning.TRIALS, *suites.ANEW_TRIALS):
         if row.name not in trials:
             continue
         cell = trials[row.name]
@@ -199,25 +195,36 @@ def _trials(trials: Mapping[str, Mapping]) -> str:
 def _claims(evidence: Evidence) -> str:
     """Each claim with the interval that decides it."""
     d, over, recipe = evidence.difference, evidence.over_base, tuning.RECIPE
-    harm = over(tuning.UNIFORM)
     stated = [
-        ("Tuning on everything makes the base worse.", _minus(harm), verdict),
+        ("Tuning on everything makes the base worse.",
+         _minus(over(tuning.UNIFORM_FLOPS)), verdict),
         ("The recipe makes the base better.", over(recipe), verdict),
-        ("The recipe beats uniform sampling at equal steps.", d(recipe, tuning.UNIFORM), verdict),
         ("The recipe beats uniform sampling at equal FLOPs.",
          d(recipe, tuning.UNIFORM_FLOPS), verdict),
         ("The recipe beats offline CLIPScore at equal FLOPs.",
          d(recipe, tuning.CLIPSCORE), verdict),
-        ("The recipe beats independent top-k.", d(recipe, tuning.TOP_K), verdict),
-        ("Greedy joint selection and independent top-k are equal here.",
-         d(tuning.JOINT, tuning.TOP_K), equivalent),
+        ("The recipe beats independent top-k behind the same prefilter.",
+         d(recipe, tuning.TOP_K_PREFILTERED), verdict),
+        ("The recipe and independent top-k behind the same prefilter are equal.",
+         d(recipe, tuning.TOP_K_PREFILTERED), equivalent),
+        ("Prefiltering helps greedy joint selection.", d(recipe, tuning.JOINT), verdict),
         ("Greedy beats sampled joint selection.", d(tuning.JOINT, tuning.SAMPLED), verdict),
         ("Distillation adds to prefiltered joint selection.",
          d(tuning.JOINT_BOTH, tuning.JOINT_PREFILTERED), verdict),
         ("Distillation saves uniform sampling: as good as the base.",
          over(tuning.UNIFORM_DISTILLED), equivalent),
+        ("On photographs joint selection beats uniform sampling at equal steps.",
+         d(PHOTOS_JOINT, PHOTOS_UNIFORM), verdict),
         ("On photographs (b·q above 1) joint beats independent top-k.",
          d(PHOTOS_JOINT, PHOTOS_TOP_K), verdict),
+        ("From nothing, joint selection beats uniform sampling at equal FLOPs.",
+         d(suites.ANEW_JOINT, suites.ANEW_UNIFORM_FLOPS), verdict),
+        ("From nothing, it beats offline CLIPScore at equal FLOPs.",
+         d(suites.ANEW_JOINT, suites.ANEW_CLIPSCORE), verdict),
+        ("From nothing, it beats independent top-k.",
+         d(suites.ANEW_JOINT, suites.ANEW_TOP_K), verdict),
+        ("From nothing, it beats the curated set alone at equal FLOPs.",
+         d(suites.ANEW_JOINT, suites.ANEW_REFERENCE), verdict),
     ]  # fmt: skip
     body = [
         [text, f"**{judge(found)}**", interval(found), str(found.n)]
@@ -233,9 +240,7 @@ def _minus(mean: Mean | None) -> Mean | None:
 
 def results_json(evidence: Evidence) -> list[dict[str, Any]]:
     """The goals: {figure, value, goal, reached, seeds, command, revision, note}."""
-    old, rows = evidence.old, evidence.tuned
-    best, cheap = suites.HALF_WEIGHT, suites.FLEXI_HALF_WEIGHT
-    found = []
+    rows, found = evidence.tuned, []
 
     def add(figure, value, goal, reached, used: Sequence[RowResults], suite, note):
         cells = [cell for row in used for cell in row.cells]
@@ -253,35 +258,28 @@ def results_json(evidence: Evidence) -> list[dict[str, Any]]:
             }
         )
 
-    for figure, name, axis, least in (
-        ("steps_speedup", best, "step", 15),
-        ("flops_speedup", cheap, "flops_cached", 12),
-    ):
-        if name in old:
-            ratio = speedup(old[name], old[suites.UNIFORM], axis, "retrieval").ratio
-            value, used = ratio.mean, [old[name]]
-        else:
-            value, used = None, []
-        add(figure, value, f">= {least}", value and value >= least, used, "main", OLD)
-    counted = with_reference(old[cheap], old, "retrieval") if cheap in old else None
-    value = counted and counted.mean
-    used = [old[cheap]] if counted else []
-    figure = "flops_speedup_with_reference"
-    add(figure, value, ">= 2", value and value >= 2, used, "main", OLD)
-
+    for one in anew_page.speeds(rows):
+        value, goal = one.ratio and one.ratio.mean, f">= {one.goal}"
+        add(one.figure, value, goal, one.reached, one.used, "from_nothing", one.note)
     recipe = evidence.recipe
-    for figure, gains, than in (
-        ("tuning_gain_over_uniform_every_seed", _gains(rows, tuning.UNIFORM_FLOPS),
-         tuning.UNIFORM_FLOPS),
-        ("tuning_gain_over_base_every_seed", _gains(rows, ""), ""),
-        ("ahead_of_clipscore_every_seed", _gains(rows, tuning.CLIPSCORE), tuning.CLIPSCORE),
+    for figure, compared in (
+        ("tuning_gain_over_uniform_every_seed", [(tuning.RECIPE, tuning.UNIFORM_FLOPS)]),
+        ("tuning_gain_over_base_every_seed", [(tuning.RECIPE, "")]),
+        ("ahead_of_clipscore_every_seed",
+         [(tuning.RECIPE, tuning.CLIPSCORE), (suites.ANEW_JOINT, suites.ANEW_CLIPSCORE)]),
     ):  # fmt: skip
-        used = [rows[name] for name in (tuning.RECIPE, than) if name in rows]
+        compared = [(ours, than, _gains(rows, ours, than)) for ours, than in compared]
+        used = [rows[name] for pair in compared for name in pair[:2] if name in rows]
+        gains = [gain for *_, of_seeds in compared for gain in of_seeds]
         value = float(all(gain > 0 for gain in gains)) if gains else None
-        note = f"points, by seed: {', '.join(f'{100 * gain:+.1f}' for gain in gains)}"
-        other = f"that of `{than}` at equal FLOPs" if than else "that of the base"
-        note = f"test retrieval score of `{tuning.RECIPE}` minus {other}; {note}"
-        add(figure, value, "1", value == 1, used, "tuning", note if gains else "not measured")
+        notes = [
+            f"`{ours}` minus {f'`{than}` at equal FLOPs' if than else 'the base'}: "
+            + ", ".join(f"{100 * gain:+.1f}" for gain in of_seeds)
+            for ours, than, of_seeds in compared
+            if of_seeds
+        ]
+        note = f"points of test retrieval by seed: {'; '.join(notes)}" if notes else "not measured"
+        add(figure, value, "1", value == 1, used, "tuning", note)
     difference = evidence.difference(PHOTOS_JOINT, PHOTOS_TOP_K)
     known = difference is not None and difference.error
     sigmas = difference.mean / difference.error if known else None
@@ -297,14 +295,13 @@ def results_json(evidence: Evidence) -> list[dict[str, Any]]:
     return [one | {"reached": bool(one["reached"])} for one in found]
 
 
-def _gains(rows: Rows, than: str) -> list[float]:
-    """Of the recipe's final test score by seed: over another row, or over the base."""
-    if tuning.RECIPE not in rows or (than and than not in rows):
+def _gains(rows: Rows, name: str, than: str) -> list[float]:
+    """Of a row's final test score by seed: over another row, or over the base."""
+    if name not in rows or (than and than not in rows):
         return []
-    recipe = rows[tuning.RECIPE]
     if not than:
-        return [c["test"]["retrieval"] - c["test"]["base"]["retrieval"] for c in recipe.cells]
-    ours, theirs = recipe.test(), rows[than].test()
+        return [c["test"]["retrieval"] - c["test"]["base"]["retrieval"] for c in rows[name].cells]
+    ours, theirs = rows[name].test(), rows[than].test()
     return [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
 
 
