@@ -1,11 +1,9 @@
-"""The command `jest`: `jest NAME …` is `python -m jest_tf.NAME …`.
+"""The command `jest`: `jest NAME …` is `python -m jest_tf.NAME …`. Imports no TensorFlow."""
 
-It imports no TensorFlow, so that `jest --help` answers at once.
-"""
-
-import difflib
 import runpy
 import sys
+
+from jest_tf.errors import nearest
 
 # In the order of a project: command -> (module, what it does).
 COMMANDS = {
@@ -28,18 +26,11 @@ COMMANDS = {
 def usage() -> str:
     """What `jest --help` prints."""
     width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "jest: contrastive image-text training that chooses its data (arXiv 2406.17711).",
-            "",
-            "usage: jest COMMAND [FLAGS]",
-            "",
-            *lines,
-            "",
-            "jest COMMAND --help lists the flags of a command. "
-            "`python -m jest_tf.MODULE` does the same.",
-        ]
+    lines = "\n".join(f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items())
+    return (
+        "jest: contrastive image-text training that chooses its data (arXiv 2406.17711).\n\n"
+        f"usage: jest COMMAND [FLAGS]\n\n{lines}\n\njest COMMAND --help lists the flags of a "
+        "command. `python -m jest_tf.MODULE` does the same."
     )
 
 
@@ -57,9 +48,8 @@ def main() -> None:
     modules = {module: module for module, _ in COMMANDS.values()}
     modules |= {command: module for command, (module, _) in COMMANDS.items()}
     if name not in modules:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        print(f"error: jest has no command {name!r}{hint}. See jest --help.", file=sys.stderr)
+        text = f"error: jest has no command {name!r}{nearest(name, COMMANDS)}. See jest --help."
+        print(text, file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"jest {name}", *arguments]
     runpy.run_module(f"jest_tf.{modules[name]}", run_name="__main__", alter_sys=True)

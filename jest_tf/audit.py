@@ -12,11 +12,8 @@ pictures beside the table. Rerunning goes on where it stopped. `--runner=FlinkRu
 the work by Apache Beam.
 """
 
-import datetime
 import functools
 import os
-import shlex
-import sys
 from collections.abc import Callable
 
 from jest_tf import cache_reference, cli, config_flag
@@ -28,10 +25,7 @@ MODELS = ("reference", "learner")
 FLAGS, _flag = cli.own_flags()
 _WORKDIR = _flag("string", "workdir", None, "Folder of a run.")
 _DATA = _flag("string", "data", None, "Data set, as for training; by default the run's.")
-_DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
-_TFDS_MODULE = _flag(
-    "string", "tfds_module", "", "Python module that registers a TFDS builder of your own."
-)
+cli.data_flags(_flag)
 _REFERENCE = _flag(
     "string", "reference", None, "The model that judges: a run, or a cache of its embeddings."
 )
@@ -82,10 +76,8 @@ def main(argv: list[str]) -> None:
             audit.in_threads(audited, out, todo, _WORKERS.value)
 
     audit.make(audited, out, work, _WRONG_SHARE.value)
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    command = shlex.join(["python", "-m", "jest_tf.audit", *sys.argv[1:]])
     page = _PAGE.value or out.removesuffix(".parquet") + ".html"
-    write_atomically(page, audit_page.page(out, audited.manifest, f"{now}, by {command}"))
+    write_atomically(page, audit_page.page(out, audited.manifest, cli.made_by("jest_tf.audit")))
     print(f"{audited.manifest.n_records:,} pairs -> {out}, {page}")
 
 

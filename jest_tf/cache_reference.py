@@ -33,10 +33,7 @@ _BIAS = _flag("float", "bias", None, "Of the embeddings' model.")
 _NAME = _flag("string", "name", "imported", "Of the embeddings' model.")
 _DIM = _flag("integer", "dim", None, "Width of the embeddings.")
 _DATA = _flag("string", "data", None, "Data set, as for training.")
-_DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
-_TFDS_MODULE = _flag(
-    "string", "tfds_module", "", "Python module that registers a TFDS builder of your own."
-)
+cli.data_flags(_flag)
 _OUT = _flag("string", "out", None, "Folder of the cache.")
 _DTYPE = _flag("enum", "dtype", "float16", "As stored.", enum_values=["float16", "bfloat16"])
 _BATCH = _flag("integer", "batch_size", 256, "Records at a time.")
@@ -76,10 +73,7 @@ def main(argv: list[str]) -> None:
 
 
 def open_cache(given: dict, on_all: bool = True):
-    """(the cache that these flags name, what fills some of its shards).
-
-    on_all: a run embeds on all replicas of this machine, not on one.
-    """
+    """(the cache that these flags name, what fills its shards); on_all: on all replicas here."""
     from jest_tf.data.sources import open_source, register
     from jest_tf.runtime.strategy import ONE_DEVICE, of_machine
     from jest_tf.training.cache_fill import filled_by_run

@@ -67,7 +67,11 @@ def main(argv: list[str]) -> int:
     _require_layout(config, topology)
     n_replicas, n_hosts = _layout(config, topology)
     if _ALL_RECORDS.value:
-        return _all_records(config, n_replicas)
+        from jest_tf.preflight.records import check_records
+
+        section = check_records(config, n_replicas, _REPORT.value)
+        print(render([section]))
+        return EXIT_PROBLEMS if section.problems else 0
     device = _device(topology, n_replicas // n_hosts)
 
     sections = [check_sizes(config, n_replicas, n_hosts)]
@@ -76,14 +80,6 @@ def main(argv: list[str]) -> int:
     print(f"{config.name}: {config.selection.policy}, {config.model.variant}")
     print(render(sections))
     return EXIT_PROBLEMS if n_problems(sections) else 0
-
-
-def _all_records(config, n_replicas: int) -> int:
-    from jest_tf.preflight.records import check_records
-
-    section = check_records(config, n_replicas, _REPORT.value)
-    print(render([section]))
-    return EXIT_PROBLEMS if section.problems else 0
 
 
 def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Section]:

@@ -7,7 +7,9 @@ flag must be refused in a second, and importing TensorFlow takes several.
 """
 
 import ctypes
+import datetime
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -38,6 +40,20 @@ def own_flags() -> tuple[flags.FlagValues, Callable[..., flags.FlagHolder]]:
         return define(name=name, default=default, help=text, flag_values=container, **options)
 
     return container, flag
+
+
+def data_flags(
+    flag: Callable[..., flags.FlagHolder], where: str = "Where TFDS keeps its sets."
+) -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """Defines --data_dir and --tfds_module; `flag` is that of `own_flags`."""
+    text = "Python module that registers a TFDS builder of your own."
+    return flag("string", "data_dir", None, where), flag("string", "tfds_module", "", text)
+
+
+def made_by(command: str) -> str:
+    """When and by which words this process makes a page, for its foot."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"{now}, by {shlex.join(['python', '-m', command, *sys.argv[1:]])}"
 
 
 def tpu_flag(flag: Callable[..., flags.FlagHolder]) -> flags.FlagHolder:

@@ -236,10 +236,7 @@ def profiled_steps(text: str) -> tuple[int, int] | None:
 
 
 def evaluation(kind: str, data: str, every_steps: int = 0, **options) -> ConfigDict:
-    """One evaluation: `kind` is retrieval, zero_shot or few_shot, `data` named as for training.
-
-    `every_steps` = 0 evaluates once, at the end.
-    """
+    """One evaluation: kind of `KINDS`, data named as for training; every_steps 0: at the end."""
     return ConfigDict({"kind": kind, "data": data, "every_steps": every_steps, **options})
 
 

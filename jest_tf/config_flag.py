@@ -9,7 +9,7 @@ import importlib.util
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -50,11 +50,12 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise UserError(_explain_unknown(error.flagname)) from error
     except (AttributeError, KeyError) as error:  # ml_collections: a field that does not exist
         raise UserError(_explain_missing_field(argv, str(error))) from error
-    except flags.Error as error:
-        raise _first_user_error(error) or UserError(str(error)) from error
-    except OSError as error:  # an override of a file that did not load
-        told = _first_user_error(error)
-        raise told or UserError(f"--{NAME} could not be loaded: {_root(error)}") from error
+    except (flags.Error, OSError) as error:  # OSError: an override of a file that did not load
+        chain = list(_chain(error))
+        told = [e for e in chain if isinstance(e, UserError)]
+        text = f"--{NAME} could not be loaded: {type(chain[-1]).__name__}: {chain[-1]}"
+        text = str(error) if isinstance(error, flags.Error) else text
+        raise (told[-1] if told else UserError(text)) from error
 
 
 def shipped() -> list[str]:
@@ -161,20 +162,11 @@ def _load_error(value: object) -> object:
     return "get_config() returned no ConfigDict."
 
 
-def _first_user_error(error: BaseException | None) -> UserError | None:
-    """The UserError at the root of a chain of exceptions, if that is what began it."""
-    found = None
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that led to it, the one that began it last."""
     while error is not None:
-        found = error if isinstance(error, UserError) else found
+        yield error
         error = error.__cause__ or error.__context__
-    return found
-
-
-def _root(error: BaseException) -> str:
-    """The exception that began a chain, with its type."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return f"{type(error).__name__}: {error}"
 
 
 def refuse_extra(argv: Sequence[str]) -> None:

@@ -43,10 +43,7 @@ _EMBEDDINGS = _flag(
     "string", "embeddings", None, "--dedup: a cache of embeddings; by default AUDIT.reference."
 )
 _DATA = _flag("string", "data", None, "The audited data set, to write a manifest.")
-_DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
-_TFDS_MODULE = _flag(
-    "string", "tfds_module", "", "Python module that registers a TFDS builder of your own."
-)
+_DATA_DIR, _TFDS_MODULE = cli.data_flags(_flag)
 _TARS = _flag("list", "tars", [], "Tars that the data came from.")
 _WRITE = _flag("list", "write", ["manifest"], f"What to write: {', '.join(WRITTEN)}.")
 _OUT = _flag("string", "out", None, "Folder of the subset.")

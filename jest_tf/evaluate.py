@@ -26,10 +26,7 @@ _EVALS = _flag(
     "string", "evals", None, "JSON file {name: {kind, data, …}} instead of the run's own."
 )
 _ONLY = _flag("list", "only", [], "Names of the evaluations to run.")
-_DATA_DIR = _flag("string", "data_dir", None, "Where TFDS sets are prepared; by default the run's.")
-_TFDS_MODULE = _flag(
-    "string", "tfds_module", "", "Python module that registers a TFDS builder of your own."
-)
+_DATA_DIR, _TFDS_MODULE = cli.data_flags(_flag, "Where TFDS keeps its sets; by default the run's.")
 _FOLLOW = _flag("boolean", "follow", False, "Evaluate every checkpoint as it comes, until the end.")
 _TIMEOUT_MINUTES = _flag(
     "float", "timeout_minutes", 60.0, "--follow: give up after so long without one."

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from jest_tf.errors import UserError
@@ -55,6 +57,29 @@ def replacing(path: str | os.PathLike, aside: str | None = None) -> Iterator[str
             with contextlib.suppress(OSError):
                 os.unlink(aside)
         raise
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turns an OSError of the block, which writes to `path`, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}. Free disk space or fix the "
+            "permissions, then rerun the same command; it continues from the newest checkpoint."
+        ) from error
+
+
+def step_file(folder: str | os.PathLike, step: int) -> Path:
+    """The file of a step in a folder that has one .npz for some steps; sorts by name."""
+    return Path(folder) / f"step-{step:08d}.npz"
+
+
+def steps_with_file(folder: str | os.PathLike) -> list[int]:
+    """Steps with a `step_file`, ascending; none in a folder that is not there."""
+    names = (re.fullmatch(r"step-(\d{8,})", p.stem) for p in Path(folder).glob("*.npz"))
+    return sorted(int(match[1]) for match in names if match)
 
 
 def put_in_place(aside: str, path: str) -> None:

@@ -5,6 +5,7 @@ own. What ends soon says nothing.
 """
 
 import collections
+import itertools
 import shutil
 import sys
 import threading
@@ -77,19 +78,11 @@ class Counter(Line):
         embedding data/mine: 1,200/2,000 records 60%  260/s  3s left
 
     what: what is done, to what. total: how many there are; 0 if nobody knows. unit: in the plural.
-    The first line comes after `min_seconds`: short work prints nothing.
+    line: see `Line`. The first one comes after `min_seconds`: short work prints nothing.
     """
 
-    def __init__(
-        self,
-        what: str,
-        total: int,
-        unit: str = "records",
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        min_seconds: float | None = None,
-    ):
-        super().__init__(stream, clock, min_seconds)
+    def __init__(self, what: str, total: int, unit: str = "records", **line):
+        super().__init__(**line)
         self._what, self._total, self._unit = what, total, unit
         self.done, self._lock = 0, threading.Lock()
         self._more: collections.Counter[str] = collections.Counter()
@@ -138,19 +131,13 @@ class Counter(Line):
 
 
 class Progress(Line):
-    """How far a training run is; speeds count from the first update on. The last step is printed.
+    """How far a training run is; speeds count from the first update on. Prints the last step.
 
     step 1,200/2,000 60%  loss 3.21  scored 1.3k/s  trained 260/s  1.2PFLOP  ETA 5m 10s
     """
 
-    def __init__(
-        self,
-        total_steps: int,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        min_seconds: float | None = None,
-    ):
-        super().__init__(stream, clock, min_seconds)
+    def __init__(self, total_steps: int, **line):
+        super().__init__(**line)
         self._total = total_steps
         self._last_printed: float | None = None
 
@@ -163,11 +150,7 @@ class Progress(Line):
         flops: float,
         values: Mapping[str, float] | None = None,
     ) -> str | None:
-        """Tell the state after a step (totals of the run so far); the line, if it was time to print
-        one.
-
-        values: a few numbers to show, e.g. {"loss": 3.2}.
-        """
+        """Tells totals after a step, and `values` such as {"loss": 3.2}; the line, if printed."""
         now = self._clock()
         self._remember(now, step, examples_scored, examples_trained)
         is_due = self._last_printed is None or now - self._last_printed >= self._min_seconds
@@ -206,11 +189,8 @@ def short_number(value: float) -> str:
 def duration(seconds: float) -> str:
     """`42s`, `5m 07s`, `3h 05m`, `2d 04h`."""
     seconds = round(seconds)
-    for unit, size, smaller, smaller_size in (
-        ("d", 86400, "h", 3600),
-        ("h", 3600, "m", 60),
-        ("m", 60, "s", 1),
-    ):
+    units = ("d", 86400), ("h", 3600), ("m", 60), ("s", 1)
+    for (unit, size), (smaller, smaller_size) in itertools.pairwise(units):
         if seconds >= size:
             return f"{seconds // size}{unit} {seconds % size // smaller_size:02d}{smaller}"
     return f"{seconds}s"

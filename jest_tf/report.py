@@ -7,14 +7,12 @@ The page needs no network and no other file, and is light or dark as the browser
 while a run goes on. `--picture` draws only the examples of the newest kept step.
 """
 
-import datetime
 import io
-import shlex
-import sys
 from pathlib import Path
 
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
+from jest_tf.files import steps_with_file
 
 FLAGS, _flag = cli.own_flags()
 _WORKDIR = _flag("string", "workdir", None, "Folder of the run.")
@@ -55,9 +53,7 @@ def write_report(workdirs: list[str], out: Path, n_sample_steps: int = 4) -> int
     from jest_tf.monitoring.html_report import page
     from jest_tf.monitoring.run_history import load_runs
 
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    command = shlex.join(["python", "-m", "jest_tf.report", *sys.argv[1:]])
-    content = page(load_runs(workdirs, n_sample_steps), f"{now}, by {command}").encode()
+    content = page(load_runs(workdirs, n_sample_steps), cli.made_by("jest_tf.report")).encode()
     _write(out, content)
     return len(content)
 
@@ -70,10 +66,10 @@ def write_picture(workdir: str, out: Path) -> int:
     from PIL import Image
 
     from jest_tf.monitoring.picks_sheet import picks_sheet
-    from jest_tf.monitoring.samples import read_samples, sample_steps
+    from jest_tf.monitoring.samples import read_samples
 
     folder = Path(workdir) / "samples"
-    steps = sample_steps(folder)
+    steps = steps_with_file(folder)
     if not steps:
         raise UserError(
             f"{folder} holds no examples: the policy scores none (uniform), or the run has not "

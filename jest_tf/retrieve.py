@@ -10,46 +10,32 @@ FOUND/contact_sheet.png and FOUND/results.json. docs/retrieval.md describes the 
 import sys
 import time
 
-from absl import flags
-
 from jest_tf import cli
 from jest_tf.errors import UserError
 
 STDIN = "-"
-FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-    "model", None, "Folder of an export; query: by default the one that built the index.",
-    flag_values=FLAGS,
-)  # fmt: skip
-_IMAGES = flags.DEFINE_string(
-    "images", None, "index: a folder, searched with its subfolders, tfds:NAME[/CONFIG][:SPLIT], or "
-    "what `prepare` wrote.", flag_values=FLAGS,
-)  # fmt: skip
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "index: where TFDS sets are prepared.", flag_values=FLAGS
+FLAGS, _flag = cli.own_flags()
+_MODEL = _flag(
+    "string", "model", None, "Folder of an export; query: by default the one that built the index."
 )
-_TFDS_MODULE = flags.DEFINE_string(
-    "tfds_module", "", "Python module that registers a TFDS builder of your own.",
-    flag_values=FLAGS,
+_IMAGES = _flag(
+    "string", "images", None, "index: a folder, searched with its subfolders, "
+    "tfds:NAME[/CONFIG][:SPLIT], or what `prepare` wrote.",
 )  # fmt: skip
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 128, "index: images embedded at a time.", lower_bound=1, flag_values=FLAGS
+_DATA_DIR, _TFDS_MODULE = cli.data_flags(_flag, "index: where TFDS sets are prepared.")
+_BATCH_SIZE = _flag(
+    "integer", "batch_size", 128, "index: images embedded at a time.", lower_bound=1
 )
-_INDEX = flags.DEFINE_string("index", None, "query: folder of the index.", flag_values=FLAGS)
-_TEXT = flags.DEFINE_multi_string(
-    "text",
-    [],
-    "query: a text; may be given several times; - reads texts from stdin, one a line.",
-    flag_values=FLAGS,
-)
-_IMAGE = flags.DEFINE_multi_string(
-    "image", [], "query: an image file; may be given several times.", flag_values=FLAGS
-)
-_K = flags.DEFINE_integer("k", 10, "query: images to find.", lower_bound=1, flag_values=FLAGS)
-_OUT = flags.DEFINE_string(
-    "out", None, "index: folder of the index; query: where to write sheet and JSON.",
-    flag_values=FLAGS,
+_INDEX = _flag("string", "index", None, "query: folder of the index.")
+_TEXT = _flag(
+    "multi_string", "text", [], "query: a text; may be given several times; - reads texts from "
+    "stdin, one a line.",
 )  # fmt: skip
+_IMAGE = _flag("multi_string", "image", [], "query: an image file; may be given several times.")
+_K = _flag("integer", "k", 10, "query: images to find.", lower_bound=1)
+_OUT = _flag(
+    "string", "out", None, "index: folder of the index; query: where to write sheet and JSON."
+)
 
 
 def main(argv: list[str]) -> None:

@@ -1,10 +1,13 @@
 """The config of a run as it lies in a workdir, and as the running version reads it."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jest_tf.config import base_config
 from jest_tf.errors import UserError
+from jest_tf.files import read_json
 
 # Of config.json. Raised when a field changes its meaning; a new field with a default needs nothing.
 SCHEMA = 1
@@ -14,6 +17,14 @@ _KEY = "schema"
 def to_store(config: Mapping[str, Any]) -> dict[str, Any]:
     """What config.json holds."""
     return {_KEY: SCHEMA, **config}
+
+
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+    """The config of the run in a workdir, as a nested dict; UserError: none that can be read."""
+    file = Path(path) / "config.json"
+    if not file.exists():
+        raise UserError(f"{path} is not the workdir of a run: it has no config.json.")
+    return read_json(file)
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:

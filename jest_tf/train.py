@@ -36,9 +36,8 @@ def main(argv: list[str]) -> int:
     require_sound(problems(config))
     settle(config)
 
-    from jest_tf.training import (
-        loop,
-    )  # Importing TensorFlow takes seconds: only for a sound config.
+    # Importing TensorFlow takes seconds: only for a sound config.
+    from jest_tf.training import loop
 
     return loop.train(config, _WORKDIR.value)
 

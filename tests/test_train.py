@@ -11,7 +11,8 @@ import safetensors.numpy
 
 from jest_tf import config_flag
 from jest_tf.errors import UserError
-from jest_tf.monitoring.ledger import ledger_steps, read_ledger
+from jest_tf.files import steps_with_file
+from jest_tf.monitoring.ledger import read_ledger
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.training import loop
 
@@ -107,7 +108,7 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     known = read_ledger(finished / "ledger").columns
     assert known["loaded"].sum() == known["scored"].sum() == 32 * STEPS
     assert known["selected"].sum() == 8 * STEPS
-    assert ledger_steps(finished / "ledger")[-1] == STEPS
+    assert steps_with_file(finished / "ledger")[-1] == STEPS
 
 
 def test_interrupted_twice_and_continued_equals_uninterrupted(

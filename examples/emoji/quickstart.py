@@ -135,7 +135,7 @@ class Quickstart:
     def report(self, policies: tuple[str, ...]) -> None:
         """Writes index.html and results.json, and prints the table and where things lie."""
         from examples.emoji import quickstart_page  # TensorFlow: not before the flags are checked
-        from jest_tf.monitoring import run_summary
+        from examples.emoji.run_table import text_table
 
         minutes = (time.monotonic() - self.started) / 60
         found = quickstart_page.write(self.demo, self.workdir, policies, minutes)
@@ -145,7 +145,7 @@ class Quickstart:
             return
         with open(self.folder("results.json"), "w", encoding="utf-8") as file:
             json.dump(found.rows, file, indent=1)
-        print("\n" + run_summary.table(found.rows))
+        print("\n" + text_table(found.rows))
         print("\n" + "\n".join(found.verdict))
         print(f"\nAll of it took {minutes:.1f} minutes. Open this page:\n\n  {where}\n")
         for what, path in (

@@ -8,10 +8,12 @@ from benchmarks import generated
 from examples.emoji import builder as emoji
 from examples.emoji import quickstart_page
 from examples.emoji.demos import Demo
-from jest_tf.monitoring import environment, run_summary
+from examples.emoji.run_table import markdown_table
+from jest_tf.files import steps_with_file
+from jest_tf.monitoring import environment
 from jest_tf.monitoring.labels import Labels
 from jest_tf.monitoring.picks_sheet import COLUMNS
-from jest_tf.monitoring.samples import read_samples, sample_steps
+from jest_tf.monitoring.samples import read_samples
 from jest_tf.report import write_picture
 
 README = pathlib.Path(__file__).parents[2] / "README.md"
@@ -44,7 +46,7 @@ def told(demo: Demo, folder: pathlib.Path, policies: Sequence[str]) -> str:
     here = environment.collect()
     made = f"{here['started_utc'][:10]}, {here['n_cpus']} cores of {here['cpu']}, no accelerator"
     return (
-        f"{run_summary.markdown_table(rows)}\n\nOf {len(demo.queries)} queries, {queries} have a "
+        f"{markdown_table(rows)}\n\nOf {len(demo.queries)} queries, {queries} have a "
         f"right picture among the first five.\nMade {made}; {demo.config}, seed 0.\n"
     )
 
@@ -52,7 +54,7 @@ def told(demo: Demo, folder: pathlib.Path, policies: Sequence[str]) -> str:
 def told_picks(workdir: str) -> str:
     """What is known of the pairs in the picture of a run's picks."""
     folder = os.path.join(workdir, "samples")
-    samples = read_samples(folder, sample_steps(folder)[-1])
+    samples = read_samples(folder, steps_with_file(folder)[-1])
     labels = Labels(emoji.noise_by_id(), emoji.NOISY)
     shown = {group: samples.of(group).id[:COLUMNS] for group in ("chosen", "rejected_noise")}
     broken = {

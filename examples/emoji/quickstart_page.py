@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from examples.emoji import run_table
 from examples.emoji.demos import Demo, Query
 from jest_tf.data.cleaning import read_picture
 from jest_tf.files import parse_json
@@ -47,7 +48,7 @@ def write(demo: Demo, workdir: str, policies: Sequence[str], minutes: float) -> 
     verdict = _verdict(rows, answers, demo)
     # Selecting first: the page shows its examples, and the colours are in the order of the runs.
     runs = load_runs([str(folder / name) for name in policies[::-1]], 2) if policies else []
-    head, *cells = run_summary.short_cells(rows) if policies else [[]]
+    head, *cells = run_table.cells(rows) if policies else [[]]
     content = render(
         "quickstart.html.j2",
         folder=pathlib.Path(__file__).parent,
@@ -77,7 +78,7 @@ def table_rows(folder: pathlib.Path, policies: Sequence[str]) -> list[dict[str, 
     """The base, then each run, with the time and the cost of tuning."""
     if not policies:
         return []
-    base = run_summary.at_start(str(folder / policies[0]), "base")
+    base = run_table.at_start(str(folder / policies[0]), "base")
     return [base, *(run_summary.summarise(str(folder / name)) for name in policies)]
 
 

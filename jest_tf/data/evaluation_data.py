@@ -34,10 +34,7 @@ class Batch(NamedTuple):
 
 
 class EvaluationData:
-    """Reads a manifest for evaluation, in file order; images have `decode_size` pixels a side.
-
-    n_skipped: pictures of the last pass that cannot be decoded.
-    """
+    """Reads a manifest for evaluation, in file order; n_skipped: unreadable in the last pass."""
 
     def __init__(self, manifest: Manifest, decode_size: int, pixels: PixelRule = PixelRule()):
         check_files(manifest)

@@ -1,7 +1,4 @@
-"""What a record says by its Source, read in a graph and in Python by one rule.
-
-Both take the same records, and the same captions of each, for usable.
-"""
+"""What a record says by its Source, read in a graph and in Python by one rule."""
 
 import hashlib
 import unicodedata

@@ -120,6 +120,13 @@ class Manifest:
                     "or prepare it again."
                 )
 
+    def with_shards(self, shards: Sequence[Shard], name: str = "") -> "Manifest":
+        """These shards in place of its own, and the sources that they have."""
+        used = sorted({shard.source for shard in shards})
+        sources = tuple(self.sources[i] for i in used)
+        shards = tuple(dataclasses.replace(s, source=used.index(s.source)) for s in shards)
+        return dataclasses.replace(self, name=name or self.name, sources=sources, shards=shards)
+
     @property
     def n_records(self) -> int:
         return sum(shard.records for shard in self.shards)
@@ -191,8 +198,7 @@ class Manifest:
             own = _absolute(OWN_LABELS, folder)
             if own not in labels and tf.io.gfile.exists(own):
                 labels.append(own)
-            labels = tuple(labels)
-            about = dataclasses.replace(about, labels=labels)
+            about = dataclasses.replace(about, labels=tuple(labels))
             manifest = cls(content["name"], sources, shards, about)
         except tf.errors.OpError as error:
             raise UserError(
@@ -242,11 +248,7 @@ def mix(manifests: Sequence[Manifest], weights: Sequence[float] | None, name: st
 
 
 def split(manifest: Manifest, share: float, held_out: bool, name: str) -> Manifest:
-    """The last `share` of each shard's records (`held_out`), or all others; one at least on each
-    side.
-
-    UserError: there are fewer than two records.
-    """
+    """The last `share` of each shard (`held_out`), or all others; UserError: below two records."""
     counts = [round(share * shard.records) for shard in manifest.shards]
     if manifest.n_records < 2:
         raise UserError(f"{name}: {manifest.n_records} record cannot be split in two.")
@@ -258,11 +260,7 @@ def split(manifest: Manifest, share: float, held_out: bool, name: str) -> Manife
         else dataclasses.replace(s, records=s.records - n)
         for s, n in zip(manifest.shards, counts, strict=True)
     ]
-    kept = tuple(shard for shard in shards if shard.records)
-    used = sorted({shard.source for shard in kept})
-    sources = tuple(manifest.sources[i] for i in used)
-    kept = tuple(dataclasses.replace(s, source=used.index(s.source)) for s in kept)
-    return dataclasses.replace(manifest, name=name, sources=sources, shards=kept)
+    return manifest.with_shards([shard for shard in shards if shard.records], name)
 
 
 def check_files(manifest: Manifest) -> None:

@@ -13,11 +13,7 @@ PASSED_OVER = "passed_over"  # feature of a super-batch: numbers of the records 
 
 
 def group_size(chunk: int, share: float) -> int:
-    """Records of which `chunk` are decoded.
-
-    Raises:
-        UserError: the share is none of whole records.
-    """
+    """Records of which `chunk` are decoded; UserError: the share is none of whole records."""
     group = round(chunk / share)
     if abs(group * share - chunk) > 1e-6:
         raise UserError(
@@ -28,10 +24,7 @@ def group_size(chunk: int, share: float) -> int:
 
 
 def score(reader: RecordReader, epoch: tf.Tensor, record: tf.Tensor, serialized, cached):
-    """The cosine of each pair by the reader's cache, float32 [c]; -1 of unusable records.
-
-    Raises in graph where a record cannot be parsed.
-    """
+    """Cosine of each pair by the reader's cache, float32 [c]; -1 of unusable records."""
     read = reader.parse_all(epoch, record, serialized)
     index = tf.cast(read["caption_index"], tf.int64)
     reference = reader.reference_cache.parse(cached, index)

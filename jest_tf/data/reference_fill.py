@@ -1,7 +1,7 @@
 """Two ways to fill a reference cache: with a model's encoders, or from embeddings of any model."""
 
-import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from jest_tf.data import pipeline
 from jest_tf.data.formats.files import find, open_binary, open_parquet
-from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_rows
 from jest_tf.data.reference_cache import CacheWriter, unit_norm
 from jest_tf.data.repeats import Repeats
@@ -40,14 +39,13 @@ def embed(
     shards = writer.missing_shards() if shards is None else shards
     with Counter(f"embedding {writer.manifest.name}", writer.n_records(shards)) as counter:
         for index in shards:
-            manifest = _subset(writer.manifest, [index])
+            manifest = writer.manifest.with_shards([writer.manifest.shards[index]])
             captions = [texts for _, _, texts in shard_rows(manifest, 0)]
             ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
-            images = _rows(
-                (_known(encode_image(batch["image"]), batch), batch["id"].numpy())
-                for batch in pipeline.evaluation_batches(
-                    manifest, tokenizer, batch_size, image_size, pixels
-                )
+            how = tokenizer, batch_size, image_size, pixels
+            images = itertools.chain.from_iterable(
+                zip(_known(encode_image(b["image"]), b), b["id"].numpy(), strict=True)
+                for b in pipeline.evaluation_batches(manifest, *how)
             )
             rows = counter.over(zip(ztxt, captions, images, strict=False))
             writer.write_shard(index, ((rid, zimg, z, texts) for z, texts, (zimg, rid) in rows))
@@ -70,26 +68,10 @@ def import_embeddings(
             writer.write_shard(shard, counter.over(rows))
 
 
-def _subset(manifest: Manifest, indices: Sequence[int]) -> Manifest:
-    """These shards alone, with the sources that they have."""
-    shards = [manifest.shards[i] for i in indices]
-    used = sorted({shard.source for shard in shards})
-    return dataclasses.replace(
-        manifest,
-        sources=tuple(dataclasses.replace(manifest.sources[s], weight=None) for s in used),
-        shards=tuple(dataclasses.replace(s, source=used.index(s.source)) for s in shards),
-    )
-
-
 def _known(zimg: tf.Tensor, batch: dict[str, tf.Tensor]) -> np.ndarray:
     """`zimg` [n, d], 0 where there was no picture: whoever reads the cache alone can tell."""
     black = ~tf.reduce_any(batch["image"] != 0, axis=[1, 2, 3])
     return tf.where((~batch["valid"] & black)[:, None], 0.0, zimg).numpy()
-
-
-def _rows(batches: Iterator[tuple[np.ndarray, ...]]) -> Iterator[tuple]:
-    for batch in batches:
-        yield from zip(*batch, strict=True)
 
 
 def _embed_texts(captions, tokenizer, encode_text, batch_size) -> list[np.ndarray]:

@@ -21,8 +21,7 @@ def resilient_steps(
     sleep: Callable[[float], None] = time.sleep,
     report: Callable[[str], None] = print,
 ) -> Iterator:
-    """Yields what `make_iterator(step)` yields per step; after a read error it goes on at that
-    step.
+    """Yields what `make_iterator(step)` yields per step; after a read error goes on at that step.
 
     The order is a function of (seed, step), so nothing is skipped or seen twice. Waits double from
     `first_wait` seconds on. UserError: a step cannot be read after `max_retries`; names the files
@@ -76,10 +75,8 @@ class BadRecords:
     SHOWN = 20
 
     def __init__(self, max_share: float, min_records: int = 10_000):
-        self.max_share = max_share
-        self.min_records = min_records
-        self.seen = 0
-        self.bad = 0
+        self.max_share, self.min_records = max_share, min_records
+        self.seen = self.bad = 0
         self.by_source: collections.Counter = collections.Counter()
         self.ids: dict[int, int] = {}  # id -> times seen, of the first thousand
 
@@ -119,10 +116,8 @@ class BadRecords:
     def _listed(self, manifest: Manifest) -> str:
         if not self.ids:
             return ""
-        per_source = ", ".join(
-            f"{manifest.sources[source].name}: {count:,}"
-            for source, count in self.by_source.items()
-        )
+        counts = self.by_source.items()
+        per_source = ", ".join(f"{manifest.sources[s].name}: {n:,}" for s, n in counts)
         first = "\n  ".join(describe_record(i, manifest) for i in [*self.ids][: self.SHOWN])
         return f" Since it started, this process met {per_source}; the first ones:\n  {first}"
 

@@ -1,6 +1,5 @@
 """A part of a data set, written for our own training and for other trainers."""
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -27,11 +26,7 @@ _UID = re.compile(r"(?:.*[/:])?([0-9a-f]{32})")
 def write_manifest(manifest: Manifest, kept: np.ndarray, out: str, name: str) -> str:
     """Copies the kept records, as they are, into new shards with a manifest; rerun to go on.
 
-    Args:
-      kept: bool [n_records], in manifest order.
-
-    Returns:
-      The path of the manifest.
+    kept: bool [n_records], in manifest order. Returns the path of the manifest.
     """
     chosen = json.dumps([manifest.fingerprint, hashlib.sha256(kept.tobytes()).hexdigest()])
     claim = f"{out}/subset.json"
@@ -52,11 +47,8 @@ def write_manifest(manifest: Manifest, kept: np.ndarray, out: str, name: str) ->
         size = tf.io.gfile.stat(path).length
         n = int(sum(parts[index].sum() for index in unit))
         shards.append(Shard(os.path.abspath(path), n, manifest.shards[unit[0]].source, bytes=size))
-    used = sorted({shard.source for shard in shards})
-    sources = tuple(manifest.sources[i] for i in used)
-    shards = tuple(dataclasses.replace(s, source=used.index(s.source)) for s in shards)
     path = f"{out}/manifest.json"
-    Manifest(name, sources, shards, manifest.about).save(path)
+    manifest.with_shards(shards, name).save(path)
     return path
 
 
@@ -83,11 +75,7 @@ def _copy(shard: Shard, kept: np.ndarray, writer: tf.io.TFRecordWriter) -> None:
 
 
 def write_uids(keys: Iterable[str], path: str) -> int:
-    """DataComp's list of a subset: sorted pairs of uint64, one a uid of 32 hex digits.
-
-    Raises:
-      UserError: a key does not end in such a uid.
-    """
+    """DataComp's list of a subset: sorted uids, two uint64 each; UserError: a key holds no uid."""
     array = np.fromiter(map(_uid, keys), np.dtype("u8,u8"))
     array.sort()
     with replacing(path) as aside, open(aside, "wb") as file:
@@ -108,11 +96,7 @@ def _uid(key: str) -> tuple[int, int]:
 def copy_tars(patterns: Sequence[str], keys: Iterable[str], out: str) -> int:
     """Copies the members of the kept records of webdataset tars; the tars keep their names.
 
-    Args:
-      keys: as `prepare` names records, TAR:KEY.
-
-    Raises:
-      UserError: none of the keys is in one of the tars.
+    keys: as `prepare` names records, TAR:KEY. UserError: none of them is in one of the tars.
     """
     found = find(patterns, tar.ENDINGS, out)
     hashes = np.unique(np.fromiter(map(_hash, keys), np.int64))

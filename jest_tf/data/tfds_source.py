@@ -36,10 +36,7 @@ def open_named(name: str, data_dir: str | None = None, keys: dict | None = None)
 
 
 def find_builder(name: str, data_dir: str | None = None):
-    """The builder of `BUILDER[/CONFIG][/VERSION]`, read-only where only its files are.
-
-    UserError: unknown.
-    """
+    """The builder of `BUILDER[/CONFIG][/VERSION]`, or its files alone; UserError: unknown."""
     try:  # TFDS writes the version behind a slash, and reads it behind a colon
         return tfds.builder(re.sub(r"/(\d+\.\d+\.\d+)$", r":\1", name), data_dir=data_dir)
     except (ValueError, tfds.core.DatasetNotFoundError) as error:

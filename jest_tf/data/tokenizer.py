@@ -188,14 +188,8 @@ def train_wordpiece(captions: Iterable[str | bytes], vocab_size: int, path: str)
 
     def learn(threshold: int) -> list[str]:
         """All pieces that occur this often. The library's own search may miss the size asked."""
-        return learner.learn(
-            words,
-            vocab_size,
-            reserved,
-            lower_thresh=threshold,
-            upper_thresh=threshold,
-            max_unique_chars=max_chars,
-        )
+        limits = {"lower_thresh": threshold, "upper_thresh": threshold}
+        return learner.learn(words, vocab_size, reserved, max_unique_chars=max_chars, **limits)
 
     vocab = _closest_vocabulary(learn, vocab_size, most=2 * sum(words.values()))
     write_atomically(path, "\n".join(vocab) + "\n")

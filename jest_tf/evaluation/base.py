@@ -62,13 +62,10 @@ class Reader:
         """A whole data set, or the records `rows` (ascending) of it."""
         data = self._open(source)
         key = data.manifest.fingerprint, self.batch_size
-        if rows is not None or key not in self._passes:
-            found = self._embed(data, rows), data.n_skipped
-            if rows is None:
-                self._passes[key] = found
-        else:
-            found = self._passes[key]
-        embedded, n_skipped = found
+        found = self._passes.get(key) if rows is None else None
+        embedded, n_skipped = found or (self._embed(data, rows), data.n_skipped)
+        if rows is None:
+            self._passes[key] = embedded, n_skipped
         self.read[role] = {
             "source": source,
             "resolved": data.manifest.name,
@@ -111,8 +108,7 @@ class Reader:
             raise UserError(
                 f"{data.manifest.name}: not one of {data.n_skipped} pictures could be decoded"
             )
-        parts = (np.concatenate(parts) for parts in (zimg, labels, kept))
-        z, of_each, numbers = parts
+        z, of_each, numbers = (np.concatenate(parts) for parts in (zimg, labels, kept))
         return Embedded(z, captions, of_each, data.label_texts, numbers)
 
     def _encode_image(self, images: np.ndarray) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""Class names and prompt templates of a zero-shot evaluation.
-
-ImageNet's names and templates lie in imagenet.json, with their origin and licence.
-"""
+"""Class names and prompt templates of a zero-shot evaluation; ImageNet's: imagenet.json."""
 
 import pathlib
 import re
@@ -13,12 +10,8 @@ from jest_tf.errors import UserError
 from jest_tf.files import parse_json
 
 IMAGENET = parse_json(pathlib.Path(__file__).with_name("imagenet.json").read_text("utf-8"))
-TEMPLATES = {
-    "name": ("{}",),
-    "photo": ("a photo of a {}.",),
-    "imagenet": tuple(IMAGENET["templates"]),
-}
-
+TEMPLATES = {"name": ("{}",), "photo": ("a photo of a {}.",)}
+TEMPLATES["imagenet"] = tuple(IMAGENET["templates"])
 _SYNSET = re.compile(r"n\d{8}")
 
 

@@ -123,13 +123,7 @@ def draw_shots(labels: np.ndarray, n_classes: int, k: int, seed: int) -> np.ndar
 class FewShot(Evaluation):
     """A linear probe of a few labelled images per class."""
 
-    options = {
-        "train": "",
-        "validation": "",
-        "shots": (1, 5, 10),
-        "seeds": (0, 1, 2),
-        "batch_size": 256,
-    }
+    options = {"train": "", "validation": "", "shots": (1, 5, 10), "seeds": (0, 1, 2)}
     headlines = ("10shot/accuracy",)
     task = "linear_probe"
     needs_labels = True
@@ -164,9 +158,7 @@ class FewShot(Evaluation):
 def _embed_shots(
     reader: Reader, source: str, labels: np.ndarray, n_classes: int, shots: tuple, seeds: tuple
 ) -> tuple[Embedded, np.ndarray]:
-    """The shots of all seeds alone, embedded, and all labels, -1 where a drawn picture is
-    unreadable.
-    """
+    """The shots of all seeds, embedded, and all labels, -1 where a drawn picture is unreadable."""
     n_skipped = 0
     while True:
         rows = [draw_shots(labels, n_classes, max(shots), seed) for seed in seeds]

@@ -92,12 +92,6 @@ def best_positive_ranks(
     return ranks
 
 
-def recall_summary(ranks: np.ndarray, ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
-    """Share of ranks <= k for each k as `recall@k`, `median_rank`, and `n_queries`."""
-    summary = {f"recall@{k}": float(np.mean(ranks <= k)) for k in ks}
-    return summary | {"median_rank": float(np.median(ranks)), "n_queries": len(ranks)}
-
-
 def retrieval_metrics(zimg: np.ndarray, ztxt: np.ndarray, positives: Positives) -> dict[str, float]:
     """Retrieval both ways among all images and all texts given, unit-norm float32 [n, d].
 
@@ -120,7 +114,8 @@ def retrieval_metrics(zimg: np.ndarray, ztxt: np.ndarray, positives: Positives) 
     for name, (queries, candidates, query_index, candidate_index) in directions.items():
         asked, query_index = np.unique(query_index, return_inverse=True)
         ranks = best_positive_ranks(queries[asked], candidates, query_index, candidate_index)
-        metrics |= {f"{name}/{k}": v for k, v in recall_summary(ranks).items()}
+        metrics |= {f"{name}/recall@{k}": float(np.mean(ranks <= k)) for k in (1, 5, 10)}
+        metrics |= {f"{name}/median_rank": float(np.median(ranks)), f"{name}/n_queries": len(ranks)}
     return metrics
 
 

@@ -20,10 +20,7 @@ def class_embeddings(
     prompts: Sequence[Sequence[str]],
     batch_size: int = 256,
 ) -> np.ndarray:
-    """Mean of the unit embeddings of each class's prompts, of unit norm: float32 [n_classes, d].
-
-    UserError: a class without a prompt.
-    """
+    """Mean of the embeddings of each class's prompts, of unit norm: float32 [n_classes, d]."""
     counts = np.array([len(p) for p in prompts])
     if not counts.size or counts.min() == 0:
         raise UserError(f"class {int(counts.argmin()) if counts.size else 0} has no prompt")
@@ -67,7 +64,7 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, 
 class ZeroShot(Evaluation):
     """Classifies images by the texts of their classes."""
 
-    options = {"classes": "", "templates": "", "batch_size": 256}
+    options = {"classes": "", "templates": ""}
     headlines = ("top1",)
     task = "zeroshot_classification"
     needs_labels = True

@@ -40,10 +40,7 @@ def distillation(
     *,
     block: int,
 ) -> tuple[tf.Tensor, PairGradients]:
-    """This replica's share of `teacher.weight` times the loss, and of its gradient.
-
-    own: the normalisers of the learner's logits.
-    """
+    """This replica's weighted share of loss and gradient; own: the learner's normalisers."""
     zimg, ztxt = (tf.stop_gradient(tf.cast(z, tf.float32)) for z in (teacher.zimg, teacher.ztxt))
     theirs = PairBatch.gather(zimg, ztxt, collectives)._replace(all_captions=batch.all_captions)
     their_scale = tf.stop_gradient(tf.cast(teacher.scale, tf.float32))

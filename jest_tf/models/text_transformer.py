@@ -16,10 +16,7 @@ def shorten_tokens(tokens: tf.Tensor, n_tokens: int) -> tf.Tensor:
 
 
 class TextTransformer(keras.layers.Layer):
-    """Tokens int [n, L'] -> [n, embed_dim], not normalised. L' may be shorter than n_tokens.
-
-    No mask, as in SigLIP: padding is a token like any other.
-    """
+    """Tokens int [n, L' <= n_tokens] -> [n, embed_dim], not normalised. No mask, as in SigLIP."""
 
     def __init__(
         self, *, n_tokens: int, vocab_size: int, width: int, depth: int, heads: int,

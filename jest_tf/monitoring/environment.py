@@ -13,20 +13,9 @@ from typing import Any
 import jest_tf
 
 PACKAGES = (
-    "tensorflow",
-    "tensorflow-tpu",
-    "libtpu",
-    "tensorflow-text",
-    "tensorflow-datasets",
-    "keras",
-    "keras-cv",
-    "tensorboard",
-    "ml_collections",
-    "absl-py",
-    "numpy",
-    "pillow",
-    "protobuf",
-)
+    "tensorflow", "tensorflow-tpu", "libtpu", "tensorflow-text", "tensorflow-datasets", "keras",
+    "keras-cv", "tensorboard", "ml_collections", "absl-py", "numpy", "pillow", "protobuf",
+)  # fmt: skip
 GIT_SECONDS = 10
 
 
@@ -60,9 +49,7 @@ def package_version(name: str) -> str | None:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Revision of the repository around `folder`, and whether tracked files differ; None
-    without.
-    """
+    """Revision of the repository around `folder`, and whether tracked files differ; or None."""
     revision = _git(folder, "rev-parse", "HEAD")
     # An installed copy may lie inside some other project's repository: its revision is not ours.
     if not revision or not _git(folder, "ls-files", "."):

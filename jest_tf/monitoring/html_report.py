@@ -52,12 +52,7 @@ NOT_DRAWN = ("n_queries", "n_examples", "n_classes", "median_rank")
 
 
 def page(runs: Sequence[RunHistory], generated: str) -> str:
-    """The report of `runs[0]`, compared with the others.
-
-    Args:
-      runs: from `load_runs`.
-      generated: when and by what command the page was made.
-    """
+    """The report of `runs[0]`, compared with the others; generated: when and by what command."""
     values = {
         "overview": _overview(runs),
         "evaluations": evaluations(runs),
@@ -84,9 +79,7 @@ def page(runs: Sequence[RunHistory], generated: str) -> str:
         differences=_differences(runs),
         configurations=[(f"Configuration of {run.name}", _lines(run.config)) for run in runs],
         environments=[
-            (f"Environment of {run.name}", _lines(run.environment))
-            for run in runs
-            if run.environment
+            (f"Environment of {r.name}", _lines(r.environment)) for r in runs if r.environment
         ],
         **values,
     )
@@ -107,16 +100,13 @@ def _overview(runs: Sequence[RunHistory]) -> dict[str, Any]:
     for run in runs:
         row = run.summary | {"name": run.name}
         row["flops"] = row["flops"] / TERA if row.get("flops") is not None else None
-        rows.append([_cell(row.get(key), form) for key, form in COLUMNS.values()])
+        told = [(row.get(key), form) for key, form in COLUMNS.values()]
+        rows.append(["–" if value is None else form.format(value) for value, form in told])
     told = [
         {"color": i % GREY, "name": run.name, "text": _sentence(run), "path": run.path}
         for i, run in enumerate(runs)
     ]
     return {"runs": told, "head": [name.strip() for name in COLUMNS], "rows": rows}
-
-
-def _cell(value: Any, form: str) -> str:
-    return "–" if value is None else form.format(value)
 
 
 def _sentence(run: RunHistory) -> str:
@@ -195,9 +185,8 @@ def labelled(runs: Sequence[RunHistory]) -> list[Chart]:
     ]  # fmt: skip
     for kind, of_pool in sorted(pool.items(), key=lambda item: -item[1]):
         note = f"{of_pool:.0%} of the data set. {_accepted(known, kind, of_pool)}"
-        charts.append(
-            share(f"Label “{kind}”", lambda w, kind=kind: w.shares.get(kind, 0.0), of_pool, note)
-        )
+        of_kind = lambda w, kind=kind: w.shares.get(kind, 0.0)  # noqa: E731
+        charts.append(share(f"Label “{kind}”", of_kind, of_pool, note))
     return [chart for chart in charts if chart]
 
 
@@ -245,13 +234,10 @@ def _curve(
             label = run.name if len(names) == 1 else f"{run.name}: {name.rpartition('/')[2]}"
             lines.append(Line(label, x, s.value, i % GREY, k))
     if len(names) == 1:
-        newest = ", ".join(f"{line.label} {_short(line.y[-1], is_share)}" for line in lines)
+        form = ".1%" if is_share else ".4g"
+        newest = ", ".join(f"{line.label} {line.y[-1]:{form}}" for line in lines)
         note = f"{note} Newest: {newest}.".strip()
     return line_chart(title, axis, unit, lines, note, is_share)
-
-
-def _short(value: float, is_share: bool) -> str:
-    return f"{value:.1%}" if is_share else f"{value:.4g}"
 
 
 def examples(run: RunHistory) -> list[tuple[str, list]]:
@@ -268,16 +254,12 @@ def _cards(samples: Samples) -> list[dict[str, Any]]:
     for i in range(len(samples.id)):
         losses = {"learner": samples.learner_loss[i], "reference": samples.reference_loss[i]}
         told = ", ".join(f"{who} {v:.2f}" for who, v in losses.items() if np.isfinite(v))
-        cards.append(
-            {
-                "image": data_uri(samples.image[i]),
-                "text": str(samples.caption[i]),
-                "details": [
-                    f"score {samples.score[i]:.2f}" + (f"; loss: {told}" if told else ""),
-                    f"{samples.source[i]}, {samples.key[i] or f'id {samples.id[i]}'}",
-                ],
-            }
-        )
+        details = [
+            f"score {samples.score[i]:.2f}" + (f"; loss: {told}" if told else ""),
+            f"{samples.source[i]}, {samples.key[i] or f'id {samples.id[i]}'}",
+        ]
+        image, text = data_uri(samples.image[i]), str(samples.caption[i])
+        cards.append({"image": image, "text": text, "details": details})
     return cards
 
 

@@ -25,9 +25,7 @@ ABOUT_FILE, LABELS_FILE = "about.json", "labels.npz"  # in a workdir, where its 
 
 
 class Labels:
-    """A table id → label that looks up many ids at once; `noisy`: labels of wrong or empty
-    pairs.
-    """
+    """A table id → label for looking up many ids; `noisy`: labels of wrong or empty pairs."""
 
     def __init__(self, label_by_id: Mapping[int, str], noisy: Collection[str] = ()):
         self.noisy = frozenset(noisy)
@@ -53,7 +51,12 @@ class Labels:
 
     def shares(self, ids: np.ndarray) -> dict[str, float]:
         """Label → share of the ids, repeats included; sums to 1 unless there are no ids."""
-        return self._as_shares(self.counts(ids))
+        counts = self.counts(ids)
+        total = max(1, counts.sum())
+        shares = {name: n / total for name, n in zip(self.names, counts.tolist(), strict=True)}
+        if not shares[UNLABELLED]:
+            del shares[UNLABELLED]
+        return shares
 
     def pool_shares(self) -> dict[str, float]:
         """Label → share of the whole table: what picking blindly would give."""
@@ -78,13 +81,6 @@ class Labels:
                 dict(zip(stored["ids"].tolist(), names, strict=True)), stored["noisy"].tolist()
             )
 
-    def _as_shares(self, counts: np.ndarray) -> dict[str, float]:
-        total = max(1, counts.sum())
-        shares = {name: n / total for name, n in zip(self.names, counts.tolist(), strict=True)}
-        if not shares[UNLABELLED]:
-            del shares[UNLABELLED]
-        return shares
-
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -101,15 +97,9 @@ class Window:
     shares: dict[str, float]
     noisy: float  # share of the picks whose pair is wrong or empty
 
-    @property
-    def clean(self) -> float:
-        """Share of the picks that are sound pairs."""
-        return self.shares.get(CLEAN, 0.0)
-
 
 def read_labels(paths: Iterable[str], manifest: Manifest | None = None) -> Labels:
-    """The labels of some JSON-lines files, see `About.labels`; a `key` names a record of
-    `manifest`.
+    """The labels of JSON-lines files, see `About.labels`; a `key` names a record of `manifest`.
 
     UserError: a file cannot be read, or a line is no label, with its number.
     """
@@ -178,10 +168,7 @@ def _rows(path: str) -> Iterator[tuple[int, Any]]:
 
 
 def windows(picks: Picks, labels: Labels, n_steps: int) -> Iterator[Window]:
-    """Describe the picks of every `n_steps` steps in turn, without lost records.
-
-    Memory is that of one window and of the distinct ids.
-    """
+    """Describes the picks of every `n_steps` steps in turn; holds those of one window."""
     distinct = np.zeros([0], np.int64)
     first = 1
     while first <= picks.last_step:

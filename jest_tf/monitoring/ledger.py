@@ -10,7 +10,6 @@ was lost. The file of a step holds what the run knew when the checkpoint of that
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,8 @@ import numpy as np
 from absl import logging
 
 from jest_tf.errors import UserError
-from jest_tf.files import replacing
+from jest_tf.files import replacing, step_file, steps_with_file, writing
+from jest_tf.monitoring.samples import reading
 
 # Sums run in float32, in the order of the steps: the same after a resume, bit for bit.
 COLUMNS = {
@@ -33,7 +33,6 @@ COLUMNS = {
     "reference_loss_sum": np.float32,
     "reference_rank_sum": np.float32,
 }
-FILE_NAME = re.compile(r"step-(\d{8,})\.npz")
 
 
 @dataclasses.dataclass
@@ -100,23 +99,19 @@ class Ledger:
 
 
 class LedgerFiles:
-    """The ledger of a run, in memory, and its files: one for each kept checkpoint.
+    """The ledger of a run, in memory, and its files: one for each of the `keep` kept checkpoints.
 
-    Args:
-      folder: the folder `ledger`.
-      n_records: of the training data.
-      max_records: how many to track at most.
-      keep: how many files stay; as many as checkpoints.
-      start_step: finished steps of the restored checkpoint, 0 for a new run.
+    n_records: of the training data; max_records: of those that are tracked, at most. start_step:
+    finished steps of the restored checkpoint, 0 for a new run.
     """
 
     def __init__(self, folder: Path, n_records: int, max_records: int, keep: int, start_step: int):
         self._folder, self._keep = folder, keep
         stride = max(1, -(-n_records // max_records))
-        for step in ledger_steps(folder):
+        for step in steps_with_file(folder):
             if step > start_step or not start_step:
-                _path(folder, step).unlink()
-        if start_step and _path(folder, start_step).exists():
+                step_file(folder, step).unlink()
+        if start_step and step_file(folder, start_step).exists():
             self.ledger = read_ledger(folder, start_step)
             return
         if start_step:
@@ -124,55 +119,29 @@ class LedgerFiles:
         self.ledger = Ledger(n_records, stride, since=start_step)
 
     def saving(self, step: int) -> Callable[[], None]:
-        """What writes the file of a step, as the ledger is now: for a thread, before it saves the
-        checkpoint, so that each of those has one.
-        """
+        """What writes the ledger as it is now: for a thread, before it saves the checkpoint."""
         columns = {name: column.copy() for name, column in self.ledger.columns.items()}
         return functools.partial(self._save, step, columns)
 
     def _save(self, step: int, columns: dict[str, np.ndarray]) -> None:
-        try:
+        with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             about = {name: getattr(self.ledger, name) for name in ("n_records", "stride", "since")}
-            with replacing(_path(self._folder, step)) as aside, open(aside, "wb") as file:
+            with replacing(step_file(self._folder, step)) as aside, open(aside, "wb") as file:
                 np.savez(file, **about, **columns)
-            for old in ledger_steps(self._folder)[: -self._keep]:
-                _path(self._folder, old).unlink()
-        except OSError as error:
-            raise UserError(
-                f"{self._folder} cannot be written: {error.strerror or error}. Free disk space or "
-                "fix the permissions, then rerun the same command."
-            ) from error
-
-
-def ledger_steps(folder: str | os.PathLike) -> list[int]:
-    """Steps with a file, ascending."""
-    folder = Path(folder)
-    names = (FILE_NAME.fullmatch(p.name) for p in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(match[1]) for match in names if match)
+            for old in steps_with_file(self._folder)[: -self._keep]:
+                step_file(self._folder, old).unlink()
 
 
 def read_ledger(folder: str | os.PathLike, step: int | None = None) -> Ledger:
-    """The ledger of a step, by default the newest.
-
-    Raises:
-      UserError: there is none, or its file is damaged.
-    """
-    steps = ledger_steps(folder)
+    """The ledger of a step, by default the newest; UserError: there is none, or it is damaged."""
+    steps = steps_with_file(folder)
     if not steps:
         raise UserError(
             f"{folder} holds no ledger: the run has saved no checkpoint yet, or it was made with "
             "log.ledger_records=0 or an earlier version. Score its data instead: --data and "
             "--reference."
         )
-    path = _path(folder, steps[-1] if step is None else step)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            about = [int(arrays[name]) for name in ("n_records", "stride", "since")]
-            return Ledger(*about, {k: arrays[k].astype(t) for k, t in COLUMNS.items()})
-    except Exception as error:  # a damaged zip raises zipfile's, zlib's, numpy's or OSError's
-        raise UserError(f"{path} cannot be read: {error}. Delete it.") from error
-
-
-def _path(folder: str | os.PathLike, step: int) -> Path:
-    return Path(folder) / f"step-{step:08d}.npz"
+    with reading(step_file(folder, steps[-1] if step is None else step)) as arrays:
+        about = [int(arrays[name]) for name in ("n_records", "stride", "since")]
+        return Ledger(*about, {k: arrays[k].astype(t) for k, t in COLUMNS.items()})

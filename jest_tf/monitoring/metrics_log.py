@@ -15,8 +15,7 @@ from typing import Any
 
 from absl import logging
 
-from jest_tf.errors import UserError
-from jest_tf.files import parse_json
+from jest_tf.files import parse_json, writing
 
 NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -34,7 +33,7 @@ class MetricsLog:
     ):
         self._path, self._now = Path(path), now
         self._newest_step, self._names = start_step, set()
-        with self._clear_errors():
+        with writing(self._path):
             if self._path.exists():
                 os.truncate(self._path, _length_up_to(self._path, start_step))
                 for line in read_metrics(self._path):
@@ -46,7 +45,7 @@ class MetricsLog:
         """Append one line; numbers may be Python's, numpy's or eager tensors' scalars."""
         line = {"step": int(step), "time": round(self._now(), 3)}
         line |= {name: _to_json(value) for name, value in values.items()}
-        with self._clear_errors():
+        with writing(self._path):
             self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             self._file.flush()
         self._note(line)
@@ -57,7 +56,7 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Bring all lines to the disk; call before saving a checkpoint, which they must precede."""
-        with self._clear_errors():
+        with writing(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -69,29 +68,9 @@ class MetricsLog:
             self._newest_step, self._names = line["step"], set()
         self._names.update(line)
 
-    def _clear_errors(self) -> "_ClearErrors":
-        return _ClearErrors(self._path)
-
-
-class _ClearErrors:
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _kind, error, _traceback) -> None:
-        if isinstance(error, OSError):
-            raise UserError(
-                f"{self._path} cannot be written: {error.strerror or error}. Free disk space or "
-                "fix the permissions, then rerun the same command; it continues from the newest "
-                "checkpoint."
-            ) from error
-
 
 def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a metrics file in order, also while it is written; unreadable: skipped,
-    logged.
-    """
+    """The lines of a metrics file in order, also while it is written; skips unreadable ones."""
     n_skipped = 0
     for line, _ in _lines(Path(path)):
         parsed = _parse(line)

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from jest_tf.errors import UserError
-from jest_tf.files import parse_json, write_atomically
+from jest_tf.files import parse_json, write_atomically, writing
 
 FORMAT = 1
 ID_DTYPE = np.dtype("<i8")
@@ -38,14 +38,12 @@ class PicksLog:
         self._folder = Path(folder)
         self._header = {"format": FORMAT, "sub_batch": sub_batch, "every_steps": every_steps}
         self._record_bytes = sub_batch * ID_DTYPE.itemsize
-        try:
+        with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._match_header(start_step)
             # Open as long as the run.
             self._file = open(self._folder / "ids.bin", "ab")  # noqa: SIM115
             self._cut(start_step // every_steps)
-        except OSError as error:
-            raise self._cannot_write(error) from error
 
     def wants(self, step: int) -> bool:
         """Whether this step is recorded; fetch its ids from the device only then."""
@@ -60,19 +58,15 @@ class PicksLog:
                 f"picks log: got step {step} with ids {list(ids.shape)}; expected step {expected} "
                 f"with [{self._header['sub_batch']}]."
             )
-        try:
+        with writing(self._folder):
             self._file.write(ids.tobytes())
             self._file.flush()
-        except OSError as error:
-            raise self._cannot_write(error) from error
         self._n_records += 1
 
     def sync(self) -> None:
         """Bring all records to the disk; call before saving a checkpoint: they must precede it."""
-        try:
+        with writing(self._folder):
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._cannot_write(error) from error
 
     def close(self) -> None:
         self._file.close()
@@ -100,12 +94,6 @@ class PicksLog:
             for _ in range(n_records - n_found):
                 self._file.write(lost)
         self._n_records = n_records
-
-    def _cannot_write(self, error: OSError) -> UserError:
-        return UserError(
-            f"{self._folder} cannot be written: {error.strerror or error}. Free disk space or fix "
-            "the permissions, then rerun the same command; it continues from the newest checkpoint."
-        )
 
 
 class Picks:

@@ -14,9 +14,7 @@ CAPTION_LINES = 4  # a key, then three: the captions of broken pairs tell the st
 
 
 def picks_sheet(samples: Samples, title: str) -> np.ndarray:
-    """uint8 [h, w, 3]: the best COLUMNS examples of each group of a step, captions and scores
-    below.
-    """
+    """uint8 [h, w, 3]: the best COLUMNS examples of each group, captions and scores below."""
     rows = [Row(name, _hits(samples.of(group))[:COLUMNS]) for group, name in GROUPS.items()]
     rows = [row for row in rows if row.hits]
     return np.asarray(contact_sheet(rows, title, label_lines=CAPTION_LINES))
@@ -34,10 +32,6 @@ def _hits(samples: Samples) -> list[Hit]:
     """Each with the end of its record's key, then its caption, below."""
     columns = samples.image, samples.score, samples.key, samples.caption
     return [
-        Hit(
-            Image.fromarray(image),
-            float(score),
-            f"{end_of(str(key), KEY_LENGTH)} {caption}".strip(),
-        )
-        for image, score, key, caption in zip(*columns, strict=True)
+        Hit(Image.fromarray(i), float(s), f"{end_of(str(key), KEY_LENGTH)} {caption}".strip())
+        for i, s, key, caption in zip(*columns, strict=True)
     ]

@@ -23,8 +23,10 @@ class StepProfiler:
     def around(self, finished_steps: int, n_steps: int) -> Iterator[None]:
         """Runs the next `n_steps` steps; calls that hold a step to trace are traced whole."""
         last_of_call = finished_steps + n_steps
-        if self._steps and self._steps[0] <= last_of_call and finished_steps < self._steps[1]:
-            self._start()
+        is_wanted = self._steps and self._steps[0] <= last_of_call
+        if is_wanted and finished_steps < self._steps[1] and not self.is_tracing:
+            tf.profiler.experimental.start(self._logdir)
+            self.is_tracing = True
         try:
             with tf.profiler.experimental.Trace("steps", step_num=last_of_call, _r=1):
                 yield
@@ -40,8 +42,3 @@ class StepProfiler:
             tf.profiler.experimental.stop()
             self.is_tracing = False
             logging.info("Wrote the trace of steps %d-%d to %s.", *self._steps, self._logdir)
-
-    def _start(self) -> None:
-        if not self.is_tracing:
-            tf.profiler.experimental.start(self._logdir)
-            self.is_tracing = True

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from jest_tf.config import flat
-from jest_tf.errors import UserError
-from jest_tf.files import parse_json
+from jest_tf.files import read_json, steps_with_file
 from jest_tf.monitoring.labels import Labels, Window, run_labels, windows
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
 from jest_tf.monitoring.run_summary import summarise
-from jest_tf.monitoring.samples import Samples, read_samples, sample_steps
-from jest_tf.stored_config import completed
+from jest_tf.monitoring.samples import Samples, read_samples
+from jest_tf.stored_config import completed, read_config
 
 N_WINDOWS = 40
 
@@ -60,9 +59,7 @@ class RunHistory:
 
 
 def load_runs(workdirs: Iterable[str], n_sample_steps: int) -> list[RunHistory]:
-    """The runs in some workdirs, under names that tell them apart; UserError: no run, or
-    damaged.
-    """
+    """The runs in some workdirs, under different names; UserError: no run, or damaged."""
     runs = [load_run(Path(workdir), n_sample_steps) for workdir in workdirs]
     counts = collections.Counter(run.name for run in runs)
     return [
@@ -75,7 +72,7 @@ def load_runs(workdirs: Iterable[str], n_sample_steps: int) -> list[RunHistory]:
 
 def load_run(path: Path, n_sample_steps: int) -> RunHistory:
     """One run; `n_sample_steps`: of how many steps, spread over the run, to read the samples."""
-    config = completed(_read_json(path / "config.json"))
+    config = completed(read_config(path))
     has_environment = (path / "environment.json").exists()
     labels = run_labels(path)
     pool = labels.pool_shares() if labels else {}
@@ -83,7 +80,7 @@ def load_run(path: Path, n_sample_steps: int) -> RunHistory:
         path=path,
         name=config["name"],
         config=config,
-        environment=_read_json(path / "environment.json") if has_environment else {},
+        environment=read_json(path / "environment.json") if has_environment else {},
         summary=summarise(str(path)),
         series=read_series(path / "metrics.jsonl"),
         windows=_windows(path / "picks", labels) if labels else [],
@@ -91,7 +88,7 @@ def load_run(path: Path, n_sample_steps: int) -> RunHistory:
         pool_noisy=labels.noisy_share(pool) if labels else 0.0,
         samples={
             step: read_samples(path / "samples", step)
-            for step in _spread(sample_steps(path / "samples"), n_sample_steps)
+            for step in _spread(steps_with_file(path / "samples"), n_sample_steps)
         },
     )
 
@@ -129,12 +126,3 @@ def _spread(steps: list[int], n: int) -> list[int]:
     if len(steps) <= n:
         return steps
     return [steps[round(i * (len(steps) - 1) / max(1, n - 1))] for i in range(n)][-n:]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise UserError(f"{path.parent} is not the workdir of a run: it has no {path.name}.")
-    try:
-        return parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}.") from error

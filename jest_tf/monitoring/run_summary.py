@@ -4,15 +4,14 @@ Read from the workdir alone (config, metrics.jsonl, picks, evaluations), so it s
 running ones and copies of either.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jest_tf import results
-from jest_tf.files import parse_json
 from jest_tf.monitoring.labels import CLEAN, run_labels
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
-from jest_tf.stored_config import completed
+from jest_tf.stored_config import completed, read_config
 
 # Column of the table -> (key in the row, format). The order is the table's.
 COLUMNS = {
@@ -33,26 +32,13 @@ COLUMNS = {
     "R@10 ": ("text_to_image_r10", "{:.1%}"),
     "0-shot": ("zero_shot_accuracy", "{:.1%}"),
 }
-# The columns of a table in a page, which has room for seven.
-SHORT_COLUMNS = {
-    "run": ("name", "{}"),
-    "steps": ("steps", "{:,}"),
-    "TFLOP": ("flops", "{:,.1f}"),
-    "seconds": ("seconds", "{:,.0f}"),
-    "noisy selected": ("picked_broken", "{:.1%}"),
-    "retrieval": ("retrieval", "{:.1%}"),
-    "zero-shot": ("zero_shot_accuracy", "{:.1%}"),
-}
 TERA = 1e12
 
 
 def summarise(workdir: str) -> dict:
-    """The row of one run, with the keys of `COLUMNS` (and a few more); None: nothing to say.
-
-    Shares and accuracies in 0..1, flops absolute.
-    """
+    """The row of a run: `COLUMNS` and a few more keys; shares in 0..1, flops absolute, or None."""
     folder = Path(workdir)
-    config = completed(parse_json((folder / "config.json").read_text(encoding="utf-8")))
+    config = completed(read_config(folder))
     last = {}
     for line in read_metrics(folder / "metrics.jsonl"):
         last |= line
@@ -72,51 +58,12 @@ def summarise(workdir: str) -> dict:
         "flops_by_phase": _by_phase(last, "cost/flops/"),
         "seconds_by_phase": _by_phase(last, "cost/seconds/"),
         **_picked(folder),
-        **_evaluated(folder),
+        **evaluated(folder),
     }
-
-
-def at_start(workdir: str, name: str) -> dict:
-    """The row of what a tuned run started from: its scores at step 0, before it cost anything."""
-    return {"name": name, "workdir": workdir, "steps": 0, **_evaluated(Path(workdir), step=0)}
 
 
 def _by_phase(metrics: dict, prefix: str) -> dict[str, float]:
     return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
-
-
-def table(rows: Sequence[dict]) -> str:
-    """The rows as aligned text, one line each."""
-    cells = _cells(rows, COLUMNS)
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def markdown_table(rows: Sequence[dict]) -> str:
-    """The SHORT_COLUMNS of the rows as a Markdown table."""
-    head, *body = ["| " + " | ".join(line) + " |" for line in short_cells(rows)]
-    return "\n".join([head, "|---" * len(SHORT_COLUMNS) + "|", *body])
-
-
-def short_cells(rows: Sequence[dict]) -> list[list[str]]:
-    """The head and a line per row of SHORT_COLUMNS, as text."""
-    return _cells(rows, SHORT_COLUMNS)
-
-
-def _cells(rows: Sequence[dict], columns: Mapping[str, tuple[str, str]]) -> list[list[str]]:
-    cells = [list(columns)]
-    for row in rows:
-        flops = row.get("flops")
-        row = row | {"flops": None if flops is None else flops / TERA}
-        row["retrieval"] = retrieval_score(row) if "image_to_text_r1" in row else None
-        cells.append(
-            [
-                "-" if row.get(key) is None else form.format(row[key])
-                for key, form in columns.values()
-            ]
-        )
-    return cells
 
 
 def verdict(rows: Sequence[dict]) -> str:
@@ -158,7 +105,7 @@ def _picked(folder: Path) -> dict:
     }
 
 
-def _evaluated(folder: Path, step: int | None = None) -> dict:
+def evaluated(folder: Path, step: int | None = None) -> dict:
     """The newest result of each kind of evaluation, or that of a step, by the table's names."""
     newest = {}
     for result in results.read_results(folder / "evaluations", step):

@@ -10,16 +10,17 @@ samples/step-00000100.npz    plain numpy arrays of n examples, no pickle:
     learner_loss, reference_loss    float32 [n], -z_ii side of the pair loss; NaN without a model
 """
 
+import contextlib
 import dataclasses
 import io
 import os
-import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from jest_tf.errors import UserError
-from jest_tf.files import write_atomically
+from jest_tf.files import step_file, steps_with_file, write_atomically, writing
 
 # Group → how a person would call it.
 GROUPS = {
@@ -27,7 +28,6 @@ GROUPS = {
     "rejected_noise": "Rejected: highest loss of the reference (often noise)",
     "rejected_known": "Rejected: lowest loss of the learner (already learned)",
 }
-FILE_NAME = re.compile(r"step-(\d{8,})\.npz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,47 +83,40 @@ def pick_samples(
 
 def write_samples(folder: str | os.PathLike, step: int, samples: Samples) -> Path:
     """Write one step's samples atomically; returns the file."""
-    folder = Path(folder)
     buffer = io.BytesIO()
     arrays = {f.name: np.asarray(getattr(samples, f.name)) for f in dataclasses.fields(samples)}
     for name in ("group", "caption", "source", "key"):
         arrays[name] = arrays[name].astype(np.str_)
     np.savez_compressed(buffer, **arrays)
-    path = folder / f"step-{step:08d}.npz"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    path = step_file(folder, step)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error}. Free disk space or fix the "
-            "permissions, then rerun the same command."
-        ) from error
     return path
-
-
-def sample_steps(folder: str | os.PathLike) -> list[int]:
-    """Steps with samples, ascending."""
-    folder = Path(folder)
-    names = (FILE_NAME.fullmatch(p.name) for p in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(match[1]) for match in names if match)
 
 
 def read_samples(folder: str | os.PathLike, step: int) -> Samples:
     """The samples of one step; UserError: the file is missing or damaged."""
-    path = Path(folder) / f"step-{step:08d}.npz"
+    with reading(step_file(folder, step)) as arrays:
+        names = [f.name for f in dataclasses.fields(Samples) if f.name in arrays]
+        return Samples(**{name: arrays[name] for name in names})
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of an .npz file; UserError: it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            names = [f.name for f in dataclasses.fields(Samples) if f.name in arrays]
-            return Samples(**{name: arrays[name] for name in names})
+            yield arrays
     except Exception as error:  # a damaged zip raises zipfile's, zlib's, numpy's or OSError's
         raise UserError(f"{path} cannot be read: {error}. Delete it.") from error
 
 
 def cut_samples(folder: str | os.PathLike, last_step: int) -> None:
     """Remove the samples of steps after `last_step`: a resumed run writes them again."""
-    for step in sample_steps(folder):
+    for step in steps_with_file(folder):
         if step > last_step:
-            (Path(folder) / f"step-{step:08d}.npz").unlink()
+            step_file(folder, step).unlink()
 
 
 def _first(rows: np.ndarray, keys: np.ndarray, n: int) -> np.ndarray:

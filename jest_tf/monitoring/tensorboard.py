@@ -117,11 +117,7 @@ class TensorBoard:
             tf.summary.image(tag(name), image[None])
 
     def hparams(self, config: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Write the tab HParams: the flat config, the selection first, and names of scalars beside
-        it.
-
-        What is no number, string or bool is written as text.
-        """
+        """Writes the tab HParams: the flat config, selection first, and names of scalars."""
         values = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in config.items()}
         fields = sorted(values, key=lambda name: (not name.startswith("selection."), name))
         with self._writer.as_default(step=0):
@@ -154,9 +150,7 @@ def _category(title: str, charts: Mapping[str, list[str]]) -> layout_pb2.Categor
 
 
 def cut_events(logdir: str | os.PathLike, last_step: int) -> None:
-    """Cut every event file in `logdir` before its first event after `last_step`, or a broken
-    end.
-    """
+    """Cuts each event file before its first event after `last_step`, or before a broken end."""
     for path in sorted(Path(logdir).glob("events.out.tfevents.*")):
         end = _length_up_to(path, last_step)
         if end < path.stat().st_size:

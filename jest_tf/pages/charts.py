@@ -4,7 +4,6 @@ A colour means the same run in every chart of a page; GREY is for what belongs t
 """
 
 import dataclasses
-import functools
 import io
 import re
 from collections.abc import Sequence
@@ -70,7 +69,6 @@ def line_chart(
             linewidth=1.5, marker=marker, markersize=4,
         )  # fmt: skip
     axes.set_xlim(0, max(float(max(line.x)) for line in lines) or 1)
-    _x_ticks(axes)
     if is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_ylim(0, min(1.0, 1.08 * max(float(max(line.y)) for line in lines)) or 0.01)
@@ -92,7 +90,6 @@ def bar_chart(
     axes.set_yticks(range(len(parts)), parts, parse_math=False)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    _x_ticks(axes)
     return Chart(title, note, _svg(figure), [(run.label, run.color, 0) for run in runs])
 
 
@@ -107,12 +104,9 @@ def _axes(x_label: str, y_label: str, height: float) -> tuple[Figure, Axes]:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_INK)
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    return figure, axes
-
-
-def _x_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure, axes
 
 
 def _color(index: int) -> str:
@@ -135,9 +129,4 @@ def _svg(figure: Figure) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[\w.]+_\d+"|<!--.*?-->', "", text, flags=re.DOTALL)
     text = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', text, count=1)
-    return Markup(_color_pattern().sub(lambda m: _VARIABLES[m[0]], text))
-
-
-@functools.cache
-def _color_pattern() -> re.Pattern:
-    return re.compile("|".join(_VARIABLES))
+    return Markup(re.sub("|".join(_VARIABLES), lambda m: _VARIABLES[m[0]], text))

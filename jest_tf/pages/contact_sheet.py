@@ -142,8 +142,6 @@ def _draw_hit(sheet: _Sheet, hit: Hit, x: int, y: int, tile: int, label_lines: i
     else:
         sheet.paste(thumbnail(hit.image, tile), x, y)
     sheet.text(x, y + tile + 4, f"{hit.score:.3f}", _SMALL_SIZE, tile)
-    label = hit.label
-    if hit.is_name:
-        label = end_of(label, label_lines * int(tile / (_WIDTH * _SMALL_SIZE)))
-    below = y + tile + 8 + _SMALL_SIZE
-    sheet.text(x, below, label, _SMALL_SIZE, tile, label_lines, _FAINT)
+    n_letters = label_lines * int(tile / (_WIDTH * _SMALL_SIZE))
+    label = end_of(hit.label, n_letters) if hit.is_name else hit.label
+    sheet.text(x, y + tile + 8 + _SMALL_SIZE, label, _SMALL_SIZE, tile, label_lines, _FAINT)

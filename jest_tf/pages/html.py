@@ -14,11 +14,7 @@ THUMBNAIL = 96  # pixels a side; larger pictures are shrunk, so that a page stay
 
 
 def render(template: str, folder: str | os.PathLike | None = None, **values: Any) -> str:
-    """The page of a template. Every value is escaped unless it is Markup.
-
-    Args:
-      template: a file of `jest_tf/templates`, or of `folder`, which may extend those.
-    """
+    """The page of a template of ours, or of `folder`; all values but Markup are escaped."""
     return _environment(folder).get_template(template).render(**values)
 
 

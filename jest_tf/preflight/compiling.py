@@ -84,17 +84,11 @@ def compile_hlo(
         ) from None
     if not answer["ok"]:
         raise UserError(_explain(name, topology, answer))
-    return Compiled(
-        name=name,
-        compile_seconds=answer["compile_seconds"],
-        used=answer["argument_bytes"]
-        + max(answer["output_bytes"] - answer["alias_bytes"], 0)
-        + answer["temporary_bytes"]
-        + answer["code_bytes"],
-        temporary=answer["temporary_bytes"],
-        flops=answer["flops"],
-        collectives=tuple(answer["collectives"]),
-    )
+    own_results = max(answer["output_bytes"] - answer["alias_bytes"], 0)
+    used = own_results + sum(answer[f"{x}_bytes"] for x in ("argument", "temporary", "code"))
+    kept = {k: answer[k] for k in ("compile_seconds", "flops")}
+    collectives, temporary = tuple(answer["collectives"]), answer["temporary_bytes"]
+    return Compiled(name, used=used, temporary=temporary, collectives=collectives, **kept)
 
 
 def _explain(name: str, topology: Topology, answer: dict) -> str:

@@ -33,12 +33,9 @@ def check_data(config: ConfigDict, n_hosts: int) -> Section:
     section = Section(f"Data: {config.data.train}")
     register(config.data.tfds_module)
     try:
-        unprepared = [name for name in _tfds_names(config) if not _is_prepared(name, config)]
-        if unprepared:
-            section.add(
-                "not prepared yet",
-                f"{', '.join(unprepared)}: a run does so first; then check again",
-            )
+        builders = {n: find_builder(n, config.data.data_dir) for n in _tfds_names(config)}
+        if missing := ", ".join(name for name, b in builders.items() if not b.is_prepared()):
+            section.add("not prepared yet", f"{missing}: a run does so first; then check again")
             return section
         manifest = open_source(config.data.train, config.data.data_dir)
         check_files(manifest)
@@ -54,11 +51,8 @@ def check_data(config: ConfigDict, n_hosts: int) -> Section:
 def check_reference(config: ConfigDict) -> Section:
     """Whether the reference exists and reads one super-batch as the learner does."""
     cache = config.reference.cache
-    if (
-        cache
-        and cache == config.model.image.cache
-        and not tf.io.gfile.exists(f"{cache}/cache.json")
-    ):
+    is_own = cache and cache == config.model.image.cache
+    if is_own and not tf.io.gfile.exists(f"{cache}/cache.json"):
         section = Section(f"Reference cache: {cache}")
         section.add("embeddings", "computed by the run before step 1, with those of the learner")
         return section
@@ -139,10 +133,6 @@ def _tfds_names(config: ConfigDict) -> list[str]:
     names = [part.strip().partition("@")[0] for source in sources for part in source.split(",")]
     names = [name.removeprefix("tfds:") for name in names if name.startswith("tfds:")]
     return list(dict.fromkeys(name.partition(":")[0] for name in names))
-
-
-def _is_prepared(name: str, config: ConfigDict) -> bool:
-    return find_builder(name, config.data.data_dir).is_prepared()
 
 
 def _describe(section: Section, config: ConfigDict, manifest: Manifest, n_hosts: int) -> None:

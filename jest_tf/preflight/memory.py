@@ -86,11 +86,9 @@ def transient(
     loss = 4 * FLOAT * (spec.sub_batch * width_of_pairs + min(room, share * spec.sub_batch))
     training = gradients + loss + share * _example_bytes(config)
     trained = {name: trained_tower(config, name) for name in TOWERS}
+    how = width, recompute, trained
     activations = [
-        (
-            part.n_examples // n_replicas,
-            backward_bytes(parts.learner, part.at, width, recompute, trained),
-        )
+        (part.n_examples // n_replicas, backward_bytes(parts.learner, part.at, *how))
         for part in plan.train
     ]
     if 0 < micro_batch < share:  # A micro-batch at a time, and its gradient beside the sum.
@@ -121,10 +119,7 @@ def backward_bytes(
     recompute: bool,
     trained: Mapping[str, TrainedTower],
 ) -> int:
-    """What the backward pass of one example reads; with `recompute` inputs and the widest block.
-
-    Nothing is read below the lowest block that trains.
-    """
+    """What the backward pass of one example reads, down to the lowest block that trains."""
 
     def block(t: TowerConfig, tokens: int) -> int:
         # Both residuals, both normalised, queries to values, mixed heads; the MLP before and after

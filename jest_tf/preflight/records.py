@@ -22,16 +22,11 @@ def check_records(config: ConfigDict, n_replicas: int, folder: str) -> Section:
         section.problems.append(str(error))
         return section
     for name, source in report.sources.items():
-        kinds = [
-            f"{count:,} {kind.replace('_', ' ')}" for kind, count in source.counts.most_common()
-        ]
+        kinds = [f"{n:,} {kind.replace('_', ' ')}" for kind, n in source.counts.most_common()]
         section.add(name, f"{source.records:,} records; {', '.join(kinds) or 'nothing wrong'}")
     section.add("repeated", f"{report.duplicate_ids:,} ids, {report.duplicate_captions:,} captions")
-    named = ", ".join(
-        f"{text[:40]!r} {n:,} x" for text, n in list(report.most_repeated.items())[:5]
-    )
-    if named:
-        section.add("most often", named)
+    if named := [f"{text[:40]!r} {n:,} x" for text, n in report.most_repeated.items()][:5]:
+        section.add("most often", ", ".join(named))
     section.add("written", " and ".join(written))
     section.problems += [f"{path}: {why}" for path, why in report.unreadable_shards.items()]
     if report.shared_ids:

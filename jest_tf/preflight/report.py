@@ -70,13 +70,9 @@ def check_sizes(config: ConfigDict, n_replicas: int, n_hosts: int) -> Section:
     section.problems = replica_problems(config, n_hosts, n_replicas)
     s = config.selection
     big, small = s.super_batch, s.sub_batch
-    section.add("filter ratio", f"{filter_ratio(big, small):.4g} = 1 - {small:,} / {big:,}")
-    section.add(
-        "each step",
-        f"loads and scores {big:,}, trains {small:,}"
-        if s.policy != "uniform"
-        else f"loads {big:,}, trains {small:,} at random",
-    )
+    section.add("filter ratio", f"{1 - small / big:.4g} = 1 - {small:,} / {big:,}")
+    scored, drawn = (" and scores", "") if s.policy != "uniform" else ("", " at random")
+    section.add("each step", f"loads{scored} {big:,}, trains {small:,}{drawn}")
     section.add("each replica", f"loads {big / n_replicas:,.6g}, trains {small / n_replicas:,.6g}")
     if s.policy == "joint":
         section.add("joint draws", f"{s.n_chunks} chunks of {small // s.n_chunks:,}")
@@ -98,8 +94,3 @@ def _reserve(spare: int) -> str:
             "names the super_batch that your data need)"
         )
     return f"a step survives {spare:,} records that cannot be used; no other use is made of them"
-
-
-def filter_ratio(super_batch: int, sub_batch: int) -> float:
-    """f = 1 - b/B, the share of the loaded examples that is dropped."""
-    return 1 - sub_batch / super_batch

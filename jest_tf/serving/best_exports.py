@@ -40,8 +40,7 @@ class BestExports:
     def offer(
         self, step: int, results: Mapping[str, Mapping[str, Any]], export: Callable[[str], Any]
     ) -> bool:
-        """Exports this step if it is among the n best so far, and drops what no longer is; True if
-        kept.
+        """Exports a step that is among the n best, and drops what no longer is; True if kept.
 
         results: evaluation name -> result. export: writes an export to the path that it is given.
         UserError: the evaluation has no such metric.
@@ -78,10 +77,7 @@ class BestExports:
         return {entry["step"]: entry["score"] for entry in content["exports"]}
 
     def _write(self, scores: Mapping[int, float]) -> None:
-        exports = [
-            {"step": step, "score": score, "path": _folder_name(step)}
-            for step, score in scores.items()
-        ]
+        exports = [{"step": s, "score": v, "path": _folder_name(s)} for s, v in scores.items()]
         content = {"by": f"{self.name}:{self.metric}", "exports": exports}
         write_atomically(self.folder / _LIST, json.dumps(content, indent=1))
 

@@ -61,10 +61,7 @@ def towers(model: DualEncoder, image_size: int, by_rows: Callable = on_one_devic
 
 
 class ExportEncoder:
-    """The export at `path`, see `saved_model`; UserError: none there, or one that does not load.
-
-    by_rows: see `on_one_device`; then load it in the strategy's scope.
-    """
+    """The export at `path`; UserError: none that loads. by_rows: see `on_one_device`."""
 
     def __init__(self, path: str, by_rows: Callable = on_one_device):
         self.path = path.rstrip("/")
@@ -88,7 +85,7 @@ class ExportEncoder:
 
     @classmethod
     def on_all(cls, path: str, runtime) -> "ExportEncoder":
-        """The same on all replicas of a `runtime.strategy.Runtime`."""
+        """The same on all replicas of a `runtime.strategy.Runtime`, loaded in its scope."""
         with runtime.strategy.scope():
             return cls(path, functools.partial(runtime.by_rows, compiled=False))
 

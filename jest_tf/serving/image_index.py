@@ -21,12 +21,8 @@ from jest_tf.errors import UserError
 from jest_tf.files import parse_json, write_atomically
 
 FORMAT = 1
-EMBEDDINGS, ITEMS, THUMBNAILS, META = (
-    "embeddings.npy",
-    "items.jsonl",
-    "thumbnails.bin",
-    "meta.json",
-)
+EMBEDDINGS, ITEMS = "embeddings.npy", "items.jsonl"
+THUMBNAILS, META = "thumbnails.bin", "meta.json"
 _HEADER_BYTES = 128
 
 
@@ -46,9 +42,7 @@ class Item:
 
 
 class ImageIndex:
-    """An index in a folder, to read and to add to: one Item per row, and the content of
-    meta.json.
-    """
+    """An index in a folder, to read and to add to: an Item per row, and what meta.json says."""
 
     def __init__(self, path: Path, meta: dict[str, Any], items: list[Item]):
         self.path, self.meta, self.items = path, meta, items
@@ -69,9 +63,7 @@ class ImageIndex:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "ImageIndex":
-        """Opens an index; UserError: none there, another format, or files that meta.json does
-        not fit.
-        """
+        """Opens an index; UserError: none there, another format, or damaged."""
         path = Path(path)
         try:
             meta = parse_json((path / META).read_text())
@@ -129,12 +121,18 @@ class ImageIndex:
 
         k items of different ids, zimg float32 [k, d], k JPEGs or nothing where the items are files.
         """
-        if thumbnails:
-            self._append_thumbnails(items, thumbnails)
+        with open(self.path / THUMBNAILS, "ab") as file:
+            for item, jpeg in zip(items, thumbnails, strict=bool(thumbnails)):
+                item.thumbnail = [file.tell(), len(jpeg)]
+                file.write(jpeg)
         known = [i for i, item in enumerate(items) if item.id in self.row_of]
         new = [i for i, item in enumerate(items) if item.id not in self.row_of]
         self._write_rows(len(self.items), zimg[new])
-        self._append_items([items[i] for i in new])
+        for i in new:
+            self.row_of[items[i].id] = len(self.items)
+            self.items.append(items[i])
+        with open(self.path / ITEMS, "ab") as file:
+            file.write("".join(_line(items[i]) for i in new).encode())
         for i in known:
             row = self.row_of[items[i].id]
             self._write_rows(row, zimg[i : i + 1])
@@ -152,23 +150,10 @@ class ImageIndex:
             file.seek(offset)
             return file.read(length)
 
-    def _append_thumbnails(self, items: Sequence[Item], thumbnails: Sequence[bytes]) -> None:
-        with open(self.path / THUMBNAILS, "ab") as file:
-            for item, jpeg in zip(items, thumbnails, strict=True):
-                item.thumbnail = [file.tell(), len(jpeg)]
-                file.write(jpeg)
-
     def _write_rows(self, row: int, zimg: np.ndarray) -> None:
         with open(self.path / EMBEDDINGS, "r+b") as file:
             file.seek(_HEADER_BYTES + row * 4 * self.meta["d"])
             file.write(np.ascontiguousarray(zimg, "<f4").tobytes())
-
-    def _append_items(self, items: Sequence[Item]) -> None:
-        for item in items:
-            self.row_of[item.id] = len(self.items)
-            self.items.append(item)
-        with open(self.path / ITEMS, "ab") as file:
-            file.write("".join(_line(item) for item in items).encode())
 
     def _rewrite_items(self) -> None:
         write_atomically(self.path / ITEMS, "".join(_line(item) for item in self.items).encode())

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -55,17 +55,7 @@ class Report:
         return f"; {len(self.not_indexed):,} left out:{first}{rest}"
 
 
-class _Image(NamedTuple):
-    item: Item
-    encoded: bytes
-
-
-class _Rows(NamedTuple):
-    """Embedded images, without their pixels: k items, zimg [k, d], k thumbnails or none."""
-
-    items: list[Item]
-    zimg: np.ndarray
-    thumbnails: list[bytes]
+_Rows = tuple[list[Item], np.ndarray, list[bytes]]  # k items, zimg [k, d], thumbnails (k or none)
 
 
 def add_images(
@@ -75,12 +65,11 @@ def add_images(
     batch_size: int = 128,
     data_dir: str | None = None,
 ) -> Report:
-    """Embeds images and adds them to the index at `path`, which is made if it is not there.
+    """Embeds images into the index at `path`, made if it is not there; a batch in memory at a time.
 
-    Images that the index holds in this version (size and time of the file) are passed over; changed
-    ones are replaced. Images never are in memory all at once.
-    images: a folder, searched with its subfolders; `tfds:NAME[/CONFIG][:SPLIT]`; or what `prepare`
-    wrote. The last two bring captions. UserError: no images, or an index of another model.
+    Skips images that the index holds in this version (size and time of the file). images: a folder,
+    with its subfolders; `tfds:NAME[/CONFIG][:SPLIT]`; or what `prepare` wrote. The last two bring
+    captions. UserError: no images, or an index of another model.
     """
     report = Report()
     keep_thumbnails = images.startswith("tfds:") or (Path(images) / "manifest.json").is_file()
@@ -97,7 +86,7 @@ def add_images(
     with Counter(f"indexing {images}", n, "pictures") as counter:
         for batch in _batched(found, batch_size):
             pending.append(_embed(batch, encoder, batch_size, keep_thumbnails, report))
-            if sum(len(rows.items) for rows in pending) >= COMMIT_ROWS:
+            if sum(len(items) for items, _, _ in pending) >= COMMIT_ROWS:
                 _commit(index, pending)
             counter.add(report.added + report.known + len(report.not_indexed) - counter.done)
     _commit(index, pending)
@@ -134,7 +123,9 @@ def _folder_items(folder: Path, index: Path, report: Report) -> list[Item]:
             report.not_indexed[str(path)] = file.passed_over
         elif is_image:
             try:
-                items.append(_file_item(path, folder))
+                status = path.stat()
+                version = f"{status.st_size}-{status.st_mtime_ns}"
+                items.append(Item(str(path.resolve()), str(path.relative_to(folder)), version))
             except OSError as error:
                 report.not_indexed[str(path)] = why(error)
     if not items:
@@ -145,22 +136,13 @@ def _folder_items(folder: Path, index: Path, report: Report) -> list[Item]:
     return sorted(items, key=lambda item: item.label)
 
 
-def _of_files(items: list[Item], index: ImageIndex, report: Report) -> Iterator[_Image]:
+def _of_files(items: list[Item], index: ImageIndex, report: Report) -> Iterator[tuple[Item, bytes]]:
     """New and changed files, read by a few threads ahead of their use."""
     wanted = [item for item in items if not index.is_current(item)]
     report.known = len(items) - len(wanted)
     with futures.ThreadPoolExecutor(8) as pool:
         for part in _batched(iter(wanted), READ_AHEAD):
-            yield from map(_Image, part, pool.map(_read, part))
-
-
-def _file_item(path: Path, folder: Path) -> Item:
-    status = path.stat()
-    return Item(
-        id=str(path.resolve()),
-        label=str(path.relative_to(folder)),
-        version=f"{status.st_size}-{status.st_mtime_ns}",
-    )
+            yield from zip(part, pool.map(_read, part), strict=True)
 
 
 def _read(item: Item) -> bytes:
@@ -173,7 +155,7 @@ def _read(item: Item) -> bytes:
 
 def _of_data_set(
     data: EvaluationData, source: str, index: ImageIndex, batch_size: int, report: Report
-) -> Iterator[_Image]:
+) -> Iterator[tuple[Item, bytes]]:
     """Images of a data set; the number of an image in the set is its identity."""
     version = data.manifest.fingerprint
     number = itertools.count()
@@ -185,37 +167,32 @@ def _of_data_set(
             if index.is_current(item):
                 report.known += 1
             else:
-                yield _Image(item, encoded)
+                yield item, encoded
     if data.n_skipped:
         report.not_indexed[source] = f"{data.n_skipped:,} records could not be read"
 
 
 def _embed(
-    batch: list[_Image],
-    encoder: ExportEncoder,
-    batch_size: int,
-    keep_thumbnails: bool,
-    report: Report,
+    batch: list[tuple], encoder: ExportEncoder, batch_size: int, thumbs: bool, report: Report
 ) -> _Rows:
-    """The decodable images of a batch."""
-    encoded = [image.encoded for image in batch]
+    """The decodable images of a batch of (item, file), with thumbnails if `thumbs`."""
+    files = [encoded for _, encoded in batch]
     # Always full batches: the model then runs one shape, on every device.
-    zimg, ok = encoder.encode_image_bytes(encoded + [b""] * (batch_size - len(batch)))
+    zimg, ok = encoder.encode_image_bytes(files + [b""] * (batch_size - len(batch)))
     zimg, ok = zimg[: len(batch)], ok[: len(batch)]
-    bad = [image.item for image, good in zip(batch, ok, strict=True) if not good]
+    bad = [item for (item, _), good in zip(batch, ok, strict=True) if not good]
     report.not_indexed |= {item.id: "cannot be decoded or read" for item in bad}
     report.added += int(ok.sum())
     kept = [image for image, good in zip(batch, ok, strict=True) if good]
-    thumbnails = [_jpeg(image.encoded) for image in kept] if keep_thumbnails else []
-    return _Rows([image.item for image in kept], zimg[ok], thumbnails)
+    thumbnails = [_jpeg(encoded) for _, encoded in kept] if thumbs else []
+    return [item for item, _ in kept], zimg[ok], thumbnails
 
 
 def _commit(index: ImageIndex, pending: list[_Rows]) -> None:
     """Writes what is pending, and empties it."""
-    items = [item for rows in pending for item in rows.items]
-    if items:
-        zimg = np.concatenate([rows.zimg for rows in pending])
-        index.add(items, zimg, [jpeg for rows in pending for jpeg in rows.thumbnails])
+    if any(items for items, _, _ in pending):
+        items, zimg, thumbnails = zip(*pending, strict=True)
+        index.add([*chain(*items)], np.concatenate(zimg), [*chain(*thumbnails)])
     pending.clear()
 
 

@@ -55,7 +55,9 @@ class _Builder:
         probe = self.lookup("probe", w["image/pooling/probe"], places[:, :1])
         x = self.pooled_attention(c.image)(probe, x)
         x = x + self.mlp("image/pooling", "norm", c.image, x)
-        return keras.Model(pixels, self.unit(ops.squeeze(x, 1)), name="image_tower")
+        return keras.Model(
+            pixels, layers.UnitNormalization(axis=-1)(ops.squeeze(x, 1)), name="image_tower"
+        )
 
     def text_tower(self, c: DualEncoderConfig) -> keras.Model:
         tokens = keras.Input((c.n_tokens,), dtype="int32")
@@ -63,7 +65,7 @@ class _Builder:
         x = x + self.lookup("text_positions", self.weights["text/positions"], _places(tokens))
         x = self.encoder("text", c.text, x)[:, -1]
         x = self.dense("text/projection", c.embed_dim)(x)
-        return keras.Model(tokens, self.unit(x), name="text_tower")
+        return keras.Model(tokens, layers.UnitNormalization(axis=-1)(x), name="text_tower")
 
     def encoder(self, name: str, tower: TowerConfig, x):
         for k in range(tower.depth):
@@ -119,9 +121,6 @@ class _Builder:
         layer.build(shape)
         layer.set_weights(values)
         return layer
-
-    def unit(self, x):
-        return layers.UnitNormalization(axis=-1)(x)
 
 
 def _places(like):

@@ -20,6 +20,7 @@ from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig, TowerConfig
 from jest_tf.models.weights import big_vision, huggingface, rules
+from jest_tf.serving import keras_towers
 from jest_tf.serving.transformers_tokenizer import write_tokenizer
 
 TABLE = "text/token_embedding"
@@ -138,9 +139,7 @@ def write_big_vision(public: PublicModel, path: Path) -> list[str]:
 
 def write_keras(public: PublicModel, path: Path) -> list[str]:
     """A .keras file of the towers, of Keras's own layers."""
-    from jest_tf.serving.keras_towers import towers
-
-    towers(public.config, public.weights, public.model.pixels.margin).save(path)
+    keras_towers.towers(public.config, public.weights, public.model.pixels.margin).save(path)
     return ["the .keras file takes pixels in [-1, 1] and token ids; it holds no tokenizer"]
 
 

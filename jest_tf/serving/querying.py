@@ -62,11 +62,8 @@ class Searcher:
         """
         started = time.monotonic()
         queries = [{"text": text} for text in texts] + [{"image": path} for path in images]
-        embeddings = []
-        if texts:
-            embeddings.append(self.encoder.encode_text(list(texts)))
-        if images:
-            embeddings.append(self._encode_files(images))
+        embeddings = [self.encoder.encode_text(list(texts))] if texts else []
+        embeddings += [self._encode_files(images)] if images else []
         for query, hits in zip(queries, self.nearest(np.concatenate(embeddings), k), strict=True):
             query["results"] = hits
         return {
@@ -79,12 +76,10 @@ class Searcher:
 
     def nearest(self, embeddings: np.ndarray, k: int) -> list[list[dict[str, Any]]]:
         """The k nearest images of each embedding [q, d], best first: {rank, score, id, …}."""
+        found = zip(*self._search(embeddings, k), strict=True)
         return [
-            [
-                self._hit(rank, score, row)
-                for rank, (score, row) in enumerate(zip(of_query, found, strict=True), start=1)
-            ]
-            for of_query, found in zip(*self._search(embeddings, k), strict=True)
+            [self._hit(*hit) for hit in zip(range(1, k + 1), scores, rows, strict=False)]
+            for scores, rows in found
         ]
 
     def picture(self, item: Item, max_side: int | None = None) -> Image.Image | None:
@@ -118,13 +113,8 @@ class Searcher:
 
     def _hit(self, rank: int, score: float, row: int) -> dict[str, Any]:
         item = self.index.items[row]
-        return {
-            "rank": rank,
-            "score": float(score),
-            "id": item.id,
-            "label": item.label,
-            "row": int(row),
-        }
+        found = {"id": item.id, "label": item.label, "row": int(row)}
+        return {"rank": rank, "score": float(score), **found}
 
     def _sheet_row(self, query: dict[str, Any]) -> Row:
         hits = [self._sheet_hit(hit) for hit in query["results"][:MAX_SHEET_COLUMNS]]

@@ -72,7 +72,7 @@ def _selection(selection: Mapping[str, Any], reference: str) -> dict[str, Any]:
 
 
 def _distillation(reference: Mapping[str, Any]) -> str:
-    weight = reference.get("distillation", 0.0)  # runs of older versions have no such field
+    weight = reference["distillation"]
     source = reference["workdir"] or reference["cache"]
     return f"weight {weight:g}, from {source}" if weight else "none"
 

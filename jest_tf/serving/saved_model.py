@@ -22,6 +22,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from jest_tf.data import preprocess
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
+from jest_tf.files import write_atomically
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.progress import Counter
@@ -76,8 +77,8 @@ def export_dual_encoder(
     incomplete = f"{path}.incomplete"
     _remove(incomplete)
     _write_saved_model(_in_float32(model), tokenizer, image_size, decode_size, incomplete)
-    _write_text(f"{incomplete}/{INFO_FILE}", json.dumps(info, indent=1) + "\n")
-    _write_text(f"{incomplete}/{CARD_FILE}", model_card(info))
+    write_atomically(f"{incomplete}/{INFO_FILE}", json.dumps(info, indent=1) + "\n")
+    write_atomically(f"{incomplete}/{CARD_FILE}", model_card(info))
     _remove(path)
     tf.io.gfile.rename(incomplete, path)
     return info["fingerprint"]
@@ -208,8 +209,3 @@ def _require_replaceable(path: str) -> None:
 def _remove(path: str) -> None:
     if tf.io.gfile.exists(path):
         tf.io.gfile.rmtree(path)
-
-
-def _write_text(path: str, text: str) -> None:
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write(text)

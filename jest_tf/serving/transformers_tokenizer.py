@@ -58,21 +58,14 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     }
     content["added_tokens"].sort(key=lambda token: token["id"])
     _write(folder / "tokenizer.json", content)
-    _write(
-        folder / "tokenizer_config.json",
-        config | special | {"tokenizer_class": "PreTrainedTokenizerFast"},
-    )
+    config |= special | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    _write(folder / "tokenizer_config.json", config)
 
 
 def _wordpiece(vocab: list[str]) -> dict[str, Any]:
     """As BERT's, after what tensorflow-text's does beyond it: NFKC and case folding."""
-    bert = {
-        "type": "BertNormalizer",
-        "clean_text": True,
-        "handle_chinese_chars": True,
-        "strip_accents": True,
-        "lowercase": True,
-    }
+    flags = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
+    bert = {"type": "BertNormalizer", **dict.fromkeys(flags, True)}
     folds = [({"Regex": pattern}, content) for pattern, content in FOLDS.items()]
     replacements = [{"type": "Replace", "pattern": p, "content": to} for p, to in folds]
     return {
@@ -157,15 +150,8 @@ def _merges(model) -> Iterator[list[str]]:
 
 
 def _added(token: str, token_id: int, special: bool) -> dict[str, Any]:
-    return {
-        "id": token_id,
-        "content": token,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": special,
-    }
+    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": token_id, "content": token, **off, "special": special}
 
 
 def _with_end(end: str, end_id: int) -> dict[str, Any]:

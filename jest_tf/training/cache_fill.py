@@ -41,10 +41,7 @@ def filled_by_run(
     batch_size: int = 256,
     runtime: Runtime = ONE_DEVICE,
 ) -> tuple[CacheWriter, Callable[[Sequence[int]], None]]:
-    """A cache, and what embeds some of its shards.
-
-    runtime: on whose replicas; the run must have been loaded in its scope.
-    """
+    """A cache, and what embeds its shards; `run` was loaded in the scope of `runtime`."""
     size = run.model.config.image_size
     writer = CacheWriter(
         folder,

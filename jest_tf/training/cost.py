@@ -7,7 +7,6 @@ costs each product twice more: once for its input, once for its weight.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
 from jest_tf.selection.spec import SelectionSpec
@@ -15,12 +14,8 @@ from jest_tf.training.resolution import Fidelity, StepPlan
 from jest_tf.tuning import TrainedTower
 
 # The phases of a step, in its order; `train` has one entry per fidelity, such as train@256/16.
-SCORE_LEARNER, SCORE_REFERENCE, SELECT, TRAIN = (
-    "score_learner",
-    "score_reference",
-    "select",
-    "train",
-)
+SCORE_LEARNER, SCORE_REFERENCE = "score_learner", "score_reference"
+SELECT, TRAIN = "select", "train"
 
 
 def image_tower_flops(model: DualEncoderConfig, at: Fidelity) -> int:
@@ -332,22 +327,8 @@ class CostLedger:
 
     def scalars(self) -> dict[str, float]:
         """All entries under one flat name each, with totals: for logs and result tables."""
-        scalars = {
-            "cost/steps": self.steps,
-            "cost/examples_scored": self.examples_scored,
-            "cost/examples_trained": self.examples_trained,
-            "cost/flops": self.total_flops,
-            "cost/seconds": self.total_seconds,
-        }
+        scalars = {f"cost/{name}": value for name, value in self.totals.items()}
+        scalars |= {"cost/steps": self.steps, "cost/seconds": self.total_seconds}
         scalars |= {f"cost/flops/{phase}": value for phase, value in self.flops.items()}
         scalars |= {f"cost/seconds/{phase}": value for phase, value in self.seconds.items()}
         return scalars
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CostLedger":
-        """The inverse of `to_dict`."""
-        return cls(**values)

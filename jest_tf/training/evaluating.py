@@ -1,5 +1,6 @@
 """The evaluations of a run, and their difference to step 0 where it starts from trained weights."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ class Evaluations:
             result = read_result(self._folder, name, step)
             # A worker may not see yet what another has written: then all measure it again.
             if not all(self._runtime.peers.of_all(int(result is not None))):
-                self._encoder.description.update(step=step, cost=ledger.to_dict())
+                self._encoder.description.update(step=step, cost=dataclasses.asdict(ledger))
                 result = self._measure(name, step, spec.to_dict(), passes)
                 if self._runtime.is_chief:
                     write_result(self._folder, result)

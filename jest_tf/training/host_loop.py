@@ -103,19 +103,12 @@ class HostLoop:
 
     Where `runtime.steps_in_graph` holds, the n steps and the reading of their batches are one
     program, so that Python is not in the way. Elsewhere each step is a call and batches are read on
-    the host, where a read error can be survived.
-
-    Args:
-      model: what to train, built, with its optimizer.
-      runtime: the strategy and what may be compiled.
-      batches: iterator of the strategy's per-replica super-batches; with `steps_in_graph` one of
-        tf.data or tf.distribute.
+    the host, where a read error can be survived. model: built, with its optimizer. batches: the
+    strategy's per-replica super-batches; with `steps_in_graph` of tf.data or tf.distribute.
     """
 
     def __init__(self, model: JestModel, runtime: Runtime, batches: Iterator):
-        self._model = model
-        self._runtime = runtime
-        self._batches = batches
+        self._model, self._runtime, self._batches = model, runtime, batches
         self._programs = {}
 
     def run(
@@ -194,7 +187,8 @@ class HostLoop:
             before = self._clock()
             with tf.control_dependencies([before]):
                 batch = next(self._batches)
-            with tf.control_dependencies(self._local_tensors(batch)):
+            local = [self._runtime.strategy.experimental_local_results(v) for v in batch.values()]
+            with tf.control_dependencies(tf.nest.flatten(local)):
                 wait = self._clock() - before
             return batch, *one_step(batch), wait
 
@@ -228,10 +222,6 @@ class HostLoop:
     def _clock(self) -> tf.Tensor:
         # TensorFlow refuses its clock where it must be deterministic; the wait is then told as 0.
         return tf.zeros([], tf.float64) if self._runtime.deterministic else tf.timestamp()
-
-    def _local_tensors(self, per_replica) -> list[tf.Tensor]:
-        results = self._runtime.strategy.experimental_local_results
-        return tf.nest.flatten([results(value) for value in per_replica.values()])
 
     def _first(self, per_replica):
         return self._runtime.strategy.experimental_local_results(per_replica)[0]

@@ -409,10 +409,7 @@ def draws_of_rows(seed: tf.Tensor, n: int, rank: tf.Tensor | int) -> tf.Tensor:
 def encode(
     model: DualEncoder, at: Fidelity | None, rows: dict[str, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """image uint8 [n, h, w, 3] (or learner_zimg [n, d]), tokens int32 [n, L] -> zimg, ztxt [n, d].
-
-    Resizes on the device.
-    """
+    """image uint8 [n, h, w, 3] or learner_zimg, tokens int32 [n, L] -> zimg, ztxt [n, d]."""
     tokens, depth = rows["tokens"], None
     if at is not None:
         tokens, depth = shorten_tokens(tokens, at.n_tokens), at.text_depth

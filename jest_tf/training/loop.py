@@ -7,6 +7,7 @@ before it evaluates, so that a kill in a long evaluation loses no step; the next
 the evaluation, whose result is missing.
 """
 
+import dataclasses
 import functools
 import math
 import secrets
@@ -244,7 +245,7 @@ class Trainer:
         if state is None:
             self._start()
             return 0
-        self.ledger = CostLedger.from_dict(state["ledger"])
+        self.ledger = CostLedger(**state["ledger"])
         self.bad_records.seen, self.bad_records.bad = (state["records"][k] for k in ("seen", "bad"))
         return state["step"]
 
@@ -384,7 +385,7 @@ class Trainer:
         """Saves the whole state, after everything that was written for its steps is on disk."""
         self._settle()
         first = self.outputs.sync(self.step)
-        state = {"step": self.step, "ledger": self.ledger.to_dict()}
+        state = {"step": self.step, "ledger": dataclasses.asdict(self.ledger)}
         state["records"] = {"seen": self.bad_records.seen, "bad": self.bad_records.bad}
         self.checkpoints.save_later(self.step, self._variables(), state, first)
         self.saved_at, self.has_asked = time.monotonic(), False

@@ -48,10 +48,7 @@ class GuardedAdamW(keras.optimizers.AdamW):
                 variable.value.assign(value)
 
     def apply_if(self, accept: tf.Tensor, gradients: list, variables: list) -> None:
-        """Applies the gradients where `accept` (bool []) holds, otherwise changes nothing.
-
-        Of the counter `iterations`, `count` takes care.
-        """
+        """Applies the gradients where `accept` (bool []) holds; `count` counts the step anyway."""
         self._accept = accept
         try:
             self._backend_apply_gradients(gradients, variables)

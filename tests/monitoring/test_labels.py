@@ -52,7 +52,7 @@ def test_windows_of_a_run(tmp_path):
     labels = Labels({1: "clean", 2: "shuffled", 3: "clean", 4: "icon"}, {"shuffled"})
     first, second, third = windows(Picks(tmp_path), labels, n_steps=2)
     assert (first.first_step, first.last_step, first.n_picks) == (1, 2, 4)
-    assert (first.clean, first.noisy) == (0.25, 0.75)
+    assert (first.shares["clean"], first.noisy) == (0.25, 0.75)
     assert (first.n_distinct, first.n_distinct_so_far) == (2, 2)
     assert second.shares == {"clean": 0.25, "icon": 0.5, "shuffled": 0.0, UNLABELLED: 0.25}
     assert (second.n_distinct, second.n_distinct_so_far) == (3, 5)
@@ -65,7 +65,7 @@ def test_lost_records_do_not_count(tmp_path):
     log.close()
     PicksLog(tmp_path, sub_batch=2, start_step=3).close()
     (window,) = windows(Picks(tmp_path), Labels({1: "clean"}), n_steps=10)
-    assert (window.n_picks, window.clean, window.last_step) == (2, 1.0, 3)
+    assert (window.n_picks, window.shares, window.last_step) == (2, {"clean": 1.0}, 3)
 
 
 def test_the_pool_holds_what_its_readme_says():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jest_tf.errors import UserError
-from jest_tf.monitoring.ledger import COLUMNS, Ledger, LedgerFiles, ledger_steps, read_ledger
+from jest_tf.files import steps_with_file
+from jest_tf.monitoring.ledger import COLUMNS, Ledger, LedgerFiles, read_ledger
 
 N = 50
 
@@ -81,7 +82,7 @@ def test_a_resumed_run_goes_on_from_the_file_of_its_checkpoint(tmp_path):
                 if i % 2 == 0:
                     files.saving(i)()
     resumed = LedgerFiles(tmp_path / "cut", N, N, 2, 4)
-    assert ledger_steps(tmp_path / "cut") == [4]
+    assert steps_with_file(tmp_path / "cut") == [4]
     for step in observed[4:]:
         resumed.ledger.add(*step)
     resumed.saving(8)()

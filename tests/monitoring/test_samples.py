@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from jest_tf.errors import UserError
+from jest_tf.files import steps_with_file
 from jest_tf.monitoring.samples import (
     GROUPS,
     Samples,
     cut_samples,
     pick_samples,
     read_samples,
-    sample_steps,
     write_samples,
 )
 
@@ -50,13 +50,13 @@ def test_keys_come_back_and_files_without_them_are_read(tmp_path):
 
 
 def test_steps_and_cut(tmp_path):
-    assert sample_steps(tmp_path / "missing") == []
+    assert steps_with_file(tmp_path / "missing") == []
     for step in (200, 20, 100):
         write_samples(tmp_path, step, some_samples())
     (tmp_path / "other.txt").touch()
-    assert sample_steps(tmp_path) == [20, 100, 200]
+    assert steps_with_file(tmp_path) == [20, 100, 200]
     cut_samples(tmp_path, 100)
-    assert sample_steps(tmp_path) == [20, 100]
+    assert steps_with_file(tmp_path) == [20, 100]
 
 
 def test_damage_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """The ledger's arithmetic, and the paper's own accounting of a Flexi-JEST step."""
 
+import dataclasses
 import json
 
 import pytest
@@ -128,7 +129,7 @@ def test_the_ledger_adds_up_and_survives_json():
     assert ledger.flops == {"select": 25, "train@48/16": 30, "train@48/8": 60}
     assert ledger.seconds == {"input": 0.5, "step": 6.0}
     assert (ledger.steps, ledger.examples_scored, ledger.examples_trained) == (5, 3200, 640)
-    restored = CostLedger.from_dict(json.loads(json.dumps(ledger.to_dict())))
+    restored = CostLedger(**json.loads(json.dumps(dataclasses.asdict(ledger))))
     assert restored == ledger
     restored.add(full, 1, {"step": 1.0})
     assert restored.total_flops == 150 and restored.total_seconds == 7.5

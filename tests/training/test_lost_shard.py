@@ -9,8 +9,8 @@ from small_run import small_run
 from jest_tf.data.manifest import Manifest, Shard
 from jest_tf.data.retry import resilient_steps
 from jest_tf.errors import UserError
+from jest_tf.stored_config import read_config
 from jest_tf.training import loop
-from jest_tf.training.run.workdir import read_config
 
 
 @pytest.mark.parametrize("steps_per_loop", [1, 2])  # read by Python, or inside the program

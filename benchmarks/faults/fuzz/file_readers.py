@@ -23,8 +23,8 @@ from jest_tf.evaluation.classes import class_prompts
 from jest_tf.monitoring.metrics_log import MetricsLog, read_metrics
 from jest_tf.monitoring.samples import read_samples
 from jest_tf.monitoring.tensorboard import cut_events
+from jest_tf.stored_config import read_config
 from jest_tf.training.run.checkpoint import MANIFEST, STATE, VARIABLES, Checkpointer, folder_name
-from jest_tf.training.run.workdir import read_config
 
 Read = Callable[[Sequence[bytes]], int]
 

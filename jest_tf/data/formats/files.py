@@ -229,10 +229,7 @@ class Found:
 
 
 def find(patterns: Sequence[str], endings: Sequence[str] = (), skip: str = "") -> Found:
-    """What paths, globs, {00000..00099} and folders (their files with these endings) name.
-
-    UserError: a pattern that names nothing.
-    """
+    """What paths, globs, {00000..00099} and folders name; UserError: one that names nothing."""
     paths: dict[str, None] = {}
     passed: Counter = Counter()
     patterns = [p if is_remote(p) else os.path.abspath(p) for p in patterns]

@@ -63,10 +63,7 @@ class Row:
 
 
 def open_tables(settings: pairs.Settings) -> pairs.Opened:
-    """Tables whose rows name pictures, relative to the table; a unit is `records_per_shard` rows.
-
-    They are scanned once and never held.
-    """
+    """Tables whose rows name pictures, relative to the table; scanned once and never held."""
     found = files.find(settings.paths, ENDINGS, settings.out)
     place, layout = files.Place(found.root, settings.allow_outside), Layout.of(settings)
     units, notes, unclosed = [], [], 0

@@ -6,26 +6,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator
 
-from jest_tf.data.formats.files import (
-    IMAGE_ENDINGS,
-    MAX_FILE_BYTES,
-    READ_ERRORS,
-    find,
-    is_remote,
-    open_binary,
-    why,
-)
-from jest_tf.data.formats.pairs import (
-    Columns,
-    Item,
-    NotText,
-    Opened,
-    PassedOver,
-    Rejected,
-    Settings,
-    Unit,
-    checked,
-)
+from jest_tf.data.formats import files, pairs
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json
 
@@ -33,36 +14,36 @@ ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # Captions, classes and metadata of one record; web pages as captions are cut later.
 MAX_TEXT_BYTES = 1 << 24
 TEXTS = ("txt", "json", "cls")
-IMAGES = tuple(ending[1:] for ending in IMAGE_ENDINGS)
+IMAGES = tuple(ending[1:] for ending in files.IMAGE_ENDINGS)
 
 Parts = dict[str, object]  # ending -> what `load` turns into bytes
 
 
-def open_tars(settings: Settings) -> Opened:
+def open_tars(settings: pairs.Settings) -> pairs.Opened:
     """A unit per tar."""
-    found = find(settings.paths, ENDINGS, settings.out)
+    found = files.find(settings.paths, ENDINGS, settings.out)
     units = [
-        Unit(name, functools.partial(read_tar, found.path(name), name, settings.columns))
+        pairs.Unit(name, functools.partial(read_tar, found.path(name), name, settings.columns))
         for name, _, _ in found.files
     ]
-    return Opened(found.root, found.files, units, found.passed_over)
+    return pairs.Opened(found.root, found.files, units, found.passed_over)
 
 
-def read_tar(path: str, name: str, columns: Columns) -> Iterator[Item]:
+def read_tar(path: str, name: str, columns: pairs.Columns) -> Iterator[pairs.Item]:
     """The records of a tar; `name` begins their keys. UserError: the file cannot be read at all.
 
     Members of a plain local tar may come in any order. In a compressed or remote one, which is read
     once, those of a key must follow one another.
     """
     try:
-        file = open_binary(path)
-    except READ_ERRORS as error:
-        raise UserError(f"{path} cannot be read: {why(error)}") from error
+        file = files.open_binary(path)
+    except files.READ_ERRORS as error:
+        raise UserError(f"{path} cannot be read: {files.why(error)}") from error
     with file:
-        is_plain = not is_remote(path) and _is_plain(file)
+        is_plain = not files.is_remote(path) and _is_plain(file)
         groups = _indexed(file) if is_plain else _streamed(file)
         for key, parts, load in groups:
-            if isinstance(parts, Rejected | PassedOver):
+            if isinstance(parts, pairs.Rejected | pairs.PassedOver):
                 yield parts
                 continue
             for inner, record in _split_at_dots(key, parts):
@@ -89,11 +70,11 @@ def _indexed(file: io.BufferedIOBase) -> Iterator[tuple]:
             for key, ending, member in members(tar):
                 last = key or last
                 if key is None:
-                    yield "", PassedOver(ending), None
+                    yield "", pairs.PassedOver(ending), None
                 else:
                     groups.setdefault(key, {})[ending] = (member.offset_data, member.size)
     except Exception as error:  # tarfile raises many types for damaged archives
-        lost = Rejected(last or "its first member", _ends_early(error))
+        lost = pairs.Rejected(last or "its first member", _ends_early(error))
 
     def load(part: tuple[int, int]) -> bytes:
         file.seek(part[0])
@@ -112,7 +93,7 @@ def _streamed(file: io.BufferedIOBase) -> Iterator[tuple]:
         with tarfile.open(fileobj=file, mode="r|*") as tar:
             for member_key, ending, member in members(tar):
                 if member_key is None:
-                    yield "", PassedOver(ending), None
+                    yield "", pairs.PassedOver(ending), None
                     continue
                 if member_key != key:
                     if parts:
@@ -121,18 +102,18 @@ def _streamed(file: io.BufferedIOBase) -> Iterator[tuple]:
                     key, parts, held = member_key, {}, 0
                     if hash(key) in finished:
                         reason = "its members are not adjacent: pack them with tar --sort=name"
-                        yield "", Rejected(key, reason), None
+                        yield "", pairs.Rejected(key, reason), None
                 parts[ending] = member.size
                 if ending.rpartition(".")[2] not in (*IMAGES, *TEXTS):
                     continue
                 held += member.size
-                if held <= MAX_FILE_BYTES:
+                if held <= files.MAX_FILE_BYTES:
                     content = tar.extractfile(member).read()
                     if len(content) < member.size:
                         raise tarfile.ReadError(f"unexpected end of data in {member.name}")
                     parts[ending] = content
     except Exception as error:  # tarfile, zlib and lzma raise many types for damaged archives
-        yield "", Rejected(key or "its first member", _ends_early(error)), None
+        yield "", pairs.Rejected(key or "its first member", _ends_early(error)), None
         return
     if parts:
         yield key, parts, bytes
@@ -173,30 +154,33 @@ def _split_at_dots(key: str, parts: Parts) -> Iterator[tuple[str, Parts]]:
 
 
 def pair_of(
-    key: str, parts: Parts, load: Callable[[object], bytes], columns: Columns, by_line: bool = False
-) -> Item:
-    """The record of files that share a key: a picture, .txt (`by_line`: a caption a line) or .json,
-    .cls.
+    key: str,
+    parts: Parts,
+    load: Callable[[object], bytes],
+    columns: pairs.Columns,
+    by_line: bool = False,
+) -> pairs.Item:
+    """The record of files that share a key: a picture, .txt (by_line: captions) or .json, .cls.
 
     parts: by ending, as `load` takes them; a size, or (…, size), stands for what is too large.
     """
     ending = next((e for e in IMAGES if e in parts), None)
     if ending is None:
         dots = " (a key ends at the first dot of a name)" if any("." in e for e in parts) else ""
-        return Rejected(key, f"no image among {sorted(parts)[:8]}{dots}")
-    for name, limit in ((ending, MAX_FILE_BYTES), *((t, MAX_TEXT_BYTES) for t in TEXTS)):
+        return pairs.Rejected(key, f"no image among {sorted(parts)[:8]}{dots}")
+    for name, limit in ((ending, files.MAX_FILE_BYTES), *((t, MAX_TEXT_BYTES) for t in TEXTS)):
         part = parts.get(name, b"")
         size = len(part) if isinstance(part, bytes) else part if isinstance(part, int) else part[1]
         if size > limit or isinstance(part, int):
-            return Rejected(key, f".{name} has {size:,} bytes; more than fit into a record")
+            return pairs.Rejected(key, f".{name} has {size:,} bytes; more than fit into a record")
     image = load(parts[ending])
     fields: dict[str, object] = {"captions": None, "label": None, "noise": None}
     if "json" in parts:
         try:
             fields = columns.pair_fields(_fields(load(parts["json"])))
-        except NotText as error:
+        except pairs.NotText as error:
             if "txt" not in parts or columns.caption:
-                return Rejected(key, str(error))
+                return pairs.Rejected(key, str(error))
     if "txt" in parts and not (columns.caption and fields["captions"]):
         text = load(parts["txt"]).removeprefix(codecs.BOM_UTF8)
         lines = [line for line in text.split(b"\n") if line.strip()]
@@ -204,14 +188,14 @@ def pair_of(
             fields["captions"] = lines if by_line else text
     if "cls" in parts:
         fields["label"] = load(parts["cls"])
-    return checked(key, image, **fields)
+    return pairs.checked(key, image, **fields)
 
 
 def _fields(content: bytes) -> dict:
     try:
         fields = parse_json(content)
     except ValueError:
-        raise NotText("its .json cannot be read") from None
+        raise pairs.NotText("its .json cannot be read") from None
     if not isinstance(fields, dict):
-        raise NotText("its .json is no object")
+        raise pairs.NotText("its .json is no object")
     return fields

@@ -7,19 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
-from jest_tf.models.weights.rules import (
-    Rule,
-    Sizes,
-    axis,
-    depth,
-    mlp,
-    norm,
-    per_head_attention,
-    per_head_pooling,
-    plain_dense,
-    reshaped,
-    same,
-)
+from jest_tf.models.weights import rules as r
 from jest_tf.models.weights.tensors import Tensor, Tensors
 
 DESCRIPTION = "big_vision .npz"
@@ -30,8 +18,8 @@ NAMES = {
     for part, name in (("query", "query"), ("key", "key"), ("value", "value"), ("out", "out"))
 }
 DENSE = ("/kernel", "/bias")
-_dense = functools.partial(plain_dense, names=DENSE)
-_mlp = functools.partial(mlp, up="/Dense_0", down="/Dense_1", dense=_dense)
+_dense = functools.partial(r.plain_dense, names=DENSE)
+_mlp = functools.partial(r.mlp, up="/Dense_0", down="/Dense_1", dense=_dense)
 OLD_POSITIONS = "txt/Encoder_0/pos_embedding"
 
 
@@ -60,7 +48,7 @@ def views(tensors: Tensors) -> Tensors:
         total = (lambda: own.floats() + old.floats()) if own else old.floats
         found["txt/pos_embedding"] = Tensor(old.shape, "float32", total)
     if not any(name.startswith("txt/head") for name in found):
-        width = axis(found, "txt/Encoder_0/encoder_norm/(scale|bias)", 0)
+        width = r.axis(found, "txt/Encoder_0/encoder_norm/(scale|bias)", 0)
         eye = lambda: np.eye(width, dtype=np.float32)  # noqa: E731
         found["txt/head/kernel"] = Tensor((width, width), "float32", eye)
         zeros = lambda: np.zeros(width, np.float32)  # noqa: E731
@@ -76,65 +64,65 @@ def views(tensors: Tensors) -> Tensors:
     return found
 
 
-def measure(tensors: Tensors) -> Sizes:
+def measure(tensors: Tensors) -> r.Sizes:
     """Sizes by the tensors, the heads too: attention kernels are (D, heads, D / heads)."""
 
     def tower(encoder: str) -> tuple[int, int, int]:
         return (
-            axis(tensors, rf"{encoder}/.*(norm|LayerNorm_\d)/(scale|bias)", 0),
-            depth(tensors, rf"{encoder}/encoderblock_(\d+)/.*"),
-            axis(tensors, rf"{encoder}/.*/Dense_0/(kernel|bias)", -1),
+            r.axis(tensors, rf"{encoder}/.*(norm|LayerNorm_\d)/(scale|bias)", 0),
+            r.depth(tensors, rf"{encoder}/encoderblock_(\d+)/.*"),
+            r.axis(tensors, rf"{encoder}/.*/Dense_0/(kernel|bias)", -1),
         )
 
     def heads(encoder: str) -> int:
-        return axis(tensors, rf"{encoder}/.*/{MHA}/(query|key|value)/(kernel|bias)", -2)
+        return r.axis(tensors, rf"{encoder}/.*/{MHA}/(query|key|value)/(kernel|bias)", -2)
 
     image, text = tower("img/Transformer"), tower("txt/Encoder_0")
-    return Sizes(
-        patch=axis(tensors, "img/embedding/kernel", 0),
-        places=axis(tensors, "img/pos_embedding", 1),
+    return r.Sizes(
+        patch=r.axis(tensors, "img/embedding/kernel", 0),
+        places=r.axis(tensors, "img/pos_embedding", 1),
         image=image,
         text=text,
-        n_tokens=axis(tensors, "txt/pos_embedding", 1),
-        vocab_size=axis(tensors, "txt/Embed_0/embedding", 0),
+        n_tokens=r.axis(tensors, "txt/pos_embedding", 1),
+        vocab_size=r.axis(tensors, "txt/Embed_0/embedding", 0),
         embed_dim=image[0],
         heads=(heads("img/Transformer"), heads("txt/Encoder_0")),
     )
 
 
-def rules(c: DualEncoderConfig) -> list[Rule]:
+def rules(c: DualEncoderConfig) -> list[r.Rule]:
     grid, width, head = c.image_size // c.patch_size, c.image.width, "img/MAPHead_0"
     return [
         *_dense("image/embedding", "img/embedding"),
-        reshaped(
+        r.reshaped(
             "image/embedding/positions", "img/pos_embedding",
             (grid, grid, width), (1, grid * grid, width),
         ),
         *_encoder("image", "img/Transformer", c.image),
-        reshaped("image/pooling/probe", f"{head}/probe", (1, width), (1, 1, width)),
-        *per_head_pooling(f"{head}/{MHA}", width, c.image.heads, NAMES),
-        *norm("image/pooling/norm", f"{head}/LayerNorm_0", "scale", sep="/"),
+        r.reshaped("image/pooling/probe", f"{head}/probe", (1, width), (1, 1, width)),
+        *r.per_head_pooling(f"{head}/{MHA}", width, c.image.heads, NAMES),
+        *r.norm("image/pooling/norm", f"{head}/LayerNorm_0", "scale", sep="/"),
         *_mlp("image/pooling/mlp", f"{head}/MlpBlock_0"),
-        same("text/token_embedding", "txt/Embed_0/embedding"),
-        reshaped(
+        r.same("text/token_embedding", "txt/Embed_0/embedding"),
+        r.reshaped(
             "text/positions", "txt/pos_embedding",
             (c.n_tokens, c.text.width), (1, c.n_tokens, c.text.width),
         ),
         *_encoder("text", "txt/Encoder_0", c.text),
         *_dense("text/projection", "txt/head"),
-        reshaped("log_scale", "t", (), (1,)),
-        reshaped("bias", "b", (), (1,)),
+        r.reshaped("log_scale", "t", (), (1,)),
+        r.reshaped("bias", "b", (), (1,)),
     ]  # fmt: skip
 
 
-def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[Rule]:
-    found = norm(f"{ours}/norm", f"{theirs}/encoder_norm", "scale", sep="/")
+def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[r.Rule]:
+    found = r.norm(f"{ours}/norm", f"{theirs}/encoder_norm", "scale", sep="/")
     for k in range(tower.depth):
         block, layer = f"{ours}/block_{k}", f"{theirs}/encoderblock_{k}"
-        found += norm(f"{block}/norm_attention", f"{layer}/LayerNorm_0", "scale", sep="/")
-        found += per_head_attention(
+        found += r.norm(f"{block}/norm_attention", f"{layer}/LayerNorm_0", "scale", sep="/")
+        found += r.per_head_attention(
             f"{block}/attention", f"{layer}/{MHA}", tower.width, tower.heads, NAMES
         )
-        found += norm(f"{block}/norm_mlp", f"{layer}/LayerNorm_1", "scale", sep="/")
+        found += r.norm(f"{block}/norm_mlp", f"{layer}/LayerNorm_1", "scale", sep="/")
         found += _mlp(f"{block}/mlp", f"{layer}/MlpBlock_0")
     return found

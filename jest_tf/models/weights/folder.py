@@ -53,10 +53,7 @@ class Source:
 
 
 def open_source(path: str) -> Source:
-    """Finds format, tensors and side files of a file or folder.
-
-    UserError: nothing to read there, a pickle, a damaged file, or another architecture.
-    """
+    """Finds format, tensors and side files; UserError: none, damaged, or another architecture."""
     files = _weight_files(path)
     folder = Path(files[0]).parent
     _refuse_other_config(folder, path)

@@ -7,25 +7,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
-from jest_tf.models.weights.rules import (
-    Rule,
-    Sizes,
-    axis,
-    depth,
-    mlp,
-    norm,
-    reshaped,
-    same,
-    thirds,
-    torch_dense,
-    transposed,
-)
+from jest_tf.models.weights import rules as r
 from jest_tf.models.weights.tensors import Tensors
 
 DESCRIPTION = "Hugging Face SiglipModel (config.json, model.safetensors)"
 PATCHES = "vision_model.embeddings.patch_embedding.weight"
 HEAD = "vision_model.head"
-_mlp = functools.partial(mlp, up=".fc1", down=".fc2", dense=torch_dense)
+_mlp = functools.partial(r.mlp, up=".fc1", down=".fc2", dense=r.torch_dense)
 
 
 def is_this(names: Iterable[str]) -> bool:
@@ -43,96 +31,96 @@ def views(tensors: Tensors) -> Tensors:
     return found
 
 
-def measure(tensors: Tensors) -> Sizes:
+def measure(tensors: Tensors) -> r.Sizes:
     """Sizes by the tensors; the heads stand in config.json."""
 
     def tower(name: str) -> tuple[int, int, int]:
         return (
-            axis(tensors, rf"{name}\..*norm\d?\.(weight|bias)", 0),
-            depth(tensors, rf"{name}\.encoder\.layers\.(\d+)\..*"),
-            axis(tensors, rf"{name}\..*\.mlp\.fc1\.(weight|bias)", 0),
+            r.axis(tensors, rf"{name}\..*norm\d?\.(weight|bias)", 0),
+            r.depth(tensors, rf"{name}\.encoder\.layers\.(\d+)\..*"),
+            r.axis(tensors, rf"{name}\..*\.mlp\.fc1\.(weight|bias)", 0),
         )
 
     image, text = tower("vision_model"), tower("text_model")
-    return Sizes(
-        patch=axis(tensors, PATCHES, 2),
-        places=axis(tensors, r"vision_model\.embeddings\.position_embedding\.weight", 0),
+    return r.Sizes(
+        patch=r.axis(tensors, PATCHES, 2),
+        places=r.axis(tensors, r"vision_model\.embeddings\.position_embedding\.weight", 0),
         image=image,
         text=text,
-        n_tokens=axis(tensors, r"text_model\.embeddings\.position_embedding\.weight", 0),
-        vocab_size=axis(tensors, r"text_model\.embeddings\.token_embedding\.weight", 0),
+        n_tokens=r.axis(tensors, r"text_model\.embeddings\.position_embedding\.weight", 0),
+        vocab_size=r.axis(tensors, r"text_model\.embeddings\.token_embedding\.weight", 0),
         embed_dim=image[0],
     )
 
 
-def rules(c: DualEncoderConfig) -> list[Rule]:
+def rules(c: DualEncoderConfig) -> list[r.Rule]:
     vision, text = "vision_model.embeddings", "text_model.embeddings"
     grid, width = c.image_size // c.patch_size, c.image.width
     return [
-        transposed("image/embedding/kernel", PATCHES, (2, 3, 1, 0)),
-        same("image/embedding/bias", f"{vision}.patch_embedding.bias"),
-        reshaped(
+        r.transposed("image/embedding/kernel", PATCHES, (2, 3, 1, 0)),
+        r.same("image/embedding/bias", f"{vision}.patch_embedding.bias"),
+        r.reshaped(
             "image/embedding/positions", f"{vision}.position_embedding.weight",
             (grid, grid, width), (grid * grid, width),
         ),
         *_encoder("image", "vision_model", c.image),
-        *norm("image/norm", "vision_model.post_layernorm"),
-        reshaped("image/pooling/probe", f"{HEAD}.probe", (1, width), (1, 1, width)),
+        *r.norm("image/norm", "vision_model.post_layernorm"),
+        r.reshaped("image/pooling/probe", f"{HEAD}.probe", (1, width), (1, 1, width)),
         *_pooled_attention(),
-        *torch_dense("image/pooling/out", f"{HEAD}.attention.out_proj"),
-        *norm("image/pooling/norm", f"{HEAD}.layernorm"),
+        *r.torch_dense("image/pooling/out", f"{HEAD}.attention.out_proj"),
+        *r.norm("image/pooling/norm", f"{HEAD}.layernorm"),
         *_mlp("image/pooling/mlp", f"{HEAD}.mlp"),
-        same("text/token_embedding", f"{text}.token_embedding.weight"),
-        same("text/positions", f"{text}.position_embedding.weight"),
+        r.same("text/token_embedding", f"{text}.token_embedding.weight"),
+        r.same("text/positions", f"{text}.position_embedding.weight"),
         *_encoder("text", "text_model", c.text),
-        *norm("text/norm", "text_model.final_layer_norm"),
-        *torch_dense("text/projection", "text_model.head"),
-        reshaped("log_scale", "logit_scale", (), (1,)),
-        reshaped("bias", "logit_bias", (), (1,)),
+        *r.norm("text/norm", "text_model.final_layer_norm"),
+        *r.torch_dense("text/projection", "text_model.head"),
+        r.reshaped("log_scale", "logit_scale", (), (1,)),
+        r.reshaped("bias", "logit_bias", (), (1,)),
     ]  # fmt: skip
 
 
-def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[Rule]:
+def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[r.Rule]:
     found = []
     for k in range(tower.depth):
         block, layer = f"{ours}/block_{k}", f"{theirs}.encoder.layers.{k}"
         attention = f"{layer}.self_attn"
-        found += norm(f"{block}/norm_attention", f"{layer}.layer_norm1")
+        found += r.norm(f"{block}/norm_attention", f"{layer}.layer_norm1")
         found += [
-            Rule(
+            r.Rule(
                 (f"{block}/attention/qkv_kernel",),
                 tuple(f"{attention}.{part}_proj.weight" for part in "qkv"),
                 lambda *a: (np.concatenate([x.T for x in a], axis=1),),
-                lambda a: [x.T for x in thirds(a)],
+                lambda a: [x.T for x in r.thirds(a)],
             ),
-            Rule(
+            r.Rule(
                 (f"{block}/attention/qkv_bias",),
                 tuple(f"{attention}.{part}_proj.bias" for part in "qkv"),
                 lambda *a: (np.concatenate(a),),
-                thirds,
+                r.thirds,
             ),
         ]
-        found += torch_dense(f"{block}/attention/out", f"{attention}.out_proj")
-        found += norm(f"{block}/norm_mlp", f"{layer}.layer_norm2")
+        found += r.torch_dense(f"{block}/attention/out", f"{attention}.out_proj")
+        found += r.norm(f"{block}/norm_mlp", f"{layer}.layer_norm2")
         found += _mlp(f"{block}/mlp", f"{layer}.mlp")
     return found
 
 
-def _pooled_attention() -> list[Rule]:
+def _pooled_attention() -> list[r.Rule]:
     """in_proj holds query, key and value in its rows; the key's bias has no effect."""
     kernels = tuple(f"image/pooling/{part}_kernel" for part in ("query", "key", "value"))
     biases = ("image/pooling/query_bias", "image/pooling/value_bias")
     return [
-        Rule(
+        r.Rule(
             kernels,
             (f"{HEAD}.attention.in_proj_weight",),
             lambda w: [x.T for x in np.split(w, 3)],
             lambda *a: (np.concatenate([x.T for x in a]),),
         ),
-        Rule(
+        r.Rule(
             biases,
             (f"{HEAD}.attention.in_proj_bias",),
-            lambda b: thirds(b)[::2],
+            lambda b: r.thirds(b)[::2],
             lambda q, v: (np.concatenate([q, np.zeros_like(q), v]),),
         ),
     ]

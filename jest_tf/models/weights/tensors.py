@@ -47,10 +47,7 @@ Tensors = dict[str, Tensor]
 
 
 def open_tensors(paths: Sequence[str]) -> Tensors:
-    """All tensors of a file, or of several shards.
-
-    UserError: a pickle, a file that is cut or damaged, or two shards with one tensor.
-    """
+    """All tensors of a file or its shards; UserError: a pickle, damage, or a repeated tensor."""
     found: Tensors = {}
     for path in paths:
         tensors = _open_one(path)

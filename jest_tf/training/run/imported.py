@@ -238,7 +238,8 @@ def _write(model: DualEncoder, tokenizer: Tokenizer, workdir: str, name: str) ->
         opened.claim({})
         shutil.copy(tokenizer.vocab_path, workdir)
         inputs.model_record(model, tokenizer, model.config.image_size).save(workdir)
-        state = {"step": 0, "ledger": CostLedger().to_dict(), "records": {"seen": 0, "bad": 0}}
+        state = {"step": 0, "ledger": dataclasses.asdict(CostLedger())}
+        state["records"] = {"seen": 0, "bad": 0}
         Checkpointer(str(opened.checkpoints)).save(0, learner_variables(model), state)
 
 

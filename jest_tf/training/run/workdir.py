@@ -30,7 +30,7 @@ from jest_tf.config import flat
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json, read_json, write_atomically
 from jest_tf.monitoring import environment
-from jest_tf.stored_config import completed, to_store
+from jest_tf.stored_config import completed, read_config, to_store
 
 # Fields in which a continued run may differ from its start, each with the reason why the learned
 # weights and the record of the run stay meaningful. `*` matches any text.
@@ -158,14 +158,6 @@ def _not_writable(path: Path, error: OSError) -> UserError:
         f"workdir {path} cannot be written: {error.strerror or error}. Give a folder that this "
         "user may create and write files in."
     )
-
-
-def read_config(path: str | os.PathLike) -> dict[str, Any]:
-    """The config of the run in a workdir, as a nested dict; UserError: none that can be read."""
-    file = Path(path) / "config.json"
-    if not file.exists():
-        raise UserError(f"{path} is not the workdir of a run: it has no config.json.")
-    return read_json(file)
 
 
 def stored_config(path: str | os.PathLike) -> ConfigDict:
