@@ -35,8 +35,7 @@ class RecordReader:
     ):
         self.sources = manifest.sources
         self.image_size, self.pixels = image_size, pixels
-        self.seed = seed
-        self.draw_caption = draw_caption
+        self.seed, self.draw_caption = seed, draw_caption
         self.reference_cache = reference_cache
         self._first_records = manifest.firsts[:-1]
         self._shard_sources = [shard.source for shard in manifest.shards]

@@ -35,9 +35,7 @@ class Tokenizer(tf.Module):
         super().__init__(name="tokenizer")
         if n_tokens < 2:
             raise UserError(f"n_tokens is {n_tokens}; expected at least 2 (a token and the end)")
-        self.vocab_path = vocab_path
-        self.n_tokens = n_tokens
-        self.rule = rule
+        self.vocab_path, self.n_tokens, self.rule = vocab_path, n_tokens, rule
         try:
             with tf.io.gfile.GFile(vocab_path, "rb") as file:
                 content = file.read()

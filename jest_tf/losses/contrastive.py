@@ -23,26 +23,14 @@ KINDS = ("sigmoid", "softmax")
 
 
 def contrastive_loss(
-    zimg: tf.Tensor,
-    ztxt: tf.Tensor,
-    scale: tf.Tensor,
-    bias: tf.Tensor,
-    *,
-    kind: str = "sigmoid",
-    collectives: Collectives = LOCAL,
-    block: int | None = None,
-    teacher: Teacher | None = None,
-    captions: tf.Tensor | None = None,
+    zimg: tf.Tensor, ztxt: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor, **options
 ) -> tf.Tensor:
     """This replica's share of the mean loss, float32 []; the sum over replicas is the loss.
 
-    So are the gradients of the shares, as if all embeddings lay in one place. Arguments and errors
+    So are the gradients of the shares, as if all embeddings lay in one place. `options` and errors
     as of `loss_and_gradients`.
     """
-    loss, gradients = loss_and_gradients(
-        zimg, ztxt, scale, bias,
-        kind=kind, collectives=collectives, block=block, teacher=teacher, captions=captions,
-    )  # fmt: skip
+    loss, gradients = loss_and_gradients(zimg, ztxt, scale, bias, **options)
 
     @tf.custom_gradient
     def with_gradient(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable]:

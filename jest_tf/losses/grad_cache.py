@@ -15,9 +15,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from jest_tf.collectives import LOCAL, Collectives
 from jest_tf.losses.contrastive import loss_and_gradients
-from jest_tf.losses.distillation import Teacher
 from jest_tf.losses.tiles import PairGradients
 
 # rows of a batch (nest of [k, ...]) -> zimg, ztxt float32 [k, d]
@@ -76,26 +74,17 @@ def gradients(
     variables: Sequence[tf.Variable],
     *,
     micro_batch: int,
-    kind: str = "sigmoid",
-    collectives: Collectives = LOCAL,
-    block: int | None = None,
-    teacher: Teacher | None = None,
-    captions: tf.Tensor | None = None,
     program: Callable[[Callable], Callable] = lambda function: function,
+    **options,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """This replica's share of (loss [], dense gradients of `variables`); sums over replicas are
-    whole.
+    """This replica's share of (loss [], dense gradients of `variables`), for a sum over replicas.
 
     parts: this replica's rows; one loss over their union. logits: () -> (scale, bias). micro_batch:
     rows whose activations exist at a time; 0: all, in one pass. program: makes one compiled program
     of a function of tensors, for what lies between the exchanges; by default nothing is compiled.
-    Others as of `contrastive.loss_and_gradients`; rows of teacher and captions are those of all
+    options: of `contrastive.loss_and_gradients`; rows of teacher and captions are those of all
     parts in order.
     """
-    options = {
-        "kind": kind, "collectives": collectives, "block": block, "teacher": teacher,
-        "captions": captions,
-    }  # fmt: skip
     if _fits(parts, micro_batch):
         return _in_one_pass(parts, logits, variables, options, program)
 

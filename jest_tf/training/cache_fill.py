@@ -16,17 +16,8 @@ from jest_tf.training.run.restore import LoadedRun, load_workdir, reference_iden
 from jest_tf.training.run.workdir import Workdir
 
 
-def cache_of_run(
-    run: LoadedRun,
-    manifest: Manifest,
-    folder: str,
-    *,
-    dtype: str,
-    batch_size: int = 256,
-    runtime: Runtime = ONE_DEVICE,
-) -> CacheWriter:
+def cache_of_run(run: LoadedRun, manifest: Manifest, folder: str, **how) -> CacheWriter:
     """Embeds what is missing of a data set, at the run's own resolution; see `filled_by_run`."""
-    how = {"dtype": dtype, "batch_size": batch_size, "runtime": runtime}
     writer, fill = filled_by_run(run, manifest, folder, **how)
     fill(writer.missing_shards())
     return writer

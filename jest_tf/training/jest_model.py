@@ -162,30 +162,20 @@ class JestModel(keras.Model):
             raise UserError(
                 f"same_caption = {same_caption!r}: expected one of {', '.join(SAME_CAPTION)}"
             )
-        self.learner = learner
-        self.reference = reference
+        self.learner, self.reference = learner, reference
         if reference is not None:
             reference.trainable = False
-        self.spec = spec
-        self.plan = plan or StepPlan.as_it_is(spec.sub_batch)
-        self.loss_kind = loss
-        self.clip_norm = clip_norm
-        self.seed = seed
-        self.collectives = collectives
-        self.cached_reference = cached_reference
-        self.augment = augment
-        self.micro_batch = micro_batch
-        self.distillation = distillation
-        self.same_caption = same_caption
-        self.compile_parts = compile_parts
+        self.spec, self.plan = spec, plan or StepPlan.as_it_is(spec.sub_batch)
+        self.loss_kind, self.clip_norm, self.seed = loss, clip_norm, seed
+        self.collectives, self.cached_reference = collectives, cached_reference
+        self.augment, self.micro_batch, self.distillation = augment, micro_batch, distillation
+        self.same_caption, self.compile_parts = same_caption, compile_parts
         self.observe = observe
 
     def compile(self, optimizer: GuardedAdamW, jit_compile: bool = False, **options) -> None:
         """Keras's `compile`, for `fit`. The selection is compiled by XLA in any case.
 
-        Raises:
-          UserError: another optimizer, which would reduce the gradients a second time and could not
-            refuse a step.
+        UserError: another optimizer, which would reduce the gradients twice and refuse no step.
         """
         if not isinstance(optimizer, GuardedAdamW):
             raise UserError(
@@ -211,9 +201,8 @@ class JestModel(keras.Model):
     def step(self, super_batch: dict[str, tf.Tensor], plan: StepPlan | None = None) -> "StepOutput":
         """As `train_step`, and what was picked and how it scored.
 
-        Args:
-          super_batch: see `jest_tf.data.pipeline`; the B / R rows of this replica.
-          plan: at which fidelity to score and train; None takes the model's own.
+        super_batch: the B / R rows of this replica, see `jest_tf.data.pipeline`. plan: at which
+        fidelity to score and train; None: the model's own.
         """
         plan = plan or self.plan
         collectives = self.collectives()

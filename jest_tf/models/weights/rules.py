@@ -6,14 +6,16 @@ arrays of our shapes that hold no memory.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from jest_tf.errors import UserError
-from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
+from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig, TowerConfig
 from jest_tf.models.weights.tensors import FLOATS, Tensors
 
 Shape = tuple[int, ...]
@@ -267,52 +269,12 @@ def depth(tensors: Tensors, pattern: str) -> int:
     return max(numbers, default=0) + 1
 
 
-def our_shapes(c: DualEncoderConfig) -> dict[str, Shape]:
-    """Shape of each of our variables, without building the model."""
-    grid, p, d, e = c.image_size // c.patch_size, c.patch_size, c.image.width, c.embed_dim
-    shapes: dict[str, Shape] = {
-        "log_scale": (),
-        "bias": (),
-        "image/embedding/kernel": (p, p, 3, d),
-        "image/embedding/bias": (d,),
-        "image/embedding/positions": (grid, grid, d),
-        "image/pooling/probe": (1, d),
-        "text/token_embedding": (c.vocab_size, c.text.width),
-        "text/positions": (c.n_tokens, c.text.width),
-        **_dense("text/projection", c.text.width, e),
-        **(_dense("image/projection", d, e) if d != e else {}),
-    }
-    for part in ("query", "key", "value"):
-        shapes[f"image/pooling/{part}_kernel"] = (d, d)
-        if part != "key":
-            shapes[f"image/pooling/{part}_bias"] = (d,)
-    shapes |= _dense("image/pooling/out", d, d) | _mlp("image/pooling", c.image)
-    for name, tower in (("image", c.image), ("text", c.text)):
-        shapes |= _norm(f"{name}/norm", tower.width)
-        for k in range(tower.depth):
-            shapes |= _block(f"{name}/block_{k}", tower)
-    return shapes
-
-
-def _block(name: str, tower: TowerConfig) -> dict[str, Shape]:
-    d, attention = tower.width, f"{name}/attention"
-    shapes = {f"{attention}/qkv_kernel": (d, 3 * d), f"{attention}/qkv_bias": (3 * d,)}
-    shapes |= _norm(f"{name}/norm_attention", d) | _dense(f"{attention}/out", d, d)
-    return shapes | _mlp(name, tower, "norm_mlp")
-
-
-def _mlp(name: str, tower: TowerConfig, norm_name: str = "norm") -> dict[str, Shape]:
-    up = _dense(f"{name}/mlp/up", tower.width, tower.mlp_dim)
-    down = _dense(f"{name}/mlp/down", tower.mlp_dim, tower.width)
-    return _norm(f"{name}/{norm_name}", tower.width) | up | down
-
-
-def _norm(name: str, width: int) -> dict[str, Shape]:
-    return {f"{name}/gamma": (width,), f"{name}/beta": (width,)}
-
-
-def _dense(name: str, n_in: int, n_out: int) -> dict[str, Shape]:
-    return {f"{name}/kernel": (n_in, n_out), f"{name}/bias": (n_out,)}
+@functools.cache
+def our_shapes(config: DualEncoderConfig) -> dict[str, Shape]:
+    """Shape of each of our variables."""
+    with tf.Graph().as_default():  # no weight takes memory here
+        model = DualEncoder(config)
+    return {v.path.partition("/")[2]: tuple(v.shape) for v in model.variables}
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

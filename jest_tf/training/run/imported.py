@@ -33,7 +33,6 @@ MAX_CAPTIONS = 10**9
 # A vocabulary file may hold a few pieces that the table has no row for (extra ids), and a table a
 # few rows that no piece uses. Far from that, they are of different models.
 MORE_PIECES, MORE_ROWS = 1.03, 4.0
-TEXT_RULES = ("siglip", "siglip2", "plain")
 DEFAULT_RESIZE = {big_vision: "bilinear_plain"}  # others: Pillow's bicubic, as transformers
 
 
