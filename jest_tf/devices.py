@@ -14,18 +14,13 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """One replica's accelerator.
-
-    memory: bytes that a program may use (TPU: as libtpu 0.0.42.1 reports, less than the nominal
-    size). flops: bfloat16 operations a second at peak. memory_bandwidth, link_bandwidth: bytes a
-    second to memory, and to other chips over all links. From Google Cloud's TPU documentation.
-    """
+    """One replica's accelerator; figures of Google Cloud's TPU documentation."""
 
     name: str
-    memory: int
-    flops: float | None = None
-    memory_bandwidth: float | None = None
-    link_bandwidth: float | None = None
+    memory: int  # bytes that a program may use (TPU: as libtpu 0.0.42.1 reports)
+    flops: float | None = None  # bfloat16 operations a second at peak
+    memory_bandwidth: float | None = None  # bytes a second
+    link_bandwidth: float | None = None  # to other chips over all links
 
     @property
     def tile_values(self) -> int:

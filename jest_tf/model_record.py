@@ -65,18 +65,14 @@ class PixelRule:
 
 @dataclasses.dataclass(frozen=True)
 class ModelRecord:
-    """The content of `model.json`.
+    """The content of `model.json`."""
 
-    sizes: `asdict` of the DualEncoderConfig. vocabulary: its file in the workdir. fingerprint: of
-    the tokenizer. image_size: of decoded pictures, in pixels.
-    """
-
-    sizes: dict[str, Any]
-    vocabulary: str
-    fingerprint: str
+    sizes: dict[str, Any]  # `asdict` of the DualEncoderConfig
+    vocabulary: str  # its file in the workdir
+    fingerprint: str  # of the tokenizer
     end_id: int
     n_tokens: int
-    image_size: int
+    image_size: int  # of decoded pictures, in pixels
     tokenizer: TokenizerRule = TokenizerRule()
     pixels: PixelRule = PixelRule()
 

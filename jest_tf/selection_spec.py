@@ -16,24 +16,18 @@ CHOICES = {"policy": POLICIES, "criterion": CRITERIA, "loss": LOSSES, "scope": S
 
 @dataclasses.dataclass(frozen=True)
 class SelectionSpec:
-    """How `sub_batch` of `super_batch` examples are chosen; sizes are global. UserError if wrong.
-
-    learner_weight multiplies the learner's loss in learnability, temperature divides the logits
-    before the draw; 1.0 is the paper. greedy takes the largest logits without a draw. scope
-    'global' takes the best of all replicas; 'replica' chunk_size / R from each, by the same global
-    scores.
-    """
+    """How `sub_batch` of `super_batch` examples are chosen; sizes are global. UserError: wrong."""
 
     super_batch: int
     sub_batch: int
     policy: str = "joint"
     criterion: str = "learnability"
-    learner_weight: float = 1.0
+    learner_weight: float = 1.0  # of the learner's loss in learnability; the paper: 1
     loss: str = "sigmoid"
     n_chunks: int = 16
-    temperature: float = 1.0
-    greedy: bool = False
-    scope: str = "global"
+    temperature: float = 1.0  # divides the logits before the draw; the paper: 1
+    greedy: bool = False  # takes the largest logits without a draw
+    scope: str = "global"  # global | replica: chunk_size / R from each, by the same global scores
 
     def __post_init__(self):
         if found := problems(dataclasses.asdict(self)):

@@ -70,15 +70,11 @@ def initial_bias(config: ConfigDict) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedTower:
-    """What of a tower is trained: the last `blocks` and what follows; None: all, embeddings
-    included.
+    """What of a tower is trained."""
 
-    cached: its embeddings come with the data. rank: of adapters, trained instead of weights.
-    """
-
-    blocks: int | None = None
-    cached: bool = False
-    rank: int = 0
+    blocks: int | None = None  # the last so many and what follows; None: all, embeddings included
+    cached: bool = False  # its embeddings come with the data
+    rank: int = 0  # of adapters, trained instead of weights
 
     @property
     def frozen(self) -> bool:

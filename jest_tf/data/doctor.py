@@ -51,19 +51,15 @@ class SourceReport:
 
 @dataclasses.dataclass
 class Report:
-    """What `examine` found.
-
-    bad: records that training cannot use. shared_ids: ids that several sources have. most_repeated:
-    the captions that come most often, and how often.
-    """
+    """What `examine` found."""
 
     name: str
     records: int
-    bad: int
+    bad: int  # records that training cannot use
     duplicate_ids: int
-    shared_ids: int
+    shared_ids: int  # ids that several sources have
     duplicate_captions: int
-    most_repeated: dict[str, int]
+    most_repeated: dict[str, int]  # the captions that come most often, and how often
     unreadable_shards: dict[str, str]
     sources: dict[str, SourceReport]
 

@@ -20,17 +20,13 @@ _LABELS: dict[str, np.ndarray] = {}
 
 
 class Batch(NamedTuple):
-    """k readable records: image files, images uint8 [k, S, S, 3], captions and label of each.
+    """k readable records. A source without captions has none."""
 
-    A source without captions has none, one without labels int64 -1. rows: int64 [k], their numbers
-    in the order of the manifest.
-    """
-
-    encoded: list[bytes]
-    images: np.ndarray
+    encoded: list[bytes]  # k image files
+    images: np.ndarray  # uint8 [k, S, S, 3]
     captions: list[list[str]]
-    labels: np.ndarray
-    rows: np.ndarray
+    labels: np.ndarray  # int64 [k], -1 without
+    rows: np.ndarray  # int64 [k], their numbers in the order of the manifest
 
 
 class EvaluationData:

@@ -58,36 +58,27 @@ def merged(parts: Iterable[About]) -> About:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """How to read the tf.train.Examples of one origin, by the names of their features.
+    """How to read the tf.train.Examples of one origin, by the names of their features."""
 
-    name is part of hashed ids. image: bytes, one encoded image. captions: bytes, one or several;
-    None when `labels` name the image. id: int64. key: bytes, hashed to an id when `id` is None.
-    label: int64 class. labels: text of each class, in label order. weight: share of the records of
-    a mixture; None for all sources or none: without, every record counts alike.
-    """
-
-    name: str
-    image: str = "image"
-    captions: str | None = "captions"
-    id: str | None = None
-    key: str | None = None
-    label: str | None = None
-    labels: tuple[str, ...] = ()
-    weight: float | None = None
+    name: str  # part of hashed ids
+    image: str = "image"  # bytes, one encoded image
+    captions: str | None = "captions"  # bytes, one or several; None: `labels` name the image
+    id: str | None = None  # int64
+    key: str | None = None  # bytes, hashed to an id when `id` is None
+    label: str | None = None  # int64 class
+    labels: tuple[str, ...] = ()  # text of each class, in label order
+    weight: float | None = None  # share of the records of a mixture; None for all sources or none
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """`records` records of a TFRecord file, from record `start` on.
-
-    bytes: size of the file when it was listed (0: not known), to find one that was cut since.
-    """
+    """`records` records of a TFRecord file, from record `start` on."""
 
     path: str
     records: int
     source: int = 0
     start: int = 0
-    bytes: int = 0
+    bytes: int = 0  # of the file when it was listed, to find one that was cut; 0: not known
 
 
 @dataclasses.dataclass(frozen=True)

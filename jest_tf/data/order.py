@@ -29,18 +29,14 @@ SEGMENTS, WINDOW, MIXTURE = 1, 2, 3  # tags that keep the draws apart
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """`records` records of a shard from record `start` of the file on, all in one lane.
-
-    first: number of the first one in manifest order. shard_start: its index in the manifest's
-    shard.
-    """
+    """`records` records of a shard from record `start` of the file on, all in one lane."""
 
     path: str
     start: int
     records: int
-    first: int
+    first: int  # number of the first one in manifest order
     shard: int
-    shard_start: int
+    shard_start: int  # index of the first one in the manifest's shard
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,18 +28,13 @@ _rare = functools.partial(tf.function, autograph=False, experimental_attributes=
 
 
 class Headers(NamedTuple):
-    """What the first bytes of c files say, all [c].
+    """What the first bytes of c files say, all [c]."""
 
-    kind int32: BAD where the magic number or the size say so. height, width int64: 2 for JPEG,
-    which is judged later. unusual: a PNG that may be transparent, a WebP that moves. may_have_exif:
-    a file that holds more than pixels.
-    """
-
-    kind: tf.Tensor
-    height: tf.Tensor
+    kind: tf.Tensor  # int32: BAD where the magic number or the size say so
+    height: tf.Tensor  # int64: 2 for JPEG, which is judged later
     width: tf.Tensor
-    unusual: tf.Tensor
-    may_have_exif: tf.Tensor
+    unusual: tf.Tensor  # a PNG that may be transparent, a WebP that moves
+    may_have_exif: tf.Tensor  # a file that holds more than pixels
 
 
 # Where a number stands in a header: (first byte, bytes, most significant first).

@@ -24,21 +24,16 @@ DTYPES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceCache:
-    """What `cache.json` says.
-
-    identity: what the embeddings depend on, e.g. {checkpoint, preprocessing, tokenizer,
-    image_size}. data: fingerprint of the manifest. dim: their width, which may differ from the
-    learner's. scale, bias: logit = scale * <zimg, ztxt> + bias. records: per shard.
-    """
+    """What `cache.json` says. The logit of a pair is scale * <zimg, ztxt> + bias."""
 
     folder: str
-    identity: dict
-    data: str
-    dim: int
+    identity: dict  # what the embeddings depend on, e.g. {weights, step, tokenizer, image_size}
+    data: str  # fingerprint of the manifest
+    dim: int  # width of the embeddings, which may differ from the learner's
     dtype: str
     scale: float
     bias: float
-    records: tuple[int, ...]
+    records: tuple[int, ...]  # per shard
 
     @property
     def shard_paths(self) -> list[str]:

@@ -32,14 +32,13 @@ class Encoder(Protocol):
 
 
 class Embedded(NamedTuple):
-    """A data set in file order: `zimg` float32 [n, d], `captions` of each image, `labels` int64
-    [n] (-1: none), `label_texts` in label order; `rows` int64 [n] are the record numbers."""
+    """A data set in file order."""
 
-    zimg: np.ndarray
-    captions: list[list[str]]
-    labels: np.ndarray
-    label_texts: tuple[str, ...]
-    rows: np.ndarray
+    zimg: np.ndarray  # float32 [n, d]
+    captions: list[list[str]]  # of each image
+    labels: np.ndarray  # int64 [n], -1: none
+    label_texts: tuple[str, ...]  # in label order
+    rows: np.ndarray  # int64 [n], record numbers
 
 
 class Reader:

@@ -20,15 +20,12 @@ from jest_tf.losses.tiles import Normalisers, PairBatch, PairGradients, normalis
 
 
 class Teacher(NamedTuple):
-    """The reference's view of this replica's rows: unit-norm float32 [n, d'], scale of its logits.
+    """The reference's view of this replica's rows."""
 
-    weight: of the distillation; the contrastive loss has 1.
-    """
-
-    zimg: tf.Tensor
+    zimg: tf.Tensor  # unit-norm float32 [n, d']
     ztxt: tf.Tensor
-    scale: tf.Tensor
-    weight: float
+    scale: tf.Tensor  # of its logits
+    weight: float  # of the distillation; the contrastive loss has 1
 
 
 def distillation(

@@ -84,16 +84,13 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """What was picked during some consecutive recorded steps.
-
-    `n_picks` counts repeats, `n_distinct` does not; `n_distinct_so_far` is since the first step.
-    """
+    """What was picked during some consecutive recorded steps."""
 
     first_step: int
     last_step: int
-    n_picks: int
+    n_picks: int  # repeats included
     n_distinct: int
-    n_distinct_so_far: int
+    n_distinct_so_far: int  # since the first step
     shares: dict[str, float]
     noisy: float  # share of the picks whose pair is wrong or empty
 

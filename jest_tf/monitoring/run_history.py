@@ -30,23 +30,18 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class RunHistory:
-    """What a run did.
-
-    summary: its row in result tables. series: name in metrics.jsonl → Series. windows: selected
-    over time. pool: label → share of its whole data, pool_noisy: share of the noisy ones, where the
-    data brought labels. samples: step → examples.
-    """
+    """What a run did."""
 
     path: Path
     name: str
     config: dict[str, Any]
     environment: dict[str, Any]
-    summary: dict[str, Any]
-    series: dict[str, Series]
-    windows: list[Window]
-    pool: dict[str, float]
-    pool_noisy: float
-    samples: dict[int, Samples]
+    summary: dict[str, Any]  # its row in result tables
+    series: dict[str, Series]  # by name in metrics.jsonl
+    windows: list[Window]  # selected over time
+    pool: dict[str, float]  # label -> share of its whole data, where they brought labels
+    pool_noisy: float  # share of the noisy ones
+    samples: dict[int, Samples]  # step -> examples
 
     def flops_at(self, steps: np.ndarray) -> np.ndarray:
         """FLOPs spent until each of some steps, NaN where the run does not say."""

@@ -29,18 +29,14 @@ SET_UP = "Make it with launch/tpu_compile_env.sh."
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A program as TPU's compiler left it; bytes and operations of one chip.
-
-    used: arguments, results in memory of their own, temporaries, code. flops: a loop's body counts
-    once: too low where loops run long. collectives: {op, name, bytes, in_loop} of each.
-    """
+    """A program as TPU's compiler left it; bytes and operations of one chip."""
 
     name: str
     compile_seconds: float
-    used: int
+    used: int  # arguments, results in memory of their own, temporaries, code
     temporary: int
-    flops: float
-    collectives: tuple[dict, ...]
+    flops: float  # a loop's body counts once: too low where loops run long
+    collectives: tuple[dict, ...]  # {op, name, bytes, in_loop} of each
 
 
 def python_of(environment: str) -> str:

@@ -28,17 +28,12 @@ _HEADER_BYTES = 128
 
 @dataclasses.dataclass
 class Item:
-    """What one row stands for.
+    """What one row stands for."""
 
-    id: a file's absolute path or `tfds:…#number`. label: shown under the image. version: changes
-    when the file does. thumbnail: [offset, length] in thumbnails.bin; None: the image is the file
-    `id`.
-    """
-
-    id: str
-    label: str = ""
-    version: str = ""
-    thumbnail: list[int] | None = None
+    id: str  # a file's absolute path or `tfds:…#number`
+    label: str = ""  # shown under the image
+    version: str = ""  # changes when the file does
+    thumbnail: list[int] | None = None  # offset, length in thumbnails.bin; None: the image is `id`
 
 
 class ImageIndex:

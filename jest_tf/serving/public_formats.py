@@ -29,16 +29,13 @@ RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 @dataclasses.dataclass(frozen=True)
 class PublicModel:
-    """What is written: the sizes, our variables by name, and how text and pictures are read.
-
-    dtype: of the weights on the disk, where the format has a choice.
-    """
+    """What is written: the sizes, our variables by name, and how text and pictures are read."""
 
     config: DualEncoderConfig
     weights: dict[str, np.ndarray]
     tokenizer: Tokenizer
     model: DualEncoder
-    dtype: str = "float32"
+    dtype: str = "float32"  # of the weights on the disk, where the format has a choice
 
     @classmethod
     def of(cls, model: DualEncoder, tokenizer: Tokenizer, dtype: str = "float32") -> "PublicModel":

@@ -164,11 +164,10 @@ def learning_rates(variables: list[keras.Variable], config: ConfigDict) -> list[
 
 
 class Parts(NamedTuple):
-    """What a step is made of. `reference` is None where nothing needs one, or its embeddings come
-    from a cache; they then count as wide as the learner's."""
+    """What a step is made of."""
 
     learner: DualEncoderConfig
-    reference: DualEncoderConfig | None
+    reference: DualEncoderConfig | None  # None where none is needed, or it is cached
     spec: SelectionSpec
     schedule: ResolutionSchedule
     n_learner: int  # weights, adapters included

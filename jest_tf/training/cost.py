@@ -196,24 +196,18 @@ class StepCost:
 
 @dataclasses.dataclass(frozen=True)
 class CostModel:
-    """Prices a step plan for one run.
-
-    learner, reference: sizes; None where there is no reference or its embeddings are cached, then
-    of width reference_dim. image, text: what of the learner's towers is trained. distils: from the
-    reference's embeddings of the chosen. stored_image_size: side of the images that the host
-    delivers, in pixels. micro_batch, recompute: as in `config.strategy`.
-    """
+    """Prices a step plan for one run."""
 
     learner: DualEncoderConfig
     spec: SelectionSpec
-    stored_image_size: int
-    reference: DualEncoderConfig | None = None
-    reference_dim: int | None = None
+    stored_image_size: int  # side of the images that the host delivers, in pixels
+    reference: DualEncoderConfig | None = None  # None: there is none, or its embeddings are cached
+    reference_dim: int | None = None  # of cached embeddings; None: the learner's
     n_replicas: int = 1
-    micro_batch: int = 0
+    micro_batch: int = 0  # as in `config.strategy`
     recompute: bool = False
-    distils: bool = False
-    image: TrainedTower = TrainedTower()
+    distils: bool = False  # from the reference's embeddings of the chosen
+    image: TrainedTower = TrainedTower()  # what of the learner's tower is trained
     text: TrainedTower = TrainedTower()
 
     def step(self, plan: StepPlan) -> StepCost:

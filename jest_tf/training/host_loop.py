@@ -15,13 +15,11 @@ from jest_tf.training.resolution import StepPlan
 
 
 class _Call(NamedTuple):
-    """One call of a program. kept: of each of its steps, name -> [n, ...]. wait: seconds.
-    candidates: `id`, `source`, `valid` of its last batch, [replicas][k] each.
-    """
+    """One call of a program."""
 
-    kept: dict[str, tf.Tensor]
-    wait: tf.Tensor | float
-    candidates: list
+    kept: dict[str, tf.Tensor]  # of each of its steps, name -> [n, ...]
+    wait: tf.Tensor | float  # seconds
+    candidates: list  # `id`, `source`, `valid` of its last batch, [replicas][k] each
     batch: dict | None
 
 

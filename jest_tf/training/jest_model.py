@@ -51,13 +51,10 @@ _DRAWS_STREAM = 2**30
 
 
 class Scored(NamedTuple):
-    """A super-batch as both models see it; the arguments of `select` after the spec.
+    """A super-batch as both models see it; the arguments of `select` after the spec."""
 
-    A model that neither the policy nor distillation looks at is None.
-    """
-
-    learner: Embeddings | None
-    reference: Embeddings | None
+    learner: Embeddings | None  # None if neither the policy nor distillation looks at it
+    reference: Embeddings | None  # likewise
     valid: tf.Tensor  # bool [B / R]
     seed: tf.Tensor  # int32 [2]
 

@@ -103,14 +103,11 @@ class TrainPart:
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """What one step computes. Hashable: one compiled program per plan.
+    """What one step computes. Hashable: one compiled program per plan."""
 
-    score, reference: fidelities at scoring. train: the parts of the sub-batch, one loss over all.
-    """
-
-    score: Fidelity | None
-    reference: Fidelity | None
-    train: tuple[TrainPart, ...]
+    score: Fidelity | None  # fidelity at scoring
+    reference: Fidelity | None  # likewise
+    train: tuple[TrainPart, ...]  # parts of the sub-batch, one loss over all
 
     @classmethod
     def as_it_is(cls, sub_batch: int) -> "StepPlan":

@@ -61,17 +61,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One record before it is checked. Captions may be bytes of any encoding.
+    """One record before it is checked."""
 
-    key: where it comes from, below the source; the id is its hash. noise: what is known to be wrong
-    with the pair (for measuring only).
-    """
-
-    key: str
+    key: str  # where it comes from, below the source; the id is its hash
     image: bytes
-    captions: list[bytes]
+    captions: list[bytes]  # of any encoding
     label: str | None = None
-    noise: str | None = None
+    noise: str | None = None  # what is known to be wrong with the pair, for measuring only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,18 +98,13 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A source, before its records are read.
+    """A source, before its records are read."""
 
-    root: folder that all names are relative to. listing: (name, bytes, time in seconds) of its
-    files, sorted by name. units: made when they are asked for. passed_over: counts of files of no
-    unit, by reason. notes: sentences about how the source was understood.
-    """
-
-    root: str
-    listing: Iterable[tuple[str, int, int]]
-    units: Sequence[Unit]
-    passed_over: Counter
-    notes: tuple[str, ...] = ()
+    root: str  # folder that all names are relative to
+    listing: Iterable[tuple[str, int, int]]  # (name, bytes, seconds) of its files, by name
+    units: Sequence[Unit]  # made when they are asked for
+    passed_over: Counter  # counts of files of no unit, by reason
+    notes: tuple[str, ...] = ()  # sentences about how the source was understood
 
 
 class LazyUnits(Sequence):

@@ -23,18 +23,14 @@ MAX_QUOTED_LINES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a table is to be read.
-
-    separator: None: found from the header. quotes: a cell may be quoted, as CSV has it. header:
-    None for JSON lines. image, caption: the columns that name the picture and the text.
-    """
+    """How a table is to be read."""
 
     columns: pairs.Columns
-    separator: str | None = None
-    quotes: bool = True
-    header: tuple[str, ...] | None = None
-    image: str = ""
-    caption: str = ""
+    separator: str | None = None  # None: found from the header
+    quotes: bool = True  # a cell may be quoted, as CSV has it
+    header: tuple[str, ...] | None = None  # None for JSON lines
+    image: str = ""  # the column that names the picture
+    caption: str = ""  # and the text
 
     @classmethod
     def of(cls, settings: pairs.Settings) -> "Layout":
@@ -50,16 +46,13 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A picture's name and what is said about it, raw; `problem` if it cannot be read.
-
-    end: byte where the next row begins. open_quote: a quotation mark that nothing closes was kept.
-    """
+    """A picture's name and what is said about it, raw."""
 
     image: str
     fields: dict
-    end: int
-    problem: str | None = None
-    open_quote: bool = False
+    end: int  # byte where the next row begins
+    problem: str | None = None  # why it cannot be read
+    open_quote: bool = False  # a quotation mark that nothing closes was kept
 
 
 def open_tables(settings: pairs.Settings) -> pairs.Opened:

@@ -33,10 +33,10 @@ HALF = [0.5, 0.5, 0.5]
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-    """What the files beside the tensors tell: side of pictures in pixels, resize, tokenizer."""
+    """What the files beside the tensors tell."""
 
     heads: tuple[int, int] | None = None
-    side: int | None = None
+    side: int | None = None  # of pictures, in pixels
     resize: str | None = None
     tokenizer: dict[str, Any] = dataclasses.field(default_factory=dict)
 
