@@ -243,8 +243,7 @@ def evaluation(kind: str, data: str, every_steps: int = 0, **options) -> ConfigD
 def settle(config: ConfigDict) -> None:
     """Names the two parts of data that `data.eval_share` splits; a second call changes nothing.
 
-    `data.train` becomes `NAME#all_but=SHARE`, and evaluations of `held_out` read
-    `NAME#held_out=SHARE` (see `jest_tf.data.sources.open_source`).
+    `data.train` becomes `NAME#all_but=SHARE`; evaluations of `held_out` read `NAME#held_out=…`.
     """
     share, train = config.data.eval_share, config.data.train.partition("#all_but=")[0]
     if share and train:

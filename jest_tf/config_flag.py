@@ -34,11 +34,7 @@ def define() -> flags.FlagHolder:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-    """Parses all flags of the program, as `absl.app` does.
-
-    UserError: an unknown flag or field (with the nearest valid one), a wrong value, or a config
-    file that cannot be loaded.
-    """
+    """Parses all flags, as `absl.app` does; UserError: unknown, a wrong value, or no config."""
     argv, added = _take_evaluations(_with_paths(argv))
     sys.argv[:] = argv  # ml_collections looks for overrides there
     try:

@@ -81,9 +81,7 @@ def _evaluate_export(path: str, runtime) -> None:
 def _evaluate_step(workdir: str, step: int | None, runtime) -> None:
     given = _given_specs()
     run = _load(workdir, step, runtime)
-    specs = _specs(given or run.config.evals.to_dict())
-    _run_all(specs, _encoder(run, workdir, runtime), _out(workdir),
-             _DATA_DIR.value or run.config.data.data_dir)  # fmt: skip
+    _measure(run, _specs(given or run.config.evals.to_dict()), workdir, runtime)
 
 
 def _load(workdir: str, step: int | None, runtime):
@@ -132,9 +130,7 @@ def _results_at(
     results = {name: read_result(_out(workdir), name, step) for name in specs}
     if all(results.values()):
         return results
-    run = _load(workdir, step, runtime)
-    data_dir = _DATA_DIR.value or run.config.data.data_dir
-    return _run_all(specs, _encoder(run, workdir, runtime), _out(workdir), data_dir)
+    return _measure(_load(workdir, step, runtime), specs, workdir, runtime)
 
 
 def _wait_for(path: str, seconds: float) -> None:
@@ -146,7 +142,8 @@ def _wait_for(path: str, seconds: float) -> None:
         time.sleep(1.0)
 
 
-def _encoder(run, workdir: str, runtime):
+def _measure(run, specs: Mapping[str, Any], workdir: str, runtime) -> dict[str, dict[str, Any]]:
+    """The results of a loaded run."""
     from jest_tf.serving.encoders import ModelEncoder
 
     config = run.config
@@ -156,10 +153,9 @@ def _encoder(run, workdir: str, runtime):
         "step": run.step,
         "cost": run.state.get("ledger"),
     }
-    return ModelEncoder(
-        run.model, run.tokenizer, config.model.image_size, config.data.image_size, description,
-        runtime.by_rows,
-    )  # fmt: skip
+    sizes = config.model.image_size, config.data.image_size
+    encoder = ModelEncoder(run.model, run.tokenizer, *sizes, description, runtime.by_rows)
+    return _run_all(specs, encoder, _out(workdir), _DATA_DIR.value or config.data.data_dir)
 
 
 def _run_all(

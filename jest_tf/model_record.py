@@ -22,18 +22,12 @@ RANGE = [-1.0, 1.0]
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerRule:
-    """How text becomes token ids, besides the vocabulary file.
+    """How text becomes token ids, besides the vocabulary file."""
 
-    pad_id: fills the row behind the end token (SigLIP: 1, SigLIP 2: 0).
-    lower: lower-case first. WordPiece vocabularies do so in any case.
-    canonicalize: remove ASCII punctuation and collapse white space, as SigLIP's tokenizer does.
-    kept_ids: of a trimmed token table: row k of the table belongs to id kept_ids[k] of the file.
-    """
-
-    pad_id: int = 0
-    lower: bool = False
-    canonicalize: bool = False
-    kept_ids: tuple[int, ...] = ()
+    pad_id: int = 0  # fills the row behind the end token (SigLIP: 1, SigLIP 2: 0)
+    lower: bool = False  # lower-case first; WordPiece vocabularies do so in any case
+    canonicalize: bool = False  # no ASCII punctuation, white space collapsed, as SigLIP's
+    kept_ids: tuple[int, ...] = ()  # of a trimmed token table: the id in the file of each row
 
     def __str__(self) -> str:
         """Short text that differs where token ids may differ; empty for the default rule."""
@@ -46,17 +40,11 @@ class TokenizerRule:
 
 @dataclasses.dataclass(frozen=True)
 class PixelRule:
-    """How a picture becomes a square of pixels in [-1, 1].
+    """How a picture becomes a square of pixels in [-1, 1]."""
 
-    resize: bilinear | bicubic, of the whole picture to a square (its aspect is not kept).
-    antialias: widen the filter when shrinking, as Pillow does and as TensorFlow's default does not.
-    margin: pixels at the right and the bottom that are cut off after the resize: 6 for a model of
-      384 px in patches of 14, whose patches cover 378 px.
-    """
-
-    resize: str = "bilinear"
-    antialias: bool = True
-    margin: int = 0
+    resize: str = "bilinear"  # bilinear | bicubic, of the whole picture; its aspect is not kept
+    antialias: bool = True  # as Pillow does and TensorFlow's default does not
+    margin: int = 0  # pixels cut off right and below: 6 of 384 px in patches of 14
 
     def __str__(self) -> str:
         kind = f"{'antialiased ' if self.antialias else ''}{self.resize}"

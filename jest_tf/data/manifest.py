@@ -30,14 +30,13 @@ OWN_LABELS = "labels.jsonl"
 class About:
     """Notes of the origin of a data set, for model cards and for measuring.
 
-    licences, limits: one line each; what a model trained on the set cannot do. labels: paths of
-    files of JSON lines {"id": 5, "label": "blurred", "noisy": true} about some or all records.
-    `key` may replace `id`; without `noisy`, every label but `clean` is.
+    labels: JSON lines {"id": 5, "label": "blurred", "noisy": true} about some or all records. `key`
+    may replace `id`; without `noisy`, every label but `clean` is.
     """
 
-    licences: tuple[str, ...] = ()
-    limits: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()  # one line each
+    limits: tuple[str, ...] = ()  # what a model trained on the set cannot do
+    labels: tuple[str, ...] = ()  # paths of files
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "About":

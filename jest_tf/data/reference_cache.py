@@ -87,11 +87,7 @@ class ReferenceCache:
             )
 
     def parse(self, serialized: tf.Tensor, caption_index: tf.Tensor) -> dict:
-        """{id int64 [c], reference_zimg, reference_ztxt float32 [c, d]} of cache records, string
-        [c].
-
-        caption_index: int64 [c], which of a record's captions is wanted.
-        """
+        """{id int64 [c], reference_zimg, reference_ztxt float32 [c, d]} of cache records."""
         spec = {
             "id": tf.io.FixedLenFeature([], tf.int64),
             "zimg": tf.io.FixedLenFeature([], tf.string),

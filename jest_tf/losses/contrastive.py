@@ -25,10 +25,9 @@ KINDS = ("sigmoid", "softmax")
 def contrastive_loss(
     zimg: tf.Tensor, ztxt: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor, **options
 ) -> tf.Tensor:
-    """This replica's share of the mean loss, float32 []; the sum over replicas is the loss.
+    """This replica's share of the mean loss, float32 [], as if all embeddings lay in one place.
 
-    So are the gradients of the shares, as if all embeddings lay in one place. `options` and errors
-    as of `loss_and_gradients`.
+    Loss and gradient are the sum over replicas. `options`: of `loss_and_gradients`.
     """
     loss, gradients = loss_and_gradients(zimg, ztxt, scale, bias, **options)
 

@@ -15,10 +15,9 @@ class Acceptance:
         self._picked: collections.Counter = collections.Counter()
 
     def add(self, ids: np.ndarray, source: np.ndarray, valid: np.ndarray, picks: np.ndarray):
-        """One step: `ids` int64, `source` int32 and `valid` bool [n] of candidates, `picks` [b].
+        """One step: `ids` int64, `source` int32, `valid` bool [n] of candidates, `picks` [b].
 
-        Unreadable rows are no candidates. The rows may be one host's: picks of others are passed
-        over.
+        Unreadable rows are no candidates. Picks of other hosts' rows are passed over.
         """
         picked = np.isin(ids, picks) & valid
         self._seen.update(source[valid].tolist())

@@ -28,8 +28,7 @@ def write_projector(
 ) -> Path:
     """Writes one tensor of the projector, replacing what was there; returns the folder.
 
-    embeddings: float [n, d]. columns: title → n texts each, at least one. images: uint8 [n, h, w,
-    3], square; shown as the points. ValueError: lengths differ.
+    embeddings: [n, d]. columns: title -> n texts, one at least. images: uint8 [n, h, h, 3].
     """
     lengths = {len(embeddings), len(images), *map(len, columns.values())}
     if len(lengths) != 1:

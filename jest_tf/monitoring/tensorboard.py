@@ -69,8 +69,7 @@ RECORD_HEADER_BYTES, CHECKSUM_BYTES = 12, 4
 class TensorBoard:
     """Writes the event files of one run; every call is flushed (10 microseconds).
 
-    start_step: of the restored checkpoint; what earlier processes wrote for later steps is removed,
-    so that no point is doubled.
+    start_step: of the restored checkpoint; what was written for later steps is removed.
     """
 
     def __init__(self, logdir: str | os.PathLike, start_step: int = 0):

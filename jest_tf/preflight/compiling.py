@@ -50,11 +50,7 @@ def python_of(environment: str) -> str:
 def compile_hlo(
     name: str, hlo: bytes, topology: Topology, python: str, timeout: float = 3600
 ) -> Compiled:
-    """Compiles the HLO of a program for all chips of a slice.
-
-    UserError: the compiler refuses it (which operation or allocations), does not know the topology,
-    or is not installed.
-    """
+    """Compiles HLO for all chips of a slice; UserError: it is refused, or no compiler is there."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "program.hlo")  # names of programs hold `48/8`
         with open(path, "wb") as file:

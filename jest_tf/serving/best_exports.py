@@ -42,8 +42,7 @@ class BestExports:
     ) -> bool:
         """Exports a step that is among the n best, and drops what no longer is; True if kept.
 
-        results: evaluation name -> result. export: writes an export to the path that it is given.
-        UserError: the evaluation has no such metric.
+        results: by evaluation. export: writes to a path. UserError: there is no such metric.
         """
         metrics = results[self.name]["metrics"]
         if self.metric not in metrics:

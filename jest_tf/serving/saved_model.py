@@ -116,8 +116,7 @@ def encode_pixels(
 ) -> tf.Tensor:
     """uint8 [n, h, w, 3] -> zimg float32 [n, d].
 
-    `is_decoded`: `preprocess.decode` has made them, and has cut the margin of the pixel rule. Else
-    they are pictures of any size.
+    `is_decoded`: `preprocess.decode` made them, without margin. Else pictures of any size.
     """
     if is_decoded:  # a form that XLA compiles
         images = tf.clip_by_value(preprocess.resize(images, image_size, model.pixels), 0.0, 255.0)
@@ -129,8 +128,7 @@ def encode_pixels(
 def _in_float32(model: DualEncoder) -> DualEncoder:
     """The model itself, or a copy that computes in float32.
 
-    bfloat16 outside XLA rounds after every op: slower on most servers than float32, and the
-    embeddings of the same picture would differ from the training's by more than rounding.
+    bfloat16 outside XLA is slower on most servers, and gives other embeddings than training.
     """
     if model.compute_dtype == "float32":
         return model
@@ -183,8 +181,7 @@ def _write_saved_model(
 def _without_xla(graph_file: str) -> None:
     """Lets the towers' compiled kernels run as plain ops.
 
-    XLA compiles a kernel anew for every batch size, 0.3 s each on a laptop: a server that gets
-    one to a hundred texts at a time would stall a hundred times. And some servers have no XLA.
+    XLA compiles anew for every batch size: a server of one to a hundred texts stalls as often.
     """
     with tf.io.gfile.GFile(graph_file, "rb") as file:
         saved = saved_model_pb2.SavedModel.FromString(file.read())

@@ -264,8 +264,7 @@ class CostModel:
 def split_seconds(seconds: float, n_steps: int, parts: Mapping[str, float]) -> dict[str, float]:
     """The measured time of `n_steps` steps by phase, under the ledger's names.
 
-    A step is one program: each of `parts` (see `part_times`) counts as long as it took alone, and
-    the rest is training (gather, forward, backward, update).
+    Each of `parts` (see `part_times`) counts as long as it took alone; the rest is training.
     """
     alone = n_steps * sum(parts.values())
     fits = min(1.0, seconds / alone) if alone else 1.0

@@ -69,11 +69,9 @@ class Part(NamedTuple):
 class Observed(NamedTuple):
     """What a step saw of each candidate, the same on every replica; for the ledger.
 
-    code: int64 [B + passed over], 2 * record + 1 for a selected one, 2 * record for the others;
-    below 0 for a record that could not be read; last those that a prefilter passed over.
-    losses: float32 [B, 4], learner's and reference's loss of the pair alone, and learner's and
-    reference's rank of it; NaN without the model or where it is not finite. See `pair_loss` and
-    `pair_rank`.
+    code: int64 [B + passed over], 2 * record, + 1 for a selected one, below 0 if unreadable;
+    those that a prefilter passed over are last. losses: float32 [B, 4], `pair_loss` of learner and
+    reference, then `pair_rank`; NaN without the model or where it is not finite.
     """
 
     code: tf.Tensor

@@ -117,8 +117,7 @@ class StepPlan:
     def compiling(self) -> str:
         """What to say before the program is built: where, and for about how long.
 
-        The time is that of 160 runs of 5 and 6 blocks on 2 idle cores without accelerator, as a
-        line through them: 4 s, 0.7 s a block that is trained and 0.4 s a block that only scores.
+        Fitted to 160 runs of 5 and 6 blocks on 2 idle cores without accelerator.
         """
         trained = [part.at for part in self.train if part.at]
         scoring = [at for at in (self.score, self.reference) if at]

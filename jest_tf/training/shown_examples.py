@@ -40,8 +40,7 @@ KEPT_AT_FULL_CADENCE = 100
 def shows_examples(step: int, every_steps: int) -> bool:
     """Whether the examples of a step are kept: n times the cadence keep O(log n) of them.
 
-    Every `every_steps` steps for the first KEPT_AT_FULL_CADENCE times, then half as often, and half
-    as often again each time the number of steps doubles.
+    All of the first KEPT_AT_FULL_CADENCE, then half as often each time that steps double.
     """
     n = step // every_steps
     stride = 1

@@ -8,14 +8,7 @@ from ml_collections import ConfigDict
 
 from jest_tf.data.retry import BadRecords
 from jest_tf.monitoring.acceptance import Acceptance
-from jest_tf.training.cost import (
-    SCORE_LEARNER,
-    SCORE_REFERENCE,
-    SELECT,
-    CostLedger,
-    CostModel,
-    split_seconds,
-)
+from jest_tf.training import cost
 from jest_tf.training.host_loop import HostLoop, HostLoopResult, why_refused
 from jest_tf.training.inputs import Inputs
 from jest_tf.training.resolution import StepPlan
@@ -35,8 +28,7 @@ class Pending(NamedTuple):
 class StepLog:
     """Reads what steps did, waiting for the device, and keeps account of it.
 
-    part_seconds: plan -> seconds of the parts of a step. Their time counts from `start_clock` on,
-    or since the steps before were written.
+    part_seconds: plan -> of the parts of a step. Time counts from `start_clock` or the last write.
     """
 
     def __init__(
@@ -45,8 +37,8 @@ class StepLog:
         inputs: Inputs,
         host_loop: HostLoop,
         outputs: Files | Silent,
-        costs: CostModel,
-        ledger: CostLedger,
+        costs: cost.CostModel,
+        ledger: cost.CostLedger,
         bad_records: BadRecords,
     ):
         self._config, self._inputs, self._host_loop = config, inputs, host_loop
@@ -81,7 +73,9 @@ class StepLog:
         self._note_refusals(result, first)
         self._note_bad_records(result)
         shown = {"loss": result.metrics["train/loss"]}
-        if choosing := self._ledger.share_of_seconds(SCORE_LEARNER, SCORE_REFERENCE, SELECT):
+        if choosing := self._ledger.share_of_seconds(
+            cost.SCORE_LEARNER, cost.SCORE_REFERENCE, cost.SELECT
+        ):
             shown["time choosing"] = choosing
         self._outputs.progress(pending.step, self._ledger.totals, shown)
         every = self._config.log.every_steps
@@ -95,7 +89,7 @@ class StepLog:
         if pending.result.compiled:
             seconds["compile"] = took
         else:
-            seconds |= split_seconds(took, pending.n_steps, self.part_seconds[pending.plan])
+            seconds |= cost.split_seconds(took, pending.n_steps, self.part_seconds[pending.plan])
         self._ledger.add(self._costs.step(pending.plan), pending.n_steps, seconds)
 
     def _note_refusals(self, result: HostLoopResult, first: int) -> None:

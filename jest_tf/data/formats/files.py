@@ -101,8 +101,7 @@ class File:
 def walk(folder: str, skip: str = "", allow_outside: bool = False) -> Iterator[File]:
     """Every file below a folder, but for those in the folder `skip` (an --out that lies inside).
 
-    Hidden files, what is no plain file and links to folders are passed over. `allow_outside`
-    follows links to folders that lead out of the folder.
+    Passes over hidden files, no plain files, and links to folders unless `allow_outside`.
     """
     if is_remote(folder):
         for at, _, names in tf.io.gfile.walk(folder):

@@ -54,8 +54,7 @@ SELECT name, size, time FROM file WHERE kind < 3 OR name IN (SELECT name FROM re
 def open_folder(settings: pairs.Settings) -> pairs.Opened:
     """Units of `records_per_shard` pictures each, in the order of their names.
 
-    Captions are of --captions alone, or of every one of CAPTION_FILES in the tree, whose names are
-    relative to its own folder.
+    Captions are of --captions alone, or of every one of CAPTION_FILES, relative to its folder.
     """
     if len(settings.paths) != 1:
         raise UserError(f"expected one folder, got {list(settings.paths)}")

@@ -32,8 +32,7 @@ def open_tars(settings: pairs.Settings) -> pairs.Opened:
 def read_tar(path: str, name: str, columns: pairs.Columns) -> Iterator[pairs.Item]:
     """The records of a tar; `name` begins their keys. UserError: the file cannot be read at all.
 
-    Members of a plain local tar may come in any order. In a compressed or remote one, which is read
-    once, those of a key must follow one another.
+    In a compressed or remote one, read once, members of a key must follow one another.
     """
     try:
         file = files.open_binary(path)
