@@ -91,7 +91,7 @@ def test_archives_that_are_damaged_or_unpack_without_end_are_told(tmp_path, monk
                 archive.addfile(info, io.BytesIO(content))
         return tmp_path / name
 
-    monkeypatch.setattr(tar, "MAX_FILE_BYTES", 10_000)
+    monkeypatch.setattr(tar.files, "MAX_FILE_BYTES", 10_000)
     bomb = packed("bomb.tar", {"a.jpg": b"0" * 10_001, "b.jpg": jpeg(1), "b.txt": b"a picture"})
     assert bomb.stat().st_size < 2_000
     cut = tmp_path / "cut.tar"

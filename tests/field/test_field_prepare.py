@@ -552,7 +552,7 @@ def test_tables_and_parquet_stay_inside_too(tmp_path, out):
 def test_members_of_one_key_do_not_add_up_in_memory(tmp_path, out, monkeypatch, mode):
     from jest_tf.data.formats import tar as tars
 
-    monkeypatch.setattr(tars, "MAX_FILE_BYTES", 50_000)
+    monkeypatch.setattr(tars.files, "MAX_FILE_BYTES", 50_000)
     bomb = [(f"x.{n}.jpg", bytes(9_000)) for n in range(100)] + [(f"x.{n}", b"0") for n in range(9)]
     good = [("y.jpg", picture()), ("y.txt", b"a picture")]
     read = []
