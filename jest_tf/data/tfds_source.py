@@ -71,14 +71,10 @@ def manifest(builder, split: str, keys: dict | None = None) -> Manifest:
         )
         for part in instructions
     )
-    return Manifest(f"tfds:{builder.info.full_name}:{split}", (source,), shards, _about(builder))
-
-
-def _about(builder) -> About:
-    """`licences` and `limits` of the set's TFDS metadata, and the labels that lie beside it."""
     labels = os.path.join(os.fspath(builder.data_dir), LABELS_FILE)
-    known = dict(builder.info.metadata or {})
-    return About.from_dict(known | {"labels": [labels] if tf.io.gfile.exists(labels) else []})
+    known = {"labels": [labels] if tf.io.gfile.exists(labels) else []}
+    about = About.from_dict(dict(builder.info.metadata or {}) | known)
+    return Manifest(f"tfds:{builder.info.full_name}:{split}", (source,), shards, about)
 
 
 def detect_source(builder, keys: dict | None = None) -> Source:

@@ -107,7 +107,10 @@ def read_labels(paths: Iterable[str], manifest: Manifest | None = None) -> Label
             try:
                 label = str(row["label"])
                 is_noisy = bool(row.get("noisy", label != CLEAN))
-                ids = [int(row["id"])] if "id" in row else _ids_of(str(row["key"]), names)
+                if "id" in row:
+                    ids = [int(row["id"])]
+                else:
+                    ids = [int(hashed_id(name, tf.constant(str(row["key"])))) for name in names]
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise UserError(
                     f"{path} line {number}: expected {{id or key, label, noisy}}, found {row} "
@@ -127,10 +130,6 @@ def _sources_beside(path: str, manifest: Manifest) -> list[str]:
     folder = path.rpartition("/")[0] + "/"
     beside = {s.source for s in manifest.shards if s.path.startswith(folder)}
     return [source.name for i, source in enumerate(manifest.sources) if i in beside or not beside]
-
-
-def _ids_of(key: str, sources: Iterable[str]) -> list[int]:
-    return [int(hashed_id(name, tf.constant(key))) for name in sources]
 
 
 def keep_about(about: About, workdir: Path, manifest: Manifest | None = None) -> None:

@@ -18,14 +18,11 @@ def summed_word(in_loops: bool) -> tf.DType:
 
 
 class Spread(NamedTuple):
-    """An all-gather as a sum: each replica fills its own rows of a buffer that is zero elsewhere.
-
-    word: the integer type that travels, see `summed_word`.
-    """
+    """An all-gather as a sum: each replica fills its own rows of a buffer of zeros."""
 
     rank: int | tf.Tensor
     size: int
-    word: tf.DType
+    word: tf.DType  # the integer type that travels, see `summed_word`
 
     def of(self, x: tf.Tensor) -> tf.Tensor:
         """[k, ...] of this replica -> [size, k, ...], what it hands in."""

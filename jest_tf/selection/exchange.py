@@ -18,27 +18,20 @@ MAX_ROUND_BYTES = 2**30  # of the rounds beyond the first
 
 
 class Assignment(NamedTuple):
-    """Who trains on which pick; the same on every replica.
+    """Who trains on which pick; the same on every replica."""
 
-    destination, slot: int32 [b], replica of each pick and its row there. travels: int32 [b], picks
-    that change replica first, in order. n_travel: int32 [], how many do.
-    """
-
-    destination: tf.Tensor
-    slot: tf.Tensor
-    travels: tf.Tensor
-    n_travel: tf.Tensor
+    destination: tf.Tensor  # int32 [b], replica of each pick
+    slot: tf.Tensor  # int32 [b], its row there
+    travels: tf.Tensor  # int32 [b], picks that change replica first, in order
+    n_travel: tf.Tensor  # int32 [], how many do
 
 
 class _Plan(NamedTuple):
-    """Of each pick, int32 [b]: this replica's row (if `owned`, bool [b]), and its slot here.
+    """Of each pick, int32 [b]; travels, n_travel: see `Assignment`."""
 
-    travels, n_travel: see `Assignment`.
-    """
-
-    index: tf.Tensor
-    owned: tf.Tensor
-    slot: tf.Tensor
+    index: tf.Tensor  # this replica's row, if owned
+    owned: tf.Tensor  # bool [b]
+    slot: tf.Tensor  # its slot here
     travels: tf.Tensor
     n_travel: tf.Tensor
 

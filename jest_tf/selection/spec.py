@@ -11,18 +11,15 @@ __all__ = ["Embeddings", "Selection", "SelectionSpec"]
 
 
 class Embeddings(NamedTuple):
-    """One model's view of the candidates on this replica.
+    """One model's view of the candidates on this replica; z_ij = scale·<x_i, y_j> + bias."""
 
-    zimg, ztxt: float [n, d], unit norm. scale, bias: float scalars; z_ij = scale·<x_i, y_j> + bias.
-    captions: float32 [n, 2] of `caption_hash`, the same for both models: rows that share one are no
-        negatives of each other. None: all other rows are negatives.
-    """
-
-    zimg: tf.Tensor
-    ztxt: tf.Tensor
+    zimg: tf.Tensor  # float [n, d], unit norm
+    ztxt: tf.Tensor  # float [n, d], unit norm
     scale: tf.Tensor
     bias: tf.Tensor
-    captions: tf.Tensor | None = None
+    captions: tf.Tensor | None = (
+        None  # float32 [n, 2] of `caption_hash`: equal ones are no negatives  # float32 [n, 2], `caption_hash`: equal ones are no negatives
+    )
 
     @property
     def per_row(self) -> list[tf.Tensor]:
@@ -39,15 +36,9 @@ class Embeddings(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The chosen examples of one super-batch; all but n_… and metrics per pick.
+    """The chosen examples of one super-batch."""
 
-    positions: int32 [b], global, distinct, chunk by chunk, the same on every replica. n_candidates:
-    int32 [], valid and finite rows; below b `positions` holds unusable rows and the step must be
-    refused. metrics: float32 scalars. n_valid: int32 []; more than n_candidates: a model gave NaN
-    or Inf.
-    """
-
-    positions: tf.Tensor
-    n_candidates: tf.Tensor
-    metrics: dict[str, tf.Tensor]
-    n_valid: tf.Tensor
+    positions: tf.Tensor  # int32 [b], global, distinct, chunk by chunk, the same on every replica
+    n_candidates: tf.Tensor  # int32 [], valid and finite rows; below b the step must be refused
+    metrics: dict[str, tf.Tensor]  # float32 scalars
+    n_valid: tf.Tensor  # int32 []; more than n_candidates: a model gave NaN or Inf

@@ -72,9 +72,10 @@ def load(path: str):
         return tf.saved_model.load(path)
     except UserError:
         raise
-    except (OSError, DecodeError, tf.errors.OpError) as error:
-        raise UserError(f"the SavedModel in {path} does not load: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+    except (
+        OSError, DecodeError, tf.errors.OpError, ValueError, KeyError, TypeError, AttributeError,
+        IndexError, RuntimeError,
+    ) as error:  # fmt: skip
         raise UserError(f"the SavedModel in {path} does not load: {error}") from error
 
 

@@ -55,6 +55,7 @@ def make_app(searchers: Mapping[str, Searcher], hosts: Sequence[str] | None = No
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD_BYTES
     app.config["TRUSTED_HOSTS"] = list(hosts) if hosts else None
     desk = Desk(searchers)
+    code = (resources.files("jest_tf") / "templates" / "search.js").read_text(encoding="utf-8")
 
     @app.get("/")
     def page():
@@ -99,7 +100,7 @@ def make_app(searchers: Mapping[str, Searcher], hosts: Sequence[str] | None = No
 
     @app.get("/search.js")
     def script():
-        return flask.Response(_script(), mimetype="text/javascript")
+        return flask.Response(code, mimetype="text/javascript")
 
     @app.after_request
     def add_headers(response: flask.Response) -> flask.Response:
@@ -274,8 +275,3 @@ def _unit(values: str, dim: int) -> np.ndarray:
     if len(z) != dim or not np.isfinite(norm) or not norm:
         raise UserError("the address is cut or changed: its z is no embedding; search again")
     return z / norm
-
-
-@functools.cache
-def _script() -> str:
-    return (resources.files("jest_tf") / "templates" / "search.js").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from jest_tf.data.formats import files, pairs
 from jest_tf.errors import UserError
@@ -44,7 +44,9 @@ def _inspect(
     """(what the schema says, number of row groups)"""
     with files.open_parquet(path) as file:
         schema, n_groups = file.schema_arrow, file.num_row_groups
-    in_hub_order = dataclasses.replace(columns, image=columns.image or _image_column(schema.names))
+    # The pictures themselves rather than a column of their names.
+    pictures = next((name for name in ("image", "jpg", "img") if name in schema.names), None)
+    in_hub_order = dataclasses.replace(columns, image=columns.image or pictures)
     roles = {role: in_hub_order.require(role, schema.names, path) for role in ("image", "caption")}
     if columns.label:
         columns.require("label", schema.names, path)
@@ -59,11 +61,6 @@ def _inspect(
         )
     classes = _class_names(schema, roles.get("label"))
     return ParquetSource(path, name, place, columns, roles, classes), n_groups
-
-
-def _image_column(names: Sequence[str]) -> str | None:
-    """The pictures themselves rather than a column of their names."""
-    return next((name for name in ("image", "jpg", "img") if name in names), None)
 
 
 def _is_text(kind) -> bool:

@@ -86,20 +86,10 @@ def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[r.Rule]:
         block, layer = f"{ours}/block_{k}", f"{theirs}.encoder.layers.{k}"
         attention = f"{layer}.self_attn"
         found += r.norm(f"{block}/norm_attention", f"{layer}.layer_norm1")
-        found += [
-            r.Rule(
-                (f"{block}/attention/qkv_kernel",),
-                tuple(f"{attention}.{part}_proj.weight" for part in "qkv"),
-                lambda *a: (np.concatenate([x.T for x in a], axis=1),),
-                lambda a: [x.T for x in r.thirds(a)],
-            ),
-            r.Rule(
-                (f"{block}/attention/qkv_bias",),
-                tuple(f"{attention}.{part}_proj.bias" for part in "qkv"),
-                lambda *a: (np.concatenate(a),),
-                r.thirds,
-            ),
-        ]
+        kernels = [f"{attention}.{part}_proj.weight" for part in "qkv"]
+        biases = [f"{attention}.{part}_proj.bias" for part in "qkv"]
+        found.append(r.merged(f"{block}/attention/qkv_kernel", kernels, np.transpose, np.transpose))
+        found.append(r.merged(f"{block}/attention/qkv_bias", biases, np.asarray, np.asarray))
         found += r.torch_dense(f"{block}/attention/out", f"{attention}.out_proj")
         found += r.norm(f"{block}/norm_mlp", f"{layer}.layer_norm2")
         found += _mlp(f"{block}/mlp", f"{layer}.mlp")
@@ -108,19 +98,14 @@ def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[r.Rule]:
 
 def _pooled_attention() -> list[r.Rule]:
     """in_proj holds query, key and value in its rows; the key's bias has no effect."""
-    kernels = tuple(f"image/pooling/{part}_kernel" for part in ("query", "key", "value"))
+    kernels = [f"image/pooling/{part}_kernel" for part in ("query", "key", "value")]
     biases = ("image/pooling/query_bias", "image/pooling/value_bias")
     return [
-        r.Rule(
-            kernels,
-            (f"{HEAD}.attention.in_proj_weight",),
-            lambda w: [x.T for x in np.split(w, 3)],
-            lambda *a: (np.concatenate([x.T for x in a]),),
-        ),
+        r.rows_of(kernels, f"{HEAD}.attention.in_proj_weight"),
         r.Rule(
             biases,
             (f"{HEAD}.attention.in_proj_bias",),
-            lambda b: r.thirds(b)[::2],
+            lambda b: np.split(b, 3)[::2],
             lambda q, v: (np.concatenate([q, np.zeros_like(q), v]),),
         ),
     ]

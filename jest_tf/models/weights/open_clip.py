@@ -87,12 +87,7 @@ def _pooling(width: int) -> list[r.Rule]:
         r.reshaped(f"{ours}/probe", f"{POOL}.latent", (1, width), (1, 1, width)),
         r.transposed(f"{ours}/query_kernel", f"{POOL}.q.weight"),
         r.same(f"{ours}/query_bias", f"{POOL}.q.bias"),
-        r.Rule(
-            (f"{ours}/key_kernel", f"{ours}/value_kernel"),
-            (f"{POOL}.kv.weight",),
-            lambda w: [x.T for x in np.split(w, 2)],
-            lambda k, v: (np.concatenate([k.T, v.T]),),
-        ),
+        r.rows_of([f"{ours}/key_kernel", f"{ours}/value_kernel"], f"{POOL}.kv.weight"),
         r.Rule(
             (f"{ours}/value_bias",),
             (f"{POOL}.kv.bias",),

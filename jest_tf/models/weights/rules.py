@@ -84,9 +84,24 @@ def plain_dense(ours: str, theirs: str, names: Sequence[str]) -> list[Rule]:
     ]
 
 
-def thirds(kernel: np.ndarray) -> list[np.ndarray]:
-    """[.., 3D] -> query, key and value."""
-    return np.split(kernel, 3, axis=-1)
+def merged(ours: str, theirs: Sequence[str], take: Callable, give: Callable) -> Rule:
+    """One of ours that holds several of theirs side by side: `take` of each, and `give` back."""
+    return Rule(
+        (ours,),
+        tuple(theirs),
+        lambda *a: (np.concatenate([take(x) for x in a], axis=-1),),
+        lambda a: [give(x) for x in np.split(a, len(theirs), axis=-1)],
+    )
+
+
+def rows_of(ours: Sequence[str], theirs: str) -> Rule:
+    """Kernels of ours that one kernel of torch holds in its rows."""
+    return Rule(
+        tuple(ours),
+        (theirs,),
+        lambda w: [x.T for x in np.split(w, len(ours))],
+        lambda *a: (np.concatenate([x.T for x in a]),),
+    )
 
 
 def per_head_attention(
@@ -98,23 +113,18 @@ def per_head_attention(
     """
     by_head = (width, heads, width // heads)
     kernels, biases = (
-        tuple(f"{theirs}{names[part][i]}" for part in ("query", "key", "value")) for i in (0, 1)
-    )
-    kernel = Rule(
-        (f"{block}/qkv_kernel",),
-        kernels,
-        lambda *a: (np.concatenate([x.reshape(width, width) for x in a], axis=1),),
-        lambda a: [x.reshape(by_head) for x in thirds(a)],
-    )
-    bias = Rule(
-        (f"{block}/qkv_bias",),
-        biases,
-        lambda *a: (np.concatenate([x.reshape(width) for x in a]),),
-        lambda a: [x.reshape(by_head[1:]) for x in thirds(a)],
+        [f"{theirs}{names[part][i]}" for part in ("query", "key", "value")] for i in (0, 1)
     )
     out, out_bias = (f"{theirs}{name}" for name in names["out"])
-    out = reshaped(f"{block}/out/kernel", out, (width, width), (*by_head[1:], width))
-    return [kernel, bias, out, same(f"{block}/out/bias", out_bias)]
+    flat, of_heads = (width, width), by_head[1:]
+    return [
+        merged(
+            f"{block}/qkv_kernel", kernels, lambda x: x.reshape(flat), lambda x: x.reshape(by_head)
+        ),
+        merged(f"{block}/qkv_bias", biases, np.ravel, lambda x: x.reshape(of_heads)),
+        reshaped(f"{block}/out/kernel", out, flat, (*of_heads, width)),
+        same(f"{block}/out/bias", out_bias),
+    ]
 
 
 def per_head_pooling(
@@ -164,7 +174,8 @@ def from_ours(
         )
     for rule in rules:
         arrays = rule.give(*(weights[name] for name in rule.ours))
-        yield from zip(rule.theirs, map(_contiguous, arrays), strict=True)
+        # Not np.ascontiguousarray, which makes a scalar a vector.
+        yield from zip(rule.theirs, (np.asarray(a, order="C") for a in arrays), strict=True)
 
 
 def expected_shapes(rules: Sequence[Rule], config: DualEncoderConfig) -> dict[str, Shape]:
@@ -275,10 +286,6 @@ def our_shapes(config: DualEncoderConfig) -> dict[str, Shape]:
     with tf.Graph().as_default():  # no weight takes memory here
         model = DualEncoder(config)
     return {v.path.partition("/")[2]: tuple(v.shape) for v in model.variables}
-
-
-def _contiguous(array: np.ndarray) -> np.ndarray:
-    return np.asarray(array, order="C")  # np.ascontiguousarray makes a scalar a vector
 
 
 def _text(shape: Sequence[int]) -> str:
