@@ -17,9 +17,8 @@ class Embeddings(NamedTuple):
     ztxt: tf.Tensor  # float [n, d], unit norm
     scale: tf.Tensor
     bias: tf.Tensor
-    captions: tf.Tensor | None = (
-        None  # float32 [n, 2] of `caption_hash`: equal ones are no negatives  # float32 [n, 2], `caption_hash`: equal ones are no negatives
-    )
+    # float32 [n, 2] of `caption_hash`: rows that share one are no negatives of each other.
+    captions: tf.Tensor | None = None
 
     @property
     def per_row(self) -> list[tf.Tensor]:
