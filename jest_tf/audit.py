@@ -38,13 +38,9 @@ _PICTURES = _flag(
     "bool", "pictures", False, "Keep a thumbnail in each row, for tools that show pictures."
 )
 _WRONG_SHARE = _flag(
-    "float",
-    "wrong_share",
-    None,
-    "Judge this share wrong, instead of what the ranks tell.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-)
+    "float", "wrong_share", None, "Judge this share wrong, instead of what the ranks tell.",
+    lower_bound=0.0, upper_bound=1.0,
+)  # fmt: skip
 _BATCH = _flag("integer", "batch_size", 256, "Pairs scored at a time.")
 _WORKERS = _flag("integer", "workers", 4, "Shards read at once.", lower_bound=1)
 _RUNNER = units.runner_flag(_flag)

@@ -22,23 +22,15 @@ WRITTEN = ("manifest", "keys.csv", "keys.parquet", "uids.npy", "tars")
 _AUDIT = _flag("string", "audit", None, "Table of `jest audit`.")
 _KEEP = _flag("string", "keep", None, "Rule over its columns.")
 _TOP = _flag(
-    "float",
-    "top",
-    None,
-    "Keep this share of all pairs: the best --by.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-)
+    "float", "top", None, "Keep this share of all pairs: the best --by.",
+    lower_bound=0.0, upper_bound=1.0,
+)  # fmt: skip
 _BY = _flag("string", "by", "reference_score", "Column whose highest values are best.")
 _PER_SOURCE = _flag("bool", "per_source", False, "--top: the share of each source.")
 _DEDUP = _flag(
-    "float",
-    "dedup",
-    None,
-    "Keep one of the pictures that are this near (1: the same).",
-    lower_bound=-1.0,
-    upper_bound=1.0,
-)
+    "float", "dedup", None, "Keep one of the pictures that are this near (1: the same).",
+    lower_bound=-1.0, upper_bound=1.0,
+)  # fmt: skip
 _EMBEDDINGS = _flag(
     "string", "embeddings", None, "--dedup: a cache of embeddings; by default AUDIT.reference."
 )
