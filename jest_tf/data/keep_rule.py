@@ -24,11 +24,7 @@ OPERATORS = {
 
 
 def parse(text: str, columns: Sequence[str]) -> pc.Expression:
-    """The filter that a rule describes.
-
-    Raises:
-      UserError: it is no such rule, or names a column that does not exist.
-    """
+    """The filter that a rule describes; UserError: it is none, or names no such column."""
     try:
         return _expression(ast.parse(text.strip(), mode="eval").body, columns)
     except (SyntaxError, ValueError, TypeError, KeyError, RecursionError) as error:

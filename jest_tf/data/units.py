@@ -65,15 +65,10 @@ def beam_of(argv: Sequence[str], runner: str | None) -> tuple[list[str], Beam | 
 def run(
     beam: Beam, opener: str, arguments: dict, todo: Sequence[int], left: Callable[[], Sequence[int]]
 ) -> None:
-    """Does the units `todo` in a pipeline.
+    """Does the units `todo` in a pipeline; `left` gives those whose files are not there.
 
-    Args:
-      opener: `module:function`. Each process calls it once, with `arguments` (JSON), and gets a
-        function that does the unit of a number.
-      left: the units whose files are not there.
-
-    Raises:
-      UserError: the pipeline failed, or its workers wrote to other storage than this machine's.
+    opener: `module:function`. Each process calls it once, with `arguments` (JSON), and gets what does
+    the unit of a number. UserError: the pipeline failed, or wrote to other storage than ours.
     """
     if not todo:
         return

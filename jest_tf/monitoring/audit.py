@@ -242,11 +242,7 @@ def make(
 ) -> Verdicts:
     """Writes the audit as a Parquet file with a row group a shard; rerun to go on.
 
-    Args:
-      work: writes the rows of the shards that it is given.
-
-    Raises:
-      UserError: a shard cannot be read.
+    work: writes the rows of the shards that it is given. UserError: a shard cannot be read.
     """
     parts = f"{out}.parts"
     claimed_folder(parts, audit.identity)
@@ -325,11 +321,7 @@ def _keys(paths: Sequence[str], records: np.ndarray) -> dict[int, str]:
 
 
 def read_about(path: str) -> dict:
-    """The notes in an audit's file.
-
-    Raises:
-      UserError: it cannot be read, or is no audit.
-    """
+    """The notes in an audit's file; UserError: it cannot be read, or is no audit."""
     try:
         content = parse_json((pq.read_schema(path).metadata or {})[ABOUT])
     except (OSError, ValueError, KeyError) as error:

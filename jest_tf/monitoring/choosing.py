@@ -15,14 +15,7 @@ from jest_tf.monitoring.verdicts import representatives
 
 
 class Choice:
-    """The pairs of an audit, with a mark for those that are kept.
-
-    Args:
-      path: the audit's Parquet file.
-
-    Attributes:
-      kept: bool [n].
-    """
+    """The pairs of an audit's Parquet file; kept, bool [n], marks those that are kept."""
 
     def __init__(self, path: str):
         self._path = path
@@ -55,11 +48,9 @@ class Choice:
     ) -> int:
         """Keeps the best of each group of the same pictures, and of near ones; returns how many go.
 
-        Args:
-          cosine: from which two pictures are near; 1: the same bytes alone.
-          by: the column that says which is the best.
-          cache: of the pictures' embeddings, for a cosine below 1.
-          parts: folder for the work of comparing them, done here or by `beam`.
+        cosine: from which two pictures are near; 1: the same bytes alone. by: the column that says which is
+        the best. cache: of embeddings, for a cosine below 1. parts: folder for the work of comparing them,
+        done here or by `beam`.
         """
         n = len(self.kept)
         group = representatives(self._column("content_hash"))

@@ -34,9 +34,7 @@ class Verdicts:
 def wrong_threshold(rank: np.ndarray, wrong_share: float | None = None) -> tuple[float, float]:
     """(the rank from which pairs are judged wrong, estimated share of wrong pairs).
 
-    Args:
-      rank: float [n], NaN for pairs without one.
-      wrong_share: judge this share of the pairs wrong instead: those with the highest ranks.
+    rank: float [n], NaN without one. wrong_share: judge this share wrong instead, the highest ranks.
     """
     rank = np.sort(rank[np.isfinite(rank)])
     if not rank.size:
@@ -62,12 +60,8 @@ def judge(
 ) -> Verdicts:
     """The verdicts on n pairs.
 
-    Args:
-      table: columns [n]: readable; times_loaded by a run; wrong_rank, or
-        reference_rank in its place; learnability.
-      representative: int [n], the first pair of the same picture and caption; its own number where
-        it is the first.
-      wrong_share: see `wrong_threshold`.
+    table: columns [n]: readable; times_loaded; wrong_rank or reference_rank; learnability.
+    representative: int [n], the first pair of the same picture and caption.
     """
     n = len(representative)
     nothing = np.full(n, np.nan, np.float32)
