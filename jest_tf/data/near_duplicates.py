@@ -37,8 +37,8 @@ _FOUND = np.dtype([("record", "<i8"), ("first", "<i8")])
 class Search:
     """The work in a folder, on so many `records` of each shard.
 
-    read: float32 [k, d] of unit norm of a shard; rows of zeros are near to none. cosine: from which two
-    records are of one group; groups are closed under this.
+    read: float32 [k, d] of unit norm of a shard; rows of zeros are near to none. cosine: from which
+    two records are of one group; groups are closed under this.
     """
 
     def __init__(

@@ -67,8 +67,8 @@ def run(
 ) -> None:
     """Does the units `todo` in a pipeline; `left` gives those whose files are not there.
 
-    opener: `module:function`. Each process calls it once, with `arguments` (JSON), and gets what does
-    the unit of a number. UserError: the pipeline failed, or wrote to other storage than ours.
+    opener: `module:function`. Each process calls it once, with `arguments` (JSON), and gets what
+    does the unit of a number. UserError: the pipeline failed, or wrote to other storage.
     """
     if not todo:
         return

@@ -48,9 +48,9 @@ class Choice:
     ) -> int:
         """Keeps the best of each group of the same pictures, and of near ones; returns how many go.
 
-        cosine: from which two pictures are near; 1: the same bytes alone. by: the column that says which is
-        the best. cache: of embeddings, for a cosine below 1. parts: folder for the work of comparing them,
-        done here or by `beam`.
+        cosine: from which two pictures are near; 1: the same bytes alone. by: the column that says
+        which is the best. cache: of embeddings, for a cosine below 1. parts: folder for the work
+        of comparing them, done here or by `beam`.
         """
         n = len(self.kept)
         group = representatives(self._column("content_hash"))

@@ -34,7 +34,7 @@ class Verdicts:
 def wrong_threshold(rank: np.ndarray, wrong_share: float | None = None) -> tuple[float, float]:
     """(the rank from which pairs are judged wrong, estimated share of wrong pairs).
 
-    rank: float [n], NaN without one. wrong_share: judge this share wrong instead, the highest ranks.
+    rank: float [n], NaN without one. wrong_share: judge this share wrong, the highest ranks.
     """
     rank = np.sort(rank[np.isfinite(rank)])
     if not rank.size:
