@@ -17,6 +17,10 @@ from jest_tf.errors import UserError
 FLAGS = flags.FlagValues()
 _OUT = flags.DEFINE_string("out", "", "Folder of the bundle.", flag_values=FLAGS)
 _TINY = flags.DEFINE_bool("tiny", False, "Sizes of the tests.", flag_values=FLAGS)
+_EXPECTED = flags.DEFINE_integer(
+    "max_expected_rows", 40_960, "Largest super-batch whose selection is computed here, to compare "
+    "with; 163840 takes half an hour of a core for each loss.", flag_values=FLAGS,
+)  # fmt: skip
 _LINES = flags.DEFINE_list("lines", [], "Files that run.py printed.", flag_values=FLAGS)
 
 
@@ -25,7 +29,7 @@ def main(argv: list[str]) -> None:
     if argv[1:] == ["export"] and _OUT.value:
         from benchmarks.accelerator.export import export
 
-        export(pathlib.Path(_OUT.value), _TINY.value)
+        export(pathlib.Path(_OUT.value), _TINY.value, _EXPECTED.value)
         print(f"python {_OUT.value}/run.py runs on any device that jax finds")
     elif argv[1:] == ["page"]:
         from benchmarks.accelerator.page import PAGE, keep, page, stored

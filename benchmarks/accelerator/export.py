@@ -16,14 +16,15 @@ from jest_tf.preflight.compiling import python_of
 
 HERE = pathlib.Path(__file__).parent
 MAX_BYTES = 60_000_000
-# Larger selections and steps are not computed on a CPU: it would take minutes, and show no more.
-MAX_EXPECTED_ROWS = 10_240
 
 
-def export(folder: pathlib.Path, tiny: bool = False) -> list[dict]:
-    """The bundle in `folder`; returns what programs.json holds. tiny: sizes of the tests."""
+def export(folder: pathlib.Path, tiny: bool = False, max_expected_rows: int = 40_960) -> list[dict]:
+    """The bundle in `folder`; returns what programs.json holds. tiny: sizes of the tests.
+
+    max_expected_rows: larger super-batches are not selected from on this CPU.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    described = [written(folder, program) for program in wanted(tiny)]
+    described = [written(folder, program, max_expected_rows) for program in wanted(tiny)]
     (folder / "programs.json").write_text(json.dumps(described, indent=1))
     for name in ("run.py", "torch_side.py"):
         shutil.copy(HERE / name, folder / name)
@@ -51,10 +52,10 @@ def wanted(tiny: bool):
                 yield programs.train_step(kind, variant, sub_batch)
 
 
-def written(folder: pathlib.Path, program: Program) -> dict:
+def written(folder: pathlib.Path, program: Program, max_expected_rows: int) -> dict:
     """Lowers a program, packs it, and describes it."""
     recipe = {name: how(name, spec, i) for i, (name, spec) in enumerate(program.inputs.items())}
-    is_small = program.sizes["B"] <= MAX_EXPECTED_ROWS and not _is_large_step(program)
+    is_small = program.sizes["B"] <= max_expected_rows and not _is_large_step(program)
     made = run.arrays(recipe) if is_small else {}
     compiled = tf.function(program.run, jit_compile=True, autograph=False)
     concrete = compiled.get_concrete_function(**program.inputs)
