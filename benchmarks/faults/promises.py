@@ -17,6 +17,8 @@ _SAFE_LOAD = "serving/test_serving_safe_load.py::"
 _WEB = "serving/test_serving_web.py::"
 _HOSTILE = "benchmarks/tests/faults/test_reliability_hostile.py::"
 _CHECKPOINT = "training/test_checkpoint.py::"
+_SHARDS = "training/test_checkpoint_shards.py::"
+_WORKERS = "training/test_multi_worker.py::"
 _WORKDIR = "training/test_workdir.py::"
 _UNDISTURBED = _KILLS + "test_a_run_killed_at_the_worst_points_equals_an_undisturbed_one"
 _INTERRUPTED = "test_train.py::test_interrupted_twice_and_continued_equals_uninterrupted"
@@ -39,8 +41,12 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
             ("soak_seconds_from_sigterm_to_exit",),
         ),
         Promise(
+            "SIGTERM to any of several worker processes saves and ends all, one step later.",
+            (_WORKERS + "test_sigterm_to_any_worker_saves_and_ends_all",),
+        ),
+        Promise(
             "A lost worker process ends the others with an exit code of its own.",
-            ("training/test_multi_worker.py",),
+            (_WORKERS + "test_the_other_worker_stops_and_says_why_when_one_is_killed",),
         ),
     ),
     "Checkpoints": (
@@ -49,6 +55,13 @@ SECTIONS: dict[str, tuple[Promise, ...]] = {
             "first variable is assigned.",
             (_CHECKPOINT + "test_write_error_that_the_disk_did_not_report_is_caught",
              _CHECKPOINT + "test_restores_every_bit_and_the_state"),
+        ),
+        Promise(
+            "More than 5 GB of variables lie in several files, and each worker process writes its "
+            "share. Without all shares nothing is saved. Any number of processes restores all.",
+            (_SHARDS + "test_each_worker_writes_its_share_and_one_process_reads_all",
+             _SHARDS + "test_without_a_share_nothing_is_saved_and_the_last_one_stays",
+             _SHARDS + "test_damage_to_any_file_is_noticed"),
         ),
         Promise(
             "A truncated or bit-flipped newest one is reported and the previous one used; all "
