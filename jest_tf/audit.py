@@ -26,17 +26,11 @@ FLAGS, _flag = cli.own_flags()
 _WORKDIR = _flag("string", "workdir", None, "Folder of a run.")
 _DATA = _flag("string", "data", None, "Data set, as for training; by default the run's.")
 cli.data_flags(_flag)
-_REFERENCE = _flag(
-    "string", "reference", None, "The model that judges: a run, or a cache of its embeddings."
-)
-_LEARNER = _flag(
-    "string", "learner", None, "A model that may have learned the pairs: a run, or a cache."
-)
+_REFERENCE = _flag("string", "reference", None, "The model that judges: a run, or a cache of it.")
+_LEARNER = _flag("string", "learner", None, "A model that may have learned the pairs, likewise.")
 _OUT = _flag("string", "out", None, "The table, NAME.parquet.")
 _PAGE = _flag("string", "page", None, "The page; by default OUT.html.")
-_PICTURES = _flag(
-    "bool", "pictures", False, "Keep a thumbnail in each row, for tools that show pictures."
-)
+_PICTURES = _flag("bool", "pictures", False, "Keep a thumbnail in each row, for other tools.")
 _WRONG_SHARE = _flag(
     "float", "wrong_share", None, "Judge this share wrong, instead of what the ranks tell.",
     lower_bound=0.0, upper_bound=1.0,

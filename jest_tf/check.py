@@ -27,29 +27,18 @@ _REPLICAS = _flag(
     "integer", "replicas", 0, "Replicas of the run; 0: the chips of --compile_for, or "
     "strategy.n_devices.", lower_bound=0,
 )  # fmt: skip
-_HOSTS = _flag(
-    "integer", "hosts", 0, "Hosts of the run; 0: those of --compile_for, or one.", lower_bound=0
-)
+_HOSTS = _flag("integer", "hosts", 0, "Of the run; 0: those of --compile_for, or 1.", lower_bound=0)
 _DEVICE = _flag(
     "string", "device", "", "What each replica runs on: v5e, v4, v5p, v6e, or cpu:24GiB, "
     "gpu:80GiB. Default: that of --compile_for, or this machine's memory, shared by its "
     "replicas.",
 )  # fmt: skip
-_DATA = _flag(
-    "boolean", "data", True, "Look at data and reference. --nodata plans a run where neither is "
-    "at hand.",
-)  # fmt: skip
+_DATA = _flag("boolean", "data", True, "Look at data and reference; --nodata: neither is at hand.")
 _ALL_RECORDS = _flag(
-    "boolean", "all_records", False, "Read and decode every record of data.train, and nothing else."
+    "boolean", "all_records", False, "Read all records of data.train, nothing else."
 )
-_REPORT = _flag(
-    "string", "report", "data_report", "Folder for what --all_records finds: JSON, and a page "
-    "with samples.",
-)  # fmt: skip
-_COMPILE_FOR = _flag(
-    "string", "compile_for", "", "Compile the step for this slice, e.g. v5e:2x4, with no TPU "
-    "present.",
-)  # fmt: skip
+_REPORT = _flag("string", "report", "data_report", "Folder for what --all_records finds.")
+_COMPILE_FOR = _flag("string", "compile_for", "", "Compile the step for this slice, e.g. v5e:2x4.")
 _COMPILE_ENV = _flag(
     "string", "tpu_compile_env", os.environ.get("JEST_TPU_COMPILE_ENV", ".venv-tpu-compile"), ""
     "The environment that launch/tpu_compile_env.sh made.",

@@ -31,9 +31,7 @@ _DEDUP = _flag(
     "float", "dedup", None, "Keep one of the pictures that are this near (1: the same).",
     lower_bound=-1.0, upper_bound=1.0,
 )  # fmt: skip
-_EMBEDDINGS = _flag(
-    "string", "embeddings", None, "--dedup: a cache of embeddings; by default AUDIT.reference."
-)
+_EMBEDDINGS = _flag("string", "embeddings", None, "--dedup: a cache; default: AUDIT.reference.")
 _DATA = _flag("string", "data", None, "The audited data set, to write a manifest.")
 _DATA_DIR, _TFDS_MODULE = cli.data_flags(_flag)
 _TARS = _flag("list", "tars", [], "Tars that the data came from.")

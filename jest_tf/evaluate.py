@@ -22,15 +22,11 @@ _WORKDIR = _flag("string", "workdir", None, "Folder of a run.")
 _EXPORT = _flag("string", "export", None, "Folder of an export.")
 _STEP = _flag("integer", "step", None, "Checkpoint to evaluate; by default the newest.")
 _OUT = _flag("string", "out", None, "Where to write; by default `evaluations` in the workdir.")
-_EVALS = _flag(
-    "string", "evals", None, "JSON file {name: {kind, data, …}} instead of the run's own."
-)
+_EVALS = _flag("string", "evals", None, "JSON file {name: {kind, data, …}} instead of the run's.")
 _ONLY = _flag("list", "only", [], "Names of the evaluations to run.")
 _DATA_DIR, _TFDS_MODULE = cli.data_flags(_flag, "Where TFDS keeps its sets; by default the run's.")
 _FOLLOW = _flag("boolean", "follow", False, "Evaluate every checkpoint as it comes, until the end.")
-_TIMEOUT_MINUTES = _flag(
-    "float", "timeout_minutes", 60.0, "--follow: give up after so long without one."
-)
+_TIMEOUT_MINUTES = _flag("float", "timeout_minutes", 60.0, "--follow: give up after so long.")
 _BEST = _flag(
     "string", "best", None, "--follow: keep exports of the best checkpoints by NAME:METRIC, e.g. "
     "retrieval:image_to_text/recall@10.",

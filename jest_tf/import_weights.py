@@ -15,17 +15,10 @@ FLAGS, _flag = cli.own_flags()
 _FROM = _flag("string", "from", None, "File or folder of the weights.")
 _OUT = _flag("string", "out", None, "Workdir to write; it must not exist.")
 _VOCAB = _flag("string", "vocab", "", "SentencePiece file, where none lies beside the weights.")
-_CHECK = _flag(
-    "string", "check", "", ".npz with images, tokens, zimg, ztxt to compare with; fails above 1e-5."
-)
-_TRIM = _flag(
-    "string", "trim_vocab", "", "Data set (as for training): keep only the token rows that its "
-    "captions use.",
-)  # fmt: skip
+_CHECK = _flag("string", "check", "", ".npz of images, tokens, zimg, ztxt to equal within 1e-5.")
+_TRIM = _flag("string", "trim_vocab", "", "Data set: keep only token rows that its captions use.")
 _HEADS = _flag("list", "heads", [], "IMAGE,TEXT attention heads, where no file tells.")
-_IMAGE_SIZE = _flag(
-    "integer", "image_size", 0, "Side of the pictures in pixels, where no file tells."
-)
+_IMAGE_SIZE = _flag("integer", "image_size", 0, "Side of the pictures in pixels, if no file tells.")
 _RESIZE = _flag(
     "enum", "resize", "", "How pictures are resized (`data.resize`), instead of what the files "
     "say.", enum_values=["", "bilinear", "bicubic", "bilinear_plain"],

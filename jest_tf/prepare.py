@@ -24,14 +24,8 @@ FLAGS, _flag = cli.own_flags()
 
 
 _flag("string", "out", None, "Folder to write, local or gs://.")
-_flag(
-    "string", "name", None, "Of the source, in logs and in the ids; by default the name of its "
-    "folder.",
-)  # fmt: skip
-_flag(
-    "integer", "max_side", None, "Shrink larger pictures to this shorter side, in pixels.",
-    lower_bound=2,
-)  # fmt: skip
+_flag("string", "name", None, "Of the source, in logs and ids; default: its folder's.")
+_flag("integer", "max_side", None, "Pixels of the shorter side; larger ones shrink.", lower_bound=2)
 _flag("integer", "records_per_shard", 1000, "Records of a file that is written.", lower_bound=1)
 _flag("integer", "workers", 8, "Threads.", lower_bound=1)
 _flag("string", "shard", "0/1", "i/n: do every n-th unit from the i-th on.")
@@ -41,46 +35,25 @@ _flag(
     "Karpathy's .json, Flickr's .token. By default metadata.jsonl, metadata.csv, captions.csv … "
     "in any of its folders.",
 )  # fmt: skip
-_flag(
-    "list", "split", [], "folder: the splits to take of Karpathy's JSON, e.g. train,restval; by "
-    "default all.",
-)  # fmt: skip
-_flag(
-    "string", "image_column", None, "Column or field with the pictures or their paths; by default "
-    "a usual name.",
-)  # fmt: skip
-_flag(
-    "string", "caption_column", None, "Column, or field of a .json, with the captions; by default "
-    "a usual name.",
-)  # fmt: skip
-_flag(
-    "string", "label_column", None, "Column or field with the class; by default cls or label, if "
-    "there is one.",
-)  # fmt: skip
+_flag("list", "split", [], "folder: splits of Karpathy's JSON, e.g. train,restval; default: all.")
+_flag("string", "image_column", None, "Column with pictures or their paths; default: a usual name.")
+_flag("string", "caption_column", None, "Column or field with the captions; default: a usual name.")
+_flag("string", "label_column", None, "Column or field of the class; default: cls or label.")
 _flag(
     "boolean", "classes_from_folders", False, "folder: the folder that holds a picture names its "
     "class. Where a picture has no caption, the name of its class is its caption.",
 )  # fmt: skip
-_flag(
-    "string", "separator", None, "Of a table's columns, e.g. ';' or '\\t' for TAB; by default "
-    "found from the header.",
-)  # fmt: skip
+_flag("string", "separator", None, "Of a table's columns, e.g. ';', or '\\t'; default: found.")
 _flag(
     "boolean", "quotes", True, "Cells of a table may be \"quoted\". --noquotes: a quotation mark "
     "is a character like others.",
 )  # fmt: skip
-_flag(
-    "boolean", "allow_outside", False, "Read pictures outside of the source's folder, where a "
-    "table or a link names them.",
-)  # fmt: skip
+_flag("boolean", "allow_outside", False, "Read pictures that a table or a link names elsewhere.")
 _flag(
     "float", "max_rejected", 0.5, "Share of the records that may be rejected; more is an error.",
     lower_bound=0, upper_bound=1,
 )  # fmt: skip
-_flag(
-    "boolean", "overwrite", False, "Prepare all again into a folder that was prepared from "
-    "something else.",
-)  # fmt: skip
+_flag("boolean", "overwrite", False, "Prepare all again into a folder that holds something else.")
 
 
 def main(argv: list[str]) -> int:

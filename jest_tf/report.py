@@ -18,12 +18,8 @@ FLAGS, _flag = cli.own_flags()
 _WORKDIR = _flag("string", "workdir", None, "Folder of the run.")
 _COMPARE = _flag("list", "compare", [], "Folders of runs to show beside it, separated by commas.")
 _OUT = _flag("string", "out", None, "The page; by default WORKDIR/report.html.")
-_SAMPLE_STEPS = _flag(
-    "integer", "sample_steps", 4, "Of how many steps to show examples.", lower_bound=0
-)
-_PICTURE = _flag(
-    "string", "picture", None, "Write a PNG of selected and rejected examples instead of the page."
-)
+_SAMPLE_STEPS = _flag("integer", "sample_steps", 4, "Steps with examples shown.", lower_bound=0)
+_PICTURE = _flag("string", "picture", None, "Write a PNG of examples instead of the page.")
 
 
 def main(argv: list[str]) -> None:

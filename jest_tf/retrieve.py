@@ -15,27 +15,18 @@ from jest_tf.errors import UserError
 
 STDIN = "-"
 FLAGS, _flag = cli.own_flags()
-_MODEL = _flag(
-    "string", "model", None, "Folder of an export; query: by default the one that built the index."
-)
+_MODEL = _flag("string", "model", None, "Folder of an export; query: by default the index's own.")
 _IMAGES = _flag(
     "string", "images", None, "index: a folder, searched with its subfolders, "
     "tfds:NAME[/CONFIG][:SPLIT], or what `prepare` wrote.",
 )  # fmt: skip
 _DATA_DIR, _TFDS_MODULE = cli.data_flags(_flag, "index: where TFDS sets are prepared.")
-_BATCH_SIZE = _flag(
-    "integer", "batch_size", 128, "index: images embedded at a time.", lower_bound=1
-)
+_BATCH_SIZE = _flag("integer", "batch_size", 128, "index: images at a time.", lower_bound=1)
 _INDEX = _flag("string", "index", None, "query: folder of the index.")
-_TEXT = _flag(
-    "multi_string", "text", [], "query: a text; may be given several times; - reads texts from "
-    "stdin, one a line.",
-)  # fmt: skip
+_TEXT = _flag("multi_string", "text", [], "query: a text, repeatable; -: of stdin, one a line.")
 _IMAGE = _flag("multi_string", "image", [], "query: an image file; may be given several times.")
 _K = _flag("integer", "k", 10, "query: images to find.", lower_bound=1)
-_OUT = _flag(
-    "string", "out", None, "index: folder of the index; query: where to write sheet and JSON."
-)
+_OUT = _flag("string", "out", None, "index: its folder; query: where to write what was found.")
 
 
 def main(argv: list[str]) -> None:

@@ -16,16 +16,9 @@ from jest_tf.errors import UserError
 LOOPBACK = ("127.0.0.1", "localhost")
 THREADS = 8
 FLAGS, _flag = cli.own_flags()
-_INDEX = _flag(
-    "multi_string", "index", [], "Folder of an index; several: repeated, or with commas."
-)
-_MODEL = _flag(
-    "string", "model", None, "Folder of the export, if it no longer lies where it built the index."
-)
-_HOST = _flag(
-    "string", "host", "127.0.0.1",
-    "Address to listen at; 0.0.0.0: every machine of the network may ask.",
-)  # fmt: skip
+_INDEX = _flag("multi_string", "index", [], "Folder of an index; repeat it, or commas, for more.")
+_MODEL = _flag("string", "model", None, "Folder of the export, if it moved since the index.")
+_HOST = _flag("string", "host", "127.0.0.1", "Address; 0.0.0.0: the whole network may ask.")
 _PORT = _flag(
     "integer", "port", 8501, "Port; 0: any that is free.", lower_bound=0, upper_bound=65535
 )

@@ -14,9 +14,7 @@ FLAGS, _flag = cli.own_flags()
 _DATA = _flag("string", "data", None, "Data set, as for training.")
 _OUT = _flag("string", "out", None, "Vocabulary to write (.txt).")
 _VOCAB_SIZE = _flag("integer", "vocab_size", 4096, "Tokens, at most.", lower_bound=8)
-_MAX_CAPTIONS = _flag(
-    "integer", "max_captions", 1_000_000, "Captions to read, at most.", lower_bound=1
-)
+_MAX_CAPTIONS = _flag("integer", "max_captions", 1_000_000, "Captions read at most.", lower_bound=1)
 _DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
 
 
