@@ -61,10 +61,7 @@ def main(argv: list[str]) -> None:
 
 
 def export_run(run, workdir: str, out: str) -> str:
-    """Exports a LoadedRun with all that its workdir knows about it; returns the fingerprint.
-
-    UserError: `out` holds other files, or the model has diverged.
-    """
+    """Exports a LoadedRun with all that its workdir knows about it; returns the fingerprint."""
     from jest_tf.monitoring.labels import run_about
     from jest_tf.results import read_results
     from jest_tf.serving.run_metadata import run_metadata

@@ -55,10 +55,7 @@ def write_report(workdirs: list[str], out: Path, n_sample_steps: int = 4) -> int
 
 
 def write_picture(workdir: str, out: Path) -> int:
-    """Draws the selected and rejected examples of the newest kept step; returns the step.
-
-    UserError: the run kept no examples, or the picture cannot be written.
-    """
+    """Draws the selected and rejected examples of the newest kept step; returns the step."""
     from PIL import Image
 
     from jest_tf.monitoring.picks_sheet import picks_sheet

@@ -98,9 +98,7 @@ class DataCompDR:
 def import_datacompdr(
     writer: CacheWriter, embeddings: DataCompDR, shards: Sequence[int] | None = None
 ) -> None:
-    """Fills these shards of a cache, by default all that miss.
-
-    A record with n captions takes the first n text embeddings.
+    """Fills these shards of a cache, by default all; n captions take the first n embeddings.
 
     UserError: a record without key or embedding, or with more captions than embeddings.
     """

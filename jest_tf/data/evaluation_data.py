@@ -95,8 +95,7 @@ class EvaluationData:
 
 @functools.lru_cache(maxsize=4)
 def _decoder(decode_size: int, pixels: PixelRule) -> Callable:
-    """string [n] -> (images, ok). Called from Python: inside `Dataset.map` it takes three times as
-    long, for the data sets that it is made of are then built anew for each batch."""
+    """string [n] -> (images, ok). For Python: `Dataset.map` would build its data sets anew."""
     signature = [tf.TensorSpec([None], tf.string)]
     return tf.function(lambda encoded: decode_all(encoded, decode_size, pixels), signature)
 

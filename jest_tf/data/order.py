@@ -72,10 +72,7 @@ def streams(manifest: Manifest) -> list[Stream]:
 
 
 def lanes(stream: Stream, n_lanes: int, here: range | None = None) -> list[list[Segment]]:
-    """Cuts a stream's records into `n_lanes` equal ranges (sizes differ by at most one record).
-
-    Returns the segments of the lanes `here`, by default of all.
-    """
+    """Cuts a stream's records into `n_lanes` equal ranges; the segments of those `here`, or all."""
     shards, ends = stream
     total = ends[-1]
     if total < n_lanes:
@@ -100,10 +97,7 @@ def lanes(stream: Stream, n_lanes: int, here: range | None = None) -> list[list[
 
 
 def fold(seed, *tags) -> tf.Tensor:
-    """int64 [2]: an independent seed for each tuple of tags (ints or int64 scalars).
-
-    seed: an int, or what `fold` gave for the first of the tags.
-    """
+    """int64 [2]: an independent seed for each tuple of tags; seed: an int, or what `fold` gave."""
     folded = seed if tf.is_tensor(seed) else tf.constant([seed, 0], tf.int64)
     for tag in tags:
         folded = tf.random.experimental.stateless_fold_in(

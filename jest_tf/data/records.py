@@ -250,10 +250,7 @@ def _record(manifest: Manifest, index: int, number: int, serialized: bytes) -> R
 
 
 def look_up(manifest: Manifest, records: Sequence[int]) -> list[Record]:
-    """The records with these numbers in manifest order; UNREADABLE where a file cannot be read.
-
-    Each costs a walk through its file up to its place, several at a time.
-    """
+    """The records with these numbers in manifest order; UNREADABLE where one cannot be read."""
     ends = manifest.firsts[1:]
 
     def find(record: int) -> Record:

@@ -23,10 +23,7 @@ Embed = Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
 
 
 class EmbeddedPart(NamedTuple):
-    """A part of the batch (nest of [k, ...]) with the function that embeds it.
-
-    embed is called twice for each row, so it must not draw: augment before.
-    """
+    """A part of the batch, and what embeds it: called twice for each row, so it must not draw."""
 
     embed: Embed
     batch: Any

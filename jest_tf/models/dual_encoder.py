@@ -202,7 +202,7 @@ class DualEncoder(keras.Model):
         return _unit(self.image_tower(images, patch_size=patch_size, depth=depth))
 
     def encode_text(self, tokens: tf.Tensor, depth: int | None = None) -> tf.Tensor:
-        """Tokens int [n, L'], 1 <= L' <= n_tokens -> ztxt float32 [n, embed_dim], of unit norm.
+        """Tokens int [n, L' <= n_tokens] -> ztxt float32 [n, embed_dim], of unit norm.
 
         Make shorter rows with `shorten_tokens`. `depth`: only the first so many blocks.
         """

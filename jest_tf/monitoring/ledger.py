@@ -49,10 +49,7 @@ class Ledger:
         self.columns = self.columns or {k: np.zeros(n_tracked, t) for k, t in COLUMNS.items()}
 
     def add(self, code: np.ndarray, losses: np.ndarray) -> None:
-        """One accepted step: code int64 [B + passed over], losses float32 [B, 4], see `Observed`.
-
-        A model that the policy does not ask has no finite loss.
-        """
+        """One accepted step: code int64 [B + passed over], losses float32 [B, 4]: `Observed`."""
         c = self.columns
         code, passed = code[: len(losses)], code[len(losses) :] >> 1
         order = np.argsort(code, kind="stable")  # memory is then walked once, upwards

@@ -9,10 +9,7 @@ from absl import logging
 
 
 class StepProfiler:
-    """Traces host and devices from the first to the last of `steps` (from 1; None: none).
-
-    The trace goes below `plugins/profile` of TensorBoard's folder of the run.
-    """
+    """Traces the first to the last of `steps` (from 1), for TensorBoard's tab; None: nothing."""
 
     def __init__(self, steps: tuple[int, int] | None, logdir: str | os.PathLike):
         self._steps = steps

@@ -54,10 +54,7 @@ def line_chart(
     note: str = "",
     is_share: bool = False,
 ) -> Chart | None:
-    """Some lines over one axis that begins at 0; None if there is no point to draw.
-
-    Labels have units. is_share: y is a share of 0..1, printed in percent from 0.
-    """
+    """Lines over one axis from 0; None without a point. is_share: y in 0..1, as percent."""
     lines = [finite for line in lines if len((finite := _finite(line)).x)]
     if not lines:
         return None

@@ -59,10 +59,7 @@ _SAVER = {"DisableCopyOnRead", "MergeV2Checkpoints", "RestoreV2", "SaveV2", "Sha
 
 
 def load(path: str):
-    """`tf.saved_model.load`, after a look at what the model would do.
-
-    UserError: no SavedModel, one that does not load, or one that could do more than compute.
-    """
+    """`tf.saved_model.load` of a model that only computes; UserError: no such model."""
     try:
         if found := objections(path):
             raise UserError(
