@@ -109,7 +109,7 @@ def forward_bytes(model: DualEncoderConfig, at: Fidelity, width: int) -> int:
         return tokens * (t.width * width + max(attention, mlp))
 
     pixels = 3 * at.resolution.image_size**2 * width
-    return max(tower(model.image, _patches(at)) + pixels, tower(model.text, at.n_tokens))
+    return max(tower(model.image, at.resolution.n_patches) + pixels, tower(model.text, at.n_tokens))
 
 
 def backward_bytes(
@@ -131,7 +131,7 @@ def backward_bytes(
 
     # Of the text tower's last block only one token is computed.
     towers = (
-        (model.image, _patches(at), depth("image", at.image_depth)),
+        (model.image, at.resolution.n_patches, depth("image", at.image_depth)),
         (model.text, at.n_tokens, max(depth("text", at.text_depth) - 1, 0)),
     )
     if recompute:
@@ -160,7 +160,3 @@ def selection_bytes(parts: Parts, rows: int, n_replicas: int, room: int) -> int:
 
 def _example_bytes(config: ConfigDict) -> int:
     return 3 * config.data.image_size**2 + 4 * config.data.n_tokens + 13  # id, valid, source
-
-
-def _patches(at: Fidelity) -> int:
-    return (at.resolution.image_size // at.resolution.patch_size) ** 2

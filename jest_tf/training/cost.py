@@ -20,9 +20,8 @@ SELECT, TRAIN = "select", "train"
 
 def image_tower_flops(model: DualEncoderConfig, at: Fidelity) -> int:
     """One image forward through the image tower."""
-    tower, patch = model.image, at.resolution.patch_size
-    tokens = (at.resolution.image_size // patch) ** 2
-    patches = 2 * tokens * 3 * patch**2 * tower.width
+    tower, tokens = model.image, at.resolution.n_patches
+    patches = 2 * tokens * 3 * at.resolution.patch_size**2 * tower.width
     projection = 2 * tower.width * model.embed_dim if tower.width != model.embed_dim else 0
     blocks = at.image_depth * _block_flops(tower, tokens)
     return patches + blocks + _pooling_flops(tower, tokens) + projection
@@ -30,9 +29,7 @@ def image_tower_flops(model: DualEncoderConfig, at: Fidelity) -> int:
 
 def text_tower_flops(model: DualEncoderConfig, at: Fidelity) -> int:
     """One text forward through the text tower, whose last block computes only the pooled token."""
-    tower = model.text
-    blocks = (at.text_depth - 1) * _block_flops(tower, at.n_tokens)
-    return blocks + _last_block_flops(tower, at.n_tokens) + 2 * tower.width * model.embed_dim
+    return blocks_flops(model, at, of_image=False) + 2 * model.text.width * model.embed_dim
 
 
 def forward_flops(model: DualEncoderConfig, at: Fidelity) -> int:
@@ -51,7 +48,7 @@ def train_flops(
     No gradient is taken of the pixels, nor below the lowest block that trains. Frozen kernels pass
     the gradient on and have none of their own.
     """
-    tokens = (at.resolution.image_size // at.resolution.patch_size) ** 2
+    tokens = at.resolution.n_patches
     pixels = 2 * tokens * 3 * at.resolution.patch_size**2 * model.image.width
     block = _block_flops(model.image, tokens)
     head = image_tower_flops(model, at) - pixels - at.image_depth * block
@@ -68,7 +65,7 @@ def scoring_flops(
     model: DualEncoderConfig, at: Fidelity, image: TrainedTower, text: TrainedTower
 ) -> int:
     """One image-text pair forward through the learner, with its adapters."""
-    tokens = (at.resolution.image_size // at.resolution.patch_size) ** 2
+    tokens = at.resolution.n_patches
     flops = text_tower_flops(model, at)
     flops += at.text_depth * _adapter_flops(model.text, at.n_tokens, text.rank)
     if not image.cached:
@@ -103,7 +100,7 @@ def blocks_flops(
     model: DualEncoderConfig, at: Fidelity, of_image: bool = True, of_text: bool = True
 ) -> int:
     """One image-text pair forward through the transformer blocks alone, of the towers named."""
-    patches = (at.resolution.image_size // at.resolution.patch_size) ** 2
+    patches = at.resolution.n_patches
     image = at.image_depth * _block_flops(model.image, patches)
     text = (at.text_depth - 1) * _block_flops(model.text, at.n_tokens)
     text += _last_block_flops(model.text, at.n_tokens)

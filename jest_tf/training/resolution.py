@@ -34,6 +34,10 @@ class Resolution:
                 "patch, such as 256/16"
             )
 
+    @property
+    def n_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
     @classmethod
     def parse(cls, text: str) -> "Resolution":
         """'256/16' -> Resolution(256, 16)."""
