@@ -92,14 +92,11 @@ class StreamTables(NamedTuple):
 
 
 class LaneTables(NamedTuple):
-    """A host's lanes, all as tensors: a traced function takes those of any host.
-
-    given: records that each lane gave before the start. first: number of the first lane.
-    """
+    """A host's lanes."""
 
     streams: tuple[StreamTables, ...]
-    given: tf.Tensor
-    first: tf.Tensor
+    given: tf.Tensor  # records that each gave before the start
+    first: tf.Tensor  # number of the first lane
 
     @property
     def specs(self) -> "LaneTables":

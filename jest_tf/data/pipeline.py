@@ -46,22 +46,19 @@ def _no_garbage_collection() -> Iterator[None]:
 class InputLayout:
     """Which records make which super-batch, and which share of it this host makes.
 
-    super_batch: B, over all hosts and replicas. seed: of the order. n_lanes: independent orders,
-    each of which fills B / n_lanes slots; divides B, a multiple of the hosts, part of a run's
-    identity; by default gcd(B, 8). replicas_per_pipeline: consecutive elements are consecutive
-    replicas of a step. shuffle: False keeps each lane's records in manifest order. prefilter: share
-    of each group of records that is decoded, the best by the reference's cache.
+    n_lanes: independent orders, each of which fills B / n_lanes slots; divides B, a multiple of the
+    hosts, part of a run's identity; by default gcd(B, 8).
     """
 
-    super_batch: int
-    seed: int
+    super_batch: int  # B, over all hosts and replicas
+    seed: int  # of the order
     start_step: int = 0
     n_lanes: int | None = None
     input_pipeline_id: int = 0
     num_input_pipelines: int = 1
-    replicas_per_pipeline: int = 1
-    shuffle: bool = True
-    prefilter: float = 1.0
+    replicas_per_pipeline: int = 1  # consecutive elements are consecutive replicas of a step
+    shuffle: bool = True  # False keeps the records of each lane in manifest order
+    prefilter: float = 1.0  # share of each group that is decoded, the best by the reference's cache
 
     @property
     def lanes(self) -> int:
