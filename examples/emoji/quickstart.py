@@ -72,7 +72,7 @@ class Quickstart:
 
     def __init__(self, demo: Demo, workdir: str, data_dir: str):
         self.demo, self.workdir, self.data_dir = demo, workdir, data_dir
-        self.started, self.speed = time.monotonic(), Speed()
+        self.started, self.speed = time.monotonic(), Speed(demo.speeds)
 
     def folder(self, *names: str) -> str:
         return os.path.join(self.workdir, *names)

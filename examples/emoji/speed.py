@@ -6,16 +6,19 @@ from pathlib import Path
 
 from jest_tf.progress import duration
 
-# Steps a second on two cores of an Intel Xeon that nothing else used, 2026-11-26, compiling and
-# evaluations left out.
-EXPECTED = {"uniform": 1.6, "reference": 1.6, "joint": 0.66}
 SLOW = 0.6  # below this share of the expected the machine is called busy
 SECONDS = "cost/seconds"
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
 class Speed:
-    """Looks at the load before, and at a run's own metrics while it trains."""
+    """Looks at the load before, and at a run's own metrics while it trains.
+
+    expected: by the run's name, steps a second on two quiet cores.
+    """
+
+    def __init__(self, expected: dict[str, float]):
+        self.expected = expected
 
     def plan(self, minutes: float) -> str:
         """How long all of it takes, here and now."""
@@ -35,17 +38,17 @@ class Speed:
             try:
                 process.wait(SECONDS_BETWEEN_LOOKS)
             except subprocess.TimeoutExpired:
-                text = "" if told else slowness(name, _lines(metrics)[skip:], _load())
+                text = "" if told else slowness(self.expected[name], _lines(metrics)[skip:], _load())
                 told = told or bool(text)
                 if text:
                     print(text, flush=True)
 
 
-def slowness(name: str, lines: list[dict], load: float) -> str:
+def slowness(expected: float, lines: list[dict], load: float) -> str:
     """What to say about a run's speed; empty where it is as expected, or not known yet.
 
     Args:
-      name: of the run, a key of EXPECTED.
+      expected: steps a second on two quiet cores.
       lines: of metrics.jsonl. Seconds are those of steps: no compiling, no evaluation.
       load: running processes of the machine.
     """
@@ -53,7 +56,7 @@ def slowness(name: str, lines: list[dict], load: float) -> str:
     if len(at) < 3:
         return ""
     steps, seconds = (last - first for first, last in zip(at[0], at[-1], strict=True))
-    rate, expected = steps / max(seconds, 1e-9), EXPECTED[name]
+    rate = steps / max(seconds, 1e-9)
     if rate >= SLOW * expected:
         return ""
     cause = f"load {load:.1f} on {os.cpu_count()} cores"

@@ -22,7 +22,7 @@ STEPS = 100
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """See the module docstring for the arguments."""
     a = parse_arg(arg, policy="joint", steps=STEPS, seed=0, validate_every=0)
-    c = tune.get_config(f"policy={a.policy},steps={a.steps},seed={a.seed},sub_batch=128,eval=0")
+    c = tune.get_config(f"policy={a.policy},steps={a.steps},seed={a.seed},sub_batch=64,eval=0")
     c.name = a.policy
     c.data.tfds_module = "examples.emoji.builder"
     c.data.train = "tfds:emoji_captions/pool:train"

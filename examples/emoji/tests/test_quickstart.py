@@ -73,15 +73,21 @@ def test_right_answers_exist_and_are_rare(name):
         assert 1 <= right < 0.15 * len(captions), query
 
 
+@pytest.mark.parametrize("name", DEMOS)
+def test_every_run_has_an_expected_speed(name):
+    runs = {"uniform", "joint"} | ({"reference"} if DEMOS[name].has_reference else set())
+    assert set(DEMOS[name].speeds) == runs
+
+
 def lines(seconds_a_step: float) -> list[dict]:
     return [{"step": s, speed.SECONDS: 40 + seconds_a_step * s} for s in (10, 20, 30)]
 
 
 def test_a_slow_run_is_told_with_what_it_costs():
-    expected = speed.EXPECTED["joint"]
-    assert speed.slowness("joint", lines(1 / expected), load=0.1) == ""
-    assert speed.slowness("joint", lines(10 / expected)[:2], load=9.0) == ""
-    said = speed.slowness("joint", lines(10 / expected), load=9.0)
+    expected = DEMOS["emoji"].speeds["joint"]
+    assert speed.slowness(expected, lines(1 / expected), load=0.1) == ""
+    assert speed.slowness(expected, lines(10 / expected)[:2], load=9.0) == ""
+    said = speed.slowness(expected, lines(10 / expected), load=9.0)
     assert f"{expected / 10:.2g} steps/s" in said and f"{expected:g}" in said and "load 9.0" in said
 
 
