@@ -4,6 +4,7 @@ A file in `configs/` starts from `base_config()` and changes what its experiment
 Marks in the comments: [P] the paper's value, [R] recalled from it, unverified.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -238,6 +239,17 @@ def profiled_steps(text: str) -> tuple[int, int] | None:
 def evaluation(kind: str, data: str, every_steps: int = 0, **options) -> ConfigDict:
     """One evaluation: kind of `KINDS`, data named as for training; every_steps 0: at the end."""
     return ConfigDict({"kind": kind, "data": data, "every_steps": every_steps, **options})
+
+
+def set_batches(config: ConfigDict, policy: str, sub_batch: int, filter_by: int = 5) -> None:
+    """Sets the policy, b, and a super-batch that the lanes of data can share.
+
+    filter_by: B/b of a selecting policy; 5 is filter ratio 0.8, the paper's default. Uniform loads
+    6% more than it trains on, so that a step survives a few unusable records.
+    """
+    loaded = sub_batch * (17 / 16 if policy == "uniform" else filter_by)
+    config.selection.policy, config.selection.sub_batch = policy, sub_batch
+    config.selection.super_batch = config.data.n_lanes * math.ceil(loaded / config.data.n_lanes)
 
 
 def settle(config: ConfigDict) -> None:

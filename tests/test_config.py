@@ -63,6 +63,16 @@ def test_wrong_argument_names_the_valid_one(arg, expected):
         load("emoji", arg)
 
 
+@pytest.mark.parametrize("name", ["tune", "your_data"])
+def test_lanes_share_the_super_batch_of_any_size(name):
+    for policy, least in (("uniform", 17 / 16), ("joint", 5)):
+        for sub_batch in (16, 48, 64, 100, 128, 272, 1000):
+            config = load(name, f"policy={policy},sub_batch={sub_batch}")
+            loaded = config.selection.super_batch
+            assert least * sub_batch <= loaded < least * sub_batch + config.data.n_lanes
+            assert not any("n_lanes" in line for line in config_lib.problems(config))
+
+
 def test_shipped_config_is_sound(emoji):
     assert config_lib.problems(emoji) == []
 

@@ -38,7 +38,8 @@ class Speed:
             try:
                 process.wait(SECONDS_BETWEEN_LOOKS)
             except subprocess.TimeoutExpired:
-                text = "" if told else slowness(self.expected[name], _lines(metrics)[skip:], _load())
+                lines = _lines(metrics)[skip:]
+                text = "" if told else slowness(self.expected[name], lines, _load())
                 told = told or bool(text)
                 if text:
                     print(text, flush=True)

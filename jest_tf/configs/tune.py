@@ -13,10 +13,8 @@ your pairs that is held out and evaluated), `image=` and `text=` (full, frozen o
 
 from ml_collections import ConfigDict
 
-from jest_tf.config import HELD_OUT, base_config, evaluation, parse_arg
+from jest_tf.config import HELD_OUT, base_config, evaluation, parse_arg, set_batches
 from jest_tf.tuning import INIT
-
-FILTER = 5  # scored for each pair that is trained on: filter ratio 0.8, the paper's default
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -38,13 +36,10 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optimizer.learning_rate = 1e-5
     c.optimizer.weight_decay = 0.0
     c.optimizer.warmup_steps = min(100, a.steps // 10)
-    c.selection.policy = a.policy
+    set_batches(c, a.policy, a.sub_batch)
     # The learner starts as its reference, where learnability is 0. At half its weight, the scores
     # prefer what the reference finds easy, and then what the learner has not learned.
     c.selection.learner_weight = 0.5
-    c.selection.sub_batch = a.sub_batch
-    # Uniform loads 6% more than it trains on, so that a step survives a few unusable records.
-    c.selection.super_batch = a.sub_batch * (17 if a.policy == "uniform" else 16 * FILTER) // 16
     c.log.min_score_share = 0.5  # stops, saved, when a score has halved
     if a.eval:
         c.evals.held_out = evaluation("retrieval", HELD_OUT, every_steps=max(1, a.steps // 10))

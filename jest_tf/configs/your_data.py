@@ -20,9 +20,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from jest_tf.config import HELD_OUT, base_config, evaluation, parse_arg
-
-FILTER = 5  # scored for each pair that is trained on: filter ratio 0.8, the paper's default
+from jest_tf.config import HELD_OUT, base_config, evaluation, parse_arg, set_batches
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -43,10 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.variant = "Ti"
     c.model.patch_size = 16
     c.model.init_bias = round(-math.log(a.sub_batch), 2)  # an easy negative then weighs about 1/b
-    c.selection.policy = policy
-    c.selection.sub_batch = a.sub_batch
-    # Uniform loads 6% more than it trains on, so that a step survives a few unusable records.
-    c.selection.super_batch = a.sub_batch * (17 if policy == "uniform" else 16 * FILTER) // 16
+    set_batches(c, policy, a.sub_batch)
     if a.eval:
         c.evals.held_out = evaluation("retrieval", HELD_OUT, every_steps=max(1, a.steps // 10))
     return c

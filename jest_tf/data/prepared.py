@@ -229,6 +229,8 @@ def _is_same(*paths: str) -> bool:
 def _judge(settings: Settings, summary: Summary) -> None:
     """Raises UserError where most of the source was rejected."""
     total = summary.records + summary.rejected
+    if not total:
+        raise UserError(f"{', '.join(settings.paths)}: there is no record in it")
     if summary.records and summary.rejected <= settings.max_rejected * total:
         return
     problem = f"{summary.rejected:,} of {total:,} records were rejected"

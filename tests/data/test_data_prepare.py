@@ -9,6 +9,8 @@ import tracemalloc
 import zlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from commands import run
@@ -101,6 +103,14 @@ def test_archives_that_are_damaged_or_unpack_without_end_are_told(tmp_path, monk
     assert "10,001 bytes" in found[0].reason and found[1].key == "bomb.tar:b"
     (lost,) = [r for unit in tar.open_tars(settings(cut)).units for r in unit.read()]
     assert "ends early" in lost.reason
+
+
+def test_a_source_without_a_record_is_told(tmp_path, capsys):
+    empty = pa.table({"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())})
+    pq.write_table(empty, tmp_path / "empty.parquet")
+    out = f"--out={tmp_path / 'out'}"
+    assert run(prepare, ["parquet", str(tmp_path / "empty.parquet"), out]) == 2
+    assert "empty.parquet: there is no record in it" in capsys.readouterr().err
 
 
 def test_members_of_a_tar_stay_in_it(tmp_path):

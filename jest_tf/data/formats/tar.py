@@ -119,7 +119,7 @@ def _streamed(file: io.BufferedIOBase) -> Iterator[tuple]:
 
 
 def _ends_early(error: Exception) -> str:
-    return f"the tar ends early, its rest is lost: {str(error)[:200]}"
+    return f"the tar ends early (or is no tar), its rest is lost: {str(error)[:200]}"
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tuple[str | None, str, tarfile.TarInfo]]:
