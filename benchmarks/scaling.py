@@ -174,25 +174,24 @@ def fit_table() -> Iterator[str]:
         yield f"| {name} | " + " | ".join(cells) + " |"
 
 
-def largest(variant: str, recompute: bool, device: Device) -> int:
+def largest(variant: str, recompute: bool, device: Device, name: str = "jest_b16") -> int:
     """The largest power of two of trained examples on one chip that leaves the usual room.
 
     With `strategy.recompute`, scoring takes no more examples at a time than training.
     """
-    from jest_tf.configs import jest_b16
     from jest_tf.preflight.memory import ROOM, persistent, transient
     from jest_tf.training.assemble import parts_of
 
-    fits, n = 0, 16
+    fits, n, module = 0, 16, importlib.import_module(f"jest_tf.configs.{name}")
     while True:
-        config = jest_b16.get_config(f"sub_batch={n}")
+        config = module.get_config(f"sub_batch={n}")
         config.model.variant = variant
         if recompute:
             config.strategy.recompute, config.strategy.micro_batch = True, n
         parts = parts_of(config, 1)
         plan = parts.schedule.plan(0)
         peak = sum(persistent(config, parts, 1).values())
-        peak += max(transient(config, parts, plan, 1).values())
+        peak += max(transient(config, parts, plan, 1, device.tile_values).values())
         if peak > ROOM * device.memory:
             return fits
         fits, n = n, 2 * n

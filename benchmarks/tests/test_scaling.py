@@ -6,7 +6,7 @@ import pytest
 from benchmarks import scaling
 from benchmarks.figures import DOCS, MEASURED
 from jest_tf.configs import jest_b16
-from jest_tf.devices import GIB, parse_topology
+from jest_tf.devices import GIB, parse_device, parse_topology
 from jest_tf.errors import UserError
 
 
@@ -19,6 +19,13 @@ def test_the_page_is_current():
         assert line in page, "run `python -m benchmarks.scaling`"
     kept = pd.read_csv(DOCS / "scaling.csv", dtype=str, keep_default_na=False)
     assert kept.to_dict("records") == rows
+
+
+@pytest.mark.parametrize("size", [16, 80])
+def test_the_table_of_gpus_is_current(size):
+    card = parse_device(f"gpu:{size}GiB")
+    fits = [scaling.largest("B", False, card, name) for name in ("jest_b16", "flexi_jest_b16")]
+    assert f"| {size} GiB | {fits[0]} | {fits[1]} |" in (DOCS / "gpu.md").read_text()
 
 
 def test_rows_follow_from_sizes():
