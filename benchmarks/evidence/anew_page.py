@@ -32,30 +32,32 @@ class Speed(NamedTuple):
 
 def speeds(rows: Rows) -> list[Speed]:
     """The three speed-ups that were promised."""
-    baseline = rows.get(suites.ANEW_UNIFORM)
+    baseline, row = rows.get(suites.ANEW_UNIFORM), rows.get(suites.ANEW_JOINT)
     found = []
-    for figure, name, goal, axis, note in (
-        ("steps_speedup", suites.ANEW_JOINT, 15, "step", "steps"),
-        ("flops_speedup", suites.ANEW_FLEXI, 12, "flops_cached", "FLOPs, reference cached"),
-        ("flops_speedup_with_reference", suites.ANEW_FLEXI, 2, "",
-         "FLOPs, the reference's training counted"),
-    ):  # fmt: skip
-        used = [rows[name], baseline] if name in rows and baseline else []
-        if not used:
-            found.append(Speed(figure, goal, used, None, "not measured"))
+    for figure, goal, axis, what in (
+        ("steps_speedup", 15, "step", "steps"),
+        ("flops_speedup", 12, "flops_cached", "FLOPs, reference cached"),
+        ("flops_speedup_with_reference", 2, "", "FLOPs, the reference's training counted"),
+    ):
+        if not baseline or not row:
+            found.append(Speed(figure, goal, [], None, "not measured"))
             continue
-        row = used[0]
-        if axis:
-            value = speedup(row, baseline, axis, "retrieval").ratio
-        else:
-            value = with_reference(row, rows, "retrieval", suites.ANEW_UNIFORM)
+        value = _ratio(row, rows, axis)
         there = speedup(row, baseline, "step", "retrieval").n_reached
         note = (
-            f"from nothing, `{name}`: {note}, to the final validation score of `{baseline.row.name}"
-            f"`; {there} of {len(row.cells)} seeds got there"
+            f"from nothing, `{row.row.name}`: {what}, to the final validation score of "
+            f"`{baseline.row.name}`, {spent_by(baseline, 'step'):.0f} steps; {there} of "
+            f"{len(row.cells)} seeds got there"
         )
-        found.append(Speed(figure, goal, used, value, note))
+        found.append(Speed(figure, goal, [row, baseline], value, note))
     return found
+
+
+def _ratio(row: RowResults, rows: Rows, axis: str) -> Mean | None:
+    """Of uniform's cost to the row's; axis "": in FLOPs, the reference's training counted."""
+    if axis:
+        return speedup(row, rows[suites.ANEW_UNIFORM], axis, "retrieval").ratio
+    return with_reference(row, rows, "retrieval", suites.ANEW_UNIFORM)
 
 
 def table_of(rows: Rows, pool: Mapping) -> str:
@@ -67,8 +69,7 @@ def table_of(rows: Rows, pool: Mapping) -> str:
         if baseline:
             found = speedup(row, baseline, "step", "retrieval")
             there = f" ({found.n_reached}/{found.n_seeds})"
-            flops = speedup(row, baseline, "flops_cached", "retrieval").ratio
-            counted = with_reference(row, rows, "retrieval", suites.ANEW_UNIFORM)
+            flops, counted = (_ratio(row, rows, axis) for axis in ("flops_cached", ""))
             fewer = [ratio(found.ratio) + there, f"{ratio(flops)}; {ratio(counted)}"]
         if baseline is row:
             fewer = ["1x", "1x"]

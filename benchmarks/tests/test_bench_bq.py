@@ -71,6 +71,6 @@ def test_predictions_are_judged_beyond_two_errors():
     both = [line("families", 2.0), line("all", 0.5)]
     (text,) = mates_page.predictions([*both, line("clustered", 1.0)])
     assert "undecided" in text, "clusters have more mates and gain less"
-    assert "| emoji pool, families, learner: base | 0.2 / 0.1 | - | 2.00 | - | - | - |" in (
+    assert "| emoji pool, families, learner: base | 0.2 / 0.1 | - | 2.00 | - | - |" in (
         mates_page.table_of(both)
     )
