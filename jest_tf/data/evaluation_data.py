@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class EvaluationData:
-    """Reads a manifest for evaluation, in file order; n_skipped: unreadable in the last pass."""
+    """Reads a manifest in file order, for evaluation; n_skipped: unreadable in the last pass."""
 
     def __init__(self, manifest: Manifest, decode_size: int, pixels: PixelRule = PixelRule()):
         check_files(manifest)

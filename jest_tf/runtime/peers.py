@@ -45,9 +45,7 @@ class Peers:
         return [value] if self.n_workers == 1 else self._ask(value).numpy().tolist()
 
     def of_all_before(self, value: int) -> list[int]:
-        """`of_all`, of the call before where there are several workers ([0] at the first): so that
-        no step waits for an exchange.
-        """
+        """`of_all` of the call before ([0] at first) among several workers: no step waits."""
         if self.n_workers == 1:
             return [value]
         before, self._asked = self._asked, self._ask(value)
@@ -59,10 +57,7 @@ class Peers:
 
     @contextlib.contextmanager
     def chief_first(self) -> Iterator[None]:
-        """The body, which exchanges nothing, runs on the chief, then on the others.
-
-        An error in the chief's body ends the others too.
-        """
+        """The body, which exchanges nothing, runs on the chief, then on the others, if it ends."""
         if not self._is_chief:
             self.of_all(0)
         yield

@@ -137,10 +137,7 @@ ONE_DEVICE = Runtime(tf.distribute.get_strategy(), "default", 1, 1, compile_whol
 
 
 def of_machine(tpu: str = "") -> Runtime:
-    """All replicas at hand, for a command that embeds: of a TPU, or all GPUs, or else the CPU.
-
-    tpu: `local`, or the name of a slice. UserError: it is not there.
-    """
+    """All replicas at hand, for a command that embeds: of the TPU, or all GPUs, or the CPU."""
     config = base_config().unlock()
     config.strategy.tpu, config.strategy.n_devices = tpu, 0
     config.strategy.kind = "tpu" if tpu else "mirrored" if _has_gpu() else "default"

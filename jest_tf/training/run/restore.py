@@ -144,10 +144,7 @@ def load_reference(
 
 
 def open_cache(config: ConfigDict, manifest: Manifest) -> ReferenceCache | None:
-    """The checked cache of `config.reference.cache`; None without.
-
-    UserError: of other data, or not made by the run in `config.reference.workdir` (if named).
-    """
+    """The checked `config.reference.cache`, or None; UserError: of other data, or another run's."""
     is_read = needs_reference(config) or config.data.prefilter < 1
     if not (is_read and config.reference.cache):
         return None
