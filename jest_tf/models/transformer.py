@@ -156,16 +156,9 @@ class Block(keras.layers.Layer):
     """x + attention(norm(x)), then x + mlp(norm(x)); `recompute` runs it once more backwards."""
 
     def __init__(
-        self,
-        width: int,
-        heads: int,
-        mlp_dim: int,
-        seed: int,
-        name: str,
-        recompute: bool = False,
-        lora: Lora | None = None,
-        **kwargs,
-    ) -> None:
+        self, width: int, heads: int, mlp_dim: int, seed: int, name: str,
+        recompute: bool = False, lora: Lora | None = None, **kwargs,
+    ) -> None:  # fmt: skip
         super().__init__(name=name.split("/")[-1], **kwargs)
         policy = self.dtype_policy
         self.recompute = recompute

@@ -216,7 +216,9 @@ class CostModel:
             flops[SCORE_LEARNER] = spec.super_batch * self._score(plan.score)
             dims.append(self.learner.embed_dim)
         if self.reference is not None and (spec.scores_reference or self.distils):
-            one = self._forward(self.reference, plan.reference)
+            side = plan.reference.resolution.image_size
+            one = forward_flops(self.reference, plan.reference)
+            one += resize_flops(self.stored_image_size, side)
             flops[SCORE_REFERENCE] = spec.super_batch * one
         if spec.scores_reference:
             dims.append(self._reference_dim())
@@ -247,10 +249,6 @@ class CostModel:
         if self.image.cached:
             return 0
         return resize_flops(self.stored_image_size, at.resolution.image_size)
-
-    def _forward(self, model: DualEncoderConfig, at: Fidelity) -> int:
-        resized = resize_flops(self.stored_image_size, at.resolution.image_size)
-        return forward_flops(model, at) + resized
 
     def _reference_dim(self) -> int:
         if self.reference is not None:
