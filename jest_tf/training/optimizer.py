@@ -1,6 +1,7 @@
 """AdamW for a distributed step: reduces nothing by itself, and can refuse an update."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -62,31 +63,22 @@ class GuardedAdamW(keras.optimizers.AdamW):
     def update_step(self, gradient, variable, learning_rate) -> None:
         """Decay, Adam's update and the average of one variable, at its own rate."""
         index = self._get_variable_index(variable)
-        if self._rates:
-            learning_rate = learning_rate * self._rates[index]
-        if self.weight_decay and self._use_weight_decay(variable):
-            decay = tf.cast(self.weight_decay, variable.dtype)
-            rate = tf.cast(learning_rate, variable.dtype)
-            self.assign_sub(variable, variable * decay * rate)
-        super().update_step(gradient, variable, learning_rate)
-        if self.averages:
-            average = self.averages[index]
-            self.assign_add(average, (1 - self._ema) * (variable - average))
+        state = [variable, self._momentums[index], self._velocities[index]]
+        state += self.averages[index : index + 1]
+        decays = self.weight_decay and self._use_weight_decay(variable)
+        update = _adam(
+            tuple(variable.shape), self.beta_1, self.beta_2, self.epsilon,
+            self.weight_decay if decays else 0.0, self._ema,
+        )  # fmt: skip
+        rate = learning_rate * self._rates[index] if self._rates else learning_rate
+        accept = tf.constant(True) if self._accept is None else self._accept
+        scalars = accept, tf.cast(rate, tf.float32), tf.cast(self.iterations + 1, tf.float32)
+        new = update(*scalars, gradient, *map(tf.convert_to_tensor, state))
+        for variable, value in zip(state, new, strict=True):
+            self.assign(variable, value)
 
     def _apply_weight_decay(self, variables) -> None:
         """Nothing: `update_step` decays each variable at its own rate."""
-
-    def assign_add(self, variable, value):
-        """Moments and averages: the increment, or zero for a refused update (it may be NaN)."""
-        if self._accept is not None:
-            value = tf.where(self._accept, value, tf.zeros_like(value))
-        super().assign_add(variable, value)
-
-    def _get_current_learning_rate(self):
-        rate = super()._get_current_learning_rate()
-        if self._accept is None:
-            return rate
-        return tf.where(self._accept, rate, tf.zeros_like(rate))
 
     def _backend_update_step(self, gradients, variables, learning_rate) -> None:
         """Each replica updates its own copies, all alike, with no exchange in between. Keras would
@@ -94,6 +86,26 @@ class GuardedAdamW(keras.optimizers.AdamW):
         """
         for gradient, variable in zip(gradients, variables, strict=True):
             self.update_step(gradient, variable, learning_rate)
+
+
+@functools.cache
+def _adam(shape: tuple, beta_1: float, beta_2: float, epsilon: float, decay: float, ema: float):
+    """The update of variables of one shape, traced once for all of them: (accept, rate, number of
+    the step, gradient, weight, moments, average if there is one) -> the latter three or four."""
+    del shape
+
+    def update(accept, rate, step, gradient, *old):
+        weight, mean, square, *average = old
+        mean += (gradient - mean) * (1 - beta_1)
+        square += (tf.square(gradient) - square) * (1 - beta_2)
+        alpha = rate * tf.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+        weight = weight - weight * decay * rate if decay else weight
+        weight -= mean * alpha / (tf.sqrt(square) + epsilon)
+        average = [a + (1 - ema) * (weight - a) for a in average]
+        new = [weight, mean, square, *average]
+        return [tf.where(accept, a, b) for a, b in zip(new, old, strict=True)]
+
+    return tf.function(update, autograph=False)
 
 
 def build(
