@@ -19,8 +19,9 @@ run "$VENV/bin/python" -m ruff check .
 run "$VENV/bin/python" -m ruff format --check .
 
 for word in "${REST[@]}"; do
-  if [[ "$word" =~ ^(tests|benchmarks|examples)(/|$) ]]; then
+  if [[ "$word" =~ ^(tests|benchmarks|examples)(/|$) || "$word" =~ ^-[mk] ]]; then
     # Two processes: TensorFlow alone fills one core badly. Files stay whole, so module fixtures do too.
+    # What -m or -k choose is little, and starting a process for each part below would be most of it.
     run "$VENV/bin/python" -m pytest -n 2 --dist loadfile "${REST[@]}"
     exit
   fi
