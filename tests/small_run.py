@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import tensorflow as tf
+from ml_collections import ConfigDict
 from PIL import Image
 
 from jest_tf.config import base_config, evaluation
@@ -15,6 +16,7 @@ from jest_tf.training.assemble import build_model
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.restore import learner_variables
 
+ONE_BLOCK = {"image": {"depth": 1}, "text": {"depth": 1}}  # `model.sizes`: less to trace
 WORDS = ["[PAD]", "[UNK]", "[EOS]", "red", "green", "blue", "dark", "square"]
 TOTAL_STEPS = 30
 
@@ -43,7 +45,7 @@ def small_run(folder: pathlib.Path, steps: tuple[int, ...] = (10, TOTAL_STEPS)) 
     c.total_steps = TOTAL_STEPS
     c.data.train, c.data.data_dir = data, str(folder / "prepared")
     c.data.image_size, c.data.n_tokens = 12, 4
-    c.model.image_size, c.model.patch_size = 8, 4
+    c.model.image_size, c.model.patch_size, c.model.sizes = 8, 4, ConfigDict(ONE_BLOCK)
     c.evals.retrieval = evaluation("retrieval", data, batch_size=8)
     c.evals.zero_shot = evaluation("zero_shot", data, batch_size=8)
     workdir = folder / "run"

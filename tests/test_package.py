@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # TensorFlow's own words, which a first user takes for failures.
 NOISE = re.compile(r"^[IWEF]\d{4} |absl::InitializeLog|cuInit|oneDNN|retracing", re.M)
 TINY = [
-    "--config.model.variant=mu",
+    "--config.model.variant=nano",
     "--config.data.image_size=16",
     "--config.model.image_size=16",
     "--config.model.patch_size=8",

@@ -4,7 +4,8 @@ import json
 import shutil
 
 import pytest
-from small_run import WORDS, small_data
+from ml_collections import ConfigDict
+from small_run import ONE_BLOCK, WORDS, small_data
 
 from jest_tf.config import base_config
 from jest_tf.errors import UserError
@@ -22,6 +23,7 @@ def small_config(folder, **fields):
     c.data.vocab = str(folder / "words.txt")
     c.data.image_size = c.model.image_size = 8
     c.data.n_tokens, c.data.n_lanes, c.model.patch_size, c.model.variant = 4, 1, 4, "nano"
+    c.model.sizes = ConfigDict(ONE_BLOCK)
     c.selection.super_batch = c.selection.sub_batch = c.selection.n_chunks = 4
     c.strategy.jit_compile = False
     c.log.every_steps = c.log.samples_every_steps = 2

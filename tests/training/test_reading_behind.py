@@ -1,7 +1,8 @@
 """Between two logs the host reads what a step did only when the next one has begun."""
 
 import tensorflow as tf
-from small_run import small_data
+from ml_collections import ConfigDict
+from small_run import ONE_BLOCK, small_data
 
 from jest_tf.config import base_config
 from jest_tf.training import loop
@@ -17,6 +18,7 @@ def test_a_step_is_read_while_the_next_one_runs(tmp_path, monkeypatch):
     c.data.train, c.data.data_dir = small_data(tmp_path), str(tmp_path / "prepared")
     c.data.image_size, c.data.n_tokens, c.data.vocab_size, c.data.n_lanes = 12, 4, 60, 1
     c.model.image_size, c.model.patch_size, c.model.variant = 8, 4, "nano"
+    c.model.sizes = ConfigDict(ONE_BLOCK)
     c.selection.policy, c.selection.criterion = "joint", "hard_learner"
     c.selection.super_batch, c.selection.sub_batch, c.selection.n_chunks = 8, 4, 2
     c.total_steps, c.log.every_steps, c.checkpoint.every_steps = STEPS, LOGGED, 0

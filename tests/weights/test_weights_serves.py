@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from golden_models import HERE, imported
-from small_run import small_data
+from ml_collections import ConfigDict
+from small_run import ONE_BLOCK, small_data
 
 from jest_tf.config import base_config, evaluation
 from jest_tf.data.reference_cache import ReferenceCache
@@ -34,7 +35,7 @@ def config_of(model, **reference):
     c.data.data_dir = str(model / "prepared")
     c.data.image_size = c.model.image_size = 16
     c.data.n_tokens, c.model.variant, c.data.n_lanes = 16, "nano", 1
-    c.data.vocab = str(model / "siglip-run")
+    c.data.vocab, c.model.sizes = str(model / "siglip-run"), ConfigDict(ONE_BLOCK)
     c.selection.policy, c.selection.super_batch = "joint", 8
     c.selection.sub_batch, c.selection.n_chunks = 4, 2
     c.strategy.jit_compile = False
