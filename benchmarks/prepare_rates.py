@@ -183,7 +183,7 @@ def audit_pairs(data, args: argparse.Namespace) -> list[dict]:
         writer.write_shard(index, zip(ids, z[0], z[1][:, None], strict=True))
     audited = audit.Audit(manifest, reference=writer.finish())
     out = str(data.root / "audit.parquet")
-    pathlib.Path(f"{out}.parts").mkdir()
+    audit.begin(audited, out)
     unit, shards = audit.unit_of(audited, out), range(len(manifest.shards))
     programs = {
         "audit": lambda: [unit(shard) for shard in shards],

@@ -123,7 +123,7 @@ def test_rows_do_not_depend_on_workers_or_on_being_cut_off(
     with pytest.raises(KeyboardInterrupt):
         commands.run(audit, arguments)
     assert commands.run(audit, arguments) == 0
-    assert sorted(args[1] for args in calls) == [0, 1, 2, 2, 3, 4, 5]
+    assert sorted(args[2] for args in calls) == [0, 1, 2, 2, 3, 4, 5]
     assert out.read_bytes() == table.read_bytes()
 
 

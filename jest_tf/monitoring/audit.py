@@ -26,16 +26,17 @@ from jest_tf.data.records import shard_records
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
 from jest_tf.files import claimed_folder, parse_json, replacing
+from jest_tf.monitoring import cross_fit
+from jest_tf.monitoring.cross_fit import CrossFit, pair_rank
 from jest_tf.monitoring.ledger import Ledger
 from jest_tf.monitoring.verdicts import DUPLICATE, Verdicts, judge, mates, representatives
 from jest_tf.pages.html import thumbnail
 from jest_tf.progress import Counter
 
-VERSION = 2
+VERSION = 3
 ABOUT = b"jest_audit"  # the key of an audit's notes in the metadata of its file
-SAMPLED = 8192  # pairs that neighbours are looked for in
-RANKED = 1024  # of these, pairs that each pair is ranked among
-NEIGHBOURS = 8
+SAMPLED = 8192  # pairs that the embeddings' spread is taken from
+FITTED = 1 << 16  # pairs that the regressions are learned from, at most
 ROWS = 1024  # pairs that are ranked at a time
 DECIDING = (
     "content_hash", "caption_hash", "reference_rank", "wrong_rank", "learnability", "times_loaded",
@@ -77,11 +78,15 @@ class Audit:
         """See `Manifest.firsts`."""
         return self.manifest.firsts
 
+    def _spread(self, n: float) -> np.ndarray:
+        """Up to n shards, evenly drawn; one at least."""
+        last = len(self.manifest.shards) - 1
+        return np.unique(np.linspace(0, last, int(max(1, min(last + 1, n)))).astype(int))
+
     @functools.cached_property
     def others(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Model → (zimg, ztxt) [SAMPLED, d] of pairs drawn evenly, that all are ranked among."""
-        n_shards = len(self.manifest.shards)
-        used = np.unique(np.linspace(0, n_shards - 1, min(n_shards, 64)).astype(int))
+        used = self._spread(64)
         records = np.concatenate([np.arange(*self.firsts[[s, s + 1]]) for s in used])
         rng = np.random.default_rng(0)
         records = np.sort(rng.permutation(records)[:SAMPLED])
@@ -100,6 +105,29 @@ class Audit:
             found[name] = zimg[known], ztxt[known]
         return found
 
+    def learned(self) -> CrossFit:
+        """Learns what fits together; without a reference, or of few pairs, nothing."""
+        if self.reference is None or len(self.others["reference"][0]) < 10 * cross_fit.FOLDS:
+            return CrossFit({})
+        mean = self.manifest.n_records / len(self.manifest.shards)
+        blocks = map(self._pairs, self._spread(FITTED / mean))
+        return CrossFit.of(*self.others["reference"], blocks)
+
+    def _pairs(self, shard: int) -> cross_fit.Pairs:
+        """The pairs of a shard that the reference knows."""
+        records = list(shard_records(self.manifest, int(shard)))
+        places, captions = zip(*map(first_caption, records), strict=True)
+        zimg, ztxt = self.reference.embeddings(int(shard), places)
+        rows = np.flatnonzero(zimg.any(1) & ztxt.any(1) & np.array([bool(c) for c in captions]))
+        fold = cross_fit.folds(*_hashes(records, captions))
+        return zimg[rows], ztxt[rows], [captions[i] for i in rows], fold[rows]
+
+
+def _hashes(records: Sequence[Record], captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [n] of the pictures, and of the captions."""
+    contents = [hash64(record.image) for record in records]
+    return np.array(contents, np.int64), np.array([hash64(c.encode()) for c in captions], np.int64)
+
 
 def first_caption(record: Record) -> tuple[int, str]:
     """(place among its captions, text) of the first that is not empty; (0, "") of none."""
@@ -110,31 +138,14 @@ def first_caption(record: Record) -> tuple[int, str]:
     return place, record.captions[place].decode("utf-8", "replace")
 
 
-def ranks_among(zimg: np.ndarray, ztxt: np.ndarray, others: tuple) -> np.ndarray:
-    """Two ranks of n pairs among other pairs (zimg, ztxt), float32 [2, n].
-
-    The first is `jest_tf.selection.pair_rank`. The second asks the nearest pictures' captions in
-    place of the picture, and the nearest captions' pictures in place of the caption.
-    """
-    alike = [zimg @ others[0].T, ztxt @ others[1].T]
-    itself = (alike[0] > 0.999) & (alike[1] > 0.999)  # and its duplicates
-    found = np.zeros([2, len(zimg)], np.float32)
-    for (x, y), near, of in zip(((zimg, ztxt), (ztxt, zimg)), alike, others[::-1], strict=True):
-        k = min(NEIGHBOURS, len(of) - 1)
-        nearest = np.argpartition(np.where(itself, 2, -near), k, axis=1)[:, :k]
-        for row, query in zip(found, (x, of[nearest].mean(axis=1)), strict=True):
-            own = np.sum(query * y, axis=1)[:, None] + 1e-5
-            row += np.mean(query @ of[:RANKED].T > own, axis=1) / 2
-    return found
-
-
-def write_unit(audit: Audit, index: int, path: str) -> None:
+def write_unit(audit: Audit, fit: CrossFit, index: int, path: str) -> None:
     """The rows of a shard, all but their verdicts."""
     records = list(shard_records(audit.manifest, index))
     source = audit.manifest.sources[audit.manifest.shards[index].source]
     captions = [first_caption(record) for record in records]
     readable = np.array([bool(text) for _, text in captions])  # UNREADABLE has none either
     first = int(audit.firsts[index])
+    content_hash, caption_hash = _hashes(records, [text for _, text in captions])
     columns = {
         "key": [record.key.decode("utf-8", "replace") for record in records],
         "id": np.array([record.id for record in records], np.int64),
@@ -142,12 +153,12 @@ def write_unit(audit: Audit, index: int, path: str) -> None:
         "caption": [text for _, text in captions],
         "record": np.arange(first, first + len(records)),
         "readable": readable,
-        "content_hash": np.array([hash64(record.image) for record in records], np.int64),
-        "caption_hash": np.array([hash64(text.encode()) for _, text in captions], np.int64),
+        "content_hash": content_hash,
+        "caption_hash": caption_hash,
     }
     if audit.ledger is not None:
         columns |= _of_ledger(audit.ledger, columns["record"])
-    columns |= _of_models(audit, index, [place for place, _ in captions], readable)
+    columns |= _of_models(audit, fit, index, captions, columns)
     if audit.pictures:
         columns["image"] = [{"bytes": picture_bytes(r.image), "path": None} for r in records]
     with replacing(path) as aside:
@@ -175,28 +186,32 @@ def _of_ledger(ledger: Ledger, record: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _of_models(
-    audit: Audit, index: int, places: Sequence[int], readable: np.ndarray
+    audit: Audit,
+    fit: CrossFit,
+    index: int,
+    captions: Sequence[tuple[int, str]],
+    known: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Scores, losses and ranks by the caches; NaN for what is not readable."""
-    columns = {}
+    columns, texts = {}, np.array([text for _, text in captions], object)
+    fold = cross_fit.folds(known["content_hash"], known["caption_hash"])
     for name, cache in (("reference", audit.reference), ("learner", audit.learner)):
         if cache is None:
             continue
-        zimg, ztxt = cache.embeddings(index, places)
+        zimg, ztxt = cache.embeddings(index, [place for place, _ in captions])
         cosine = np.sum(zimg * ztxt, axis=1)
-        rank = [
-            ranks_among(zimg[i : i + ROWS], ztxt[i : i + ROWS], audit.others[name])
-            for i in range(0, len(zimg), ROWS)
-        ]
+        others = [z[: cross_fit.RANKED] for z in audit.others[name]]
+        blocks = [slice(i, i + ROWS) for i in range(0, len(zimg), ROWS)]
+        rank = np.concatenate([pair_rank(zimg[b], ztxt[b], others) for b in blocks])
         columns[f"{name}_score"] = cosine
         columns[f"{name}_loss"] = np.logaddexp(0, -(cache.scale * cosine + cache.bias))
-        columns[f"{name}_rank"], neighbours = np.concatenate(rank, axis=1)
+        columns[f"{name}_rank"] = rank
         told = [f"{name}_{column}" for column in ("score", "loss", "rank")]
         if name == "reference":
-            columns["neighbour_rank"] = neighbours
-            columns["wrong_rank"] = (columns["reference_rank"] + neighbours) / 2
-            told += ["neighbour_rank", "wrong_rank"]
-        lost = ~readable | ~zimg.any(axis=1)
+            learned = [fit.rank(zimg[b], ztxt[b], texts[b], fold[b]) for b in blocks if fit]
+            columns["wrong_rank"] = np.concatenate(learned) if fit else rank
+            told.append("wrong_rank")
+        lost = ~known["readable"] | ~zimg.any(axis=1)
         columns |= {k: np.where(lost, np.nan, columns[k]).astype(np.float32) for k in told}
     if audit.learner and audit.reference:
         columns["learnability"] = columns["learner_loss"] - columns["reference_loss"]
@@ -206,10 +221,12 @@ def _of_models(
 def unit_of(audit: Audit, out: str) -> Callable[[int], None]:
     """What writes the rows of a shard; UserError: it cannot be read."""
     audit.others  # noqa: B018  before threads ask for it
+    with np.load(_fit_path(out)) as arrays:
+        fit = CrossFit(dict(arrays))
 
     def one(index: int) -> None:
         try:
-            write_unit(audit, index, part_path(out, index))
+            write_unit(audit, fit, index, part_path(out, index))
         except tf.errors.OpError as error:
             shard = audit.manifest.shards[index].path
             raise UserError(f"{shard} cannot be read: {error.message.splitlines()[0]}") from error
@@ -219,6 +236,18 @@ def unit_of(audit: Audit, out: str) -> Callable[[int], None]:
 
 def part_path(out: str, index: int) -> str:
     return f"{out}.parts/{index:06d}.parquet"
+
+
+def _fit_path(out: str) -> str:
+    return f"{out}.parts/cross_fit.npz"
+
+
+def begin(audit: Audit, out: str) -> None:
+    """Makes the folder of the parts, and learns what all of them need, once."""
+    claimed_folder(f"{out}.parts", audit.identity)
+    if not os.path.exists(_fit_path(out)):
+        with replacing(_fit_path(out)) as aside, open(aside, "wb") as file:
+            np.savez(file, **audit.learned().arrays)
 
 
 def missing_parts(audit: Audit, out: str) -> list[int]:
@@ -244,8 +273,7 @@ def make(
 
     work: writes the rows of the shards that it is given. UserError: a shard cannot be read.
     """
-    parts = f"{out}.parts"
-    claimed_folder(parts, audit.identity)
+    begin(audit, out)
     work(missing_parts(audit, out))
     paths = [part_path(out, i) for i in range(len(audit.manifest.shards))]
     table = _deciding(paths)
@@ -260,7 +288,7 @@ def make(
     }
     n_mates = mates(table["caption_hash"])
     _join(paths, out, found, representative, n_mates, about)
-    shutil.rmtree(parts)
+    shutil.rmtree(f"{out}.parts")
     return found
 
 
