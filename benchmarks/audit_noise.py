@@ -7,7 +7,7 @@ The audit needs `--reference`. CLIPScore and cleanlab judge as many pairs wrong 
 by embeddings of the same reference. For cleanlab, captions are classes: k-means of their
 embeddings; a logistic regression on pictures' embeddings, cross-validated, gives probabilities.
 `its own number` are the pairs that confident learning itself finds. Duplicates and pairs that were
-not seen are left out. Of several audits, means are told.
+not seen are left out. Of several audits, or of --parts of one, means are told.
 """
 
 import datetime
@@ -28,6 +28,7 @@ _AUDIT = _flag("list", "audit", [], "Tables of `jest audit`, e.g. one a seed of 
 _LABELS = _flag("list", "labels", [], "Files of noise labels.")
 _EMOJI = _flag("bool", "emoji", False, "The labels of the emoji pool.")
 _CLEANLAB = _flag("bool", "cleanlab", True, "Run cleanlab too.")
+_PARTS = _flag("integer", "parts", 1, "Count in so many parts that share no pair.", lower_bound=1)
 _DATA = _flag("string", "data", None, "The audited set, for cleanlab.")
 _DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
 _OUT = _flag("string", "out", None, "Append the result to this file.")
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> None:
         labels = Labels(emoji.noise_by_id(), emoji.NOISY)
     else:
         labels = read_labels(_LABELS.value)
-    runs = [judged(path, labels) for path in _AUDIT.value]
+    runs = [rows for path in _AUDIT.value for rows in judged(path, labels)]
     rows = summary(runs)
     names = list(rows[0])
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
@@ -101,8 +102,8 @@ def main(argv: list[str]) -> None:
             file.write(json.dumps(kept) + "\n")
 
 
-def judged(path: str, labels: Labels) -> list[dict]:
-    """A row for each method, of one audit."""
+def judged(path: str, labels: Labels) -> list[list[dict]]:
+    """A row for each method, for each part of one audit."""
     table = pq.read_table(path)
     if "reference_score" not in table.column_names:
         raise UserError(f"{path} has no reference_score: audit with --reference.")
@@ -115,7 +116,8 @@ def judged(path: str, labels: Labels) -> list[dict]:
     if _CLEANLAB.value:
         quality, issues = confident_learning(*_embeddings(path, used))
         methods |= {"cleanlab": lowest(quality, n), "cleanlab, its own number": issues}
-    return compare(methods, labels, ids[used])
+    parts = [slice(first, None, _PARTS.value) for first in range(_PARTS.value)]
+    return [compare({k: m[p] for k, m in methods.items()}, labels, ids[used][p]) for p in parts]
 
 
 def summary(runs: list[list[dict]]) -> list[dict]:

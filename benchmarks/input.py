@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from benchmarks import cached_scores, prepare_rates
+from benchmarks import cached_scores, prepare_rates, tars_in_place
 from benchmarks.figure_page import INPUT
 from benchmarks.figures import emit
 from benchmarks.timing import in_own_process, peak_extra_bytes
@@ -386,6 +386,7 @@ FIGURES = {
     "prepare_over_bare": prepare_rates.prepare_over_bare,
     "prepare_two_processes": prepare_rates.prepare_two_processes,
     "audit_pairs_per_second": prepare_rates.audit_pairs,
+    "tars_in_place": tars_in_place.tars_in_place,
 }
 
 
