@@ -40,7 +40,8 @@ def speeds(rows: Rows) -> list[Speed]:
         ("flops_speedup_with_reference", 2, "", "FLOPs, the reference's training counted"),
     ):
         if not baseline or not row:
-            found.append(Speed(figure, goal, [], None, "not measured"))
+            note = "not measured with the right vocabulary; older runs: docs/from_nothing.md"
+            found.append(Speed(figure, goal, [], None, note))
             continue
         value = _ratio(row, rows, axis)
         there = speedup(row, baseline, "step", "retrieval").n_reached
