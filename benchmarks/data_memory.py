@@ -1,11 +1,12 @@
 """Memory of the commands that go through a data set, on synthetic records, as JSON lines.
 
-    python -m benchmarks.data_memory [--tools=curate,import,check,prepare] [--scale=5]
+    python -m benchmarks.data_memory [--tools=curate,import,check,prepare,ids] [--scale=5]
 
 Each tool runs in a process of its own. `curate` holds columns: it runs with a quarter of the rows
 and with all, and what a record more takes tells the peak at ten million, which is to stay below
-1.5 GB. The others are streams: their growth in the second half of the time tells it. At --scale=1
-this takes some ten minutes on one core; `curate` has ten million records at --scale=5.
+1.5 GB. The others are streams: their growth in the second half of the time tells it. They keep no
+more of a record than its id: `ids` does that alone. At --scale=1 this takes some ten minutes on one
+core; `curate` and `ids` have ten million records at --scale=5.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from jest_tf.data.fields import example
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.reference_cache import CacheWriter
 from jest_tf.data.reference_fill import StoredEmbeddings, import_embeddings
+from jest_tf.data.repeats import Repeats
+from jest_tf.data.sorted_runs import SortedRuns
 from jest_tf.monitoring.audit import ABOUT
 from jest_tf.monitoring.choosing import Choice
 
@@ -138,9 +141,25 @@ def run_prepare(root: pathlib.Path) -> None:
     )
 
 
+def make_ids(root: pathlib.Path, n: int) -> None:
+    (root / "n").write_text(str(n))
+
+
+def run_ids(root: pathlib.Path) -> None:
+    """All that the streams keep of each record: its id, to count repeated ones and to find it."""
+    repeats, places = Repeats(), SortedRuns()
+    for part, numbers in enumerate(blocks(int((root / "n").read_text()))):
+        ids = np.random.default_rng(part).integers(0, 2**63 - 1, len(numbers))
+        repeats.add(ids)
+        places.add(ids, part)
+    repeats.count()
+    places.find(ids)
+
+
 TOOLS: dict[str, tuple[Callable, Callable, int]] = {  # name -> (make, run, records at scale 1)
     "curate": (make_curate, run_curate, 2_000_000),
     "import": (make_import, run_import, 400_000),
+    "ids": (make_ids, run_ids, 2_000_000),
     "check": (make_records, run_check, 100_000),
     "prepare": (make_prepare, run_prepare, 60_000),
 }
