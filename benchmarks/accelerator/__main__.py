@@ -19,7 +19,7 @@ _OUT = flags.DEFINE_string("out", "", "Folder of the bundle.", flag_values=FLAGS
 _TINY = flags.DEFINE_bool("tiny", False, "Sizes of the tests.", flag_values=FLAGS)
 _EXPECTED = flags.DEFINE_integer(
     "max_expected_rows", 40_960, "Largest super-batch whose selection is computed here, to compare "
-    "with; 163840 takes half an hour of a core for each loss.", flag_values=FLAGS,
+    "with; 163840 takes long.", flag_values=FLAGS,
 )  # fmt: skip
 _LINES = flags.DEFINE_list("lines", [], "Files that run.py printed.", flag_values=FLAGS)
 

@@ -18,9 +18,10 @@ HEAD = """# How fast is it on a GPU or a TPU?
 
 The bundle holds our compiled programs as StableHLO: joint selection for both losses, and whole
 train steps (plain, JEST, Flexi-JEST) of S/16 and B/16 in bfloat16. `run.py` needs numpy and jax.
-It compares small programs with what TensorFlow computed on a CPU. At least 99% of the selected
-examples must be the same: another device sums in another order, so near-ties fall otherwise. The
-joint score must agree to 1%, the loss to 2%. Of large programs it checks that the selected examples
+It compares small programs, and selections up to B = 40,960, with what TensorFlow computed on a CPU.
+At least 99% of the selected examples must be the same: another device sums in another order, so
+near-ties fall otherwise. `export --max_expected_rows=163840` computes the largest selections too.
+The joint score must agree to 1%, the loss to 2%. Of large programs it checks that the selected examples
 are distinct and the loss is finite. Seconds are medians of ten calls after the first. Where torch
 is installed, it also times the paper's dense listing and a plain compiled SigLIP step.
 
