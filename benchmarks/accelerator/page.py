@@ -22,8 +22,8 @@ It compares small programs, and selections up to B = 40,960, with what TensorFlo
 At least 99% of the selected examples must be the same: another device sums in another order, so
 near-ties fall otherwise. `export --max_expected_rows=163840` computes the largest selections too.
 The joint score must agree to 1%, the loss to 2%. Of large programs it checks that the selected
-examples are distinct and the loss is finite. Seconds are medians of ten calls after the first. Where torch
-is installed, it also times the paper's dense listing and a plain compiled SigLIP step.
+examples are distinct and the loss is finite. Seconds are medians of ten calls after the first.
+Where torch is installed, it also times the paper's dense listing and a plain compiled SigLIP step.
 
 This measures the programs on one device. It says nothing about exchanges between devices, or about
 reading data. `tests/training/test_several_gpus.py` counts launches and exchanges in the graph.
