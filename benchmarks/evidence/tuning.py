@@ -23,7 +23,8 @@ CONFIG, PHOTOS_CONFIG = "examples/emoji/tune.py", "examples/photos/tune.py"
 STEPS, FLOPS_STEPS = 60, 161  # a test checks that both cost the same
 MAIN_SEEDS, FEW_SEEDS, PHOTO_SEEDS = (0, 1, 2, 3, 4), (0, 1), (0, 1, 2)
 TRIAL_SEED = 100  # reported nowhere else
-GREEDY, DISTILS = {"selection.greedy": True}, {"reference.distillation": 1.0}
+GREEDY, SAMPLES = {"selection.greedy": True}, {"selection.greedy": False}
+DISTILS = {"reference.distillation": 1.0}
 # Twice as many pairs are loaded, and the stored scores pass over half of them, at no cost in FLOPs.
 PREFILTERED = {"data.prefilter": 0.5}
 # Half of the config's batches, so that five seeds of each row fit into an hour of one core. On one
@@ -64,7 +65,7 @@ _ROWS = {
     ),
     TOP_K: ("independent_top_k", "independent top-k", STEPS, CACHED, JOINT_PREFILTERED),
     JOINT: ("joint", "joint, greedy", STEPS, CACHED | GREEDY, JOINT_PREFILTERED),
-    SAMPLED: ("joint", "joint, sampled", STEPS, CACHED, JOINT_PREFILTERED),
+    SAMPLED: ("joint", "joint, sampled", STEPS, CACHED | SAMPLES, JOINT_PREFILTERED),
     JOINT_PREFILTERED: (
         "joint", "joint, greedy, prefiltered", STEPS, CACHED | GREEDY | PREFILTERED,
         JOINT_PREFILTERED,

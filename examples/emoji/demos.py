@@ -83,7 +83,7 @@ DEMOS = {
         ),
         class_of=_emoji_classes,
         minutes=6,
-        speeds={"uniform": 3.0, "joint": 1.3},
+        speeds={"uniform": 5.2, "joint": 1.4},
     ),
     "photos": Demo(
         title="Tuning on 2,640 noisy photographs from shops",

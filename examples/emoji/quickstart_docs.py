@@ -60,8 +60,9 @@ def told_picks(workdir: str) -> str:
     broken = {
         g: round(labels.noisy_share(labels.shares(ids)) * len(ids)) for g, ids in shown.items()
     }
+    verb = "is" if broken["chosen"] == 1 else "are"
     return (
-        f"{broken['chosen']} of the {len(shown['chosen'])} pairs in row 1 is noisy, and "
+        f"{broken['chosen']} of the {len(shown['chosen'])} pairs in row 1 {verb} noisy, and "
         f"{broken['rejected_noise']} of the {len(shown['rejected_noise'])} in row 2. In the whole "
         f"data set, {labels.noisy_share(labels.pool_shares()):.0%} are."
     )
