@@ -90,7 +90,7 @@ class Search:
 
     @functools.cached_property
     def _means(self):
-        means = np.load(f"{self._folder}/means.npy")
+        means = np.load(f"{self._folder}/means.npy", allow_pickle=False)
         index = self._faiss.IndexFlatIP(means.shape[1])
         index.add(means)
         return index
@@ -110,10 +110,10 @@ class Search:
         its group."""
         parts, records, cells = [], [], []
         for shard, first in enumerate(self._firsts[:-1]):
-            cell, rows = np.load(self.path("assign", shard, "done"))
+            cell, rows = np.load(self.path("assign", shard, "done"), allow_pickle=False)
             begin, end = np.searchsorted(cell, [unit * PER_UNIT, (unit + 1) * PER_UNIT])
             if begin < end:
-                z = np.load(self.path("assign", shard, "z"), mmap_mode="r")
+                z = np.load(self.path("assign", shard, "z"), mmap_mode="r", allow_pickle=False)
                 parts.append(z[begin:end])
                 records.append(rows[begin:end] + first)
                 cells.append(cell[begin:end])
@@ -149,7 +149,8 @@ class Search:
         """
         parent = known.copy()
         for unit in range(self.stages["compare"]):
-            for record, first in np.load(self.path("compare", unit, "done")).tolist():
+            found = np.load(self.path("compare", unit, "done"), allow_pickle=False)
+            for record, first in found.tolist():
                 _join(parent, record, first)
         return _flat(parent)
 
@@ -189,7 +190,7 @@ def open_units(stage: str, **given) -> Callable[[int], None]:
 
 def _search(folder: str, cache: str, cosine: float) -> Search:
     of_pictures = ReferenceCache.load(cache)
-    kept = np.load(f"{folder}/kept.npy", mmap_mode="r")
+    kept = np.load(f"{folder}/kept.npy", mmap_mode="r", allow_pickle=False)
     firsts = np.append(0, np.cumsum(of_pictures.records))
 
     def read(shard: int) -> np.ndarray:

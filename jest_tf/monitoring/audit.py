@@ -221,7 +221,7 @@ def _of_models(
 def unit_of(audit: Audit, out: str) -> Callable[[int], None]:
     """What writes the rows of a shard; UserError: it cannot be read."""
     audit.others  # noqa: B018  before threads ask for it
-    with np.load(_fit_path(out)) as arrays:
+    with np.load(_fit_path(out), allow_pickle=False) as arrays:
         fit = CrossFit(dict(arrays))
 
     def one(index: int) -> None:
