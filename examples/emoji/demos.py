@@ -82,8 +82,8 @@ DEMOS = {
             Query("pizza", right_word="pizza"),
         ),
         class_of=_emoji_classes,
-        minutes=6,
-        speeds={"uniform": 5.2, "joint": 1.4},
+        minutes=5,
+        speeds={"uniform": 5.2, "joint": 1.7},
     ),
     "photos": Demo(
         title="Tuning on 2,640 noisy photographs from shops",
