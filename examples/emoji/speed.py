@@ -38,11 +38,11 @@ class Speed:
             try:
                 process.wait(SECONDS_BETWEEN_LOOKS)
             except subprocess.TimeoutExpired:
-                lines = _lines(metrics)[skip:]
-                text = "" if told else slowness(self.expected[name], lines, _load())
-                told = told or bool(text)
-                if text:
+                if told:
+                    continue
+                if text := slowness(self.expected[name], _lines(metrics)[skip:], _load()):
                     print(text, flush=True)
+                    told = True
 
 
 def slowness(expected: float, lines: list[dict], load: float) -> str:

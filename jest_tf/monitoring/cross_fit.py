@@ -7,6 +7,7 @@ of the ridge is the one under which held-out pairs fit best. Where the reference
 better, nothing is learned.
 """
 
+import functools
 import zlib
 from collections.abc import Iterable, Sequence
 
@@ -133,13 +134,19 @@ def _unit(z: np.ndarray) -> np.ndarray:
 
 def _features(side: int, z: np.ndarray, white: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     """float32 [n, f]: what a picture (side 0) or a caption (1) is predicted from."""
-    rng = np.random.default_rng(side)
-    waves = rng.normal(size=[z.shape[1], WAVES]).astype(np.float32)
-    phases = (2 * np.pi * rng.random(WAVES)).astype(np.float32)
+    waves, phases = _waves(side, z.shape[1])
     parts = [0.3 * white, np.sqrt(2 / WAVES) * np.cos(z @ waves + phases)]
     if side == 1:
         parts.append(np.reshape([_words(text) for text in captions], [-1, WORDS]))
     return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+@functools.cache
+def _waves(side: int, d: int) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [d, WAVES] and [WAVES], the same in every process."""
+    rng = np.random.default_rng(side)
+    waves = rng.normal(size=[d, WAVES]).astype(np.float32)
+    return waves, (2 * np.pi * rng.random(WAVES)).astype(np.float32)
 
 
 def _words(text: str) -> np.ndarray:

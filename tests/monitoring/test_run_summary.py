@@ -1,15 +1,8 @@
 """The verdict, from rows written by hand."""
 
+from sample_workdir import row
+
 from jest_tf.monitoring import run_summary
-
-
-def row(name: str, recalls: tuple[float, float, float, float], **values) -> dict:
-    keys = ("image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5")
-    return (
-        {"name": name, "policy": name, "flops": 2.5e12}
-        | dict(zip(keys, recalls, strict=True))
-        | values
-    )
 
 
 def test_verdict_names_the_best_whatever_it_is():

@@ -1,15 +1,8 @@
 """The tables of the quickstart, from rows written by hand."""
 
+from sample_workdir import row
+
 from examples.emoji import run_table
-
-
-def row(name: str, recalls: tuple[float, float, float, float], **values) -> dict:
-    keys = ("image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5")
-    return (
-        {"name": name, "policy": name, "flops": 2.5e12}
-        | dict(zip(keys, recalls, strict=True))
-        | values
-    )
 
 
 def test_table_lines_up_and_says_nothing_where_nothing_is_known():

@@ -62,22 +62,25 @@ def rules(c: DualEncoderConfig) -> list[r.Rule]:
         r.same("bias", "logit_bias"),
     ]  # fmt: skip
     for k in range(c.image.depth):
-        block, layer = f"image/block_{k}", f"{TRUNK}.blocks.{k}"
-        found += r.norm(f"{block}/norm_attention", f"{layer}.norm1")
-        found += [r.transposed(f"{block}/attention/qkv_kernel", f"{layer}.attn.qkv.weight")]
-        found += [r.same(f"{block}/attention/qkv_bias", f"{layer}.attn.qkv.bias")]
-        found += r.torch_dense(f"{block}/attention/out", f"{layer}.attn.proj")
-        found += r.norm(f"{block}/norm_mlp", f"{layer}.norm2")
-        found += r.mlp(f"{block}/mlp", f"{layer}.mlp", ".fc1", ".fc2", r.torch_dense)
+        names = ("norm1", "norm2"), ("attn.qkv.", "attn.proj"), (".fc1", ".fc2")
+        found += _block(f"image/block_{k}", f"{TRUNK}.blocks.{k}", *names)
     for k in range(c.text.depth):
-        block, layer = f"text/block_{k}", f"text.transformer.resblocks.{k}"
-        found += r.norm(f"{block}/norm_attention", f"{layer}.ln_1")
-        found += [r.transposed(f"{block}/attention/qkv_kernel", f"{layer}.attn.in_proj_weight")]
-        found += [r.same(f"{block}/attention/qkv_bias", f"{layer}.attn.in_proj_bias")]
-        found += r.torch_dense(f"{block}/attention/out", f"{layer}.attn.out_proj")
-        found += r.norm(f"{block}/norm_mlp", f"{layer}.ln_2")
-        found += r.mlp(f"{block}/mlp", f"{layer}.mlp", ".c_fc", ".c_proj", r.torch_dense)
+        names = ("ln_1", "ln_2"), ("attn.in_proj_", "attn.out_proj"), (".c_fc", ".c_proj")
+        found += _block(f"text/block_{k}", f"text.transformer.resblocks.{k}", *names)
     return found
+
+
+def _block(ours: str, theirs: str, norms: tuple, attention: tuple, mlp: tuple) -> list[r.Rule]:
+    """One block of a tower; norms, attention, mlp: their names of the parts, in their order."""
+    qkv, out = (f"{theirs}.{name}" for name in attention)
+    return [
+        *r.norm(f"{ours}/norm_attention", f"{theirs}.{norms[0]}"),
+        r.transposed(f"{ours}/attention/qkv_kernel", f"{qkv}weight"),
+        r.same(f"{ours}/attention/qkv_bias", f"{qkv}bias"),
+        *r.torch_dense(f"{ours}/attention/out", out),
+        *r.norm(f"{ours}/norm_mlp", f"{theirs}.{norms[1]}"),
+        *r.mlp(f"{ours}/mlp", f"{theirs}.mlp", *mlp, r.torch_dense),
+    ]
 
 
 def _pooling(width: int) -> list[r.Rule]:
