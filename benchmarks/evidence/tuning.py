@@ -21,12 +21,15 @@ from benchmarks.evidence.grid import (
 
 CONFIG, PHOTOS_CONFIG = "examples/emoji/tune.py", "examples/photos/tune.py"
 STEPS, FLOPS_STEPS = 60, 161  # a test checks that both cost the same
+LONG_STEPS, LONG_FLOPS_STEPS = 180, 483  # and these
 MAIN_SEEDS, FEW_SEEDS, PHOTO_SEEDS = (0, 1, 2, 3, 4), (0, 1), (0, 1, 2)
 TRIAL_SEED = 100  # reported nowhere else
 GREEDY, SAMPLES = {"selection.greedy": True}, {"selection.greedy": False}
 DISTILS = {"reference.distillation": 1.0}
 # Twice as many pairs are loaded, and the stored scores pass over half of them, at no cost in FLOPs.
 PREFILTERED = {"data.prefilter": 0.5}
+STRICTLY = {"data.prefilter": 0.25}
+AVERAGED = {"optimizer.ema": 0.98}  # what is evaluated is a mean of some 50 steps
 # Half of the config's batches, so that five seeds of each row fit into an hour of one core. On one
 # core TensorFlow's own kernels take 0.6 of the time of XLA's. No pictures are kept.
 SIZES = {"selection.sub_batch": 64, "selection.super_batch": 320}
@@ -82,12 +85,39 @@ _ROWS = {
         "uniform", "uniform, distilled, same steps", STEPS, CACHED | DISTILS, JOINT_PREFILTERED,
     ),
 }  # fmt: skip
+LONG_JOINT, LONG_CLIPSCORE = "long_joint", "long_clipscore"
+# Tried alone: name -> as above, without trials.
+_OPTIONS = {
+    LONG_JOINT: (
+        "joint", "longer: joint, greedy, prefiltered", LONG_STEPS, CACHED | GREEDY | PREFILTERED,
+    ),
+    "long_joint_strict": (
+        "joint", "longer: joint, greedy, best quarter prefiltered", LONG_STEPS,
+        CACHED | GREEDY | STRICTLY,
+    ),
+    "long_joint_averaged": (
+        "joint", "longer: joint, greedy, prefiltered, weights averaged", LONG_STEPS,
+        CACHED | GREEDY | PREFILTERED | AVERAGED,
+    ),
+    LONG_CLIPSCORE: (
+        "uniform", "longer: offline CLIPScore, best 30%", LONG_FLOPS_STEPS,
+        {"data.train": BEST_PAIRS},
+    ),
+    "long_clipscore_averaged": (
+        "uniform", "longer: offline CLIPScore, best 30%, weights averaged", LONG_FLOPS_STEPS,
+        {"data.train": BEST_PAIRS} | AVERAGED,
+    ),
+}  # fmt: skip
 CLAIMED = (UNIFORM_FLOPS, CLIPSCORE, TOP_K_PREFILTERED)
 BASELINES = (UNIFORM, UNIFORM_DISTILLED, TOP_K, *CLAIMED)
 # Tried on the trial seed: the strongest baseline and the plainer candidate at each rate, the other
 # candidate at the config's.
 TRIED = ((JOINT_PREFILTERED, 3e-4), (CLIPSCORE, 3e-4), (JOINT_PREFILTERED, 1e-4),
          (CLIPSCORE, 1e-4), (JOINT_BOTH, 3e-4))  # fmt: skip
+# Longer runs are tried at their full length, the baseline as often as joint selection.
+LONG_TRIED = ((LONG_JOINT, 1e-4), (LONG_CLIPSCORE, 1e-4), (LONG_JOINT, 5e-5),
+              (LONG_CLIPSCORE, 5e-5), ("long_joint_strict", 1e-4), (LONG_CLIPSCORE, 2.5e-5),
+              ("long_joint_averaged", 1e-4), ("long_clipscore_averaged", 1e-4))  # fmt: skip
 
 
 def _overrides(policy: str, more: dict) -> tuple:
@@ -112,9 +142,10 @@ def _row(name: str) -> Row:
 
 def _trials() -> list[Row]:
     rows = []
-    for name, rate in TRIED:
-        policy, label, _, more, _ = _ROWS[name]
-        argument = f"policy={policy},steps={STEPS},validate_every={STEPS}"
+    for name, rate in (*TRIED, *LONG_TRIED):
+        policy, label, steps, more = (_OPTIONS | _ROWS)[name][:4]
+        steps = steps if (name, rate) in LONG_TRIED else STEPS
+        argument = f"policy={policy},steps={steps},validate_every={steps}"
         overrides = _overrides(policy, more | {RATE: rate})
         name = f"tune_{name}_{rate:g}"
         rows.append(Row(name, label, TRIAL, argument, overrides, (TRIAL_SEED,), config=CONFIG))
