@@ -22,7 +22,8 @@ from benchmarks.evidence.page import Shown, render
 
 Rows = Mapping[str, RowResults]
 COMMAND = "python -m benchmarks.evidence --suite={}"
-PHOTOS_UNIFORM, PHOTOS_TOP_K, PHOTOS_JOINT = tuning.PHOTO_NAMES
+PHOTOS_TOP_K, PHOTOS_JOINT = tuning.PHOTO_NAMES
+UNIFORM, CLIPSCORE, TOP_K = tuning.BASELINES
 
 
 class Evidence(NamedTuple):
@@ -54,17 +55,17 @@ class Evidence(NamedTuple):
 
 def page(evidence: Evidence, shown: Shown) -> str:
     """The whole page as Markdown."""
-    declared = {row.name for row in tuning.TUNED}
-    tuned = [row for name, row in evidence.tuned.items() if name in declared]
-    base = tuned[0].one["test"]["base"] if tuned else {"retrieval": 0.0, "zero_shot": 0.0}
+    recipe = evidence.recipe
+    base = recipe.one["test"]["base"] if recipe else {"retrieval": 0.0, "zero_shot": 0.0}
+    again = evidence.difference(tuning.AGAIN, tuning.JOINT_PREFILTERED)
     return render(
         "tuning.md.j2",
         shown,
-        recipe=evidence.recipe.row.label if evidence.recipe else "",
+        recipe=recipe.row.label if recipe else "",
         decisions=_decisions(evidence),
         base={name: f"{100 * value:.1f}" for name, value in base.items()},
-        tuned=_runs(evidence, tuning.TUNED),
-        photos=_runs(evidence, tuning.PHOTO_ROWS),
+        tuned=_runs(evidence, (*tuning.LONG, *tuning.SHORT)),
+        photos=_runs(evidence, [row.name for row in tuning.PHOTO_ROWS]),
         anew=anew_page.table_of(evidence.tuned, evidence.pool),
         trials=_trials(evidence.trials),
         claims=_claims(evidence),
@@ -74,16 +75,16 @@ def page(evidence: Evidence, shown: Shown) -> str:
         predictions=mates_page.predictions(evidence.bq),
         sizes=_sizes(evidence),
         noise=_noise(evidence),
-        noisy=percent(_noisy(evidence)) if evidence.recipe else "?",
+        noisy=percent(_noisy(evidence)) if recipe else "?",
         trial_seed=tuning.TRIAL_SEED,
-        again=points(again) if (again := evidence.difference(tuning.AGAIN, tuning.RECIPE)) else "",
+        again=points(again) if again else "",
     )
 
 
 def readme_part(evidence: Evidence) -> str:
     """The short answer for the project's front page, the strongest baseline also where it wins."""
     lines = "\n".join(f"- {line}" for line in short_answer(evidence))
-    return f"{lines}\n\n{_runs(evidence, tuning.TUNED)}\n"
+    return f"{lines}\n\n{_runs(evidence, (*tuning.BASELINES, tuning.RECIPE))}\n"
 
 
 def short_answer(evidence: Evidence) -> list[str]:
@@ -92,18 +93,19 @@ def short_answer(evidence: Evidence) -> list[str]:
     if not evidence.recipe:
         return ["Not measured yet."]
     base = evidence.recipe.one["test"]["base"]["retrieval"]
-    if tuning.UNIFORM_FLOPS in evidence.tuned:
+    if UNIFORM in evidence.tuned:
         said.append(
             f"Tuning on all pairs (uniform sampling) moves the base from {100 * base:.1f}% by "
-            f"{points(evidence.over_base(tuning.UNIFORM_FLOPS))} points of retrieval, the recipe "
+            f"{points(evidence.over_base(UNIFORM))} points of retrieval, the recipe "
             f"({evidence.recipe.row.label}) by {points(evidence.over_base(recipe))} at equal FLOPs."
         )
     baselines = [n for n in tuning.BASELINES if n in evidence.tuned]
-    strongest = max(baselines, key=lambda name: evidence.tuned[name].test_mean().mean)
-    said.append(
-        f"The strongest baseline is {evidence.tuned[strongest].row.label}: the recipe minus it is "
-        f"{interval(d(recipe, strongest))} points (95% interval)."
-    )
+    if baselines:
+        strongest = max(baselines, key=lambda name: evidence.tuned[name].test_mean().mean)
+        said.append(
+            f"The strongest baseline is {evidence.tuned[strongest].row.label}: the recipe minus it "
+            f"is {interval(d(recipe, strongest))} points (95% interval)."
+        )
     over = interval(evidence.over_base(recipe))
     said.append(
         f"No tuning at all is a baseline too: the recipe minus the base is {over} points "
@@ -120,11 +122,10 @@ def _decisions(evidence: Evidence) -> str:
     recipe, few = tuning.RECIPE, "joint, greedy"
     # Situation, instead of, policy, its row, the row at equal steps, the row at equal FLOPs.
     for what, instead, policy, name, steps, flops in (
-        (tuned, "everything", "the recipe", recipe, tuning.UNIFORM, tuning.UNIFORM_FLOPS),
-        (tuned, "the best 30% by CLIPScore", "the recipe", recipe, "", tuning.CLIPSCORE),
-        (tuned, "independent top-k, prefiltered too", "the recipe", recipe,
-         tuning.TOP_K_PREFILTERED, tuning.TOP_K_PREFILTERED),
-        (photos, "everything", few, PHOTOS_JOINT, PHOTOS_UNIFORM, ""),
+        (tuned, "everything", "the recipe", recipe, "", UNIFORM),
+        (tuned, "the best 30% by CLIPScore", "the recipe", recipe, "", CLIPSCORE),
+        (tuned, "independent top-k, prefiltered too", "the recipe", recipe, TOP_K,
+         TOP_K),
         (photos, "independent top-k", few, PHOTOS_JOINT, PHOTOS_TOP_K, PHOTOS_TOP_K),
         (new, "everything", "joint", suites.ANEW_JOINT, "", suites.ANEW_UNIFORM),
         (new, "the best 30% by CLIPScore", "joint", suites.ANEW_JOINT, "", suites.ANEW_CLIPSCORE),
@@ -154,10 +155,9 @@ def _at_equal_seconds(evidence: Evidence, a: str, b: str) -> Mean | None:
     return mean_of(gains)
 
 
-def _runs(evidence: Evidence, declared) -> str:
+def _runs(evidence: Evidence, names: Sequence[str]) -> str:
     body = []
-    shown = [row.name for row in declared if row.name != tuning.AGAIN]
-    for row in (evidence.tuned[name] for name in shown if name in evidence.tuned):
+    for row in (evidence.tuned[name] for name in names if name in evidence.tuned):
         truth = truth_of(row, evidence.pool)
         body.append(
             [
@@ -195,27 +195,25 @@ def _trials(trials: Mapping[str, Mapping]) -> str:
 
 def _claims(evidence: Evidence) -> str:
     """Each claim with the interval that decides it."""
-    d, over, recipe = evidence.difference, evidence.over_base, tuning.RECIPE
+    d, over = evidence.difference, evidence.over_base
+    recipe = tuning.RECIPE
+    short = tuning.JOINT_PREFILTERED if recipe == tuning.LONG_JOINT else ""
     stated = [
         ("Tuning on everything makes the base worse.",
-         _minus(over(tuning.UNIFORM_FLOPS)), verdict),
+         _minus(over(UNIFORM)), verdict),
         ("The recipe makes the base better.", over(recipe), verdict),
+        ("A third of its steps makes the base better.", over(short), verdict),
+        ("The recipe beats a third of its steps.", d(recipe, short), verdict),
         ("The recipe beats uniform sampling at equal FLOPs.",
-         d(recipe, tuning.UNIFORM_FLOPS), verdict),
+         d(recipe, UNIFORM), verdict),
         ("The recipe beats offline CLIPScore at equal FLOPs.",
-         d(recipe, tuning.CLIPSCORE), verdict),
+         d(recipe, CLIPSCORE), verdict),
+        ("A third of its steps beats offline CLIPScore at equal FLOPs.",
+         d(short, tuning.CLIPSCORE), verdict),
         ("The recipe beats independent top-k behind the same prefilter.",
-         d(recipe, tuning.TOP_K_PREFILTERED), verdict),
+         d(recipe, TOP_K), verdict),
         ("The recipe and independent top-k behind the same prefilter are equal.",
-         d(recipe, tuning.TOP_K_PREFILTERED), equivalent),
-        ("Prefiltering helps greedy joint selection.", d(recipe, tuning.JOINT), verdict),
-        ("Greedy beats sampled joint selection.", d(tuning.JOINT, tuning.SAMPLED), verdict),
-        ("Distillation adds to prefiltered joint selection.",
-         d(tuning.JOINT_BOTH, tuning.JOINT_PREFILTERED), verdict),
-        ("Distillation saves uniform sampling: as good as the base.",
-         over(tuning.UNIFORM_DISTILLED), equivalent),
-        ("On photographs joint selection beats uniform sampling at equal steps.",
-         d(PHOTOS_JOINT, PHOTOS_UNIFORM), verdict),
+         d(recipe, TOP_K), equivalent),
         ("On photographs (b·q above 1) joint beats independent top-k.",
          d(PHOTOS_JOINT, PHOTOS_TOP_K), verdict),
         ("From nothing, joint selection beats uniform sampling at equal FLOPs.",
@@ -262,10 +260,12 @@ def results_json(evidence: Evidence) -> list[dict[str, Any]]:
         add(one.figure, value, goal, one.reached, one.used, "from_nothing", one.note)
     recipe = evidence.recipe
     for figure, compared in (
-        ("tuning_gain_over_uniform_every_seed", [(tuning.RECIPE, tuning.UNIFORM_FLOPS)]),
+        ("tuning_gain_over_uniform_every_seed", dict.fromkeys(
+            [(tuning.RECIPE, UNIFORM), (tuning.JOINT_PREFILTERED, tuning.UNIFORM_FLOPS)]
+        )),
         ("tuning_gain_over_base_every_seed", [(tuning.RECIPE, "")]),
         ("ahead_of_clipscore_every_seed",
-         [(tuning.RECIPE, tuning.CLIPSCORE), (suites.ANEW_JOINT, suites.ANEW_CLIPSCORE)]),
+         [(tuning.RECIPE, CLIPSCORE), (suites.ANEW_JOINT, suites.ANEW_CLIPSCORE)]),
     ):  # fmt: skip
         compared = [(ours, than, _gains(rows, ours, than)) for ours, than in compared]
         used = [rows[name] for pair in compared for name in pair[:2] if name in rows]
@@ -333,9 +333,9 @@ def _noise(evidence: Evidence) -> str:
 
 def _sizes(evidence: Evidence) -> dict[str, Any]:
     """b, B and steps of the selecting runs, and what storing the reference's embeddings costs."""
-    if tuning.JOINT not in evidence.tuned and not evidence.recipe:
+    row = evidence.recipe
+    if not row:
         return dict.fromkeys(("b", "B", "steps", "stored"), "?")
-    row = evidence.recipe or evidence.tuned[tuning.JOINT]
     curve, selection = row.one["curve"], row.one["config"]["selection"]
     scored = curve["step"][-1] * selection["super_batch"]
     forward = (curve["flops"][-1] - curve["flops_cached"][-1]) / scored

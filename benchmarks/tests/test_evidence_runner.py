@@ -200,7 +200,7 @@ def test_the_command_is_the_shipped_one(cells, folders):
 
 
 def test_a_tuned_run_names_the_base_and_what_it_scored(folders):
-    cell = make_cells(tuning.ROWS, [tuning.JOINT])[-1]
+    cell = make_cells(tuning.ROWS, [tuning.RECIPE])[-1]
     words = train_command(cell, 3e-4, folders)
     base = folders.workdir / "base"
     assert words[3].startswith("--config=examples/emoji/tune.py:policy=joint,")
