@@ -28,7 +28,7 @@ else
 there = s.get_path("purelib", vars={"base": sys.argv[1]})
 pathlib.Path(s.get_path("purelib"), "base.pth").write_text(f"import site; site.addsitedir({there!r})")
 ' "$base"
-  run "$VENV/bin/python" -m pip install --disable-pip-version-check --editable "${ROOT}[beam]"
+  run "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile --editable "${ROOT}[beam]"
   # Neither git nor the linter shall look inside.
   run sh -c 'echo "*" >"$1/.gitignore"' sh "$VENV"
   [[ "$DRY_RUN" == true ]] || printf '%s\n' "$fingerprint" >"$stamp"

@@ -28,29 +28,23 @@ for word in "${REST[@]}"; do
 done
 
 # TensorFlow keeps what it compiled until its process ends: 9 GB after all tests. So each part has a
-# process of its own, of at most 3 GB. Two run at a time, the longest first.
+# process of its own, of at most 3 GB. Two run at a time, the longest first. A process costs 5 s.
 PARTS=(
   "examples"
   "benchmarks/tests/test_*.py"
   "tests/training/test_[l-z]*.py"
   "tests/test_[g-s]*.py"
-  "tests/data tests/pages"
-  "tests/tpu_compile tests/beam"
+  "tests/data tests/pages tests/evaluation tests/monitoring tests/browser"
+  "tests/tpu_compile tests/beam tests/field"
   "tests/test_t[s-z]*.py"
   "tests/training/test_[a-g]*.py"
-  "tests/models tests/runtime"
-  "tests/test_t[a-r]*.py"
-  "tests/weights"
-  "tests/test_[a-f]*.py"
-  "tests/field"
+  "tests/models tests/runtime tests/serving tests/preflight"
+  "tests/test_[a-f]*.py tests/test_t[a-r]*.py"
+  "tests/weights benchmarks/tests/faults"
   "tests/selection/test_[a-i]*.py"
   "tests/selection/test_[j-z]*.py"
-  "tests/serving tests/preflight"
   "tests/training/test_j*.py"
-  "tests/training/test_h*.py"
-  "tests/losses"
-  "benchmarks/tests/faults"
-  "tests/evaluation tests/monitoring tests/browser"
+  "tests/training/test_h*.py tests/losses"
 )
 
 # Shows what a part printed when it has ended, and keeps its exit code.

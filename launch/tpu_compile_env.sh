@@ -22,7 +22,7 @@ if [[ -x "$VENV/bin/python" ]] && cmp -s "$requirements" "$VENV/installed.txt"; 
   printf 'Environment %s is up to date.\n' "$VENV"
 else
   make_venv
-  run "$VENV/bin/python" -m pip install --disable-pip-version-check --requirement "$requirements"
+  run "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile --requirement "$requirements"
   # Neither git nor the linter shall look inside.
   run sh -c 'echo "*" >"$1/.gitignore"' sh "$VENV"
   # Written last, so that an interrupted installation is done again.

@@ -103,7 +103,7 @@ def test_test_prints_every_command_of_a_first_run(checkout, tmp_path):
     lines = out.splitlines()
     assert lines[:5] == [
         f"+ {python} -m venv '{checkout}/.venv'",
-        f"+ {env} -m pip install --disable-pip-version-check --constraint "
+        f"+ {env} -m pip install --disable-pip-version-check --no-compile --constraint "
         f"'{checkout}/constraints.txt' --editable '{checkout}[dev]'",
         f"+ {env} -m pip check",
         f"+ {env} -m ruff check .",
