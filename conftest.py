@@ -68,6 +68,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(mark)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: a collection after each file need not look through it."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """What launch/test.sh bounds: each of its parts is a process of its own."""
     used = resource.getrusage(resource.RUSAGE_SELF)
