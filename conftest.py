@@ -25,24 +25,22 @@ N_LOGICAL_DEVICES = 4
 MARKED_FILES = {
     "process": """
         test_beam test_bench_monitoring test_check test_cli test_config_flag test_contributing
-        test_data_about test_data_cache_command
-        test_default_collectives test_environment
-        test_evidence_report test_evidence_runner test_export test_host_memory test_interrupt
-        test_launch test_licences test_multi_worker test_own_data test_package test_paper_configs
-        test_quickstart test_reliability_hostile test_reliability_kills test_report
-        test_report_in_browser test_search_in_browser test_tpu_compile_env test_workdir
+        test_data_about test_default_collectives test_environment test_evidence_report
+        test_evidence_runner test_host_memory test_interrupt test_launch test_licences
+        test_multi_worker test_package test_quickstart test_reliability_hostile
+        test_reliability_kills test_report_in_browser test_search_in_browser test_tpu_compile_env
     """,
     "slow": """
-        test_acceptance test_bench_cached_scores test_bench_distributed
-        test_bench_selection test_bench_step_cost test_bench_tuning test_check_all_records
-        test_distributed test_emoji_base test_emoji_builder test_evaluate test_export
-        test_field_any_tree test_field_runs test_host_loop test_jest_model
-        test_joint_oracle test_library_doc test_lost_shard test_models_parity
-        test_multi_worker test_quickstart test_refused_gradient test_reliability_fuzz
-        test_reliability_kills test_replicas_agree test_report test_retrieve
+        test_acceptance test_bench_cached_scores test_bench_distributed test_bench_selection
+        test_bench_step_cost test_bench_tuning test_check_all_records test_distributed
+        test_embedding_on_replicas test_emoji_base test_emoji_builder test_evaluate test_export
+        test_field_any_tree test_field_runs test_first_release test_host_loop test_jest_model
+        test_joint_golden test_joint_oracle test_library_doc test_lost_shard test_models_parity
+        test_multi_worker test_own_data test_quickstart test_reading_behind test_refused_gradient
+        test_reliability_fuzz test_reliability_kills test_replicas_agree test_report test_retrieve
         test_score_agreement test_select_robust test_serving_saved_model test_several_gpus
-        test_train test_tune test_weights_export test_weights_import test_weights_serves
-        test_weights_tuned
+        test_train test_tune test_tuned_optimizer test_weights_export test_weights_import
+        test_weights_serves test_weights_tuned
     """,
     "gate": """
         test_accelerator_bundle test_tpu_compile_env test_tpu_compile_gate test_tpu_compile_worker

@@ -22,6 +22,7 @@ SHIPPED = pathlib.Path(__file__).parent / "configs"
 _EVALUATION = re.compile(rf"--{NAME}\.evals\.(\w+)=(\w+)(?:@(\d+))?:(.+)")
 
 
+@functools.cache  # several commands may be in one process
 def define() -> flags.FlagHolder:
     """Defines `--config=FILE[:ARGUMENTS]` and its overrides `--config.x.y=value`."""
     return config_flags.DEFINE_config_file(

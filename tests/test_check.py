@@ -4,8 +4,12 @@ import pathlib
 import subprocess
 import sys
 
+from commands import run
+
+from jest_tf import check as command
+
 ROOT = pathlib.Path(__file__).parents[1]
-EMOJI = ["--config=configs/emoji.py:policy=uniform", "--nodata"]
+EMOJI = ["--config=emoji:policy=uniform", "--nodata"]
 
 
 def check(*arguments) -> subprocess.CompletedProcess:
@@ -13,14 +17,14 @@ def check(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
 
 
-def test_a_sound_config_is_one_page():
-    done = check(*EMOJI, "--replicas=4", "--hosts=2", "--device=v5e")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_a_sound_config_is_one_page(capsys):
+    assert run(command, [*EMOJI, "--replicas=4", "--hosts=2", "--device=v5e"]) == 0
+    page = capsys.readouterr().out
+    lines = page.splitlines()
     assert lines[-1] == "No problem found."
     assert len(lines) < 40
-    assert "Sizes: 4 replica(s) on 2 host(s)" in done.stdout
-    assert "Memory per replica (estimate) on v5e" in done.stdout
+    assert "Sizes: 4 replica(s) on 2 host(s)" in page
+    assert "Memory per replica (estimate) on v5e" in page
 
 
 def test_a_problem_is_found_without_tensorflow():
@@ -52,7 +56,6 @@ def test_wrong_flags_are_explained():
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
 
 
-def test_compiling_without_its_environment_is_a_problem(tmp_path):
-    done = check(*EMOJI, "--compile_for=v5e:2x4", f"--tpu_compile_env={tmp_path}")
-    assert done.returncode == 1
-    assert "launch/tpu_compile_env.sh" in done.stdout
+def test_compiling_without_its_environment_is_a_problem(tmp_path, capsys):
+    assert run(command, [*EMOJI, "--compile_for=v5e:2x4", f"--tpu_compile_env={tmp_path}"]) == 1
+    assert "launch/tpu_compile_env.sh" in capsys.readouterr().out

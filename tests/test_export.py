@@ -1,21 +1,17 @@
 """Exporting a workdir from the command line."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import run as run_command
 from small_run import TOTAL_STEPS, small_run
 
+from jest_tf import export
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import run_evaluation
 from jest_tf.results import write_result
 from jest_tf.serving.encoders import ExportEncoder, ModelEncoder
 from jest_tf.training.run.restore import load_workdir
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -23,23 +19,16 @@ def workdir(tmp_path_factory):
     return small_run(tmp_path_factory.mktemp("run"))
 
 
-def export(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "jest_tf.export", *map(str, args)],
-        cwd=ROOT, capture_output=True, text=True, timeout=1200,
-    )  # fmt: skip
-
-
-def test_the_command_exports_the_newest_checkpoint_with_its_card(workdir, tmp_path):
+def test_the_command_exports_the_newest_checkpoint_with_its_card(workdir, tmp_path, capsys):
     run = load_workdir(str(workdir))
     live = ModelEncoder(run.model, run.tokenizer, 8, 12, {"model": "m", "step": TOTAL_STEPS})
     result = run_evaluation("zero_shot", run.config.evals.zero_shot, live)
     write_result(workdir / "evaluations", result)
 
-    done = export(f"--workdir={workdir}", f"--out={tmp_path / 'e'}")
-    assert done.returncode == 0, done.stderr
+    assert run_command(export, [f"--workdir={workdir}", f"--out={tmp_path / 'e'}"]) == 0
+    told = capsys.readouterr().out
     encoder = ExportEncoder(str(tmp_path / "e"))
-    assert encoder.fingerprint in done.stdout and f"step {TOTAL_STEPS}" in done.stdout
+    assert encoder.fingerprint in told and f"step {TOTAL_STEPS}" in told
     texts = ["red square", "dark blue"]
     truth = run.model.encode_text(run.tokenizer(tf.constant(texts)))
     np.testing.assert_allclose(encoder.encode_text(texts), truth, atol=1e-5)
@@ -61,11 +50,11 @@ def test_the_command_exports_the_newest_checkpoint_with_its_card(workdir, tmp_pa
     assert "secret" not in card and "acc1" not in card
 
 
-def test_wrong_workdirs_are_one_message(tmp_path):
-    done = export(f"--workdir={tmp_path}")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}")
-    assert export().stderr.startswith("error: --workdir is missing")
+def test_wrong_workdirs_are_one_message(tmp_path, capsys):
+    assert run_command(export, [f"--workdir={tmp_path}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
+    assert run_command(export, []) == 2
+    assert capsys.readouterr().err.startswith("error: --workdir is missing")
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(workdir):

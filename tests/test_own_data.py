@@ -3,16 +3,14 @@
 import json
 import pathlib
 import re
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
-from commands import run as run_command
+from commands import run
 from PIL import Image
 
-from jest_tf import cache_reference, config_flag, prepare, train
+from jest_tf import cache_reference, prepare, train
 from jest_tf.data.records import shard_rows
 from jest_tf.data.sources import open_source
 from jest_tf.monitoring.metrics_log import read_metrics
@@ -45,19 +43,6 @@ def commands(module: str) -> list[list[str]]:
     return [line.replace("'", "").split() for line in found]
 
 
-def run(monkeypatch, module, arguments: list[str], flag_values=None) -> int:
-    """One of the page's commands in this process."""
-    monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
-    if flag_values is not None:
-        left_over = flag_values(sys.argv)
-    else:
-        for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-            delattr(flags.FLAGS, name)  # overrides of the command before
-        flags.FLAGS.unparse_flags()
-        left_over = config_flag.parse(sys.argv)
-    return module.main(left_over)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
     """Two folders of pictures with captions, prepared by the page's first command."""
@@ -76,9 +61,9 @@ def folder(tmp_path_factory) -> pathlib.Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         (arguments,) = [a for a in commands("jest_tf.prepare") if a[0] == "folder"]
-        assert run_command(prepare, arguments) == 0
+        assert run(prepare, arguments) == 0
         trusted = ["folder", "trusted", "--out=data/curated", *arguments[3:]]
-        assert run_command(prepare, trusted) == 0
+        assert run(prepare, trusted) == 0
     return root
 
 
@@ -91,8 +76,8 @@ def last_line(workdir: pathlib.Path) -> dict:
 def test_three_commands(folder, monkeypatch):
     monkeypatch.chdir(folder)
     reference, jest, _ = commands("jest_tf.train")
-    assert run(monkeypatch, train, reference + TINY) == 0
-    assert run(monkeypatch, train, jest + TINY) == 0
+    assert run(train, reference + TINY) == 0
+    assert run(train, jest + TINY) == 0
     seen = last_line(folder / "runs" / "jest")
     assert seen["cost/examples_scored"] == 3 * 16 and seen["cost/examples_trained"] == 3 * 8
     assert np.isfinite(seen["train/loss"])
@@ -115,8 +100,8 @@ def test_a_reference_of_another_model_and_width(folder, monkeypatch):
     (folder / "siglip").mkdir()
     columns = {"id": ids, "zimg": values[0].tolist(), "ztxt": values[1].tolist()}
     pq.write_table(pa.table(columns), folder / "siglip" / "a.parquet")
-    run(monkeypatch, cache_reference, cache, cache_reference.FLAGS)
+    assert run(cache_reference, cache) == 0
     training = [a.replace("runs/jest", "runs/own_reference") for a in training]
-    assert run(monkeypatch, train, training + TINY) == 0
+    assert run(train, training + TINY) == 0
     assert np.isfinite(last_line(folder / "runs" / "own_reference")["selection/joint_score"])
     assert tf.io.gfile.exists("cache/mine/cache.json")

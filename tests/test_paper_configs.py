@@ -1,10 +1,9 @@
 """The paper-scale configs: their numbers, and that they pass what can be checked without data."""
 
-import subprocess
-import sys
-
 import pytest
+from commands import run
 
+from jest_tf import check
 from jest_tf.config import problems, replica_problems
 from jest_tf.configs import flexi_jest_b16, jest_b16, siglip_b16
 from jest_tf.devices import TPUS, parse_topology
@@ -65,12 +64,9 @@ def test_costs_against_plain_training():
     assert trained / plain == pytest.approx((1 + 0.391) / 2, rel=0.03)
 
 
-def test_check_tells_the_paper_config_on_one_page():
+def test_check_tells_the_paper_config_on_one_page(capsys):
     """Its time and memory are the figure `check_seconds` of benchmarks.distributed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "jest_tf.check", "--config=configs/jest_b16.py", "--nodata",
-         "--device=v5p", f"--replicas={STATED.n_chips}", f"--hosts={STATED.n_hosts}"],
-        capture_output=True, text=True, timeout=1200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert 5 < len(done.stdout.splitlines()) < 50
+    words = ["--config=jest_b16", "--nodata", "--device=v5p"]
+    words += [f"--replicas={STATED.n_chips}", f"--hosts={STATED.n_hosts}"]
+    assert run(check, words) == 0
+    assert 5 < len(capsys.readouterr().out.splitlines()) < 50

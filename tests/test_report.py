@@ -3,15 +3,15 @@
 import html.parser
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from commands import run as run_command
 from PIL import Image
 from sample_workdir import HOSTILE, make_run
 
 from examples.emoji import builder as emoji
+from jest_tf import report as command
 from jest_tf.errors import UserError
 from jest_tf.monitoring.run_history import config_differences, load_run, load_runs
 from jest_tf.monitoring.samples import GROUPS
@@ -146,15 +146,9 @@ def test_2000_steps_stay_small(tmp_path):
     assert 100_000 < n_bytes < 10_000_000
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, capsys):
     runs = [make_run(tmp_path / name, n_steps=10, policy=name) for name in ("joint", "uniform")]
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "jest_tf.report",
-            f"--workdir={runs[0]}", "--compare", str(runs[1]), str(runs[1]),
-        ],
-        capture_output=True, text=True, timeout=1200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = [f"--workdir={runs[0]}", "--compare", runs[1], runs[1]]
+    assert run_command(command, words) == 0
     assert (runs[0] / "report.html").stat().st_size > 10_000
-    assert f"wrote {runs[0] / 'report.html'}" in done.stdout
+    assert f"wrote {runs[0] / 'report.html'}" in capsys.readouterr().out

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import run
 from PIL import Image
 from small_export import small_export
 
+from jest_tf import retrieve
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.errors import UserError
 from jest_tf.serving import indexing
@@ -147,30 +149,25 @@ def test_a_data_set_keeps_thumbnails_in_the_index(tmp_path, encoder):
     np.testing.assert_allclose(np.asarray(kept, np.float32).mean((0, 1)), before, atol=3)
 
 
-def retrieve(*args, stdin=""):
-    return subprocess.run(
-        [sys.executable, "-m", "jest_tf.retrieve", *map(str, args)],
-        cwd=ROOT, capture_output=True, text=True, timeout=1200, input=stdin,
-    )  # fmt: skip
-
-
-def test_command_line_writes_the_sheet_and_the_json(tmp_path, export, encoder):
+def test_command_line_writes_the_sheet_and_the_json(tmp_path, export, encoder, capsys, monkeypatch):
     paths = write_images(tmp_path / "photos", 4)
     add_images(tmp_path / "index", str(tmp_path / "photos"), encoder)
-    done = retrieve(
+    words = [
         "query", f"--index={tmp_path / 'index'}", "--text=a red dog", "--text=犬",
         f"--image={paths[0]}", "-k", "3", f"--out={tmp_path / 'found'}",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    ]  # fmt: skip
+    assert run(retrieve, words) == 0
     found = json.loads((tmp_path / "found" / "results.json").read_text())
     assert [query.get("text") for query in found["queries"]] == ["a red dog", "犬", None]
     assert [len(query["results"]) for query in found["queries"]] == [3, 3, 3]
     assert found["queries"][2]["results"][0]["id"] == str(paths[0])
-    asked = retrieve("query", f"--index={tmp_path / 'index'}", "--text=-", stdin="dog\n\na cat\n")
-    assert [line for line in asked.stdout.splitlines() if line[0] != " "] == ["dog", "a cat"]
     sheet = Image.open(tmp_path / "found" / "contact_sheet.png")
     assert sheet.height > 3 * 96
-    assert str(paths[0].relative_to(tmp_path / "photos")) in done.stdout
+    assert str(paths[0].relative_to(tmp_path / "photos")) in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("dog\n\na cat\n"))
+    assert run(retrieve, ["query", f"--index={tmp_path / 'index'}", "--text=-"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line for line in told if line[0] != " "] == ["dog", "a cat"]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +180,10 @@ def test_command_line_writes_the_sheet_and_the_json(tmp_path, export, encoder):
     ],
 )
 def test_wrong_commands_are_one_message(args, message):
-    done = retrieve(*args)
+    done = subprocess.run(
+        [sys.executable, "-m", "jest_tf.retrieve", *args],
+        cwd=ROOT, capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
 
