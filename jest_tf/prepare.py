@@ -4,6 +4,7 @@
     python -m jest_tf.prepare webdataset  'tars/*.tar'       --out=data/web
     python -m jest_tf.prepare csv         train.tsv          --out=data/csv
     python -m jest_tf.prepare parquet     'hub/*.parquet'    --out=data/hub
+    python -m jest_tf.prepare webdataset  'tars/*.tar'       --out=data/web  --in_place
     python -m jest_tf.prepare img2dataset 'out/*.tfrecord'   --out=data/web   (in place)
 
 Paths may be files, folders, 'globs*' and {00000..00099}; local or gs://. Rerunning goes on where it
@@ -26,6 +27,10 @@ FLAGS, _flag = cli.own_flags()
 _flag("string", "out", None, "Folder to write, local or gs://.")
 _flag("string", "name", None, "Of the source, in logs and ids; default: its folder's.")
 _flag("integer", "max_side", None, "Pixels of the shorter side; larger ones shrink.", lower_bound=2)
+_flag(
+    "boolean", "in_place", False, "webdataset: no copy of the pictures. --out gets captions, ids "
+    "and where each picture lies; training reads it from the tar.",
+)  # fmt: skip
 _flag("integer", "records_per_shard", 1000, "Records of a file that is written.", lower_bound=1)
 _flag("integer", "workers", 8, "Threads.", lower_bound=1)
 _flag("string", "shard", "0/1", "i/n: do every n-th unit from the i-th on.")

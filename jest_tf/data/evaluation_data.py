@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data import in_place
 from jest_tf.data.fields import in_graph, is_text
 from jest_tf.data.manifest import Manifest, Source, check_files
 from jest_tf.data.preprocess import decode_all
@@ -112,8 +113,9 @@ def _parsed(
         is_asked[list(rows)] = True
         is_asked = tf.constant(is_asked)
         records = records.filter(lambda row, _: is_asked[row])
+    completed = in_place.Completer(manifest)
     parsed = records.batch(batch_size).map(
-        lambda rows, batch: _parse(source, batch) | {"rows": rows}
+        lambda rows, batch: _parse(source, completed(rows, batch)) | {"rows": rows}
     )
     return parsed.prefetch(1)
 

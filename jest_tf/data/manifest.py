@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -78,6 +78,10 @@ class Shard:
     source: int = 0
     start: int = 0
     bytes: int = 0  # of the file when it was listed, to find one that was cut; 0: not known
+    # The pictures' own file, if they lie elsewhere (in_place.py), its bytes and a hash of the first
+    tar: str = ""
+    tar_bytes: int = 0
+    tar_start: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +135,9 @@ class Manifest:
         """16 hex digits of what the records are and in which order, wherever the files lie."""
         sources = [dataclasses.asdict(s) | {"weight": None} for s in self.sources]
         shards = [
-            [os.path.basename(s.path), s.records, s.source, s.start, s.bytes] for s in self.shards
+            [os.path.basename(s.path), s.records, s.source, s.start, s.bytes]
+            + ([os.path.basename(s.tar), s.tar_bytes, s.tar_start] if s.tar else [])
+            for s in self.shards
         ]
         text = json.dumps([VERSION, sources, shards], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -159,7 +165,7 @@ class Manifest:
             "fingerprint": self.fingerprint,
             "records": self.n_records,
             "sources": [dataclasses.asdict(source) for source in self.sources],
-            "shards": [dataclasses.asdict(s) | {"path": stored(s.path)} for s in self.shards],
+            "shards": [_entry(s, stored) for s in self.shards],
         }
         if self.about != About():
             labels = [stored(path) for path in self.about.labels]
@@ -180,7 +186,7 @@ class Manifest:
             )
             folder = path.rpartition("/")[0] if "://" in path else os.path.dirname(path)
             shards = tuple(
-                Shard(**entry | {"path": _absolute(entry["path"], folder)})
+                Shard(**entry | {k: _absolute(entry[k], folder) for k in _FILES if k in entry})
                 for entry in content["shards"]
             )
             about = About.from_dict(content.get("about", {}))
@@ -207,6 +213,16 @@ class Manifest:
                 f"content ({manifest.fingerprint}): it was edited by hand. Prepare it again."
             )
         return manifest
+
+
+_FILES = ("path", "tar")
+
+
+def _entry(shard: Shard, stored: Callable[[str], str]) -> dict:
+    entry = dataclasses.asdict(shard)
+    if not shard.tar:
+        entry = {name: value for name, value in entry.items() if not name.startswith("tar")}
+    return entry | {name: stored(entry[name]) for name in _FILES if name in entry}
 
 
 def _absolute(path: str, folder: str) -> str:
@@ -254,24 +270,36 @@ def split(manifest: Manifest, share: float, held_out: bool, name: str) -> Manife
 
 
 def check_files(manifest: Manifest) -> None:
-    """Compares every shard's size, 128 at a time; UserError names those missing or changed."""
+    """Compares the size of every file, and the first bytes of tars, 128 at a time.
 
-    def problem(shard: Shard) -> str | None:
+    UserError names those missing or changed.
+    """
+
+    def problem(path: str, listed: int, start: str) -> str | None:
         try:
-            size = tf.io.gfile.stat(shard.path).length
+            size = tf.io.gfile.stat(path).length
+            if listed and size != listed:
+                return f"{path}: {size:,} bytes, but {listed:,} when it was listed"
+            if start and start != start_of(path):
+                return f"{path}: it begins with other bytes than when it was listed"
         except tf.errors.OpError as error:
-            return f"{shard.path}: {type(error).__name__}"
-        if shard.bytes and size != shard.bytes:
-            return f"{shard.path}: {size:,} bytes, but {shard.bytes:,} when it was listed"
+            return f"{path}: {type(error).__name__}"
         return None
 
-    unique = {shard.path: shard for shard in manifest.shards}.values()
+    unique = {(shard.path, shard.bytes, "") for shard in manifest.shards}
+    unique |= {(s.tar, s.tar_bytes, s.tar_start) for s in manifest.shards if s.tar}
     with futures.ThreadPoolExecutor(128) as pool:
-        problems = [p for p in pool.map(problem, unique) if p]
+        problems = [p for p in pool.map(lambda file: problem(*file), sorted(unique)) if p]
     if problems:
         shown = "\n  ".join(problems[:10])
         raise UserError(
-            f"data set {manifest.name}: {len(problems)} of {len(unique)} shards cannot be used as "
+            f"data set {manifest.name}: {len(problems)} of {len(unique)} files cannot be used as "
             f"listed:\n  {shown}\nRestore the files, or list them again with "
             "`python -m jest_tf.prepare`."
         )
+
+
+def start_of(path: str) -> str:
+    """16 hex digits of the first bytes of a file."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return hashlib.sha256(file.read(4096)).hexdigest()[:16]

@@ -265,6 +265,9 @@ def _reading(specs, chunk: int, reader: RecordReader, tokenizer: Tokenizer) -> C
     def read(*parts):
         n_parts = 4 if reader.reference_cache else 3
         parts, passed = parts[:n_parts], parts[n_parts:]
+        epoch, record, serialized, *cached = (tf.ensure_shape(part, [chunk]) for part in parts)
+        # Not guarded: a file that cannot be read is no bad record.
+        parts = epoch, record, reader.completed(record, serialized), *cached
         ways = reader.read, reader.without_image, reader.unreadable
         fields = _guarded(ways, chunk, *parts)
         if passed:

@@ -62,6 +62,12 @@ def prepare(
 
 
 def _prepare(settings: Settings, say: Callable[[str], None], beam: units.Beam | None) -> Summary:
+    if settings.in_place and (settings.kind != "webdataset" or settings.max_side):
+        other = "--max_side, which shrinks copies" if settings.max_side else settings.kind
+        raise UserError(
+            f"--in_place is for the kind webdataset, whose pictures it leaves as they are; found "
+            f"{other}. Leave one of them out."
+        )
     make_folder(settings.out)
     if settings.kind == "img2dataset":
         return prepared.list_img2dataset(settings, say)
@@ -155,7 +161,7 @@ def convert(
     progress = progress or Counter(unit.name, 1, "units")
     rejected: list[tuple[str, str]] = []
     passed, counts = collections.Counter(), collections.Counter()
-    with prepared.ShardWriter(settings, name, index) as writer:
+    with prepared.ShardWriter(settings, name, index, unit.tar) as writer:
         for pair in unit.read():
             progress.add(0, pairs=1)
             if isinstance(pair, PassedOver):
@@ -170,8 +176,11 @@ def convert(
                 captions = [pair.label.encode()]
             if reason or not captions:
                 rejected.append((pair.key, reason or "no caption"))
-            else:
-                writer.write(dataclasses.replace(pair, image=image, captions=captions), size)
+                continue
+            if pair.offset is not None and image is not pair.image:  # it had to be normalised
+                counts["pictures_kept_in_the_index"] += 1
+                pair = dataclasses.replace(pair, offset=None)
+            writer.write(dataclasses.replace(pair, image=image, captions=captions), size)
     report = {
         "unit": unit.name,
         "records": sum(shard["records"] for shard in writer.shards),

@@ -13,10 +13,11 @@ from concurrent import futures
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data import in_place
 from jest_tf.data.fields import example
 from jest_tf.data.formats.files import find
 from jest_tf.data.formats.pairs import Opened, Pair, Settings, encoded
-from jest_tf.data.manifest import About, Manifest, Shard, Source
+from jest_tf.data.manifest import About, Manifest, Shard, Source, start_of
 from jest_tf.data.records import hashed_id
 from jest_tf.data.repeats import Repeats
 from jest_tf.errors import UserError
@@ -74,9 +75,13 @@ class ShardWriter:
     this run's own until `finish` renumbers all by the name beside it. noise: (id, what is wrong).
     """
 
-    def __init__(self, settings: Settings, name: str, index: int):
+    def __init__(self, settings: Settings, name: str, index: int, tar: str = ""):
         self._out, self._index, self._name = settings.out, index, name
         self._per_shard = settings.records_per_shard
+        self._tar = {}
+        if tar:
+            size = tf.io.gfile.stat(tar).length
+            self._tar = {"tar": _absolute(tar), "tar_bytes": size, "tar_start": start_of(tar)}
         self._file, self._n = None, 0
         self._ids: list[int] = []
         self._waiting: list[tuple[Pair, tuple[int, int]]] = []
@@ -112,20 +117,26 @@ class ShardWriter:
     def _write_waiting(self) -> None:
         keys = [encoded(pair.key) for pair, _ in self._waiting]
         ids = hashed_id(self._name, tf.constant(keys, tf.string, [len(keys)])).numpy().tolist()
-        for record_id, key, (pair, size) in zip(ids, keys, self._waiting, strict=True):
-            self._write(record_id, key, pair, size)
+        hashes = in_place.hashes(pair.image for pair, _ in self._waiting) if self._tar else ids
+        for *known, (pair, size) in zip(ids, keys, hashes, self._waiting, strict=True):
+            self._write(*known, pair, size)
         self._waiting, self._held = [], 0
 
-    def _write(self, record_id: int, key: bytes, pair: Pair, size: tuple[int, int]) -> None:
+    def _write(
+        self, record_id: int, key: bytes, picture_hash: int, pair: Pair, size: tuple[int, int]
+    ) -> None:
         if self._file is None:
             self._file = tf.io.TFRecordWriter(self._path + ".incomplete")
         features = {
             "id": [record_id],
             "size": size,
             "key": [key],
-            "image": [pair.image],
             "captions": pair.captions,
         }
+        if pair.offset is None:
+            features["image"] = [pair.image]
+        else:
+            features |= in_place.place(pair.image, pair.offset, picture_hash)
         if pair.label is not None:
             number = self.classes.setdefault(pair.label, len(self.classes))
             features |= {"label": [number], "cls": [pair.label.encode()]}
@@ -146,7 +157,7 @@ class ShardWriter:
         put_in_place(path + ".incomplete", path)
         size = tf.io.gfile.stat(path).length
         entry = {"path": path.rpartition("/")[2], "records": self._n, "bytes": size}
-        self.shards.append(entry)
+        self.shards.append(entry | self._tar)
         self._file, self._n = None, 0
 
 
@@ -294,7 +305,7 @@ def _save_manifest(
     source = Source(name, id="id", key="key")
     if classes:
         source = dataclasses.replace(source, label="label", labels=classes)
-    shards = tuple(Shard(f"{base}/{e['path']}", e["records"], 0, 0, e["bytes"]) for e in entries)
+    shards = tuple(Shard(**entry | {"path": f"{base}/{entry['path']}"}) for entry in entries)
     return save_if_new(Manifest(name, (source,), shards, about), f"{base}/manifest.json")
 
 

@@ -9,7 +9,7 @@ from concurrent import futures
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.data import fields, preprocess
+from jest_tf.data import fields, in_place, preprocess
 from jest_tf.data.fields import Record
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.reference_cache import CAPTIONS, ReferenceCache
@@ -37,6 +37,7 @@ class RecordReader:
         self.image_size, self.pixels = image_size, pixels
         self.seed, self.draw_caption = seed, draw_caption
         self.reference_cache = reference_cache
+        self.completed = in_place.Completer(manifest)
         self._first_records = manifest.firsts[:-1]
         self._shard_sources = [shard.source for shard in manifest.shards]
         self._shard_names = [os.path.basename(shard.path) for shard in manifest.shards]
@@ -231,8 +232,8 @@ def shard_records(manifest: Manifest, index: int) -> Iterator[Record]:
     A record that is no tf.train.Example keeps its place as `fields.UNREADABLE`.
     """
     shard = manifest.shards[index]
-    file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
-    for number, serialized in enumerate(file.as_numpy_iterator(), start=shard.start):
+    file = in_place.records(shard).as_numpy_iterator()
+    for number, serialized in enumerate(file, start=shard.start):
         yield _record(manifest, index, number, serialized)
 
 
@@ -257,9 +258,10 @@ def look_up(manifest: Manifest, records: Sequence[int]) -> list[Record]:
         index = int(np.searchsorted(ends, record, side="right"))
         if not 0 <= record < ends[-1]:
             return fields.UNREADABLE
-        path, number = manifest.locate(record)
+        _, number = manifest.locate(record)
+        shard = dataclasses.replace(manifest.shards[index], start=number, records=1)
         try:
-            (serialized,) = tf.data.TFRecordDataset(path).skip(number).take(1).as_numpy_iterator()
+            (serialized,) = in_place.records(shard).as_numpy_iterator()
         except (tf.errors.OpError, ValueError):
             return fields.UNREADABLE
         return _record(manifest, index, number, serialized)

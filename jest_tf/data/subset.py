@@ -1,5 +1,6 @@
 """A part of a data set, written for our own training and for other trainers."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -44,21 +45,26 @@ def write_manifest(manifest: Manifest, kept: np.ndarray, out: str, name: str) ->
             with replacing(path) as aside, tf.io.TFRecordWriter(aside) as writer:
                 for index in unit:
                     _copy(manifest.shards[index], parts[index], writer)
-        size = tf.io.gfile.stat(path).length
+        known = {"path": os.path.abspath(path), "bytes": tf.io.gfile.stat(path).length}
         n = int(sum(parts[index].sum() for index in unit))
-        shards.append(Shard(os.path.abspath(path), n, manifest.shards[unit[0]].source, bytes=size))
+        first = manifest.shards[unit[0]]
+        shards.append(dataclasses.replace(first, **known, records=n, start=0))
     path = f"{out}/manifest.json"
     manifest.with_shards(shards, name).save(path)
     return path
 
 
 def _units(manifest: Manifest, parts: Sequence[np.ndarray]) -> list[list[int]]:
-    """Shards of one source that follow one another and go into one new shard."""
+    """Shards of one source, and one tar, that follow one another and go into one new shard."""
+
+    def origin(index: int) -> tuple[int, str]:
+        return manifest.shards[index].source, manifest.shards[index].tar
+
     units, n = [], RECORDS_PER_SHARD
     for index, part in enumerate(parts):
         if not part.any():
             continue
-        is_other = units and manifest.shards[units[-1][0]].source != manifest.shards[index].source
+        is_other = units and origin(units[-1][0]) != origin(index)
         if n >= RECORDS_PER_SHARD or is_other:
             units.append([])
             n = 0

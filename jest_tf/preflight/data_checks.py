@@ -6,7 +6,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from jest_tf.config import needs_reference
-from jest_tf.data import order
+from jest_tf.data import in_place, order
 from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import RecordReader
 from jest_tf.data.reference_cache import ReferenceCache
@@ -162,7 +162,7 @@ def _describe(section: Section, config: ConfigDict, manifest: Manifest, n_hosts:
 
 def _one_record(section: Section, config: ConfigDict, manifest: Manifest) -> str:
     shard = manifest.shards[0]
-    raw = next(iter(tf.data.TFRecordDataset(shard.path).skip(shard.start).take(1)))
+    raw = next(iter(in_place.records(shard)))
     reader = RecordReader(manifest, config.data.image_size, draw_caption=False)
     zero = tf.zeros([1], tf.int64)
     try:

@@ -31,6 +31,7 @@ class Settings:
     out: str
     name: str | None = None
     max_side: int | None = None
+    in_place: bool = False
     records_per_shard: int = 1000
     workers: int = 8
     part: int = 0
@@ -53,10 +54,12 @@ class Settings:
 
     def decisive(self, name: str) -> dict:
         """What the output depends on, besides the files of the source."""
-        other = ("paths", "out", "workers", "part", "parts", "max_rejected", "overwrite")
+        other = "paths", "out", "workers", "part", "parts", "max_rejected", "overwrite", "in_place"
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in other}
         captions = os.path.basename(self.captions) if self.captions else None
-        return fields | {"name": name, "split": list(self.split), "captions": captions}
+        kind = self.kind + " in place" * self.in_place
+        own = {"kind": kind, "name": name, "split": list(self.split), "captions": captions}
+        return fields | own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Pair:
     captions: list[bytes]  # of any encoding
     label: str | None = None
     noise: str | None = None  # what is known to be wrong with the pair, for measuring only
+    offset: int | None = None  # of the picture in its tar, if it is to stay there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,7 @@ class Unit:
 
     name: str
     read: Callable[[], Iterator[Item]]
+    tar: str = ""  # where its pictures stay; "": they are copied
 
 
 @dataclasses.dataclass(frozen=True)

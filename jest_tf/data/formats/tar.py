@@ -1,6 +1,7 @@
 """Tars of img2dataset or WebDataset: members KEY.jpg|png|…, KEY.txt or KEY.json, KEY.cls."""
 
 import codecs
+import dataclasses
 import functools
 import io
 import tarfile
@@ -22,14 +23,19 @@ Parts = dict[str, object]  # ending -> what `load` turns into bytes
 def open_tars(settings: pairs.Settings) -> pairs.Opened:
     """A unit per tar."""
     found = files.find(settings.paths, ENDINGS, settings.out)
-    units = [
-        pairs.Unit(name, functools.partial(read_tar, found.path(name), name, settings.columns))
-        for name, _, _ in found.files
-    ]
+
+    def unit(name: str) -> pairs.Unit:
+        path = found.path(name)
+        read = functools.partial(read_tar, path, name, settings.columns, settings.in_place)
+        return pairs.Unit(name, read, path if settings.in_place else "")
+
+    units = [unit(name) for name, _, _ in found.files]
     return pairs.Opened(found.root, found.files, units, found.passed_over)
 
 
-def read_tar(path: str, name: str, columns: pairs.Columns) -> Iterator[pairs.Item]:
+def read_tar(
+    path: str, name: str, columns: pairs.Columns, in_place: bool = False
+) -> Iterator[pairs.Item]:
     """The records of a tar; `name` begins their keys. UserError: the file cannot be read at all.
 
     In a compressed or remote one, read once, members of a key must follow one another.
@@ -39,14 +45,22 @@ def read_tar(path: str, name: str, columns: pairs.Columns) -> Iterator[pairs.Ite
     except files.READ_ERRORS as error:
         raise UserError(f"{path} cannot be read: {files.why(error)}") from error
     with file:
-        is_plain = not files.is_remote(path) and _is_plain(file)
+        is_plain = (in_place or not files.is_remote(path)) and _is_plain(file)
+        if in_place and not is_plain:
+            raise UserError(
+                f"{path} is compressed, or no tar: nothing in it can be read in place. Unpack it, "
+                "or leave --in_place out."
+            )
         groups = _indexed(file) if is_plain else _streamed(file)
         for key, parts, load in groups:
             if isinstance(parts, pairs.Rejected | pairs.PassedOver):
                 yield parts
                 continue
             for inner, record in _split_at_dots(key, parts):
-                yield pair_of(f"{name}:{inner}", record, load, columns)
+                pair = pair_of(f"{name}:{inner}", record, load, columns)
+                if in_place and isinstance(pair, pairs.Pair):
+                    pair = dataclasses.replace(pair, offset=record[_image_of(record)][0])
+                yield pair
 
 
 def _is_plain(file: io.BufferedIOBase) -> bool:
@@ -163,7 +177,7 @@ def pair_of(
 
     parts: by ending, as `load` takes them; a size, or (…, size), stands for what is too large.
     """
-    ending = next((e for e in IMAGES if e in parts), None)
+    ending = _image_of(parts)
     if ending is None:
         dots = " (a key ends at the first dot of a name)" if any("." in e for e in parts) else ""
         return pairs.Rejected(key, f"no image among {sorted(parts)[:8]}{dots}")
@@ -188,6 +202,11 @@ def pair_of(
     if "cls" in parts:
         fields["label"] = load(parts["cls"])
     return pairs.checked(key, image, **fields)
+
+
+def _image_of(parts: Parts) -> str | None:
+    """The ending of the picture among files that share a key."""
+    return next((ending for ending in IMAGES if ending in parts), None)
 
 
 def _fields(content: bytes) -> dict:
