@@ -53,13 +53,18 @@ def lowest(values: np.ndarray, n: int) -> np.ndarray:
 def compare(
     methods: dict[str, np.ndarray], labels: Labels, ids: np.ndarray
 ) -> list[dict[str, float | str]]:
-    """A row for each method: scores, and the share of each kind that it flags."""
+    """A row for each method: scores, the share of each kind that it flags, and for each kind of
+    noise its precision, as if the set held that kind and sound pairs alone."""
     kinds = np.array(labels.names)[labels.codes(ids)]
     noisy = np.isin(kinds, list(labels.noisy))
     rows = []
     for name, flagged in methods.items():
         row = {"method": name, "flagged": int(flagged.sum())} | scores(flagged, noisy)
-        rows.append(row | {k: float(flagged[kinds == k].mean()) for k in np.unique(kinds)})
+        row |= {k: float(flagged[kinds == k].mean()) for k in np.unique(kinds)}
+        for kind in np.unique(kinds[noisy]):
+            judged = flagged & ((kinds == kind) | ~noisy)
+            row[f"precision, {kind}"] = float(np.sum(judged & noisy) / max(1, judged.sum()))
+        rows.append(row)
     return rows
 
 

@@ -15,6 +15,7 @@ def test_scores_and_kinds_are_those_counted_by_hand():
     (row,) = audit_noise.compare({"audit": flagged}, labels, np.arange(5))
     assert row["flagged"] == 3 and row["precision"] == row["recall"] == row["f1"] == 2 / 3
     assert (row["clean"], row["shuffled"], row["blank"]) == (0.5, 0.5, 1.0)
+    assert row["precision, shuffled"] == row["precision, blank"] == 0.5
 
 
 def test_the_lowest_are_taken():

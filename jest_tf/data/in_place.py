@@ -6,7 +6,8 @@ Such a record has the features that `prepare` writes but `image`, and
 Record, frame and picture together are the record that a copy would be.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -69,13 +70,24 @@ class Completer:
 
 def _completed(serialized: tf.Tensor, tars: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """string [c]; tars string [c], "" where records are whole; sizes int64 [c] of the tars."""
+    return _reading(serialized.shape[0] or WIDTH)(serialized, tars, sizes)
+
+
+@functools.cache
+def _reading(n: int) -> Callable:
+    """`_completed` by rows of n pictures, traced once for vectors of any length."""
+    vectors = [tf.TensorSpec([None], dtype) for dtype in (tf.string, tf.string, tf.int64)]
+    function = tf.function(functools.partial(_by_rows, n), autograph=False)
+    return function.get_concrete_function(*vectors)
+
+
+def _by_rows(n: int, serialized: tf.Tensor, tars: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     spec = {
         "place": tf.io.FixedLenFeature([3], tf.int64, np.zeros(3, np.int64)),
         "frame": tf.io.FixedLenFeature([], tf.string, ""),
     }
     parsed = parse_examples(tf.where(tars == "", "", serialized), spec)
     offset, length, expected = tf.unstack(parsed["place"], axis=1)
-    n = serialized.shape[0] or WIDTH
     columns = [_in_rows(column, n) for column in (tars, sizes, offset, length)]
     pictures = tf.map_fn(_read, columns, fn_output_signature=tf.TensorSpec([n], tf.string))
     pictures = tf.reshape(pictures, [-1])[: tf.size(serialized)]

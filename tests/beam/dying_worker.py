@@ -9,6 +9,7 @@ import signal
 import sys
 
 from jest_tf import cli, prepare
+from jest_tf.data import near_duplicates
 from jest_tf.data import prepare as units_of
 
 MARK = "JEST_TEST_MARK"
@@ -23,6 +24,18 @@ def open_units(**arguments):
         if index == 5 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        do(index)
+
+    return one
+
+
+def open_comparisons(**arguments):
+    """Stands in for `near_duplicates.open_units`, without a process that must start to die."""
+    do = near_duplicates.open_units(**arguments)
+
+    def one(index):
+        if index == 5:
+            raise OSError("the worker of this unit is gone")
         do(index)
 
     return one

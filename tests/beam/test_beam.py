@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from jest_tf import audit, cache_reference, curate, prepare
+from jest_tf.data import near_duplicates
 from jest_tf.data.sources import open_source
 
 HERE = pathlib.Path(__file__).parent
@@ -69,7 +70,7 @@ def test_a_killed_worker_loses_nothing_and_the_bytes_are_those_of_threads(
     assert content(out) == content(local)
 
 
-def test_embeddings_audit_and_subset_are_the_same_bytes(local, tmp_path):
+def test_embeddings_audit_and_subset_are_the_same_bytes(local, tmp_path, monkeypatch, capfd):
     manifest = open_source(str(local))
     ids = [r for i in range(len(manifest.shards)) for r in np.fromfile(local / f"unit-{i:06d}.ids")]
     assert len(ids) == manifest.n_records
@@ -90,6 +91,13 @@ def test_embeddings_audit_and_subset_are_the_same_bytes(local, tmp_path):
     for out, how in zip(subsets, ([], PROCESSES), strict=True):
         given = [f"--audit={tables[0]}", f"--data={local}", f"--embeddings={caches[0]}"]
         given += ["--dedup=0.5", f"--out={out}"]
+        if how:  # a unit's worker is lost on the way: the same command does what is missing
+            with monkeypatch.context() as patch:
+                patch.setattr(near_duplicates, "OPENER", "dying_worker:open_comparisons")
+                assert commands.run(curate, [*given, *IN_MEMORY]) == 2
+            assert "is gone" in capfd.readouterr().err
+            done = sorted(path.name for path in (out / "near_duplicates.parts").glob("*.done.npy"))
+            assert done and "assign-000005.done.npy" not in done
         assert commands.run(curate, [*given, "--write=manifest,keys.parquet,keys.csv", *how]) == 0
     assert 0 < len((subsets[0] / "keys.csv").read_text().splitlines()) - 1 < len(ids)
     written = [content(out) for out in subsets]
