@@ -8,15 +8,17 @@ Record, frame and picture together are the record that a copy would be.
 
 import functools
 from collections.abc import Callable, Iterable
+from concurrent import futures
 
 import numpy as np
 import tensorflow as tf
 
 from jest_tf.data.fields import example, parse_examples
+from jest_tf.data.formats.files import is_remote, open_binary
 from jest_tf.data.manifest import Manifest, Shard
 
-# Pictures that are read by one function call, unless a chunk of another length is given.
-WIDTH = 16
+AT_ONCE = 64  # pictures of remote tars that are asked for at the same time
+BATCH = 64
 
 
 def hashes(pictures: Iterable[bytes]) -> list[int]:
@@ -40,11 +42,9 @@ def records(shard: Shard) -> tf.data.Dataset:
         return file
 
     def whole(serialized):
-        n = tf.shape(serialized)
-        size = tf.constant(shard.tar_bytes, tf.int64)
-        return _completed(serialized, tf.fill(n, shard.tar), tf.fill(n, size))
+        return _completed()(serialized, tf.fill(tf.shape(serialized), shard.tar))
 
-    return file.batch(WIDTH).map(whole).unbatch()
+    return file.batch(BATCH).map(whole).unbatch()
 
 
 class Completer:
@@ -57,74 +57,57 @@ class Completer:
     def __call__(self, record: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
         """record int64 [c], serialized string [c] -> string [c].
 
-        Raises in graph, naming the file, where a tar is gone or has another size. A picture of
-        other bytes than were listed is left out, so its record is a bad one.
+        Raises in graph, naming the file, where a tar is gone or was cut. A picture of other bytes
+        than were listed is left out, so its record is a bad one.
         """
         if not self._shards:
             return serialized
         at = tf.searchsorted(tf.constant(self._firsts), tf.maximum(record, 0), side="right") - 1
         tars = tf.gather(tf.constant([s.tar for s in self._shards]), at)
-        sizes = tf.gather(tf.constant([s.tar_bytes for s in self._shards], tf.int64), at)
-        return _completed(serialized, tars, sizes)
-
-
-def _completed(serialized: tf.Tensor, tars: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """string [c]; tars string [c], "" where records are whole; sizes int64 [c] of the tars."""
-    return _reading(serialized.shape[0] or WIDTH)(serialized, tars, sizes)
+        return _completed()(serialized, tars)
 
 
 @functools.cache
-def _reading(n: int) -> Callable:
-    """`_completed` by rows of n pictures, traced once for vectors of any length."""
-    vectors = [tf.TensorSpec([None], dtype) for dtype in (tf.string, tf.string, tf.int64)]
-    function = tf.function(functools.partial(_by_rows, n), autograph=False)
-    return function.get_concrete_function(*vectors)
-
-
-def _by_rows(n: int, serialized: tf.Tensor, tars: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def _completed() -> Callable:
+    """(serialized string [c], tars string [c], "" where records are whole) -> string [c]; traced
+    once."""
     spec = {
         "place": tf.io.FixedLenFeature([3], tf.int64, np.zeros(3, np.int64)),
         "frame": tf.io.FixedLenFeature([], tf.string, ""),
     }
-    parsed = parse_examples(tf.where(tars == "", "", serialized), spec)
-    offset, length, expected = tf.unstack(parsed["place"], axis=1)
-    columns = [_in_rows(column, n) for column in (tars, sizes, offset, length)]
-    pictures = tf.map_fn(_read, columns, fn_output_signature=tf.TensorSpec([n], tf.string))
-    pictures = tf.reshape(pictures, [-1])[: tf.size(serialized)]
-    found = (length > 0) & (_hash(pictures) == expected)
-    return tf.where(found, tf.strings.join([serialized, parsed["frame"], pictures]), serialized)
+
+    def completed(serialized, tars):
+        parsed = parse_examples(tf.where(tars == "", "", serialized), spec)
+        offset, length, expected = tf.unstack(parsed["place"], axis=1)
+        # TensorFlow has no operation for a part of a file, but for a data set of each part, which
+        # costs five times as much.
+        pictures = tf.numpy_function(_read, [tars, offset, length], tf.string)
+        pictures = tf.ensure_shape(pictures, [None])
+        found = (length > 0) & (_hash(pictures) == expected)
+        return tf.where(found, tf.strings.join([serialized, parsed["frame"], pictures]), serialized)
+
+    vectors = [tf.TensorSpec([None], tf.string)] * 2
+    return tf.function(completed, autograph=False).get_concrete_function(*vectors)
 
 
-def _in_rows(column: tf.Tensor, n: int) -> tf.Tensor:
-    """[c] -> [rows, n], filled up with zeros or empty texts."""
-    more = tf.zeros([-tf.size(column) % n], column.dtype)
-    return tf.reshape(tf.concat([column, more], 0), [-1, n])
+def _read(tars: np.ndarray, offsets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """object [c]: parts of files; empty where no bytes are asked for."""
+    parts = [tar.decode() for tar in tars.tolist()], offsets.tolist(), lengths.tolist()
+    at_once = _pool().map if any(map(is_remote, parts[0])) else map
+    return np.array([*at_once(_part, *parts)], object)
 
 
-def _read(columns: list[tf.Tensor]) -> tf.Tensor:
-    """string [n]: parts of files, by their columns [n]; empty where no bytes are asked for.
+def _part(path: str, offset: int, length: int) -> bytes:
+    if not length:
+        return b""
+    with open_binary(path) as file:
+        file.seek(offset)
+        content = file.read(length)
+    if len(content) < length:
+        raise EOFError(f"{path} ends before byte {offset + length:,}: it was longer when listed")
+    return content
 
-    TensorFlow reads a part of a file as the one record between a header and a footer.
-    """
-    asked = columns[-1] > 0
 
-    def read():
-        # In the place of what nobody asks for, the first part that somebody asks for.
-        first = tf.argmax(asked)
-        files, sizes, offsets, lengths = (tf.where(asked, c, c[first]) for c in columns)
-        parts = [
-            tf.raw_ops.FixedLengthRecordDatasetV2(
-                filenames=files[i][None],
-                header_bytes=offsets[i],
-                record_bytes=lengths[i],
-                footer_bytes=sizes[i] - offsets[i] - lengths[i],
-                buffer_size=lengths[i],
-                compression_type="",
-            )
-            for i in range(asked.shape[0])
-        ]
-        text = tf.TensorSpec([], tf.string)
-        parts = [tf.data.experimental.from_variant(part, text) for part in parts]
-        return tf.where(asked, tf.stack(tf.data.Dataset.zip(*parts).get_single_element()), "")
-
-    return tf.cond(tf.reduce_any(asked), read, lambda: tf.fill(tf.shape(asked), ""))
+@functools.cache
+def _pool() -> futures.Executor:
+    return futures.ThreadPoolExecutor(AT_ONCE)
