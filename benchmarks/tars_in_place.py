@@ -1,18 +1,33 @@
 """Figure of `benchmarks.input`: the input pipeline on tars that are read in place, beside shards.
 
-Both manifests are of the same tars and give the same super-batches, bit for bit.
+Both manifests are of the same tars and give the same super-batches, bit for bit. They take turns,
+and the fastest turn counts, by processor time and by the clock: the second is right only where the
+machine has nothing else to do.
 """
 
 import argparse
-import functools
+import time
+from collections.abc import Iterator
 
 from benchmarks.figures import emit
 from jest_tf.data import prepare
 from jest_tf.data.manifest import Manifest
 
+BATCH, PER_TURN, TURNS = 256, 3, 12
+
+
+def seconds(iterator: Iterator) -> tuple[float, float]:
+    """Of processor and clock, for the batches of a turn."""
+    for _ in range(2):  # what was made while the other had its turn must not count
+        next(iterator)
+    before = time.process_time(), time.perf_counter()
+    for _ in range(PER_TURN):
+        next(iterator)
+    return time.process_time() - before[0], time.perf_counter() - before[1]
+
 
 def tars_in_place(data, args: argparse.Namespace) -> list[dict]:
-    from benchmarks.input import records_per_second, super_batches
+    from benchmarks.input import super_batches
 
     lines = []
     for side in (512, 256):
@@ -20,13 +35,13 @@ def tars_in_place(data, args: argparse.Namespace) -> list[dict]:
         tars = tuple(data.tars(side))
         prepare.prepare(prepare.Settings("webdataset", tars, out, in_place=True))
         manifests = {"tars": Manifest.load(f"{out}/manifest.json"), "shards": data.prepared(side)}
-        makers = {
-            name: functools.partial(super_batches, data, manifest)
-            for name, manifest in manifests.items()
-        }
-        rate = records_per_second(makers, 256)
+        iterators = {name: super_batches(data, m, BATCH) for name, m in manifests.items()}
+        turns = [{name: seconds(i) for name, i in iterators.items()} for _ in range(TURNS)]
+        best = {name: [min(t[name][k] for t in turns) for k in (0, 1)] for name in iterators}
+        cpu, clock = (best["shards"][k] / best["tars"][k] for k in (0, 1))
+        rates = {name: BATCH * PER_TURN / best[name][0] for name in iterators}
         lines.append(
-            emit("tars_in_place", rate["tars"] / rate["shards"], ">= 0.9", "x", source_px=side,
-                 records_per_second=rate)
+            emit("tars_in_place", cpu, ">= 0.9", "x", source_px=side, by_the_clock=clock,
+                 records_per_processor_second=rates)
         )  # fmt: skip
     return lines

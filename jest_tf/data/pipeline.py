@@ -1,7 +1,8 @@
 """Deterministic, resumable, per-host super-batches as one tf.data pipeline.
 
-All of it is graph, but for pictures that are read from tars (in_place.py). The lanes of a host (lanes.py) give their shares of each step in turn. Then: chunks of records →
-parse, decode, tokenize → batch.
+All of it is graph, but for pictures that are read from tars (in_place.py). The lanes of a host
+(lanes.py) give their shares of each step in turn. Then: chunks of records → parse, decode,
+tokenize → batch.
 """
 
 import contextlib

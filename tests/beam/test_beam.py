@@ -93,6 +93,7 @@ def test_embeddings_audit_and_subset_are_the_same_bytes(local, tmp_path, monkeyp
         given += ["--dedup=0.5", f"--out={out}"]
         if how:  # a unit's worker is lost on the way: the same command does what is missing
             with monkeypatch.context() as patch:
+                patch.syspath_prepend(HERE)
                 patch.setattr(near_duplicates, "OPENER", "dying_worker:open_comparisons")
                 assert commands.run(curate, [*given, *IN_MEMORY]) == 2
             assert "is gone" in capfd.readouterr().err
