@@ -225,7 +225,7 @@ def retrieval_rows() -> list[dict]:
     ]  # fmt: skip
 
 
-def _measure_retrieval() -> dict:
+def measure_retrieval() -> dict:
     rng = np.random.default_rng(0)
     n_texts = RETRIEVAL_IMAGES * CAPTIONS_PER_IMAGE
     zimg, ztxt = (unit(rng, n, RETRIEVAL_DIM) for n in (RETRIEVAL_IMAGES, n_texts))
@@ -244,7 +244,7 @@ def unit(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
 def main(_: list[str]) -> None:
     """Prints the figures asked for."""
     if _PART.value == "retrieval":
-        print(json.dumps(_measure_retrieval()))
+        print(json.dumps(measure_retrieval()))
         return
     logging.set_verbosity(logging.ERROR)
     groups = {

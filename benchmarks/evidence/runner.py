@@ -281,7 +281,7 @@ class Runner:
     def _status(self, elapsed: float) -> str:
         now, left = [], self.estimate.seconds(self.waiting)
         for r in self.running:
-            step, total = _last_step(self.folders.of(r.cell)), r.cell.config.total_steps
+            step, total = last_step(self.folders.of(r.cell)), r.cell.config.total_steps
             now.append(f"{r.cell.name} {step}/{total}")
             spent = time.monotonic() - r.started
             planned = max(0.0, self.estimate.seconds([r.cell]) - spent)
@@ -387,7 +387,7 @@ def _share_start(cell: Cell, source: Path, target: Path) -> None:
             shutil.copyfile(path, copy)
 
 
-def _last_step(folder: Path) -> int:
+def last_step(folder: Path) -> int:
     """The newest step in a run's log, from the log's end: it is read every half minute."""
     try:
         with open(folder / "metrics.jsonl", "rb") as file:

@@ -43,5 +43,5 @@ def test_the_report_is_built_from_a_run_as_training_leaves_it(tmp_path):
 
 
 def test_retrieval_is_measured_in_this_process_too():
-    measured = monitoring._measure_retrieval()
+    measured = monitoring.measure_retrieval()
     assert measured["seconds"] > 0 and measured["bytes"] >= 0

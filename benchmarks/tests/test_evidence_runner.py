@@ -253,10 +253,10 @@ def test_only_a_reference_that_others_read_stores_its_embeddings(cells, folders,
 
 
 def test_the_last_step_is_read_from_the_end_of_a_log(tmp_path):
-    assert runner._last_step(tmp_path) == 0
+    assert runner.last_step(tmp_path) == 0
     lines = [json.dumps({"step": step, "x": "y" * 50}) for step in range(0, 4000, 20)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    assert runner._last_step(tmp_path) == 3980
+    assert runner.last_step(tmp_path) == 3980
 
 
 def test_estimates_learn_from_what_is_finished(cells):
