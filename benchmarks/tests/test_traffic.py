@@ -5,6 +5,8 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from ml_collections import ConfigDict
+from small_run import ONE_BLOCK
 
 from benchmarks.traffic import Exchange, exchanges, expected_travellers, link_bytes
 from jest_tf.config import base_config
@@ -36,6 +38,7 @@ class Recorder:
 def config():
     c = base_config()
     c.data.train = c.reference.workdir = "anywhere"
+    c.model.sizes = ConfigDict(ONE_BLOCK)
     c.selection.policy = "joint"
     c.selection.super_batch, c.selection.sub_batch, c.selection.n_chunks = 320, 64, 4
     return c

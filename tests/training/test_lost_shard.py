@@ -33,6 +33,7 @@ def test_a_lost_shard_ends_the_run_with_its_name_and_its_steps(
     config.data.train = str(tmp_path / "parts.json")
     config.data.vocab = str(tmp_path / "run" / "vocab.txt")
     config.data.n_lanes, config.total_steps, config.evals = 1, 40, {}
+    config.model.variant = "nano"
     config.selection.super_batch = config.selection.sub_batch = 4
     config.selection.n_chunks = 4
     config.optimizer.warmup_steps = 1

@@ -3,22 +3,15 @@
 import numpy as np
 import tiny
 
-from jest_tf.config import base_config
-from jest_tf.training import optimizer
-
 EMA, SLOW = 0.5, 0.1
 
 
 def trainer(n_replicas: int, ema: float, slow: float):
     """A uniform run whose text tower learns at `slow` times the rate."""
-    model, loop, schedule = tiny.trainer(n_replicas, policy=tiny.spec(policy="uniform"))
-    variables = model.learner.trainable_variables
-    c = base_config().optimizer
-    c.warmup_steps, c.ema = 0, ema
-    rates = [slow if "/text/" in v.path else 1.0 for v in variables]
-    with model.optimizer._distribution_strategy.scope():
-        model.optimizer = optimizer.build(c, 100, variables, rates)
-    return model, loop, schedule
+    return tiny.trainer(
+        n_replicas, policy=tiny.spec(policy="uniform"), optimizer={"warmup_steps": 0, "ema": ema},
+        rate_of=lambda variable: slow if "/text/" in variable.path else 1.0,
+    )  # fmt: skip
 
 
 def weights(model) -> dict[str, np.ndarray]:

@@ -63,6 +63,7 @@ def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=No
     of_encoders, sizes = options.pop("encoder", {}), options.pop("sizes", {})
     collectives = options.pop("collectives", run.collectives)
     of_optimizer = {"warmup_steps": 1} | options.pop("optimizer", {})
+    rate_of = options.pop("rate_of", None)
     batches = batches or [super_batch(step) for step in range(8)]
     with run.strategy.scope():
         learner = encoder(0, of_encoders, **sizes)
@@ -78,7 +79,9 @@ def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=No
         )  # fmt: skip
         c = base_config().optimizer
         c.update(of_optimizer)
-        model.optimizer = optimizer.build(c, 100, learner.trainable_variables)
+        variables = learner.trainable_variables
+        rates = [rate_of(variable) for variable in variables] if rate_of else None
+        model.optimizer = optimizer.build(c, 100, variables, rates)
 
     return model, HostLoop(model, run, _per_replica(run, batches)), schedule
 
