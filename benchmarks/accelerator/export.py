@@ -1,10 +1,14 @@
 """Writes the bundle: compiled programs, recipes of their inputs, and what a CPU makes of them."""
 
+import functools
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +28,13 @@ def export(folder: pathlib.Path, tiny: bool = False, max_expected_rows: int = 40
     max_expected_rows: larger super-batches are not selected from on this CPU.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    described = [written(folder, program, max_expected_rows) for program in wanted(tiny)]
+    write = functools.partial(written, folder, max_expected_rows)
+    if tiny:
+        described = list(map(write, wanted(tiny)))
+    else:  # A process each: TensorFlow keeps the memory of a lowered program, up to 4 GB.
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
+            described = list(pool.map(write, wanted(tiny)))
     (folder / "programs.json").write_text(json.dumps(described, indent=1))
     for name in ("run.py", "torch_side.py"):
         shutil.copy(HERE / name, folder / name)
@@ -34,26 +44,27 @@ def export(folder: pathlib.Path, tiny: bool = False, max_expected_rows: int = 40
     return described
 
 
-def wanted(tiny: bool):
-    """The programs, one at a time: each model is freed before the next is built."""
+def wanted(tiny: bool) -> Iterator[Callable[[], Program]]:
+    """What makes each program."""
     if tiny:
-        yield programs.selection(256, 64, "sigmoid", 16)
-        yield programs.train_step("plain", "S", 16, tiny=True)
+        yield functools.partial(programs.selection, 256, 64, "sigmoid", 16)
+        yield functools.partial(programs.train_step, "jest", "S", 16, tiny=True)
         return
     for loss in ("sigmoid", "softmax"):
         for super_batch, sub_batch in programs.SELECTIONS:
-            yield programs.selection(super_batch, sub_batch, loss)
+            yield functools.partial(programs.selection, super_batch, sub_batch, loss)
     # Steps are checked at a size that a CPU can follow, and timed at those that matter.
     for kind in programs.STEPS:
-        yield programs.train_step(kind, "S", 16, tiny=True)
+        yield functools.partial(programs.train_step, kind, "S", 16, tiny=True)
     for variant, batches in (("S", (256, 1024)), ("B", (128, 512))):
         for sub_batch in batches:
             for kind in programs.STEPS:
-                yield programs.train_step(kind, variant, sub_batch)
+                yield functools.partial(programs.train_step, kind, variant, sub_batch)
 
 
-def written(folder: pathlib.Path, program: Program, max_expected_rows: int) -> dict:
-    """Lowers a program, packs it, and describes it."""
+def written(folder: pathlib.Path, max_expected_rows: int, make: Callable[[], Program]) -> dict:
+    """Lowers the program that `make` makes, packs it, and describes it."""
+    program = make()
     recipe = {name: how(name, spec, i) for i, (name, spec) in enumerate(program.inputs.items())}
     is_small = program.sizes["B"] <= max_expected_rows and not _is_large_step(program)
     made = run.arrays(recipe) if is_small else {}
@@ -62,29 +73,28 @@ def written(folder: pathlib.Path, program: Program, max_expected_rows: int) -> d
     held = {id(v.handle): (f"weight_{i}", v) for i, v in enumerate(program.variables)}
     # The order of XLA's parameters: the arguments by name, then what the function captures.
     captured = [held[id(outer)] for outer, _ in concrete.graph.captures]
-    weights = {name: variable.numpy() for name, variable in captured}
     arguments = sorted(program.inputs)
     hlo = compiled.experimental_get_compiler_ir(**program.inputs)(stage="hlo_serialized")
     file = f"{program.name}.stablehlo"
-    signature = packed(folder, hlo, folder / file)
-    names = [*arguments, *weights]
+    signature = packed(hlo, folder / file)
+    names = [*arguments, *(name for name, _ in captured)]
     shapes = [program.inputs[n].shape.as_list() for n in arguments]
-    shapes += [list(w.shape) for w in weights.values()]
+    shapes += [variable.shape.as_list() for _, variable in captured]
     if [given["shape"] for given in signature["types"]] != shapes:
         raise UserError(f"{program.name}: the lowered program has other parameters than {names}")
     expected = stored = None
     if is_small:
+        if captured:  # before the program runs: it trains them
+            stored = f"{program.name}.weights.npz"
+            np.savez_compressed(folder / stored, **{name: v.numpy() for name, v in captured})
         expected = f"{program.name}.expected.npz"
         outputs = concrete(**{n: tf.constant(a) for n, a in made.items()})
         picks, number = (value.numpy() for _, value in sorted(outputs.items(), reverse=True))
         if picks.ndim == 0:
             picks, number = number, picks
         np.savez_compressed(folder / expected, picks=picks, number=number)
-        if weights:
-            stored = f"{program.name}.weights.npz"
-            np.savez_compressed(folder / stored, **weights)
     else:
-        recipe |= {name: like(value, i) for i, (name, value) in enumerate(weights.items())}
+        recipe |= {name: like(v.numpy(), i) for i, (name, v) in enumerate(captured)}
     return {
         "name": program.name, "file": file, "sizes": program.sizes, "flops": program.flops,
         "inputs": recipe, "parameters": names, "weights": stored, "expected": expected,
@@ -123,9 +133,9 @@ def like(value: np.ndarray, seed: int) -> dict:
     }  # fmt: skip
 
 
-def packed(folder: pathlib.Path, hlo: bytes, out: pathlib.Path) -> dict[str, list[dict]]:
+def packed(hlo: bytes, out: pathlib.Path) -> dict[str, list[dict]]:
     """Runs `pack` in the environment that also compiles for TPU; returns the signature."""
-    source = folder / "program.hlo"
+    source = out.with_suffix(".hlo")
     source.write_bytes(hlo)
     python = python_of(os.environ.get("JEST_TPU_COMPILE_ENV", ".venv-tpu-compile"))
     command = [python, str(HERE / "pack.py"), str(source), str(out)]

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from jest_tf.collectives import LOCAL
 from jest_tf.config import base_config
+from jest_tf.preflight import memory
 from jest_tf.selection import Embeddings, SelectionSpec, select
 from jest_tf.training import assemble
 from jest_tf.training.cost import CostModel, select_flops
@@ -56,11 +58,11 @@ def selection(super_batch: int, sub_batch: int, loss: str, embed_dim: int = 768)
     return Program(f"selection-{loss}-{super_batch}", run, inputs, sizes, flops)
 
 
-def train_step(kind: str, variant: str, sub_batch: int, tiny: bool = False) -> Program:
-    """A whole step: plain SigLIP, JEST, or Flexi-JEST; bfloat16 towers, float32 weights."""
+def step_config(kind: str, variant: str, sub_batch: int, tiny: bool) -> ConfigDict:
+    """The configuration of a plain SigLIP, JEST, or Flexi-JEST step."""
     c = base_config()
     c.model.variant, c.precision, c.data.vocab_size = variant, "bfloat16", 32_000
-    c.model.image_size = c.data.image_size = 224
+    c.model.image_size, c.model.patch_size, c.data.image_size = 224, 16, 224
     if tiny:
         c.model.sizes = {"image": TINY, "text": TINY, "embed_dim": 16}
         c.model.image_size = c.data.image_size = 64
@@ -75,12 +77,18 @@ def train_step(kind: str, variant: str, sub_batch: int, tiny: bool = False) -> P
         cheap = f"{side}/{2 * c.model.patch_size}"
         c.resolution.score.resolution = c.resolution.reference.resolution = cheap
         c.resolution.low_share = 0.5
+    return c
+
+
+def train_step(kind: str, variant: str, sub_batch: int, tiny: bool = False) -> Program:
+    """A whole step of `step_config`: bfloat16 towers, float32 weights."""
+    c = step_config(kind, variant, sub_batch, tiny)
     learner = assemble.build_model(c, c.data.vocab_size)
     reference = None if kind == "plain" else assemble.build_model(c, c.data.vocab_size)
     sizes = learner.config, reference.config if reference else None
     plan = assemble.resolution_schedule(c, *sizes, 1).plan(0)
     model = assemble.build_jest_model(c, learner, reference, plan, lambda: LOCAL)
-    n = c.selection.super_batch
+    side, n = c.data.image_size, c.selection.super_batch
     inputs = {
         "id": tf.TensorSpec([n], tf.int64),
         "image": tf.TensorSpec([n, side, side, 3], tf.uint8),
@@ -94,7 +102,15 @@ def train_step(kind: str, variant: str, sub_batch: int, tiny: bool = False) -> P
 
     costs = CostModel(learner.config, model.spec, c.data.image_size, reference=sizes[1])
     told = {"what": "step", "kind": kind, "model": f"{variant}/16", "b": sub_batch, "B": n}
+    told["estimated_bytes"] = estimated_bytes(c)
     every = (*learner.variables, *(reference.variables if reference else ()))
     variables = tuple(v.value for v in (*every, *model.optimizer.variables))
     name = f"step-{kind}-{variant}16-{sub_batch}"
     return Program(name, run, inputs, told, costs.step(plan).total_flops, variables)
+
+
+def estimated_bytes(c: ConfigDict) -> int:
+    """The memory that `check` expects of such a step, beside what the compiler takes."""
+    parts = assemble.parts_of(c, n_replicas=1)
+    phases = memory.transient(c, parts, parts.schedule.plan(0), n_replicas=1)
+    return sum(memory.persistent(c, parts, n_replicas=1).values()) + max(phases.values())

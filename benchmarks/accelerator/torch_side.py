@@ -1,28 +1,42 @@
-"""The same sizes in PyTorch: the dense listing of the paper, and a plain SigLIP train step."""
+"""The same sizes in PyTorch: the dense listing of the paper, and a plain SigLIP train step.
 
+    python torch_side.py ONLY REPEATS
+
+Prints a JSON line for each, or nothing where torch is not installed. run.py calls it.
+"""
+
+import json
+import pathlib
+import sys
 import time
 
 import numpy as np
+from run import arrays
 
 
-def lines(torch, programs: list[dict], arrays, repeats: int) -> list[dict]:
+def main(only: str, repeats: int) -> None:
     """A line for each selection and each plain step; `error` where it does not fit."""
-    device, found = "cuda" if torch.cuda.is_available() else "cpu", []
-    for program in programs:
-        sizes = program["sizes"]
+    try:
+        import torch
+    except ImportError:
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for program in json.loads(pathlib.Path(__file__).with_name("programs.json").read_text()):
+        name, sizes = program["name"], program["sizes"]
+        if only not in name:
+            continue
         if sizes["what"] == "selection" and sizes["loss"] == "sigmoid":
             make, given = dense_listing, (arrays, program["inputs"], sizes)
         elif sizes.get("kind") == "plain" and program["weights"] is None:
             make, given = siglip_step, (sizes["model"], sizes["b"])
         else:
             continue
-        line = {"name": f"torch-{program['name']}", **sizes, "torch": torch.__version__}
+        line = {"name": f"torch-{name}", **sizes, "torch": torch.__version__}
         try:
-            call = make(torch, device, *given)
-            found.append(line | {"seconds": timed(torch, device, call, repeats)})
+            line["seconds"] = timed(torch, device, make(torch, device, *given), repeats)
         except RuntimeError as error:
-            found.append(line | {"error": str(error).splitlines()[0][:300]})
-    return found
+            line["error"] = str(error).splitlines()[0][:300]
+        print(json.dumps(line), flush=True)
 
 
 def timed(torch, device: str, call, repeats: int) -> float:
@@ -105,3 +119,7 @@ def siglip_step(torch, device: str, variant: str, b: int):
         optimizer.step()
 
     return call
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -26,7 +26,7 @@ def test_a_run_fills_its_figures(tmp_path):
     file.write_text("\n".join(json.dumps(line | about) for line in lines))
     found = page([file])
     assert "### H100" in found
-    assert "images a second over PyTorch's | >= 0.9 | 0.95 |" in found
+    assert "b = 512, images a second over PyTorch's | >= 0.9 | 0.95 |" in found
     # Four times the seconds at the same FLOP/s are four times the FLOPs.
     assert "JEST over plain, time ratio over FLOP ratio | 0.9 to 1.1 | 1 |" in found
     assert "seconds | < 1 | 0.5 |" in found and "GiB of the program | < 8 | 1 |" in found

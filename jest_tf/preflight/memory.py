@@ -19,7 +19,7 @@ from jest_tf.training.resolution import Fidelity, StepPlan
 from jest_tf.tuning import TOWERS, TrainedTower, trained_tower
 
 FLOAT = 4
-ROOM = 0.9  # Share of a device that an estimate may fill: fragments and padding need the rest.
+ROOM = 0.75  # Of a device, for an estimate: XLA took up to 1.29 times it (docs/accelerators.md).
 
 
 def check_memory(config: ConfigDict, parts: Parts, n_replicas: int, device: Device) -> Section:
