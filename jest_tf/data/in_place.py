@@ -18,7 +18,7 @@ from jest_tf.data.formats.files import is_remote, open_binary
 from jest_tf.data.manifest import Manifest, Shard
 
 AT_ONCE = 64  # pictures of remote tars that are asked for at the same time
-BATCH = 64
+BATCH = 16  # records of a shard whose pictures are held
 
 
 def hashes(pictures: Iterable[bytes]) -> list[int]:
@@ -35,10 +35,10 @@ def place(picture: bytes, offset: int, picture_hash: int) -> dict:
     return {"place": [offset, len(picture), picture_hash], "frame": [frame]}
 
 
-def records(shard: Shard) -> tf.data.Dataset:
-    """The serialized records of a shard, with their pictures."""
+def records(shard: Shard, pictures: bool = True) -> tf.data.Dataset:
+    """The serialized records of a shard. Without `pictures`, those in a tar are not read."""
     file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
-    if not shard.tar:
+    if not (shard.tar and pictures):
         return file
 
     def whole(serialized):

@@ -226,13 +226,14 @@ def hashed_id(source_name: str, key: tf.Tensor) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(tf.strings.join([source_name, key], ":"), 2**63 - 1)
 
 
-def shard_records(manifest: Manifest, index: int) -> Iterator[Record]:
+def shard_records(manifest: Manifest, index: int, pictures: bool = True) -> Iterator[Record]:
     """Each record of a shard, in order, as training reads it; with an id and a key for each.
 
-    A record that is no tf.train.Example keeps its place as `fields.UNREADABLE`.
+    Without `pictures`, those that lie in a tar are not read. A record that is no tf.train.Example
+    keeps its place as `fields.UNREADABLE`.
     """
     shard = manifest.shards[index]
-    file = in_place.records(shard).as_numpy_iterator()
+    file = in_place.records(shard, pictures).as_numpy_iterator()
     for number, serialized in enumerate(file, start=shard.start):
         yield _record(manifest, index, number, serialized)
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from jest_tf.data import pipeline
 from jest_tf.data.formats.files import find, open_binary, open_parquet
-from jest_tf.data.records import shard_rows
+from jest_tf.data.records import shard_records
 from jest_tf.data.reference_cache import CacheWriter, unit_norm
 from jest_tf.data.repeats import Repeats
 from jest_tf.data.sorted_runs import SortedRuns
@@ -40,7 +40,7 @@ def embed(
     with Counter(f"embedding {writer.manifest.name}", writer.n_records(shards)) as counter:
         for index in shards:
             manifest = writer.manifest.with_shards([writer.manifest.shards[index]])
-            captions = [texts for _, _, texts in shard_rows(manifest, 0)]
+            captions = [record.captions for record in shard_records(manifest, 0, pictures=False)]
             ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
             how = tokenizer, batch_size, image_size, pixels
             images = itertools.chain.from_iterable(
@@ -63,8 +63,9 @@ def import_embeddings(
     shards = writer.missing_shards() if shards is None else shards
     with Counter("importing embeddings", writer.n_records(shards)) as counter:
         for shard in shards:
-            records = [(rid, len(texts)) for rid, _, texts in shard_rows(writer.manifest, shard)]
-            rows = embeddings.rows(records, writer.manifest.shards[shard].path)
+            records = shard_records(writer.manifest, shard, pictures=False)
+            wanted = [(record.id, len(record.captions)) for record in records]
+            rows = embeddings.rows(wanted, writer.manifest.shards[shard].path)
             writer.write_shard(shard, counter.over(rows))
 
 

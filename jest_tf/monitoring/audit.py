@@ -98,7 +98,8 @@ class Audit:
             parts = []
             for shard in used:
                 rows = records[shards == shard] - self.firsts[shard]
-                captions = [first_caption(r)[0] for r in shard_records(self.manifest, int(shard))]
+                texts = shard_records(self.manifest, int(shard), pictures=False)
+                captions = [first_caption(record)[0] for record in texts]
                 parts.append([z[rows] for z in cache.embeddings(int(shard), captions)])
             zimg, ztxt = (np.concatenate(z) for z in zip(*parts, strict=True))
             known = rng.permutation(np.flatnonzero(zimg.any(1) & ztxt.any(1)))

@@ -12,8 +12,9 @@ from commands import run
 from PIL import Image
 
 from jest_tf import prepare
-from jest_tf.data import evaluation_data, pipeline, records
-from jest_tf.data.manifest import check_files
+from jest_tf.data import evaluation_data, in_place, pipeline, records
+from jest_tf.data.fields import in_python
+from jest_tf.data.manifest import check_files, mix
 from jest_tf.data.reference_cache import CacheWriter
 from jest_tf.data.retry import resilient_steps
 from jest_tf.data.sources import open_source
@@ -94,6 +95,12 @@ def test_records_rejects_and_classes_are_those_of_copies(made):
             feature = tf.train.Example.FromString(serialized).features.feature
             number = int(feature["key"].bytes_list.value[0].rpartition(b":")[2])
             assert ("image" in feature) == (number % 7 in (1, 2, 4))
+    both = mix([copied, listed], None, "both")
+    raw = [next(tf.data.TFRecordDataset(m.shards[0].path).as_numpy_iterator()) for m in
+           (copied, listed)]  # fmt: skip
+    whole = in_place.Completer(both)(tf.constant([0, 36], tf.int64), tf.constant(raw))
+    one, other = (in_python(both.sources[0], record) for record in whole.numpy())
+    assert one == other == all_records(copied)[0]
     assert records.look_up(listed, [35, 0, 99]) == records.look_up(copied, [35, 0, 99])
 
 
