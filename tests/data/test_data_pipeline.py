@@ -267,6 +267,6 @@ def test_a_shard_that_was_cut_or_lost_is_named(make_manifest, tmp_path):
     (tmp_path / "numbers-00001.tfrecord").unlink()
     with open(tmp_path / "numbers-00002.tfrecord", "r+b") as file:
         file.truncate(100)
-    with pytest.raises(UserError, match="2 of 3 shards") as error:
+    with pytest.raises(UserError, match="2 of 3 files") as error:
         check_files(manifest)
     assert "numbers-00001" in str(error.value) and "100 bytes" in str(error.value)
