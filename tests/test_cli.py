@@ -32,7 +32,8 @@ def main(argv):
         raise ValueError("a bug")
     if _MODE.value == "stop":
         os.kill(os.getpid(), 2)
-    print(_MODE.value, argv[1:], os.environ["TF_CPP_MIN_LOG_LEVEL"])
+    print(_MODE.value, argv[1:], os.environ["TF_CPP_MIN_LOG_LEVEL"],
+          os.environ["TF_FORCE_GPU_ALLOW_GROWTH"])
 
 
 cli.run(main, FLAGS, kept="half of it")
@@ -55,6 +56,7 @@ def test_flags_and_rest_reach_main(tmp_path):
     done = run(tmp_path, "query", "--mode=other", "rest", "~/photos")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"other ['query', 'rest', '{os.path.expanduser('~/photos')}']")
+    assert done.stdout.split()[-1] == "true", "memory of a GPU is taken as it is needed"
 
 
 def test_home_and_variables_are_filled_in_wherever_a_path_may_stand(monkeypatch):

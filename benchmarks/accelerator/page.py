@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+from benchmarks.accelerator.run import GOALS, figures
+
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "accelerators.md"
 # Lines of runs on accelerators; `page --lines=` adds to them.
 KEPT = pathlib.Path(__file__).parents[1] / "measured" / "accelerators.jsonl"
@@ -34,15 +36,6 @@ float32: at b = B/5 that is 2.5 times fewer products, and memory for B = 163,840
 where arithmetic is the limit, the goal of 20 times is out of reach at equal precision. A program of
 the bundle that has no line below was not run.
 """
-GOALS = (
-    ("selection of B = 10,240, share of a JEST step at B/16, b = 512", "<= 2%"),
-    ("selection of B = 40,960, times faster than the dense listing in PyTorch", ">= 20"),
-    ("selection at B = 163,840, b = 32,768, seconds", "< 1"),
-    ("selection at B = 163,840, b = 32,768, GiB of the program", "< 8"),
-    ("plain step at B/16, b = 512, images a second over PyTorch's", ">= 0.9"),
-    ("JEST over plain, time ratio over FLOP ratio", "0.9 to 1.1"),
-    ("Flexi-JEST over plain, time ratio over FLOP ratio", "0.9 to 1.1"),
-)
 
 
 def stored() -> list[pathlib.Path]:
@@ -60,6 +53,7 @@ def keep(files: list[pathlib.Path]) -> None:
 def page(files: list[pathlib.Path]) -> str:
     """The whole page; without lines, every figure is NOT_MEASURED."""
     lines = [json.loads(line) for f in files for line in f.read_text().splitlines() if line.strip()]
+    lines = [line for line in lines if "name" in line]  # figures follow from the others
     devices = sorted({line["device"] for line in lines if line["platform"] != "cpu"})
     parts = [HEAD, "## What was measured?\n"]
     parts += [section(d, [x for x in lines if x["device"] == d]) for d in devices]
@@ -106,35 +100,3 @@ def _row(line: dict) -> str:
 
 def _shown(line: dict, name: str) -> str:
     return f"{line[name]:.4g}" if line.get(name) is not None else "-"
-
-
-def figures(lines: dict[str, dict]) -> list[float | None]:
-    """The values of GOALS, None where a line is missing."""
-
-    def of(name: str, field: str = "seconds") -> float | None:
-        return lines.get(name, {}).get(field)
-
-    def ratio(one: float | None, other: float | None) -> float | None:
-        return one / other if one and other else None
-
-    def flops(name: str) -> float | None:
-        return ratio(of(name, "flops_per_second"), 1) and of(name, "flops_per_second") * of(name)
-
-    def over_flops(kind: str) -> float | None:
-        mine, plain = f"step-{kind}-B16-512", "step-plain-B16-512"
-        return ratio(ratio(of(mine), of(plain)), ratio(flops(mine), flops(plain)))
-
-    # The selection of B = 10,240 stands for that of a step at b = 512, which is smaller.
-    sizes = (10_240, 40_960, 163_840)
-    small, middle, large = (f"selection-sigmoid-{n}" for n in sizes)
-    share = ratio(of(small), of("step-jest-B16-512"))
-    memory = of(large, "program_bytes")
-    return [
-        share and 100 * share,
-        ratio(of(f"torch-{middle}"), of(middle)),
-        of(large),
-        memory and memory / 2**30,
-        ratio(of("torch-step-plain-B16-512"), of("step-plain-B16-512")),
-        over_flops("jest"),
-        over_flops("flexi"),
-    ]

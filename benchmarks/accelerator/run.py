@@ -2,6 +2,8 @@
 
     python run.py [--only WORD] [--repeats 10] > lines.jsonl
 
+The last lines are ratios: selection's share of a step, JEST and Flexi-JEST over plain, PyTorch.
+
 Needs Python, numpy and jax; torch, if it is there, runs the dense listing and a plain train step
 of the same sizes. Nothing outside the folder is read.
 """
@@ -26,6 +28,17 @@ PEAK_FLOPS = {
 }  # fmt: skip
 # Another device sums in another order: a near-tie falls otherwise, and later chunks follow it.
 MIN_SAME_PICKS, SCORE_RTOL, LOSS_RTOL = 0.99, 1e-2, 2e-2
+
+# What the lines come to, and what was hoped for.
+GOALS = (
+    ("selection of B = 10,240, share of a JEST step at B/16, b = 512", "<= 2%"),
+    ("selection of B = 40,960, times faster than the dense listing in PyTorch", ">= 20"),
+    ("selection at B = 163,840, b = 32,768, seconds", "< 1"),
+    ("selection at B = 163,840, b = 32,768, GiB of the program", "< 8"),
+    ("plain step at B/16, b = 512, images a second over PyTorch's", ">= 0.9"),
+    ("JEST over plain, time ratio over FLOP ratio", "0.9 to 1.1"),
+    ("Flexi-JEST over plain, time ratio over FLOP ratio", "0.9 to 1.1"),
+)
 
 
 def arrays(recipe: dict[str, dict]) -> dict[str, np.ndarray]:
@@ -68,6 +81,7 @@ def main(argv: list[str]) -> int:
         "device": device.device_kind, "platform": device.platform, "jax": jax.__version__,
         "host": platform.machine(), "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }  # fmt: skip
+    lines = {line["name"]: line for line in of_torch}
     for line in of_torch:
         print(json.dumps(line | about), flush=True)
     programs = json.loads((HERE / "programs.json").read_text())
@@ -80,9 +94,13 @@ def main(argv: list[str]) -> int:
         except Exception as error:  # out of memory on a small device: the others still run
             line = {"holds": False, "error": f"{type(error).__name__}: {str(error)[:300]}"}
         all_hold &= line["holds"]
+        lines[program["name"]] = line
         print(
             json.dumps({"name": program["name"], **program["sizes"], **line, **about}), flush=True
         )
+    for (figure, goal), value in zip(GOALS, figures(lines), strict=True):
+        if value is not None:
+            print(json.dumps({"figure": figure, "value": value, "goal": goal, **about}))
     return 0 if all_hold else 1
 
 
@@ -163,6 +181,38 @@ def torch_lines(only: str, repeats: int) -> list[dict]:
     command = [sys.executable, str(HERE / "torch_side.py"), only, str(repeats)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def figures(lines: dict[str, dict]) -> list[float | None]:
+    """The values of GOALS, None where a line is missing."""
+
+    def of(name: str, field: str = "seconds") -> float | None:
+        return lines.get(name, {}).get(field)
+
+    def ratio(one: float | None, other: float | None) -> float | None:
+        return one / other if one and other else None
+
+    def flops(name: str) -> float | None:
+        return ratio(of(name, "flops_per_second"), 1) and of(name, "flops_per_second") * of(name)
+
+    def over_flops(kind: str) -> float | None:
+        mine, plain = f"step-{kind}-B16-512", "step-plain-B16-512"
+        return ratio(ratio(of(mine), of(plain)), ratio(flops(mine), flops(plain)))
+
+    # The selection of B = 10,240 stands for that of a step at b = 512, which is smaller.
+    sizes = (10_240, 40_960, 163_840)
+    small, middle, large = (f"selection-sigmoid-{n}" for n in sizes)
+    share = ratio(of(small), of("step-jest-B16-512"))
+    memory = of(large, "program_bytes")
+    return [
+        share and 100 * share,
+        ratio(of(f"torch-{middle}"), of(middle)),
+        of(large),
+        memory and memory / 2**30,
+        ratio(of("torch-step-plain-B16-512"), of("step-plain-B16-512")),
+        over_flops("jest"),
+        over_flops("flexi"),
+    ]
 
 
 if __name__ == "__main__":

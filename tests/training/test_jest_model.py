@@ -8,6 +8,7 @@ import tensorflow as tf
 import tiny
 
 from jest_tf.selection import Embeddings, select
+from jest_tf.training.host_loop import why_refused
 
 
 def weights(model) -> list[np.ndarray]:
@@ -119,6 +120,18 @@ def test_a_refused_step_changes_nothing_but_the_step_count():
     assert refused().of_each["selection/n_candidates"].tolist() == [tiny.SUB_BATCH - 1]
     model.learner.log_scale.assign(200.0)  # exp overflows
     assert not np.isfinite(refused().metrics["train/loss"])
+
+
+def test_a_diverged_model_is_not_told_as_bad_data():
+    model, host_loop, schedule = tiny.trainer(policy=tiny.spec(policy="joint"))
+    for variable in model.learner.trainable_variables:
+        variable.assign(tf.fill(variable.shape, np.inf))
+    result = host_loop.run(schedule.plan(0), 1)
+    of_step = {name: values[0] for name, values in result.of_each.items()}
+    assert not of_step["accepted"] and of_step["input/n_valid"] == tiny.SUPER_BATCH
+    assert "the model has diverged" in why_refused(of_step, tiny.SUB_BATCH)
+    of_step["input/n_valid"] = tiny.SUB_BATCH - 1
+    assert "usable rows" in why_refused(of_step, tiny.SUB_BATCH), "records that could not be read"
 
 
 @pytest.mark.parametrize(
