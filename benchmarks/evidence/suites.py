@@ -357,9 +357,6 @@ ANEW_OPTIONS = {
     "distilled, learner's weight 0.5, prefiltered": DISTILS | HALVES | {"data.prefilter": 0.5},
 }
 ANEW_CHOSEN = "distilled, learner's weight 0.5"
-# Filter first, then select: the stored scores pass over what CLIPScore does (32% of each group are
-# whole records), and joint selection takes every second pair of the rest. At equal FLOPs too.
-FILTERS, ANEW_FILTERED_STEPS = {"data.prefilter": 0.32}, 482
 
 
 def _anew() -> tuple[list[Row], list[Row]]:
@@ -397,15 +394,6 @@ def _anew() -> tuple[list[Row], list[Row]]:
         )
         for number, (name, fields) in enumerate(ANEW_OPTIONS.items())
     ]  # fmt: skip
-    halving = {"selection.super_batch": 256, "selection.greedy": True}
-    once = by | {"seeds": (TRIAL_SEED,)}
-    trials.append(
-        _selecting(
-            "tune_new_filtered_joint", "from nothing: best 32%, then joint, greedy, distilled",
-            TRIAL, steps=ANEW_FILTERED_STEPS, every=ANEW_FILTERED_STEPS,
-            overrides=at(2e-3, FILTERS | halving | DISTILS | HALVES), **once,
-        )
-    )  # fmt: skip
     return rows, trials
 
 
