@@ -26,7 +26,7 @@ from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.training import loop
 from jest_tf.training.assemble import build_model
 from jest_tf.training.inputs import model_record
-from jest_tf.training.run.checkpoint import Checkpointer
+from jest_tf.training.run.checkpoint import STATE, Checkpointer, folder_name
 from jest_tf.training.run.restore import learner_variables
 from jest_tf.tuning import follow_init
 
@@ -66,8 +66,8 @@ def _run(workdir: pathlib.Path, data: str, init: pathlib.Path, extra: str, optio
     started = time.monotonic()
     loop.train(config, str(workdir))
     took = time.monotonic() - started
-    state = Checkpointer(str(workdir / "checkpoints")).read_state(options["steps"])
-    ledger = state["ledger"]
+    state = workdir / "checkpoints" / folder_name(options["steps"]) / STATE
+    ledger = json.loads(state.read_text())["state"]["ledger"]
     seconds = sum(ledger["seconds"].values()) - ledger["seconds"]["compile"]
     pairs = options["sub_batch"] * (options["steps"] - 1)
     return {

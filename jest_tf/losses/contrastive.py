@@ -22,23 +22,6 @@ from jest_tf.losses.tiles import Normalisers, PairBatch, PairGradients, normalis
 KINDS = ("sigmoid", "softmax")
 
 
-def contrastive_loss(
-    zimg: tf.Tensor, ztxt: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor, **options
-) -> tf.Tensor:
-    """This replica's share of the mean loss, float32 [], as if all embeddings lay in one place.
-
-    Loss and gradient are the sum over replicas. `options`: of `loss_and_gradients`.
-    """
-    loss, gradients = loss_and_gradients(zimg, ztxt, scale, bias, **options)
-
-    @tf.custom_gradient
-    def with_gradient(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        del inputs
-        return tf.identity(loss), lambda upstream: tuple(upstream * g for g in gradients)
-
-    return with_gradient(zimg, ztxt, tf.convert_to_tensor(scale), tf.convert_to_tensor(bias))
-
-
 def loss_and_gradients(
     zimg: tf.Tensor,
     ztxt: tf.Tensor,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from contrastive import contrastive_loss
 
 from jest_tf.errors import UserError
-from jest_tf.losses.contrastive import contrastive_loss
 from jest_tf.losses.distillation import Teacher
 from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.selection import caption_hash

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from contrastive import contrastive_loss
 
 from jest_tf.losses import grad_cache
-from jest_tf.losses.contrastive import contrastive_loss
 from jest_tf.losses.grad_cache import EmbeddedPart, embed_in_micro_batches
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.runtime.collectives import ReplicaCollectives

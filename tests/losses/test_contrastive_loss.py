@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from contrastive import contrastive_loss
 
 from jest_tf.errors import UserError
-from jest_tf.losses.contrastive import contrastive_loss
 from jest_tf.runtime.collectives import ReplicaCollectives
 
 KINDS = ["sigmoid", "softmax"]

@@ -2,9 +2,9 @@
 
 import pytest
 import tensorflow as tf
+from contrastive import contrastive_loss
 
 from jest_tf.losses import grad_cache
-from jest_tf.losses.contrastive import contrastive_loss
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 
 MIB = 2**20

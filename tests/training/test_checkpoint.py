@@ -75,12 +75,10 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-@pytest.fixture(params=["local", "with spaces é中", "remote"])
+@pytest.fixture(params=["local", "with spaces é中"])
 def directory(request, tmp_path):
-    """A local folder, one with an awkward name, and TF's in-memory file system as `gs://`."""
-    if request.param != "remote":
-        return str(tmp_path / request.param / "checkpoints")
-    return f"ram://{tmp_path.name}/{os.getpid()}/checkpoints"
+    """A folder, and one with an awkward name."""
+    return str(tmp_path / request.param / "checkpoints")
 
 
 def test_restores_every_bit_and_the_state(directory):
@@ -107,7 +105,6 @@ def test_newest_is_restored_and_a_named_step_on_request(directory):
     assert checkpointer.restore(variables)["step"] == 100
     assert checkpointer.restore(variables, step=20)["step"] == 20
     assert variables["w"].numpy()[0] == 20
-    assert checkpointer.read_state(9) == {"step": 9}
 
 
 def test_the_safetensors_library_reads_the_file(tmp_path):
@@ -169,7 +166,7 @@ def test_damaged_newest_is_reported_and_the_previous_used(tmp_path, file, spoil)
     assert checkpointer.restore(variables) == {"step": 1}
     assert variables["w"].numpy()[0] == 1
     is_unfinished = file == "manifest.json" and spoil is os.unlink
-    assert [damage.step for damage in checkpointer.damaged] == ([] if is_unfinished else [2])
+    assert list(checkpointer.damaged) == ([] if is_unfinished else [2])
     with pytest.raises(CheckpointNotFound if is_unfinished else CheckpointDamaged):
         checkpointer.restore(variables, step=2)
     # The run reaches that step again: the damaged folder is replaced by a sound one.
@@ -331,21 +328,9 @@ def test_killed_at_any_system_call_leaves_a_sound_newest(tmp_path, monkeypatch, 
             checkpointer.save(2, one(2), {"step": 2})
     rerun = Checkpointer(tmp_path, keep=1)
     assert rerun.restore(one(0))["step"] in (1, 2)
-    assert rerun.damaged == []
+    assert not rerun.damaged
     rerun.save(3, one(3), {"step": 3})
     assert os.listdir(tmp_path) == ["step-00000003"]
-
-
-def test_remote_save_without_manifest_is_not_a_checkpoint():
-    root = f"ram://unfinished/{os.getpid()}"
-    checkpointer = Checkpointer(root)
-    checkpointer.save(1, one(1), {"step": 1})
-    checkpointer.save(2, one(2), {"step": 2})
-    tf.io.gfile.remove(f"{root}/step-00000002/manifest.json")
-    assert checkpointer.steps() == [1]
-    assert checkpointer.restore(one(0)) == {"step": 1}
-    checkpointer.save(2, one(2), {"step": 2})
-    assert checkpointer.restore(one(0)) == {"step": 2}
 
 
 @pytest.mark.parametrize("n_replicas", [1, 2, 4])

@@ -27,11 +27,6 @@ def two_in_a_file(monkeypatch):
     monkeypatch.setattr(shards, "MAX_FILE_BYTES", 2 * SIZE)
 
 
-@pytest.fixture(params=["local", "remote"])
-def directory(request, tmp_path):
-    return str(tmp_path / "local") if request.param == "local" else f"ram://{tmp_path.name}/shards"
-
-
 def variables_of(values: dict[str, np.ndarray]) -> dict[str, tf.Variable]:
     return {name: tf.Variable(value) for name, value in values.items()}
 
@@ -64,21 +59,21 @@ def test_files_have_the_layout_of_hugging_face(tmp_path):
         assert tensors[name].tobytes() == value.tobytes()
 
 
-def test_all_that_several_files_hold_is_restored(directory):
-    Checkpointer(directory).save(1, variables_of(VALUES), {"step": 1})
-    found = restored(directory)
+def test_all_that_several_files_hold_is_restored(tmp_path):
+    Checkpointer(tmp_path).save(1, variables_of(VALUES), {"step": 1})
+    found = restored(tmp_path)
     assert found.pop("step") == 1
     np.testing.assert_equal(found, VALUES)
     with pytest.raises(CheckpointMismatch, match="learner/04"):
-        Checkpointer(directory).restore(
+        Checkpointer(tmp_path).restore(
             {n: v for n, v in variables_of(VALUES).items() if "4" not in n}
         )
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
-def test_each_worker_writes_its_share_and_one_process_reads_all(directory, size):
-    save_by(directory, 3, *reversed(range(size)), size=size)
-    found = restored(directory)
+def test_each_worker_writes_its_share_and_one_process_reads_all(tmp_path, size):
+    save_by(tmp_path, 3, *reversed(range(size)), size=size)
+    found = restored(tmp_path)
     assert found.pop("step") == 3
     np.testing.assert_equal(found, VALUES)
 
@@ -97,14 +92,14 @@ def test_a_small_model_is_written_by_the_chief_alone(tmp_path, monkeypatch):
     assert (tmp_path / "step-00000001" / "variables.safetensors").exists()
 
 
-def test_without_a_share_nothing_is_saved_and_the_last_one_stays(directory, monkeypatch):
-    save_by(directory, 1, 0, 1)
-    save_by(directory, 2, 1, token="another start")
+def test_without_a_share_nothing_is_saved_and_the_last_one_stays(tmp_path, monkeypatch):
+    save_by(tmp_path, 1, 0, 1)
+    save_by(tmp_path, 2, 1, token="another start")
     monkeypatch.setattr(shards, "PATIENCE", 0.2)
     with pytest.raises(CheckpointNotSaved, match="worker process 1 did not write its share"):
-        save_by(directory, 2, 0)
-    assert Checkpointer(directory).steps() == [1]
-    assert restored(directory)["step"] == 1
+        save_by(tmp_path, 2, 0)
+    assert Checkpointer(tmp_path).steps() == [1]
+    assert restored(tmp_path)["step"] == 1
 
 
 def test_the_error_that_ends_a_run_is_not_hidden_by_a_save_that_failed(tmp_path, monkeypatch):

@@ -6,10 +6,11 @@ import re
 
 import pytest
 import tensorflow as tf
+from contrastive import contrastive_loss
 
 from jest_tf.config import base_config
 from jest_tf.data import preprocess
-from jest_tf.losses.contrastive import contrastive_loss, loss_and_gradients
+from jest_tf.losses.contrastive import loss_and_gradients
 from jest_tf.losses.distillation import Teacher
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.models.lora import Lora

@@ -19,24 +19,25 @@ restore, whatever their number.
 """
 
 import contextlib
-import dataclasses
 import json
+import os
 import re
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
+import safetensors
 from absl import logging
 
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json
-from jest_tf.training.run import shards
+from jest_tf.training.run import shards, storage
 from jest_tf.training.run.shards import ALONE, INDEX, VARIABLES, Group, Share
-from jest_tf.training.run.storage import MANIFEST, BytesDigest, digest, open_storage
+from jest_tf.training.run.storage import Digest, new_file
 from jest_tf.training.run.tensor_file import (
     Variable,
     describe,
@@ -46,6 +47,7 @@ from jest_tf.training.run.tensor_file import (
     write_tensors,
 )
 
+MANIFEST = "manifest.json"
 STATE = "state.json"
 NPZ = "variables.npz"
 # Format -> the file that every checkpoint of it holds, beside the state.
@@ -53,11 +55,11 @@ FORMATS = {1: NPZ, 2: VARIABLES, 3: INDEX}
 FOLDER_NAME = re.compile(r"step-(\d{8,})")
 AUTOMATIC_NUMBER = re.compile(r"(_\d+)+(?=[/_:]|$)|:\d+$")
 N_DIFFERENCES_SHOWN = 8
-WRITE_ERRORS = (OSError, tf.errors.OpError)
 # What numpy, zipfile, json and our own reading raise for content that is not what we write.
 NOT_AS_WRITTEN = (
     ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, RuntimeError,
     NotImplementedError, OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
+    safetensors.SafetensorError,
 )  # fmt: skip
 
 
@@ -77,31 +79,24 @@ class CheckpointMismatch(UserError):
     """A sound checkpoint holds other variables than the model that is to be restored."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Damage:
-    """A finished checkpoint that was passed over, and why."""
-
-    step: int
-    reason: str
-
-
 class Checkpointer:
-    """Saves and restores the checkpoints of one run in a local folder or a `gs://` path.
+    """Saves and restores the checkpoints of one run in a folder.
 
     keep: how many of the newest checkpoints stay. The one just saved always does. group: the worker
     processes that save together, each with a Checkpointer of its own; they save the same steps.
+    damaged: step -> what is wrong with it, of finished checkpoints that `restore` passed over.
     """
 
-    def __init__(self, directory: str, keep: int = 3, group: Group = ALONE):
+    def __init__(self, directory: str | os.PathLike, keep: int = 3, group: Group = ALONE):
         if keep < 1:
             raise UserError(f"checkpoint keep = {keep}: expected at least 1.")
-        self._storage = open_storage(directory)
+        self._root = Path(directory)
         self._keep = keep
         self._group, self._last_step = group, -1
         self._patience = shards.PATIENCE
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future | None = None
-        self.damaged: list[Damage] = []
+        self.damaged: dict[int, str] = {}
 
     def save(self, step: int, variables: Mapping[str, Variable], state: Mapping[str, Any]) -> None:
         """Save one checkpoint, read it back to check it, then drop what `keep` does not cover.
@@ -110,8 +105,8 @@ class Checkpointer:
         of a numeric or bool dtype. state: JSON-serialisable; floats come back exactly.
         CheckpointNotSaved: the disk refused; what was saved before is intact.
         """
+        self.save_later(step, variables, state)
         self.wait()
-        self._save(step, Share.of(variables, self._group), state)
 
     def save_later(
         self,
@@ -156,22 +151,22 @@ class Checkpointer:
         if self._group.rank:
             self._save_share(step, share)
             return
-        if step in self.steps() and not self._damage(step, folder_name(step)):
+        if step in self.steps() and not self._damage(step, self._folder(step)):
             logging.info("Checkpoint of step %d is already saved.", step)
             self._drop_old(step)
             return
         try:
-            self._storage.sweep(self._group.token)
+            storage.sweep(self._root, self._group.token)
             staged = self._write(step, share, state)
             damage = self._damage(step, staged)
             if not damage:
-                self._storage.publish(staged, folder_name(step))
-        except WRITE_ERRORS as error:
+                storage.publish(staged, self._folder(step))
+        except OSError as error:
             damage = str(error)
         if damage:
             self._sweep_quietly()
             raise CheckpointNotSaved(
-                f"Checkpoint of step {step} was not saved in {self._storage.root}: {damage}\n"
+                f"Checkpoint of step {step} was not saved in {self._root}: {damage}\n"
                 f"Steps that are saved: {self.steps() or 'none'}. Free disk space or fix the "
                 "permissions, then rerun the same command; it continues from the newest of them."
             )
@@ -194,40 +189,45 @@ class Checkpointer:
                 return None
         else:
             self._check_sound(step)
-        content = self._content(step)
-        stored = {n: v for n, v in content["variables"].items() if n.startswith(only)}
+        folder = self._folder(step)
+        with self._damage_is_told(step):
+            content, manifest = (
+                parse_json((folder / name).read_bytes()) for name in (STATE, MANIFEST)
+            )
+            state = dict(content["state"])
+            stored = {n: v for n, v in content["variables"].items() if n.startswith(only)}
         self._check_matches(step, variables, stored)
-        self._assign(step, variables, stored)
-        return content["state"]
+        with self._damage_is_told(step):
+            name = FORMATS[manifest["format"]]
+            read = read_npz if name == NPZ else read_tensors
+            files = shards.by_file(folder, stored) if name == INDEX else {name: stored}
+            for name, of_file in files.items():
+                read(folder / name, of_file, lambda n, v: tf_variable(variables[n]).assign(v))
+        return state
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint (sound or not), in ascending order."""
-        matches = (FOLDER_NAME.fullmatch(name) for name in self._storage.folders())
-        steps = sorted(int(match[1]) for match in matches if match)
-        return [step for step in steps if self._storage.has(folder_name(step), MANIFEST)]
+        folders = self._root.iterdir() if self._root.is_dir() else ()
+        finished = (folder.name for folder in folders if (folder / MANIFEST).is_file())
+        return sorted(int(match[1]) for match in map(FOLDER_NAME.fullmatch, finished) if match)
 
     def newest_sound_step(self) -> int | None:
         """The newest step whose checksums hold; None if none was saved; else CheckpointDamaged."""
         steps = self.steps()
-        self.damaged = []
+        self.damaged = {}
         for step in reversed(steps):
-            reason = self._damage(step, folder_name(step))
+            reason = self._damage(step, self._folder(step))
             if not reason:
                 return step
-            self.damaged.append(Damage(step, reason))
+            self.damaged[step] = reason
             logging.error("Checkpoint of step %d is damaged and passed over: %s", step, reason)
         if not steps:
             return None
-        listed = "\n".join(f"  step {d.step}: {d.reason}" for d in self.damaged)
+        listed = "\n".join(f"  step {step}: {why}" for step, why in self.damaged.items())
         raise CheckpointDamaged(
-            f"Every checkpoint in {self._storage.root} is damaged:\n{listed}\n"
+            f"Every checkpoint in {self._root} is damaged:\n{listed}\n"
             "Restore the folder from a copy, or start again in another workdir."
         )
-
-    def read_state(self, step: int) -> dict[str, Any]:
-        """The JSON state of one checkpoint, without touching any variable."""
-        self._check_sound(step)
-        return self._content(step)["state"]
 
     def follow(
         self,
@@ -262,48 +262,47 @@ class Checkpointer:
             return
         self._last_step = step
         try:
-            staged = self._storage.stage(folder_name(step), self._group.token)
-            shards.write_note(self._storage, staged, self._group, self._write_files(staged, share))
-        except WRITE_ERRORS as error:
+            staged = storage.stage(self._folder(step), self._group.token)
+            shards.write_note(staged, self._group.rank, self._write_files(staged, share))
+        except OSError as error:
             raise CheckpointNotSaved(
                 f"The share of worker process {self._group.rank} of the checkpoint of step {step} "
-                f"was not written to {self._storage.root}: {error}"
+                f"was not written to {self._root}: {error}"
             ) from error
 
-    def _write_files(self, staged: str, share: Share) -> dict[str, BytesDigest]:
+    def _write_files(self, staged: Path, share: Share) -> dict[str, Digest]:
         files = {}
         for name, values in share.values.items():
-            with self._storage.write(staged, name) as file:
+            with new_file(staged / name) as file:
                 write_tensors(file, values)
                 files[name] = file.digest()
         return files
 
-    def _write(self, step: int, share: Share, state: Mapping[str, Any]) -> str:
-        staged = self._storage.stage(folder_name(step), self._group.token)
+    def _write(self, step: int, share: Share, state: Mapping[str, Any]) -> Path:
+        staged = storage.stage(self._folder(step), self._group.token)
         files = self._write_files(staged, share)
         for rank in share.others:
             files |= self._wait_for(staged, rank)
-        content = {"state": dict(state), "variables": share.described}
-        texts = {STATE: json.dumps(content, ensure_ascii=False, indent=1)}
+        contents = {STATE: {"state": dict(state), "variables": share.described}}
         if share.is_split:
-            texts[INDEX] = json.dumps(share.index(), ensure_ascii=False, indent=1)
-        for name, text in texts.items():
-            with self._storage.write(staged, name) as file:
-                file.write(text.encode())
+            contents[INDEX] = share.index()
+        for name, content in contents.items():
+            with new_file(staged / name) as file:
+                file.write(json.dumps(content, ensure_ascii=False, indent=1).encode())
                 files[name] = file.digest()
         manifest = {
             "format": 3 if share.is_split else 2,
             "step": step,
-            "files": {name: dataclasses.asdict(files[name]) for name in sorted(files)},
+            "files": dict(sorted(files.items())),
         }
-        with self._storage.write(staged, MANIFEST) as file:
+        with new_file(staged / MANIFEST) as file:
             file.write(json.dumps(manifest, indent=1).encode())
         return staged
 
-    def _wait_for(self, staged: str, rank: int) -> dict[str, BytesDigest]:
+    def _wait_for(self, staged: Path, rank: int) -> dict[str, Digest]:
         """The files of another worker process, once it has written them."""
         began = time.monotonic()
-        while (files := shards.read_note(self._storage, staged, self._group, rank)) is None:
+        while (files := shards.read_note(staged, rank)) is None:
             if time.monotonic() - began > self._patience:
                 raise TimeoutError(
                     f"worker process {rank} did not write its share in {self._patience} s; its log "
@@ -312,11 +311,13 @@ class Checkpointer:
             time.sleep(shards.POLL)
         return files
 
-    def _damage(self, step: int, folder: str) -> str | None:
+    def _folder(self, step: int) -> Path:
+        return self._root / folder_name(step)
+
+    def _damage(self, step: int, folder: Path) -> str | None:
         """What is wrong with the finished checkpoint of `step` in `folder`, or None."""
         try:
-            with self._storage.read(folder, MANIFEST) as file:
-                manifest = parse_json(file.read())
+            manifest = parse_json((folder / MANIFEST).read_bytes())
             if manifest["format"] not in FORMATS:
                 known = ", ".join(map(str, FORMATS))
                 return f"{MANIFEST} has format {manifest['format']}, this version reads {known}"
@@ -328,34 +329,27 @@ class Checkpointer:
             if manifest["step"] != step or not is_known:
                 return f"{MANIFEST} does not describe this step"
             for name, recorded in manifest["files"].items():
-                with self._storage.read(folder, name) as file:
-                    found = digest(file)
-                if found != BytesDigest(**recorded):
+                found = storage.digest(folder / name)
+                if found != recorded:
                     return (
-                        f"{folder}/{name} has {found.n_bytes} bytes, SHA-256 {found.sha256[:12]}…; "
-                        f"the manifest says {recorded['n_bytes']} bytes, {recorded['sha256'][:12]}…"
+                        f"{folder.name}/{name} has {found['n_bytes']} bytes, SHA-256 "
+                        f"{found['sha256'][:12]}…; the manifest says {recorded['n_bytes']} bytes, "
+                        f"{recorded['sha256'][:12]}…"
                     )
-        except (*WRITE_ERRORS, ValueError, KeyError, TypeError, RecursionError) as error:
-            return f"{folder} cannot be read: {type(error).__name__}: {error}"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{folder.name} cannot be read: {type(error).__name__}: {error}"
         return None
 
     def _check_sound(self, step: int) -> None:
         if step not in self.steps():
             raise CheckpointNotFound(
-                f"{self._storage.root} has no checkpoint of step {step}; "
-                f"it has {self.steps() or 'none'}."
+                f"{self._root} has no checkpoint of step {step}; it has {self.steps() or 'none'}."
             )
-        if reason := self._damage(step, folder_name(step)):
+        if reason := self._damage(step, self._folder(step)):
             raise CheckpointDamaged(
-                f"Checkpoint of step {step} in {self._storage.root} is damaged: {reason}. "
+                f"Checkpoint of step {step} in {self._root} is damaged: {reason}. "
                 "Take another step, or none, to restore the newest sound one."
             )
-
-    def _content(self, step: int) -> dict[str, Any]:
-        with self._storage.read(folder_name(step), STATE) as file, self._damage_is_told(step):
-            content = parse_json(file.read())
-            content["state"].keys(), content["variables"].keys()
-            return content
 
     @contextlib.contextmanager
     def _damage_is_told(self, step: int) -> Iterator[None]:
@@ -364,7 +358,7 @@ class Checkpointer:
             yield
         except NOT_AS_WRITTEN as error:
             raise CheckpointDamaged(
-                f"Checkpoint of step {step} in {self._storage.root} fits its manifest but was not "
+                f"Checkpoint of step {step} in {self._root} fits its manifest but was not "
                 f"written by this program: {type(error).__name__}: {error}. Take another one."
             ) from error
 
@@ -380,38 +374,25 @@ class Checkpointer:
         shown = "\n".join(f"  {line}" for line in differences[:N_DIFFERENCES_SHOWN])
         more = len(differences) - N_DIFFERENCES_SHOWN
         raise CheckpointMismatch(
-            f"Checkpoint of step {step} in {self._storage.root} is of another model: "
+            f"Checkpoint of step {step} in {self._root} is of another model: "
             f"{len(differences)} of its variables differ.\n{shown}\n"
             + (f"  … and {more} more\n" if more > 0 else "")
             + "Use the config that this checkpoint was saved with."
         )
-
-    def _assign(self, step: int, variables: Mapping[str, Variable], stored: dict) -> None:
-        folder = folder_name(step)
-        with self._storage.read(folder, MANIFEST) as file, self._damage_is_told(step):
-            name = FORMATS[parse_json(file.read())["format"]]
-        read = read_npz if name == NPZ else read_tensors
-        with self._damage_is_told(step):
-            files = {name: stored}
-            if name == INDEX:
-                files = shards.by_file(self._storage, folder, stored)
-            for name, of_file in files.items():
-                with self._storage.read(folder, name) as file:
-                    read(file, of_file, lambda n, value: tf_variable(variables[n]).assign(value))
 
     def _drop_old(self, just_saved: int) -> None:
         for step in self.steps()[: -self._keep]:
             if step == just_saved:
                 continue
             try:
-                self._storage.remove(folder_name(step))
-            except WRITE_ERRORS as error:
+                storage.remove(self._folder(step))
+            except OSError as error:
                 logging.warning("Old checkpoint of step %d was not removed: %s", step, error)
 
     def _sweep_quietly(self) -> None:
         try:
-            self._storage.sweep()
-        except WRITE_ERRORS as error:
+            storage.sweep(self._root)
+        except OSError as error:
             logging.warning("Could not clean up after a failed save: %s", error)
 
 

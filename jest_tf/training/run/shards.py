@@ -10,13 +10,13 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from jest_tf.files import parse_json
-from jest_tf.training.run.storage import BytesDigest, LocalStorage, RemoteStorage
+from jest_tf.training.run.storage import Digest, new_file
 from jest_tf.training.run.tensor_file import Variable, describe, n_bytes, values_of
 
 VARIABLES = "variables.safetensors"
@@ -100,12 +100,9 @@ def files_of(described: Mapping[str, dict], n_writers: int) -> dict[str, list[st
     return {f"variables-{i:05d}-of-{n:05d}.safetensors": g for i, g in enumerate(groups, 1)}
 
 
-def by_file(
-    storage: LocalStorage | RemoteStorage, folder: str, stored: Iterable[str]
-) -> dict[str, dict]:
+def by_file(folder: Path, stored: Iterable[str]) -> dict[str, dict]:
     """File -> the part of `stored` (name -> description) in it; ValueError: forged index."""
-    with storage.read(folder, INDEX) as file:
-        lies_in = parse_json(file.read())["weight_map"]
+    lies_in = parse_json((folder / INDEX).read_bytes())["weight_map"]
     files: dict[str, dict] = {}
     for name in stored:
         if not FILE_NAME.fullmatch(lies_in[name]):
@@ -114,26 +111,19 @@ def by_file(
     return files
 
 
-def write_note(storage, staged: str, group: Group, files: Mapping[str, BytesDigest]) -> None:
+def write_note(staged: Path, rank: int, files: Mapping[str, Digest]) -> None:
     """Tells the chief what this process has written."""
-    told = {name: dataclasses.asdict(value) for name, value in files.items()}
-    with storage.write(staged, _note(group.rank)) as file:
-        file.write(json.dumps({"token": group.token, "files": told}).encode())
+    with new_file(_note(staged, rank)) as file:
+        file.write(json.dumps(files).encode())
 
 
-def read_note(storage, staged: str, group: Group, rank: int) -> dict[str, BytesDigest] | None:
+def read_note(staged: Path, rank: int) -> dict[str, Digest] | None:
     """The files of worker process `rank`; None while its note is not there, or not whole."""
-    if not storage.has(staged, _note(rank)):
-        return None
     try:
-        with storage.read(staged, _note(rank)) as file:
-            note = parse_json(file.read())
-    except (OSError, tf.errors.OpError, ValueError):
+        return parse_json(_note(staged, rank).read_bytes())
+    except (OSError, ValueError):
         return None
-    if note["token"] != group.token:
-        return None
-    return {name: BytesDigest(**value) for name, value in note["files"].items()}
 
 
-def _note(rank: int) -> str:
-    return f"share-{rank:05d}.json"
+def _note(staged: Path, rank: int) -> Path:
+    return staged / f"share-{rank:05d}.json"

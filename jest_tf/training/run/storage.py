@@ -1,182 +1,86 @@
-"""Where checkpoints lie: a local folder with atomic renames, or an object store without.
-
-Both give the same promise to a reader: a folder with a `manifest.json` is a finished save.
-"""
+"""Folders that appear whole or not at all, written beside their place and renamed into it."""
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from typing import IO
-
-import tensorflow as tf
+from pathlib import Path
+from typing import IO, Any
 
 from jest_tf.files import sync
 
-MANIFEST = "manifest.json"
 STAGING_PREFIX = ".staging-"
-BLOCK_BYTES = 1 << 22
-
-
-@dataclasses.dataclass(frozen=True)
-class BytesDigest:
-    """What a file must be: SHA-256 in hex, and its length."""
-
-    sha256: str
-    n_bytes: int
+Digest = dict[str, Any]  # sha256 (hex) and n_bytes of a file
 
 
 class HashingWriter:
-    """A write-only stream, strictly forwards, that knows SHA-256 and length of its bytes."""
+    """A write-only stream, strictly forwards, that knows the digest of its bytes."""
 
     def __init__(self, stream: IO[bytes]):
-        self._stream = stream
-        self._sha256 = hashlib.sha256()
-        self.n_bytes = 0
+        self._stream, self._sha256, self._n_bytes = stream, hashlib.sha256(), 0
 
-    def write(self, data: bytes) -> int:
-        data = memoryview(data).cast("B")
-        for start in range(0, len(data), BLOCK_BYTES):
-            block = data[start : start + BLOCK_BYTES].tobytes()
-            self._sha256.update(block)
-            self._stream.write(block)
-        self.n_bytes += len(data)
-        return len(data)
+    def write(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self._stream.write(data)
+        self._n_bytes += len(data)
 
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def digest(self) -> BytesDigest:
-        return BytesDigest(self._sha256.hexdigest(), self.n_bytes)
+    def digest(self) -> Digest:
+        return {"sha256": self._sha256.hexdigest(), "n_bytes": self._n_bytes}
 
 
-def digest(stream: IO[bytes]) -> BytesDigest:
-    """Checksum and length of everything left in `stream`, read in blocks."""
-    sha256, n_bytes = hashlib.sha256(), 0
-    while block := stream.read(BLOCK_BYTES):
-        sha256.update(block)
-        n_bytes += len(block)
-    return BytesDigest(sha256.hexdigest(), n_bytes)
+def digest(path: Path) -> Digest:
+    """What `HashingWriter` says of the bytes that lie in a file."""
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"sha256": sha256, "n_bytes": file.tell()}
 
 
-class LocalStorage:
-    """A folder on a file system whose rename is atomic."""
-
-    def __init__(self, root: str | os.PathLike):
-        self.root = os.fspath(root)
-
-    def folders(self) -> list[str]:
-        """Names of the folders below the root, unfinished stages excluded."""
-        if not os.path.isdir(self.root):
-            return []
-        return [entry.name for entry in os.scandir(self.root) if not entry.name.startswith(".")]
-
-    def has(self, folder: str, name: str) -> bool:
-        return os.path.isfile(os.path.join(self.root, folder, name))
-
-    def stage(self, folder: str, token: str = "") -> str:
-        """Make a place to write the files of `folder` in; returns its name.
-
-        token: the same for several writers that share the place; without, it is new.
-        """
-        staged = f"{STAGING_PREFIX}{folder}-{token or secrets.token_hex(4)}"
-        os.makedirs(os.path.join(self.root, staged), exist_ok=bool(token))
-        return staged
-
-    @contextlib.contextmanager
-    def write(self, folder: str, name: str) -> Iterator[HashingWriter]:
-        """Open `folder/name` for writing; on leaving the block the bytes are on the disk."""
-        with open(os.path.join(self.root, folder, name), "xb") as file:
-            yield HashingWriter(file)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def read(self, folder: str, name: str) -> IO[bytes]:
-        """Open `folder/name` for reading, seekable."""
-        return open(os.path.join(self.root, folder, name), "rb")
-
-    def publish(self, staged: str, folder: str) -> None:
-        """Make the staged files visible as `folder`, all or nothing, replacing what was there."""
-        sync(os.path.join(self.root, staged))
-        if os.path.isdir(os.path.join(self.root, folder)):
-            self.remove(folder)
-        os.rename(os.path.join(self.root, staged), os.path.join(self.root, folder))
-        sync(self.root)
-
-    def remove(self, folder: str) -> None:
-        """Remove `folder`; a reader never takes a half-removed one for a finished save."""
-        path = os.path.join(self.root, folder)
-        if not folder.startswith(STAGING_PREFIX):
-            hidden = os.path.join(self.root, f"{STAGING_PREFIX}{folder}-{secrets.token_hex(4)}")
-            os.rename(path, hidden)
-            path = hidden
-        shutil.rmtree(path)
-
-    def sweep(self, token: str = "") -> None:
-        """Remove the stages that an interrupted writer left, not those of writers with this token.
-
-        Only the writer may call this, the first of several.
-        """
-        if not os.path.isdir(self.root):
-            return
-        for entry in os.scandir(self.root):
-            is_ours = token and entry.name.endswith(f"-{token}")
-            if entry.name.startswith(STAGING_PREFIX) and not is_ours:
-                shutil.rmtree(entry.path)
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[HashingWriter]:
+    """Opens a new file for writing; on leaving the block the bytes are on the disk."""
+    with open(path, "xb") as file:
+        yield HashingWriter(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-class RemoteStorage:
-    """As LocalStorage, through tf.io.gfile (gs://). Nothing is atomic but a single file.
+def stage(folder: Path, token: str = "") -> Path:
+    """Makes a place to write the files of `folder` in.
 
-    So files are written in place, the manifest last, and removed manifest first.
+    token: the same for several writers that share the place; without, it is new.
     """
-
-    def __init__(self, root: str):
-        self.root = root.rstrip("/")
-
-    def _path(self, *names: str) -> str:
-        return "/".join((self.root, *names))
-
-    def folders(self) -> list[str]:
-        if not tf.io.gfile.exists(self.root):
-            return []
-        return [name.rstrip("/") for name in tf.io.gfile.listdir(self.root)]
-
-    def has(self, folder: str, name: str) -> bool:
-        return tf.io.gfile.exists(self._path(folder, name))
-
-    def stage(self, folder: str, token: str = "") -> str:
-        if token and self.has(folder, MANIFEST):  # what else is there, others may have written now
-            tf.io.gfile.remove(self._path(folder, MANIFEST))
-        elif not token and tf.io.gfile.exists(self._path(folder)):
-            self.remove(folder)
-        tf.io.gfile.makedirs(self._path(folder))
-        return folder
-
-    @contextlib.contextmanager
-    def write(self, folder: str, name: str) -> Iterator[HashingWriter]:
-        with tf.io.gfile.GFile(self._path(folder, name), "wb") as file:
-            yield HashingWriter(file)
-
-    def read(self, folder: str, name: str) -> IO[bytes]:
-        return tf.io.gfile.GFile(self._path(folder, name), "rb")
-
-    def publish(self, staged: str, folder: str) -> None:
-        """Nothing to do: the manifest, written last, has already made the folder a checkpoint."""
-
-    def remove(self, folder: str) -> None:
-        if self.has(folder, MANIFEST):
-            tf.io.gfile.remove(self._path(folder, MANIFEST))
-        tf.io.gfile.rmtree(self._path(folder))
-
-    def sweep(self, token: str = "") -> None:
-        """Nothing to do: an unfinished save has no manifest and is overwritten by the next one."""
+    staged = _beside(folder, token or secrets.token_hex(4))
+    staged.mkdir(parents=True, exist_ok=bool(token))
+    return staged
 
 
-def open_storage(root: str | os.PathLike) -> LocalStorage | RemoteStorage:
-    """The storage for a path: anything with a scheme (`gs://…`) is remote."""
-    root = os.fspath(root)
-    return RemoteStorage(root) if "://" in root else LocalStorage(root)
+def publish(staged: Path, folder: Path) -> None:
+    """Makes the staged files visible as `folder`, all or nothing, replacing what was there."""
+    sync(staged)
+    if folder.is_dir():
+        remove(folder)
+    os.rename(staged, folder)
+    sync(folder.parent)
+
+
+def remove(folder: Path) -> None:
+    """Removes `folder`; a reader never takes a half-removed one for a finished save."""
+    hidden = _beside(folder, secrets.token_hex(4))
+    os.rename(folder, hidden)
+    shutil.rmtree(hidden)
+
+
+def sweep(root: Path, token: str = "") -> None:
+    """Removes the stages that an interrupted writer left, not those of writers with this token.
+
+    Only the writer may call this, the first of several.
+    """
+    for staged in root.glob(f"{STAGING_PREFIX}*"):
+        if not (token and staged.name.endswith(f"-{token}")):
+            shutil.rmtree(staged)
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(f"{STAGING_PREFIX}{folder.name}-{ending}")

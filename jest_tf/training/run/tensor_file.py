@@ -1,21 +1,22 @@
 """The variables of a checkpoint as a .safetensors file.
 
 The layout is that of https://github.com/huggingface/safetensors: 8 bytes of header length, a JSON
-header, and the bytes of each tensor. The library itself reads local files only, and writes from
-memory; a checkpoint may lie in a bucket and is hashed while it is written.
+header, and the bytes of each tensor. The library itself would write a copy of all tensors, and a
+checkpoint is hashed while it is written.
 """
 
 import json
 import math
 import zipfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import safetensors
 import tensorflow as tf
 
 from jest_tf.errors import UserError
-from jest_tf.files import parse_json
 
 Variable = Any  # tf.Variable, a distributed tf.Variable, or keras.Variable
 # dtype -> its name in a .safetensors file.
@@ -24,7 +25,6 @@ DTYPES = {
     "uint32": "U32", "int32": "I32", "uint64": "U64", "int64": "I64",
     "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
 }  # fmt: skip
-MAX_HEADER = 100_000_000  # bytes, as in the library
 
 
 def describe(value: Variable | np.ndarray) -> dict[str, Any]:
@@ -75,35 +75,28 @@ def write_tensors(file: IO[bytes], values: Mapping[str, np.ndarray]) -> None:
 
 
 def read_tensors(
-    file: IO[bytes], stored: Mapping[str, dict], give: Callable[[str, np.ndarray], None]
+    path: Path, stored: Mapping[str, dict], give: Callable[[str, np.ndarray], None]
 ) -> None:
     """Calls `give(name, value)` for each tensor in `stored` (name -> description), in name order.
 
-    ValueError: the file holds other tensors than these descriptions say.
+    ValueError, SafetensorError: the file holds other tensors than these descriptions say.
     """
-    length = int.from_bytes(file.read(8), "little")
-    if not 0 < length <= MAX_HEADER:
-        raise ValueError(f"a header of {length} bytes")
-    header = parse_json(file.read(length))
-    for name in sorted(stored):
-        shape, dtype = stored[name]["shape"], stored[name]["dtype"]
-        found = header[name]
-        begin, end = found["data_offsets"]
-        size = n_bytes(shape, dtype)
-        if (found["dtype"], found["shape"], end - begin) != (DTYPES[dtype], shape, size):
-            raise ValueError(f"{name}: {found}, expected {dtype} {shape}")
-        file.seek(8 + length + begin)
-        give(name, _array(file.read(size), shape, dtype))
+    with safetensors.safe_open(path, framework="numpy") as file:
+        for name in sorted(stored):
+            value = file.get_tensor(name)
+            if describe(value) != stored[name]:
+                raise ValueError(f"{name}: {describe(value)}, expected {stored[name]}")
+            give(name, value)
 
 
 def read_npz(
-    file: IO[bytes], stored: Mapping[str, dict], give: Callable[[str, np.ndarray], None]
+    path: Path, stored: Mapping[str, dict], give: Callable[[str, np.ndarray], None]
 ) -> None:
     """`read_tensors` of the .npz that earlier versions wrote: one .npy member per variable.
 
     Headers are compared before anything is read: a hostile one can ask for any memory.
     """
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(path) as archive:
         for name in sorted(stored):
             shape, dtype = stored[name]["shape"], stored[name]["dtype"]
             with archive.open(f"{name}.npy") as member:
@@ -115,17 +108,13 @@ def read_npz(
                     raise ValueError(f"{name}: {kept_as} {found}, expected {dtype} {shape}")
                 if kept_as.hasobject:
                     raise ValueError(f"{name} is pickled")
-                value = _array(member.read(n_bytes(shape, dtype)), shape, dtype)
-            give(name, value)
+                data = member.read(n_bytes(shape, dtype))
+            give(name, np.frombuffer(data, tf.as_dtype(dtype).as_numpy_dtype).reshape(shape))
 
 
 def tf_variable(variable: Variable) -> tf.Variable:
     # A keras.Variable holds its tf.Variable in `.value`; on a tf.Variable that is a method.
     return variable if isinstance(variable, tf.Variable) else variable.value
-
-
-def _array(data: bytes, shape: list[int], dtype: str) -> np.ndarray:
-    return np.frombuffer(data, tf.as_dtype(dtype).as_numpy_dtype).reshape(shape)
 
 
 def n_bytes(shape: list[int], dtype: str) -> int:

@@ -5,8 +5,7 @@
     metrics.jsonl  tensorboard/  checkpoints/  picks/  ledger/  samples/  evaluations/
     projector/  export/
 
-Checkpoints may lie elsewhere (`gs://…`); the workdir itself is a local or mounted folder, because
-locking and appending need a file system.
+It is a local or mounted folder, because locking, appending and renaming need a file system.
 
 A workdir belongs to a run from its first checkpoint on. Until then nothing is lost if the command
 is corrected, so another config may take the folder over.
