@@ -105,8 +105,8 @@ class Checkpointer:
         of a numeric or bool dtype. state: JSON-serialisable; floats come back exactly.
         CheckpointNotSaved: the disk refused; what was saved before is intact.
         """
-        self.save_later(step, variables, state)
         self.wait()
+        self._save(step, Share.of(variables, self._group), state)
 
     def save_later(
         self,
