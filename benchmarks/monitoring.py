@@ -172,7 +172,7 @@ def query_rows(variant: str) -> list[dict]:
         model = {"path": export, "fingerprint": info["fingerprint"]}
         index = ImageIndex.create(folder / "index", embed_dim, model)
         index.add([Item(f"{i}.png") for i in range(N_IMAGES)], z)
-        searcher = Searcher(folder / "index", k=K)
+        searcher = Searcher(folder / "index")
         totals, encodings = [], []
         for i in range(N_QUERIES):
             started = time.perf_counter()

@@ -67,7 +67,7 @@ def _query() -> None:
         raise UserError("--text is empty; expected the words to look for")
     from jest_tf.serving import querying
 
-    searcher = querying.Searcher(_INDEX.value, _MODEL.value, _K.value)
+    searcher = querying.Searcher(_INDEX.value, _MODEL.value)
     if STDIN in _TEXT.value:
         for text in filter(None, map(str.strip, sys.stdin)):
             _show(searcher.find([text], [], _K.value))

@@ -71,7 +71,7 @@ def _open(folders: list[str]):
             name = pathlib.Path(folder).resolve().name
             number = sum(other.split("~")[0] == name for other in searchers)
             name = f"{name}~{number + 1}" if number else name
-            searchers[name] = Searcher(folder, _MODEL.value, web.MAX_K + 1, encoders)
+            searchers[name] = Searcher(folder, _MODEL.value, encoders)
     hosts = LOOPBACK if _HOST.value in LOOPBACK else None
     return web.make_app(searchers, hosts), sum(len(one.index) for one in searchers.values())
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from jest_tf.config import flat
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
 from jest_tf.models.lora import Adapter, Lora, kernel_of
@@ -43,8 +44,9 @@ class DualEncoderConfig:
     init_bias: float = -10.0
 
     def __post_init__(self) -> None:
-        for name, value in _sizes(self).items():
-            if not isinstance(value, int) or value < 1:
+        for name, value in flat(dataclasses.asdict(self)).items():
+            is_size = not name.startswith("init_")
+            if is_size and (not isinstance(value, int) or value < 1):
                 raise UserError(f"model.{name} = {value!r}: expected a whole number of 1 or more")
         if self.image_size % self.patch_size:
             raise UserError(
@@ -62,45 +64,28 @@ class DualEncoderConfig:
 
     @classmethod
     def from_variant(cls, variant: str, **overrides: Any) -> "DualEncoderConfig":
-        """A named size (`VARIANTS`) with fields replaced; `image` and `text` also in part."""
-        if variant == CUSTOM:
-            return cls.from_dict(overrides)
-        if variant not in VARIANTS:
-            raise UserError(f"model variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-        return cls.from_dict({**dataclasses.asdict(VARIANTS[variant]), **overrides}, variant)
+        """A named size (`VARIANTS`) with fields replaced; `image` and `text` also in part.
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], variant: str | None = None) -> "DualEncoderConfig":
-        """The inverse of `dataclasses.asdict`. Towers given in part are filled from `variant`."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = set(values) - known
-        if unknown:
+        `custom`: all sizes are given, as `dataclasses.asdict` gives them.
+        """
+        if variant not in (*VARIANTS, CUSTOM):
+            raise UserError(f"model variant {variant!r}: expected one of {', '.join(VARIANTS)}")
+        base = {} if variant == CUSTOM else dataclasses.asdict(VARIANTS[variant])
+        values, known = base | overrides, {field.name for field in dataclasses.fields(cls)}
+        if unknown := set(values) - known:
             raise UserError(
                 f"unknown model setting {', '.join(sorted(unknown))}: expected some of "
                 f"{', '.join(sorted(known))}"
             )
-        missing = {"image", "text", "embed_dim", "vocab_size"} - set(values)
-        if missing:
+        if missing := {"image", "text", "embed_dim", "vocab_size"} - set(values):
             raise UserError(
                 f"model.variant = custom needs all sizes; model.sizes lacks {sorted(missing)}. It "
                 "is what jest_tf.import_weights writes: start from such a workdir instead."
             )
-        towers = {}
         for name in ("image", "text"):
-            given = values[name]
-            if not isinstance(given, TowerConfig):
-                base = dataclasses.asdict(getattr(VARIANTS[variant], name)) if variant else {}
-                towers[name] = _tower(name, {**base, **given})
-        return cls(**{**values, **towers})
-
-
-def _sizes(config: DualEncoderConfig) -> dict[str, Any]:
-    names = ("image_size", "patch_size", "n_tokens", "vocab_size", "embed_dim")
-    sizes = {name: getattr(config, name) for name in names}
-    for name in ("image", "text"):
-        for key, value in dataclasses.asdict(getattr(config, name)).items():
-            sizes[f"{name}.{key}"] = value
-    return sizes
+            if not isinstance(values[name], TowerConfig):
+                values[name] = _tower(name, base.get(name, {}) | values[name])
+        return cls(**values)
 
 
 def _tower(name: str, values: dict[str, Any]) -> TowerConfig:

@@ -11,7 +11,9 @@ import warnings
 import tensorflow as tf
 
 from jest_tf.collectives import LOCAL, Collectives
-from jest_tf.selection.draw import Noise, draw_once, sum_over
+from jest_tf.selection import scores
+from jest_tf.selection.draw import Noise, draw_once
+from jest_tf.selection.select import Candidates, summed_up
 from jest_tf.selection.spec import Selection, SelectionSpec
 
 
@@ -43,39 +45,19 @@ def select_by_loss(
         )
         spec = dataclasses.replace(spec, policy="independent_sampled")
     n = spec.super_batch // collectives.size
-    start = collectives.rank * n
-    score = _score(spec, n, learner_loss, reference_loss)
-    usable = valid & tf.math.is_finite(score)
-    score = tf.where(usable, score, 0.0)
-    positions = draw_once(spec, score, usable, Noise(seed, None), collectives)
-    sums = [tf.reduce_sum(tf.cast(rows, tf.float32)) for rows in (usable, valid, score)]
-    sums.append(sum_over(score, positions, start))
-    n_usable, n_valid, pool, chosen = tf.unstack(collectives.all_reduce_sum(tf.stack(sums)))
-    n_candidates, n_valid = tf.cast(n_usable, tf.int32), tf.cast(n_valid, tf.int32)
-    if spec.policy == "uniform":
-        return Selection(positions, n_candidates, {}, n_valid)
-    metrics = {
-        "pool_score": pool / tf.maximum(n_usable, 1.0),
-        "chosen_score": chosen / spec.sub_batch,
-    }
-    return Selection(positions, n_candidates, metrics, n_valid)
-
-
-def _score(spec, n, learner_loss, reference_loss):
-    """S_i float32 [n]: the criterion of each row."""
-    terms = {
-        "learnability": ((spec.learner_weight, "learner_loss"), (-1.0, "reference_loss")),
-        "hard_learner": ((1.0, "learner_loss"),),
-        "easy_reference": ((-1.0, "reference_loss"),),
-    }[spec.criterion]
-    losses = {"learner_loss": learner_loss, "reference_loss": reference_loss}
-    score = tf.zeros([n])
-    for sign, name in terms if spec.policy != "uniform" else ():
-        loss = losses[name]
+    needed = {"learner_loss": learner_loss} if spec.scores_learner else {}
+    needed |= {"reference_loss": reference_loss} if spec.scores_reference else {}
+    for name, loss in needed.items():
         if loss is None or tf.TensorShape(loss.shape) != (n,):
             found = None if loss is None else tuple(loss.shape)
             raise ValueError(
                 f"{name} is {found}; criterion {spec.criterion} needs a tensor of shape ({n},)"
             )
+    score = tf.zeros([n])
+    for sign, loss in scores.terms(spec, learner_loss, reference_loss) if needed else ():
         score += sign * tf.cast(tf.stop_gradient(loss), tf.float32)
-    return score
+    usable = valid & tf.math.is_finite(score)
+    score = tf.where(usable, score, 0.0)
+    positions = draw_once(spec, score, usable, Noise(seed, None), collectives)
+    candidates = Candidates([], None, score, usable)
+    return summed_up(spec, candidates, positions, {}, valid, collectives)

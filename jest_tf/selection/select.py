@@ -94,16 +94,19 @@ def _program(spec, local):
 
 
 def _select(spec, learner, reference, valid, seed, gumbel, collectives):
-    n = spec.super_batch // collectives.size
-    start = collectives.rank * n
     models = [] if spec.policy == "uniform" else scores.terms(spec, learner, reference)
     candidates = Candidates(models, *pool(spec.loss, models, valid))
     positions, sums = DRAWS[spec.policy](spec, candidates, Noise(seed, gumbel), collectives)
 
-    names = (*sums, "chosen_score", "pool_score") if models else ()
-    own = _own_sums(
-        candidates.s_ii, candidates.usable, valid, positions, start, list(sums.values())
-    )
+    return summed_up(spec, candidates, positions, sums, valid, collectives)
+
+
+def summed_up(spec, candidates, positions, sums, valid, collectives) -> Selection:
+    """The Selection of what a draw gave (see `DRAWS`): one exchange for all counts and metrics."""
+    start = collectives.rank * valid.shape[0]
+    names = () if spec.policy == "uniform" else (*sums, "chosen_score", "pool_score")
+    s_ii, usable = candidates.s_ii, candidates.usable
+    own = _own_sums(s_ii, usable, valid, positions, start, list(sums.values()))
     totals = collectives.all_reduce_sum(own)
     return Selection(positions, *_totals(spec.sub_batch, names, totals))
 
@@ -187,11 +190,8 @@ def _rank(model, valid):
 
 
 def _check_rows(spec, n, learner, reference, valid):
-    needed = {} if spec.policy == "uniform" else {"learner": learner, "reference": reference}
-    if spec.criterion == "hard_learner":
-        needed.pop("reference", None)
-    if spec.criterion == "easy_reference":
-        needed.pop("learner", None)
+    needed = {"learner": learner} if spec.scores_learner else {}
+    needed |= {"reference": reference} if spec.scores_reference else {}
     for name, z in needed.items():
         if z is None:
             raise UserError(

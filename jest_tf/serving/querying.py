@@ -25,17 +25,15 @@ MAX_SHEET_COLUMNS = 20
 class Searcher:
     """An index and its model, loaded once and asked as often as one likes.
 
-    model_path: by default the export that built the index. k: how many images queries will ask for;
-    any other number works, slower the first time. encoders: fingerprint -> model; one of these is
-    used if it built the index, a model that is loaded is added. UserError: no index, an empty one,
-    no export, or one that did not build the index.
+    model_path: by default the export that built the index. encoders: fingerprint -> model; one of
+    these is used if it built the index, a model that is loaded is added. UserError: no index, an
+    empty one, no export, or one that did not build the index.
     """
 
     def __init__(
         self,
         index_path: str | os.PathLike,
         model_path: str | None = None,
-        k: int = 10,
         encoders: dict[str, ExportEncoder] | None = None,
     ):
         started = time.monotonic()
@@ -50,7 +48,7 @@ class Searcher:
         if encoders is not None:
             encoders[self.encoder.fingerprint] = self.encoder
         self._search = ExactSearch(self.index.embeddings())
-        self._search(self.encoder.encode_text([""]), k)  # builds the graphs, so that no query does
+        self._search(self.encoder.encode_text([""]), 1)  # builds the graphs, so that no query does
         self.load_seconds = time.monotonic() - started
 
     def find(self, texts: Sequence[str], images: Sequence[str], k: int) -> dict[str, Any]:
@@ -113,16 +111,16 @@ class Searcher:
 
     def _hit(self, rank: int, score: float, row: int) -> dict[str, Any]:
         item = self.index.items[row]
-        found = {"id": item.id, "label": item.label, "row": int(row)}
-        return {"rank": rank, "score": float(score), **found}
+        return {
+            "rank": rank, "score": float(score), "id": item.id, "label": item.label, "row": int(row)
+        }  # fmt: skip
 
     def _sheet_row(self, query: dict[str, Any]) -> Row:
-        hits = [self._sheet_hit(hit) for hit in query["results"][:MAX_SHEET_COLUMNS]]
+        hits = []
+        for hit in query["results"][:MAX_SHEET_COLUMNS]:
+            item = self.index.items[hit["row"]]
+            is_path = item.id.endswith(item.label)  # Of a data set the label is a caption.
+            hits.append(Hit(self.picture(item), hit["score"], hit["label"], is_name=is_path))
         if "text" in query:
             return Row(query["text"], hits)
         return Row(Path(query["image"]).name, hits, open_image(Path(query["image"]).open))
-
-    def _sheet_hit(self, hit: dict[str, Any]) -> Hit:
-        item = self.index.items[hit["row"]]
-        is_path = item.id.endswith(item.label)  # Of a data set the label is a caption.
-        return Hit(self.picture(item), hit["score"], hit["label"], is_name=is_path)

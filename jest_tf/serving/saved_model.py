@@ -153,21 +153,19 @@ def _write_saved_model(
     def scale_and_bias():
         return {"scale": model.scale, "bias": tf.convert_to_tensor(model.bias)}
 
+    endpoints = {
+        encode_image: [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")],
+        encode_image_bytes: [tf.TensorSpec([None], tf.string, name="encoded")],
+        encode_text: [tf.TensorSpec([None], tf.string, name="texts")],
+        scale_and_bias: [],
+    }
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.track(tokenizer)
-    # Tracing takes most of the time.
-    counter = Counter("export", len(ENDPOINTS) + 1, "parts")
-    images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
-    archive.add_endpoint("encode_image", encode_image, [images])
-    counter.add()
-    files = tf.TensorSpec([None], tf.string, name="encoded")
-    archive.add_endpoint("encode_image_bytes", encode_image_bytes, [files])
-    counter.add()
-    texts = tf.TensorSpec([None], tf.string, name="texts")
-    archive.add_endpoint("encode_text", encode_text, [texts])
-    archive.add_endpoint("scale_and_bias", scale_and_bias, [])
-    counter.add(2)
+    counter = Counter("export", len(endpoints) + 1, "parts")
+    for endpoint, signature in endpoints.items():  # tracing takes most of the time
+        archive.add_endpoint(endpoint.__name__, endpoint, signature)
+        counter.add()
     archive.write_out(path, verbose=False)
     counter.add()
     _without_xla(f"{path}/saved_model.pb")

@@ -235,9 +235,8 @@ class Desk:
 
     def _section(self, name: str, embeddings: Mapping[str, np.ndarray], query: Mapping) -> dict:
         searcher = self._searchers[name]
-        # One program for every k, and a row more, because a picture is its own neighbour.
         z = embeddings[searcher.encoder.fingerprint][None]
-        hits = searcher.nearest(z, MAX_K + 1)[0]
+        hits = searcher.nearest(z, query["k"] + 1)[0]  # a picture is its own neighbour
         hits = [hit for hit in hits if hit["row"] != query.get("row", -1)][: query["k"]]
         results = [
             {

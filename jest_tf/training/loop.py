@@ -104,6 +104,9 @@ class Trainer:
         self.evaluations = Evaluations(
             config, workdir, self.model, self.inputs.tokenizer, self.outputs, runtime
         )
+        cadences = [config.log.every_steps, config.checkpoint.every_steps]
+        cadences += [spec.every_steps for spec in config.evals.values()]
+        self.cadences = [every for every in cadences if every]
         self.saved_at, self.has_asked, self.save_is_due = time.monotonic(), False, False
         self.pending: Pending | None = None
 
@@ -240,22 +243,18 @@ class Trainer:
         }
 
     def _restore(self) -> int:
-        """Restores the newest sound checkpoint; returns the number of finished steps."""
+        """Restores the newest sound checkpoint, or starts; returns the number of finished steps."""
         state = self.checkpoints.restore(self._variables())
-        if state is None:
-            self._start()
-            return 0
-        self.ledger = CostLedger(**state["ledger"])
-        self.bad_records.seen, self.bad_records.bad = (state["records"][k] for k in ("seen", "bad"))
-        return state["step"]
-
-    def _start(self) -> None:
-        """The weights of step 0, where there is no checkpoint."""
+        if state:
+            self.ledger = CostLedger(**state["ledger"])
+            self.bad_records.seen, self.bad_records.bad = map(state["records"].get, ("seen", "bad"))
+            return state["step"]
         model, config = self.model, self.config
         if config.model.init:
             restore.start_from_init(config, model.learner)
             model.optimizer.restart_averages(model.learner.trainable_variables)
         restore.require_something_learnable(config, model.learner, model.reference, self.cache)
+        return 0
 
     def _batches(self) -> Iterator:
         """Per-replica super-batches from the current step on, read again after a read error."""
@@ -292,12 +291,9 @@ class Trainer:
 
     def _steps_until_next_event(self) -> int:
         """Steps of the next host loop: no log, evaluation or save may fall inside it."""
-        config = self.config
-        cadences = [config.log.every_steps, config.checkpoint.every_steps]
-        cadences += [e.every_steps for e in config.evals.values()]
-        events = [c - self.step % c for c in cadences if c]
-        events += [config.total_steps - self.step, self.schedule.steps_left(self.step)]
-        return min(config.strategy.steps_per_loop, *events)
+        events = [every - self.step % every for every in self.cadences]
+        events += [self.config.total_steps - self.step, self.schedule.steps_left(self.step)]
+        return min(self.config.strategy.steps_per_loop, *events)
 
     def _advance(self, n_steps: int) -> None:
         """Begins the next steps, and while they run reads what those before them did.
@@ -330,10 +326,8 @@ class Trainer:
 
     def _is_event(self) -> bool:
         """Whether this step is logged, saved or evaluated."""
-        c, step = self.config, self.step
-        cadences = c.log.every_steps, c.checkpoint.every_steps
-        is_due = any(every and step % every == 0 for every in cadences)
-        return is_due or step >= c.total_steps or bool(self.evaluations.due(step))
+        is_due = any(self.step % every == 0 for every in self.cadences)
+        return is_due or self.step >= self.config.total_steps
 
     def _settle(self) -> None:
         """Reads what the pending steps did, if there are any."""

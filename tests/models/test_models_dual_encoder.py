@@ -147,7 +147,7 @@ def test_bfloat16_towers_give_float32_embeddings_near_the_float32_ones(model):
 
 def test_the_config_survives_json_and_names_its_mistakes():
     for config in [CONFIG, *VARIANTS.values()]:
-        assert DualEncoderConfig.from_dict(dataclasses.asdict(config)) == config
+        assert DualEncoderConfig.from_variant("custom", **dataclasses.asdict(config)) == config
     with pytest.raises(UserError, match="expected one of nano, mu, Ti, S, B, L"):
         DualEncoderConfig.from_variant("XL")
     with pytest.raises(UserError, match="model.image_size = 50 is not divisible"):

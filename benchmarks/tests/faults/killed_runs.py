@@ -55,7 +55,6 @@ def in_save_of_step_8() -> None:
     def write_and_die(file, values):
         described = write(file, values)
         if int(values["optimizer/adamw/iteration"]) == 8:
-            file.flush()
             die()
         return described
 

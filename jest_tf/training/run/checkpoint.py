@@ -25,7 +25,7 @@ import re
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,6 @@ NPZ = "variables.npz"
 # Format -> the file that every checkpoint of it holds, beside the state.
 FORMATS = {1: NPZ, 2: VARIABLES, 3: INDEX}
 FOLDER_NAME = re.compile(r"step-(\d{8,})")
-AUTOMATIC_NUMBER = re.compile(r"(_\d+)+(?=[/_:]|$)|:\d+$")
 N_DIFFERENCES_SHOWN = 8
 # What numpy, zipfile, json and our own reading raise for content that is not what we write.
 NOT_AS_WRITTEN = (
@@ -394,19 +393,6 @@ class Checkpointer:
             storage.sweep(self._root)
         except OSError as error:
             logging.warning("Could not clean up after a failed save: %s", error)
-
-
-def named(group: str, variables: Iterable[Variable]) -> dict[str, Variable]:
-    """Names for `save`: "group/0007/vit/block/mlp/kernel", by place and path.
-
-    Keras numbers names by what else was built ("dense_1"): numbers are dropped, the place remains.
-    """
-    return {
-        f"{group}/{i:04d}/{AUTOMATIC_NUMBER.sub('', getattr(variable, 'path', variable.name))}": (
-            variable
-        )
-        for i, variable in enumerate(variables)
-    }
 
 
 def folder_name(step: int) -> str:

@@ -1,6 +1,7 @@
 """Models that a run has saved: to go on training, to evaluate, to export, to be a reference."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -155,12 +156,13 @@ def open_cache(config: ConfigDict, manifest: Manifest) -> ReferenceCache | None:
     return cache
 
 
-def weights_digest(model: DualEncoder) -> str:
-    """Fingerprint of a model's weights."""
+def weights_digest(model: DualEncoder, of_logits: bool = True) -> str:
+    """Fingerprint of a model's weights; of_logits: with the scale and bias of the logits."""
     digest = hashlib.sha256()
     for variable in model.variables:
-        digest.update(variable.path.encode())
-        digest.update(variable.numpy().tobytes())
+        if of_logits or variable.shape:
+            digest.update(variable.path.encode())
+            digest.update(variable.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -174,9 +176,6 @@ def reference_identity(run: LoadedRun) -> dict[str, str | int]:
         "decoded_size": int(run.config.data.image_size),
         "image_size": int(run.model.config.image_size),
     } | ({"pixels": str(rule)} if rule != PixelRule() else {})
-
-
-SCALARS = ("log_scale", "bias")
 
 
 def start_from_init(config: ConfigDict, learner: DualEncoder) -> None:
@@ -213,10 +212,11 @@ def require_something_learnable(
     s = config.selection
     if s.policy == "uniform" or s.criterion != "learnability" or s.learner_weight != 1:
         return
+    digest = functools.partial(weights_digest, learner.merged())
     if cache is not None:
-        same = cache.identity.get("weights") == weights_digest(learner.merged())
-    else:
-        same = reference is not None and _towers_equal(learner.merged(), reference)
+        same = cache.identity.get("weights") == digest()
+    else:  # whose scale and bias may have been calibrated
+        same = reference is not None and digest(False) == weights_digest(reference, False)
     if same:
         raise UserError(
             "the learner starts as its own reference, so learnability (the learner's loss minus "
@@ -224,12 +224,3 @@ def require_something_learnable(
             "--config.selection.learner_weight=0.5, --config.selection.criterion=easy_reference, "
             "or --config.reference.workdir to another model."
         )
-
-
-def _towers_equal(one: DualEncoder, other: DualEncoder) -> bool:
-    theirs = {v.path: v for v in other.variables}
-    return all(
-        v.path in theirs and np.array_equal(v.numpy(), theirs[v.path].numpy())
-        for v in one.variables
-        if v.path.split("/")[-1] not in SCALARS or len(v.shape)
-    )
