@@ -62,7 +62,7 @@ def check_reference(config: ConfigDict) -> Section:
     section = Section(f"Reference: {workdir}")
     try:
         run = reference_config(config)
-        vocabulary, pixels, _ = inputs.workdir_rules(workdir, run)
+        vocabulary, pixels = inputs.workdir_rules(workdir, run)
         steps = Checkpointer(os.path.join(workdir, "checkpoints"), run.checkpoint.keep).steps()
     except UserError as error:
         section.problems.append(str(error))
@@ -80,7 +80,7 @@ def check_reference(config: ConfigDict) -> Section:
             f"--config.data.n_tokens={run.data.n_tokens}."
         )
     if config.data.vocab:
-        own = _tokenizer(config).fingerprint
+        own = inputs.new_tokenizer(config).fingerprint
         if own != vocabulary.fingerprint:
             section.problems.append(
                 f"it reads text with the vocabulary {vocabulary.fingerprint}, this run with {own}. "
@@ -111,19 +111,12 @@ def _check_cache(config: ConfigDict) -> Section:
     return section
 
 
-def _tokenizer(config: ConfigDict) -> Tokenizer:
-    return Tokenizer(
-        inputs.find_vocabulary(config), config.data.n_tokens, inputs.tokenizer_rule(config)
-    )
-
-
 def reference_config(config: ConfigDict) -> ConfigDict | None:
     """The config of the reference's run, with its vocabulary's size; UserError: no run."""
     if not needs_reference(config) or not config.reference.workdir:
         return None
     run = stored_config(config.reference.workdir)
-    tokenizer, _, _ = inputs.workdir_rules(config.reference.workdir, run)
-    run.data.vocab_size = tokenizer.vocab_size
+    run.data.vocab_size = inputs.workdir_rules(config.reference.workdir, run)[0].vocab_size
     return run
 
 
@@ -192,7 +185,7 @@ def _tokens(section: Section, config: ConfigDict, caption: str) -> None:
         if source.n_records > SMALL:
             section.add("its tokens", f"the run learns a vocabulary from {source.name} first")
             return
-    tokenizer = _tokenizer(config)
+    tokenizer = inputs.new_tokenizer(config)
     tokens = tokenizer(tf.constant([caption])).numpy()[0].tolist()
     used = len(tokens) - next((i for i, t in enumerate(reversed(tokens)) if t), 0)
     section.add(

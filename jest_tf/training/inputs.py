@@ -57,10 +57,8 @@ def open_inputs(
     if checks_files and not config.model.image.cache:
         check_files(manifest)
     if is_new:
-        rule = tokenizer_rule(config)
-        tokenizer = Tokenizer(find_vocabulary(config), config.data.n_tokens, rule)
-        return Inputs(manifest, tokenizer, pixel_rule(config))
-    tokenizer, pixels, _ = workdir_rules(workdir, config)
+        return Inputs(manifest, new_tokenizer(config), pixel_rule(config))
+    tokenizer, pixels = workdir_rules(workdir, config)
     if os.path.exists(config.data.vocab):
         given = Tokenizer(find_vocabulary(config), tokenizer.n_tokens, tokenizer.rule)
         if given.fingerprint != tokenizer.fingerprint:
@@ -94,19 +92,18 @@ def pixel_rule_of(kind: str) -> PixelRule:
     return PixelRule(kind.removesuffix("_plain"), antialias=not kind.endswith("_plain"))
 
 
-def tokenizer_rule(config: ConfigDict) -> TokenizerRule:
+def new_tokenizer(config: ConfigDict) -> Tokenizer:
     """How a new run reads text: by the rule of the workdir that `data.vocab` names, or our own."""
     record = ModelRecord.load(config.data.vocab) if os.path.isdir(config.data.vocab) else None
-    return record.tokenizer if record else TokenizerRule()
+    rule = record.tokenizer if record else TokenizerRule()
+    return Tokenizer(find_vocabulary(config), config.data.n_tokens, rule)
 
 
-def workdir_rules(
-    workdir: str, config: ConfigDict
-) -> tuple[Tokenizer, PixelRule, ModelRecord | None]:
+def workdir_rules(workdir: str, config: ConfigDict) -> tuple[Tokenizer, PixelRule]:
     """How a workdir's model reads text and pictures; UserError: vocabulary missing or other."""
     record = ModelRecord.load(workdir)
     if record is None:  # a run of an older version
-        return Tokenizer(vocabulary_of(workdir), config.data.n_tokens), PixelRule(), None
+        return Tokenizer(vocabulary_of(workdir), config.data.n_tokens), PixelRule()
     path = os.path.join(workdir, record.vocabulary)
     tokenizer = Tokenizer(path, record.n_tokens, record.tokenizer)
     if tokenizer.fingerprint != record.fingerprint:
@@ -114,7 +111,7 @@ def workdir_rules(
             f"{path} is not the vocabulary of this model: its fingerprint is "
             f"{tokenizer.fingerprint}, model.json says {record.fingerprint}. Restore the file."
         )
-    return tokenizer, record.pixels, record
+    return tokenizer, record.pixels
 
 
 def model_record(model: DualEncoder, tokenizer: Tokenizer, image_size: int) -> ModelRecord:

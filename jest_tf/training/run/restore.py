@@ -63,7 +63,7 @@ def load_workdir(workdir: str, step: int | None = None) -> LoadedRun:
     """
     config = stored_config(workdir)
     register(config.data.tfds_module)
-    tokenizer, pixels, _ = workdir_rules(workdir, config)
+    tokenizer, pixels = workdir_rules(workdir, config)
     model = build_model(config, tokenizer.vocab_size, pixels)
     checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"), config.checkpoint.keep)
     state = checkpoints.restore(learner_variables(model), step, only=LEARNER)
