@@ -47,11 +47,10 @@ class Files:
         self._samples = workdir.samples
         cut_samples(self._samples, start_step)
         cut_results(workdir.evaluations, start_step)
-        self._picks = None
-        if config.log.picks_every_steps:
-            self._picks = PicksLog(
-                workdir.picks, config.selection.sub_batch, config.log.picks_every_steps, start_step
-            )
+        self._logs, self._picks = [self._metrics, self._refused], None
+        if every := config.log.picks_every_steps:
+            self._picks = PicksLog(workdir.picks, config.selection.sub_batch, every, start_step)
+            self._logs.append(self._picks)
         self._ledger = None
         if most := config.log.ledger_records:
             keep = config.checkpoint.keep
@@ -132,22 +131,15 @@ class Files:
 
         Returns what is left to do, the file of the ledger, for the thread that saves.
         """
-        self._metrics.sync()
-        self._refused.sync()
+        for log in self._logs:
+            log.sync()
         self._tensorboard.flush()
         self._curves.flush()
-        if self._picks is not None:
-            self._picks.sync()
         return self._ledger.saving(step) if self._ledger is not None else lambda: None
 
     def close(self) -> None:
-        self._progress.close()
-        self._metrics.close()
-        self._refused.close()
-        self._tensorboard.close()
-        self._curves.close()
-        if self._picks is not None:
-            self._picks.close()
+        for output in (self._progress, *self._logs, self._tensorboard, self._curves):
+            output.close()
 
 
 class Silent:
