@@ -22,16 +22,12 @@ def gumbel(seed: tf.Tensor, chunk: tf.Tensor | int, start: tf.Tensor | int, n: i
 def uniform(seed: tf.Tensor, stream: tf.Tensor | int, start: tf.Tensor | int, n: int) -> tf.Tensor:
     """Uniform numbers in (0, 1), float32 [n]; as `gumbel`, whose chunks are streams from 0 on."""
     start = tf.cast(start, tf.int64)
-    bits = _uint32_bits(seed, stream, start // _PHILOX_LANES, n + _PHILOX_LANES)
+    # Raw bits, because float draws for one seed differ between XLA and plain kernels.
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    offset = tf.stack([tf.cast(x, tf.uint64) for x in (start // _PHILOX_LANES, stream)])
+    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[n + _PHILOX_LANES], key=key, counter=counter + offset, alg=_PHILOX, dtype=tf.uint32
+    )
     bits = tf.slice(bits, [start % _PHILOX_LANES], [n])
     # 32-bit integers to float keep 24 leading bits. Never 0 or 1, so every logarithm is finite.
     return tf.minimum((tf.cast(bits, tf.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)
-
-
-def _uint32_bits(seed, stream, counter_offset, n):
-    # Raw bits, because float draws for one seed differ between XLA and plain kernels.
-    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
-    offset = tf.stack([tf.cast(counter_offset, tf.uint64), tf.cast(stream, tf.uint64)])
-    return tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=[n], key=key, counter=counter + offset, alg=_PHILOX, dtype=tf.uint32
-    )

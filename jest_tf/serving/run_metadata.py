@@ -71,19 +71,14 @@ def _selection(selection: Mapping[str, Any], reference: str) -> dict[str, Any]:
     }
 
 
-def _distillation(reference: Mapping[str, Any]) -> str:
-    weight = reference["distillation"]
-    source = reference["workdir"] or reference["cache"]
-    return f"weight {weight:g}, from {source}" if weight else "none"
-
-
 def _training(config: Mapping[str, Any], step: int) -> dict[str, Any]:
-    optimizer = config["optimizer"]
+    optimizer, reference = config["optimizer"], config["reference"]
+    weight, source = reference["distillation"], reference["workdir"] or reference["cache"]
     return {
         "steps": f"{step:,} of {config['total_steps']:,}",
         "examples trained on": step * config["selection"]["sub_batch"],
         "loss": config["loss"],
-        "distillation": _distillation(config["reference"]),
+        "distillation": f"weight {weight:g}, from {source}" if weight else "none",
         "precision": config["precision"],
         "learning rate": optimizer["learning_rate"],
         "weight decay": optimizer["weight_decay"],

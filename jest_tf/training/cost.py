@@ -16,6 +16,8 @@ from jest_tf.tuning import TrainedTower
 # The phases of a step, in its order; `train` has one entry per fidelity, such as train@256/16.
 SCORE_LEARNER, SCORE_REFERENCE = "score_learner", "score_reference"
 SELECT, TRAIN = "select", "train"
+# Matrix products by which a loss finds the sums that its softmax divides by.
+NORMALISER_PRODUCTS = {"sigmoid": 0, "softmax": 2}
 
 
 def image_tower_flops(model: DualEncoderConfig, at: Fidelity) -> int:
@@ -117,7 +119,7 @@ def resize_flops(stored_size: int, image_size: int) -> int:
 def loss_flops(batch: int, embed_dim: int, kind: str, n_replicas: int = 1) -> int:
     """The contrastive loss and its gradient over the whole batch, all replicas together."""
     # Logits once and a product per gradient; several replicas make the logits of both directions.
-    products = 3 + (n_replicas > 1) + _normaliser_products(kind)
+    products = 3 + (n_replicas > 1) + NORMALISER_PRODUCTS[kind]
     return products * 2 * batch**2 * embed_dim
 
 
@@ -128,15 +130,11 @@ def distillation_flops(
 
     A softmax loss has made the learner's normalisers already.
     """
-    both = _normaliser_products("softmax")
+    both = NORMALISER_PRODUCTS["softmax"]
     own = loss_flops(batch, embed_dim, "sigmoid", n_replicas)
-    own += (both - _normaliser_products(kind)) * 2 * batch**2 * embed_dim
+    own += (both - NORMALISER_PRODUCTS[kind]) * 2 * batch**2 * embed_dim
     logits = 1 + (n_replicas > 1)  # of the reference's no gradient is taken
     return own + (logits + both) * 2 * batch**2 * reference_dim
-
-
-def _normaliser_products(kind: str) -> int:
-    return {"sigmoid": 0, "softmax": 2}[kind]
 
 
 def select_flops(spec: SelectionSpec, embed_dims: list[int], n_replicas: int = 1) -> int:
@@ -292,16 +290,12 @@ class CostLedger:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + duration
 
     @property
-    def total_flops(self) -> float:
-        return sum(self.flops.values())
-
-    @property
     def totals(self) -> dict[str, float]:
         """What the run has spent so far, in short."""
         return {
             "examples_scored": self.examples_scored,
             "examples_trained": self.examples_trained,
-            "flops": self.total_flops,
+            "flops": sum(self.flops.values()),
         }
 
     @property

@@ -84,17 +84,13 @@ class Approximation:
     def of(self, full: Fidelity, name: str) -> Fidelity:
         """The fidelity that it makes of `full`; UserError: beyond the model's depth or length."""
         for field in ("image_depth", "text_depth", "n_tokens"):
-            asked, most = getattr(self, field), getattr(full, field)
-            if not 0 <= asked <= most:
+            value, most = getattr(self, field), getattr(full, field)
+            if not 0 <= value <= most:
                 raise UserError(
-                    f"{name}.{field} = {asked}: expected 1 to {most}, the model's own (0: that one)"
+                    f"{name}.{field} = {value}: expected 1 to {most}, the model's own (0: that one)"
                 )
-        return Fidelity(
-            self.resolution or full.resolution,
-            self.image_depth or full.image_depth,
-            self.text_depth or full.text_depth,
-            self.n_tokens or full.n_tokens,
-        )
+        asked = {field: value for field, value in vars(self).items() if value}
+        return dataclasses.replace(full, **asked)
 
 
 @dataclasses.dataclass(frozen=True)

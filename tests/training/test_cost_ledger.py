@@ -132,8 +132,8 @@ def test_the_ledger_adds_up_and_survives_json():
     restored = CostLedger(**json.loads(json.dumps(dataclasses.asdict(ledger))))
     assert restored == ledger
     restored.add(full, 1, {"step": 1.0})
-    assert restored.total_flops == 150 and restored.total_seconds == 7.5
-    assert ledger.total_flops == 115
+    assert restored.totals["flops"] == 150 and restored.total_seconds == 7.5
+    assert ledger.totals["flops"] == 115
     scalars = restored.scalars()
     assert scalars["cost/flops"] == 150 and scalars["cost/flops/train@48/8"] == 90
     assert scalars["cost/seconds/input"] == 0.5 and scalars["cost/examples_scored"] == 3840
