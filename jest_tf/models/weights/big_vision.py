@@ -91,28 +91,22 @@ def measure(tensors: Tensors) -> r.Sizes:
 
 
 def rules(c: DualEncoderConfig) -> list[r.Rule]:
-    grid, width, head = c.image_size // c.patch_size, c.image.width, "img/MAPHead_0"
+    places, width, head = (c.image_size // c.patch_size) ** 2, c.image.width, "img/MAPHead_0"
     return [
         *_dense("image/embedding", "img/embedding"),
-        r.reshaped(
-            "image/embedding/positions", "img/pos_embedding",
-            (grid, grid, width), (1, grid * grid, width),
-        ),
+        r.same("image/embedding/positions", "img/pos_embedding", shape=(1, places, width)),
         *_encoder("image", "img/Transformer", c.image),
-        r.reshaped("image/pooling/probe", f"{head}/probe", (1, width), (1, 1, width)),
+        r.same("image/pooling/probe", f"{head}/probe", shape=(1, 1, width)),
         *r.per_head_pooling(f"{head}/{MHA}", width, c.image.heads, NAMES),
         *r.norm("image/pooling/norm", f"{head}/LayerNorm_0", "scale", sep="/"),
         *_mlp("image/pooling/mlp", f"{head}/MlpBlock_0"),
         r.same("text/token_embedding", "txt/Embed_0/embedding"),
-        r.reshaped(
-            "text/positions", "txt/pos_embedding",
-            (c.n_tokens, c.text.width), (1, c.n_tokens, c.text.width),
-        ),
+        r.same("text/positions", "txt/pos_embedding", shape=(1, c.n_tokens, c.text.width)),
         *_encoder("text", "txt/Encoder_0", c.text),
         *_dense("text/projection", "txt/head"),
-        r.reshaped("log_scale", "t", (), (1,)),
-        r.reshaped("bias", "b", (), (1,)),
-    ]  # fmt: skip
+        r.same("log_scale", "t", shape=(1,)),
+        r.same("bias", "b", shape=(1,)),
+    ]
 
 
 def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[r.Rule]:

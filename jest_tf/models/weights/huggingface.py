@@ -55,17 +55,17 @@ def measure(tensors: Tensors) -> r.Sizes:
 
 def rules(c: DualEncoderConfig) -> list[r.Rule]:
     vision, text = "vision_model.embeddings", "text_model.embeddings"
-    grid, width = c.image_size // c.patch_size, c.image.width
+    places, width = (c.image_size // c.patch_size) ** 2, c.image.width
     return [
-        r.transposed("image/embedding/kernel", PATCHES, (2, 3, 1, 0)),
+        r.same("image/embedding/kernel", PATCHES, axes=(2, 3, 1, 0)),
         r.same("image/embedding/bias", f"{vision}.patch_embedding.bias"),
-        r.reshaped(
+        r.same(
             "image/embedding/positions", f"{vision}.position_embedding.weight",
-            (grid, grid, width), (grid * grid, width),
+            shape=(places, width),
         ),
         *_encoder("image", "vision_model", c.image),
         *r.norm("image/norm", "vision_model.post_layernorm"),
-        r.reshaped("image/pooling/probe", f"{HEAD}.probe", (1, width), (1, 1, width)),
+        r.same("image/pooling/probe", f"{HEAD}.probe", shape=(1, 1, width)),
         *_pooled_attention(),
         *r.torch_dense("image/pooling/out", f"{HEAD}.attention.out_proj"),
         *r.norm("image/pooling/norm", f"{HEAD}.layernorm"),
@@ -75,8 +75,8 @@ def rules(c: DualEncoderConfig) -> list[r.Rule]:
         *_encoder("text", "text_model", c.text),
         *r.norm("text/norm", "text_model.final_layer_norm"),
         *r.torch_dense("text/projection", "text_model.head"),
-        r.reshaped("log_scale", "logit_scale", (), (1,)),
-        r.reshaped("bias", "logit_bias", (), (1,)),
+        r.same("log_scale", "logit_scale", shape=(1,)),
+        r.same("bias", "logit_bias", shape=(1,)),
     ]  # fmt: skip
 
 
@@ -88,8 +88,8 @@ def _encoder(ours: str, theirs: str, tower: TowerConfig) -> list[r.Rule]:
         found += r.norm(f"{block}/norm_attention", f"{layer}.layer_norm1")
         kernels = [f"{attention}.{part}_proj.weight" for part in "qkv"]
         biases = [f"{attention}.{part}_proj.bias" for part in "qkv"]
-        found.append(r.merged(f"{block}/attention/qkv_kernel", kernels, np.transpose, np.transpose))
-        found.append(r.merged(f"{block}/attention/qkv_bias", biases, np.asarray, np.asarray))
+        found.append(r.same(f"{block}/attention/qkv_kernel", *kernels, axes=(1, 0)))
+        found.append(r.same(f"{block}/attention/qkv_bias", *biases))
         found += r.torch_dense(f"{block}/attention/out", f"{attention}.out_proj")
         found += r.norm(f"{block}/norm_mlp", f"{layer}.layer_norm2")
         found += _mlp(f"{block}/mlp", f"{layer}.mlp")
@@ -105,7 +105,7 @@ def _pooled_attention() -> list[r.Rule]:
         r.Rule(
             biases,
             (f"{HEAD}.attention.in_proj_bias",),
-            lambda b: np.split(b, 3)[::2],
+            lambda _, b: np.split(b, 3)[::2],
             lambda q, v: (np.concatenate([q, np.zeros_like(q), v]),),
         ),
     ]

@@ -61,18 +61,17 @@ def measure(tensors: Tensors) -> r.Sizes:
 
 def rules(c: DualEncoderConfig) -> list[r.Rule]:
     image, text = (f"layers/{name}/layers" for name in TOWERS.values())
-    grid, width = c.image_size // c.patch_size, c.image.width
+    places, width = (c.image_size // c.patch_size) ** 2, c.image.width
     pooling = f"{image}/sig_lip_multi_head_attention_pooling"
-    words = f"{text}/sig_lip_text_embedding"
+    pixels, words = f"{image}/sig_lip_vision_embedding", f"{text}/sig_lip_text_embedding"
     return [
-        *_dense("image/embedding", f"{image}/sig_lip_vision_embedding/patch_embedding"),
-        r.reshaped(
-            "image/embedding/positions",
-            f"{image}/sig_lip_vision_embedding/position_embedding/vars/0",
-            (grid, grid, width), (grid * grid, width),
+        *_dense("image/embedding", f"{pixels}/patch_embedding"),
+        r.same(
+            "image/embedding/positions", f"{pixels}/position_embedding/vars/0",
+            shape=(places, width),
         ),
         *_encoder("image", image, c.image),
-        r.reshaped("image/pooling/probe", f"{pooling}/vars/0", (1, width), (1, 1, width)),
+        r.same("image/pooling/probe", f"{pooling}/vars/0", shape=(1, 1, width)),
         *r.per_head_pooling(f"{pooling}/attention", width, c.image.heads, NAMES),
         *r.norm("image/pooling/norm", f"{pooling}/layer_norm", *VARS, sep=""),
         *_mlp("image/pooling/mlp", f"{pooling}/mlp"),

@@ -44,14 +44,11 @@ def measure(tensors: Tensors) -> r.Sizes:
 
 
 def rules(c: DualEncoderConfig) -> list[r.Rule]:
-    grid, width = c.image_size // c.patch_size, c.image.width
+    places, width = (c.image_size // c.patch_size) ** 2, c.image.width
     found = [
-        r.transposed("image/embedding/kernel", f"{TRUNK}.patch_embed.proj.weight", (2, 3, 1, 0)),
+        r.same("image/embedding/kernel", f"{TRUNK}.patch_embed.proj.weight", axes=(2, 3, 1, 0)),
         r.same("image/embedding/bias", f"{TRUNK}.patch_embed.proj.bias"),
-        r.reshaped(
-            "image/embedding/positions", f"{TRUNK}.pos_embed",
-            (grid, grid, width), (1, grid * grid, width),
-        ),
+        r.same("image/embedding/positions", f"{TRUNK}.pos_embed", shape=(1, places, width)),
         *r.norm("image/norm", f"{TRUNK}.norm"),
         *_pooling(width),
         r.same("text/token_embedding", "text.token_embedding.weight"),
@@ -60,7 +57,7 @@ def rules(c: DualEncoderConfig) -> list[r.Rule]:
         *r.torch_dense("text/projection", "text.text_projection"),
         r.same("log_scale", "logit_scale"),
         r.same("bias", "logit_bias"),
-    ]  # fmt: skip
+    ]
     for k in range(c.image.depth):
         names = ("norm1", "norm2"), ("attn.qkv.", "attn.proj"), (".fc1", ".fc2")
         found += _block(f"image/block_{k}", f"{TRUNK}.blocks.{k}", *names)
@@ -75,7 +72,7 @@ def _block(ours: str, theirs: str, norms: tuple, attention: tuple, mlp: tuple) -
     qkv, out = (f"{theirs}.{name}" for name in attention)
     return [
         *r.norm(f"{ours}/norm_attention", f"{theirs}.{norms[0]}"),
-        r.transposed(f"{ours}/attention/qkv_kernel", f"{qkv}weight"),
+        r.same(f"{ours}/attention/qkv_kernel", f"{qkv}weight", axes=(1, 0)),
         r.same(f"{ours}/attention/qkv_bias", f"{qkv}bias"),
         *r.torch_dense(f"{ours}/attention/out", out),
         *r.norm(f"{ours}/norm_mlp", f"{theirs}.{norms[1]}"),
@@ -87,14 +84,14 @@ def _pooling(width: int) -> list[r.Rule]:
     """timm's AttentionPoolLatent: `kv` holds key and value in its rows."""
     ours = "image/pooling"
     return [
-        r.reshaped(f"{ours}/probe", f"{POOL}.latent", (1, width), (1, 1, width)),
-        r.transposed(f"{ours}/query_kernel", f"{POOL}.q.weight"),
+        r.same(f"{ours}/probe", f"{POOL}.latent", shape=(1, 1, width)),
+        r.same(f"{ours}/query_kernel", f"{POOL}.q.weight", axes=(1, 0)),
         r.same(f"{ours}/query_bias", f"{POOL}.q.bias"),
         r.rows_of([f"{ours}/key_kernel", f"{ours}/value_kernel"], f"{POOL}.kv.weight"),
         r.Rule(
             (f"{ours}/value_bias",),
             (f"{POOL}.kv.bias",),
-            lambda b: (b[width:],),
+            lambda _, b: (b[width:],),
             lambda v: (np.concatenate([np.zeros_like(v), v]),),
         ),
         *r.torch_dense(f"{ours}/out", f"{POOL}.proj"),

@@ -28,7 +28,7 @@ CLIP_NAMES = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`take(*theirs) -> ours` and `give(*ours) -> theirs`, each a tuple of arrays."""
+    """`take(our shapes, *theirs) -> ours`, `give(*ours) -> theirs`: sequences of arrays."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
@@ -36,25 +36,26 @@ class Rule:
     give: Callable[..., Sequence[np.ndarray]]
 
 
-def same(ours: str, theirs: str) -> Rule:
-    """Equal arrays."""
-    return Rule((ours,), (theirs,), lambda a: (a,), lambda a: (a,))
+def same(
+    ours: str, *theirs: str, axes: Sequence[int] | None = None, shape: Shape | None = None
+) -> Rule:
+    """Equal values: one of ours is one of theirs, or several side by side along its last axis.
 
+    axes: the order in which ours has the axes of theirs. shape: of theirs, if it is another.
+    """
+    n = len(theirs)
 
-def transposed(ours: str, theirs: str, take: Sequence[int] = (1, 0)) -> Rule:
-    """Axes in another order: `take` of theirs; its inverse of ours."""
-    give = np.argsort(take)
-    return Rule((ours,), (theirs,), lambda a: (a.transpose(take),), lambda a: (a.transpose(give),))
+    def take(shapes: Sequence[Shape], *arrays: np.ndarray) -> tuple[np.ndarray]:
+        part = shapes[0] if n == 1 else (*shapes[0][:-1], shapes[0][-1] // n)
+        parts = [np.reshape(a if axes is None else a.transpose(axes), part) for a in arrays]
+        return (parts[0] if n == 1 else np.concatenate(parts, axis=-1),)
 
+    def give(array: np.ndarray) -> list[np.ndarray]:
+        parts = [array] if n == 1 else np.split(array, n, axis=-1)
+        parts = [a if axes is None else a.transpose(np.argsort(axes)) for a in parts]
+        return [np.reshape(a, a.shape if shape is None else shape) for a in parts]
 
-def reshaped(ours: str, theirs: str, our_shape: Shape, their_shape: Shape) -> Rule:
-    """Equal values in the same order."""
-    return Rule(
-        (ours,),
-        (theirs,),
-        lambda a: (np.reshape(a, our_shape),),
-        lambda a: (np.reshape(a, their_shape),),
-    )
+    return Rule((ours,), theirs, take, give)
 
 
 def norm(ours: str, theirs: str, scale: str = "weight", bias: str = "bias", sep: str = ".") -> list:
@@ -67,7 +68,7 @@ def norm(ours: str, theirs: str, scale: str = "weight", bias: str = "bias", sep:
 
 def torch_dense(ours: str, theirs: str) -> list[Rule]:
     """kernel and bias; torch keeps kernels as [out, in]."""
-    kernel = transposed(f"{ours}/kernel", f"{theirs}.weight")
+    kernel = same(f"{ours}/kernel", f"{theirs}.weight", axes=(1, 0))
     return [kernel, same(f"{ours}/bias", f"{theirs}.bias")]
 
 
@@ -84,22 +85,12 @@ def plain_dense(ours: str, theirs: str, names: Sequence[str]) -> list[Rule]:
     ]
 
 
-def merged(ours: str, theirs: Sequence[str], take: Callable, give: Callable) -> Rule:
-    """One of ours that holds several of theirs side by side: `take` of each, and `give` back."""
-    return Rule(
-        (ours,),
-        tuple(theirs),
-        lambda *a: (np.concatenate([take(x) for x in a], axis=-1),),
-        lambda a: [give(x) for x in np.split(a, len(theirs), axis=-1)],
-    )
-
-
 def rows_of(ours: Sequence[str], theirs: str) -> Rule:
     """Kernels of ours that one kernel of torch holds in its rows."""
     return Rule(
         tuple(ours),
         (theirs,),
-        lambda w: [x.T for x in np.split(w, len(ours))],
+        lambda _, w: [x.T for x in np.split(w, len(ours))],
         lambda *a: (np.concatenate([x.T for x in a]),),
     )
 
@@ -116,13 +107,10 @@ def per_head_attention(
         [f"{theirs}{names[part][i]}" for part in ("query", "key", "value")] for i in (0, 1)
     )
     out, out_bias = (f"{theirs}{name}" for name in names["out"])
-    flat, of_heads = (width, width), by_head[1:]
     return [
-        merged(
-            f"{block}/qkv_kernel", kernels, lambda x: x.reshape(flat), lambda x: x.reshape(by_head)
-        ),
-        merged(f"{block}/qkv_bias", biases, np.ravel, lambda x: x.reshape(of_heads)),
-        reshaped(f"{block}/out/kernel", out, flat, (*of_heads, width)),
+        same(f"{block}/qkv_kernel", *kernels, shape=by_head),
+        same(f"{block}/qkv_bias", *biases, shape=by_head[1:]),
+        same(f"{block}/out/kernel", out, shape=(*by_head[1:], width)),
         same(f"{block}/out/bias", out_bias),
     ]
 
@@ -132,18 +120,17 @@ def per_head_pooling(
 ) -> list[Rule]:
     """The MAP head's attention in the same layout. A key bias has no effect: zeros on export."""
     by_head = (width, heads, width // heads)
+    zeros = np.broadcast_to(np.float32(0), by_head[1:])
     found = []
     for part in ("query", "key", "value"):
         kernel, bias = (f"{theirs}{name}" for name in names[part])
-        ours = f"image/pooling/{part}"
-        found.append(reshaped(f"{ours}_kernel", kernel, (width, width), by_head))
+        found.append(same(f"image/pooling/{part}_kernel", kernel, shape=by_head))
         if part == "key":
-            zeros = np.broadcast_to(np.float32(0), by_head[1:])
-            found.append(Rule((), (bias,), lambda a: (), lambda zeros=zeros: (zeros,)))
+            found.append(Rule((), (bias,), lambda _, a: (), lambda: (zeros,)))
         else:
-            found.append(reshaped(f"{ours}_bias", bias, (width,), by_head[1:]))
+            found.append(same(f"image/pooling/{part}_bias", bias, shape=by_head[1:]))
     out, out_bias = (f"{theirs}{name}" for name in names["out"])
-    out = reshaped("image/pooling/out/kernel", out, (width, width), (*by_head[1:], width))
+    out = same("image/pooling/out/kernel", out, shape=(*by_head[1:], width))
     return [*found, out, same("image/pooling/out/bias", out_bias)]
 
 
@@ -156,10 +143,13 @@ def to_ours(
     shape or dtype. `what` names the source.
     """
     check(tensors, expected_shapes(rules, config), what)
-    taken = ((rule, [tensors[name].floats() for name in rule.theirs]) for rule in rules)
-    return (
-        pair for rule, arrays in taken for pair in zip(rule.ours, rule.take(*arrays), strict=True)
-    )
+    shapes = our_shapes(config)
+
+    def taken(rule: Rule) -> Sequence[np.ndarray]:
+        arrays = (tensors[name].floats() for name in rule.theirs)
+        return rule.take([shapes[name] for name in rule.ours], *arrays)
+
+    return (pair for rule in rules for pair in zip(rule.ours, taken(rule), strict=True))
 
 
 def from_ours(
