@@ -207,7 +207,7 @@ class Checkpointer:
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint (sound or not), in ascending order."""
         folders = self._root.iterdir() if self._root.is_dir() else ()
-        finished = (folder.name for folder in folders if (folder / MANIFEST).is_file())
+        finished = (folder.name for folder in folders if os.path.isfile(folder / MANIFEST))
         return sorted(int(match[1]) for match in map(FOLDER_NAME.fullmatch, finished) if match)
 
     def newest_sound_step(self) -> int | None:
