@@ -4,6 +4,7 @@ What the rows are, where they come from and under which licences: data/emoji/REA
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -247,6 +248,7 @@ def read_rows(source_dir: pathlib.Path, file_name: str) -> list[dict]:
     return rows
 
 
+@functools.lru_cache(maxsize=1)  # one table after the other is made of them
 def read_images(source_dir: pathlib.Path) -> dict[str, tuple[bytes, str]]:
     """key -> (PNG bytes, licence) of every shipped image (40 MB).
 

@@ -165,12 +165,15 @@ class Quickstart:
         words = ["python", "-m", module, *arguments]
         minutes = (time.monotonic() - self.started) / 60
         print(f"\n[{minutes:4.1f} min] {shlex.join(words)}", flush=True)
+        if code := self.execute(words, watch):
+            sys.exit(code)  # The command has said why.
+
+    def execute(self, words: list[str], watch: str) -> int:
+        """The exit code of a command of `python`."""
         with subprocess.Popen([sys.executable, *words[1:]]) as process:
             if watch:
                 self.speed.watch(process, watch, self.folder(watch, "metrics.jsonl"))
-            code = process.wait()
-        if code:
-            sys.exit(code)  # The command has said why.
+            return process.wait()
 
     def update_docs(self) -> None:
         """Replaces the generated parts of README.md, and its picture."""
