@@ -18,10 +18,10 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks.evidence.curves import mean_of
-from jest_tf.data import mates
 from jest_tf.data.fields import hash64
 from jest_tf.data.reference_cache import CAPTIONS, ReferenceCache
 from jest_tf.errors import UserError
+from jest_tf.preflight import mates
 from jest_tf.selection import Embeddings, SelectionSpec, joint_score, select
 from jest_tf.selection.scores import terms
 from jest_tf.selection.select import pool

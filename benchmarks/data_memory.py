@@ -30,8 +30,7 @@ from jest_tf.data import doctor, prepare, subset
 from jest_tf.data.fields import example
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.reference_cache import CacheWriter
-from jest_tf.data.reference_fill import StoredEmbeddings, import_embeddings
-from jest_tf.data.repeats import Repeats
+from jest_tf.data.reference_fill import StoredEmbeddings
 from jest_tf.data.sorted_runs import SortedRuns
 from jest_tf.monitoring.audit import ABOUT
 from jest_tf.monitoring.choosing import Choice
@@ -123,7 +122,7 @@ def run_import(root: pathlib.Path) -> None:
     manifest = Manifest.load(str(root / "manifest.json"))
     of_model = {"identity": {}, "dim": DIM, "scale": 10.0, "bias": -5.0}
     writer = CacheWriter(str(root / "cache"), manifest, **of_model)
-    import_embeddings(writer, StoredEmbeddings([str(root / "z.parquet")], DIM))
+    writer.fill(StoredEmbeddings([str(root / "z.parquet")], DIM).rows)
     writer.finish()
 
 
@@ -147,12 +146,11 @@ def make_ids(root: pathlib.Path, n: int) -> None:
 
 def run_ids(root: pathlib.Path) -> None:
     """All that the streams keep of each record: its id, to count repeated ones and to find it."""
-    repeats, places = Repeats(), SortedRuns()
+    places = SortedRuns()
     for part, numbers in enumerate(blocks(int((root / "n").read_text()))):
         ids = np.random.default_rng(part).integers(0, 2**63 - 1, len(numbers))
-        repeats.add(ids)
         places.add(ids, part)
-    repeats.count()
+    places.n_repeated()
     places.find(ids)
 
 

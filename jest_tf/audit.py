@@ -27,15 +27,14 @@ _WORKDIR = _flag("string", "workdir", None, "Folder of a run.")
 _DATA = _flag("string", "data", None, "Data set, as for training; by default the run's.")
 cli.data_flags(_flag)
 _REFERENCE = _flag("string", "reference", None, "The model that judges: a run, or a cache of it.")
-_LEARNER = _flag("string", "learner", None, "A model that may have learned the pairs, likewise.")
+_flag("string", "learner", None, "A model that may have learned the pairs, likewise.")
 _OUT = _flag("string", "out", None, "The table, NAME.parquet.")
-_PAGE = _flag("string", "page", None, "The page; by default OUT.html.")
-_PICTURES = _flag("bool", "pictures", False, "Keep a thumbnail in each row, for other tools.")
+_flag("bool", "pictures", False, "Keep a thumbnail in each row, for other tools.")
 _WRONG_SHARE = _flag(
     "float", "wrong_share", None, "Judge this share wrong, instead of what the ranks tell.",
     lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
-_BATCH = _flag("integer", "batch_size", 256, "Pairs scored at a time.")
+_flag("integer", "batch_size", 256, "Pairs scored at a time.")
 _WORKERS = _flag("integer", "workers", 4, "Shards read at once.", lower_bound=1)
 _RUNNER = units.runner_flag(_flag)
 
@@ -58,15 +57,12 @@ def main(argv: list[str]) -> None:
         _embed(given, name, beam)
     audited = open_audit(given)
 
-    def work(todo: list[int]) -> None:
-        if beam:
-            left = functools.partial(audit.missing_parts, audited, out)
-            units.run(beam, "jest_tf.audit:open_units", {"given": given}, todo, left)
-        else:
-            audit.in_threads(audited, out, todo, _WORKERS.value)
-
-    audit.make(audited, out, work, _WRONG_SHARE.value)
-    page = _PAGE.value or out.removesuffix(".parquet") + ".html"
+    left = functools.partial(audit.missing_parts, audited, out)
+    here = functools.partial(audit.in_threads, audited, out, _WORKERS.value)
+    audit.begin(audited, out)
+    units.run(beam, "jest_tf.audit:open_units", {"given": given}, left, here)
+    audit.finish(audited, out, _WRONG_SHARE.value)
+    page = out.removesuffix(".parquet") + ".html"
     write_atomically(page, audit_page.page(out, audited.manifest, cli.made_by("jest_tf.audit")))
     print(f"{audited.manifest.n_records:,} pairs -> {out}, {page}")
 
@@ -134,13 +130,7 @@ def _embed(given: dict, name: str, beam: units.Beam | None) -> None:
         key: given[key] or (stored[of] if stored else given[key])
         for key, of in (("data", "train"), ("data_dir", "data_dir"), ("tfds_module", "tfds_module"))
     }
-    writer, fill = cache_reference.open_cache(wanted)
-    todo = writer.missing_shards()
-    if beam:
-        units.run(beam, cache_reference.OPENER, {"given": wanted}, todo, writer.missing_shards)
-    else:
-        fill(todo)
-    writer.finish()
+    cache_reference.make_cache(wanted, beam)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@
 
 The second form takes any model's embeddings: .npz or .parquet with id, zimg, ztxt (docs/data.md),
 the third the embeddings inside DataCompDR's tars (docs/weights.md).
-Rerunning goes on where it stopped. `--runner=FlinkRunner -- …` spreads the work by Apache Beam,
-`--shard=i/n` by hand.
+Rerunning goes on where it stopped. `--runner=FlinkRunner -- …` spreads the work by Apache Beam.
 """
 
+import functools
 from collections.abc import Callable
 
 from jest_tf import cli, config_flag
@@ -24,22 +24,21 @@ FLAGS, _flag = cli.own_flags()
 _REFERENCE = _flag("string", "reference", None, "Folder of a finished run.")
 _EMBEDDINGS = _flag("list", "embeddings", [], "Files of embeddings instead of a run.")
 _DATACOMPDR = _flag("list", "datacompdr", [], "Tars of DataCompDR instead of a run.")
-_TEACHER = _flag(
+_flag(
     "integer", "teacher", 0, "--datacompdr: which of the two teachers.",
     lower_bound=0, upper_bound=1,
 )  # fmt: skip
-_SCALE = _flag("float", "scale", None, "Of the embeddings' model.")
-_BIAS = _flag("float", "bias", None, "Of the embeddings' model.")
-_NAME = _flag("string", "name", "imported", "Of the embeddings' model.")
-_DIM = _flag("integer", "dim", None, "Width of the embeddings.")
+_flag("float", "scale", None, "Of the embeddings' model.")
+_flag("float", "bias", None, "Of the embeddings' model.")
+_flag("string", "name", "imported", "Of the embeddings' model.")
+_flag("integer", "dim", None, "Width of the embeddings.")
 _DATA = _flag("string", "data", None, "Data set, as for training.")
 cli.data_flags(_flag)
 _OUT = _flag("string", "out", None, "Folder of the cache.")
-_DTYPE = _flag("enum", "dtype", "float16", "As stored.", enum_values=["float16", "bfloat16"])
-_BATCH = _flag("integer", "batch_size", 256, "Records at a time.")
-_SHARD = _flag("string", "shard", "0/1", "i/n: every n-th shard.")
+_flag("enum", "dtype", "float16", "As stored.", enum_values=["float16", "bfloat16"])
+_flag("integer", "batch_size", 256, "Records at a time.")
 _RUNNER = units.runner_flag(_flag)
-_TPU = cli.tpu_flag(_flag)
+cli.tpu_flag(_flag)
 
 
 def main(argv: list[str]) -> None:
@@ -53,27 +52,20 @@ def main(argv: list[str]) -> None:
             "give one of --reference (a run), --embeddings (files of any model) and --datacompdr "
             "(its tars)"
         )
-    # TensorFlow takes seconds to import: after the flags were found to be right.
-    from jest_tf.data.prepare import parse_part
-
-    part, parts = parse_part(_SHARD.value)
-    given = {name: FLAGS[name].value for name in FLAGS if name not in ("shard", "runner")}
-    writer, fill = open_cache(given)
-    todo = writer.missing_shards(part, parts)
-    if beam:
-        units.run(beam, OPENER, {"given": given}, todo, writer.missing_shards)
-    else:
-        fill(todo)
-    missing = writer.missing_shards()
-    if missing:
-        print(f"{len(missing):,} shards are still to come from the other parts")
-        return
-    cache = writer.finish()
+    cache = make_cache({name: FLAGS[name].value for name in FLAGS if name != "runner"}, beam)
     print(f"{sum(cache.records):,} records, width {cache.dim}, {cache.dtype} -> {cache.folder}")
+
+
+def make_cache(given: dict, beam: units.Beam | None):
+    """Fills the cache that these flags name; returns it."""
+    writer, fill = open_cache(given)
+    units.run(beam, OPENER, {"given": given}, writer.missing_shards, fill)
+    return writer.finish()
 
 
 def open_cache(given: dict, on_all: bool = True):
     """(the cache that these flags name, what fills its shards); on_all: on all replicas here."""
+    # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data.sources import open_source, register
     from jest_tf.runtime.strategy import ONE_DEVICE, of_machine
     from jest_tf.training.cache_fill import filled_by_run
@@ -106,7 +98,7 @@ def _writer(given: dict, manifest, identity: dict, dim: int, scale: float, bias:
 
 
 def _import(given: dict, manifest):
-    from jest_tf.data.reference_fill import StoredEmbeddings, import_embeddings
+    from jest_tf.data.reference_fill import StoredEmbeddings
 
     of_model = [given[name] for name in ("dim", "scale", "bias")]
     if None in of_model:
@@ -114,14 +106,14 @@ def _import(given: dict, manifest):
     writer = _writer(given, manifest, {"imported": given["name"]}, *of_model)
     embeddings = StoredEmbeddings(given["embeddings"], given["dim"])
     print(
-        f"{embeddings.n:,} embeddings in {len(embeddings.parts)} parts; "
-        f"{embeddings.n_repeated:,} ids repeat (first kept)"
+        f"{embeddings.places.n:,} embeddings in {len(embeddings.parts)} parts; "
+        f"{embeddings.places.n_repeated():,} ids repeat (first kept)"
     )
-    return writer, lambda shards: import_embeddings(writer, embeddings, shards)
+    return writer, functools.partial(writer.fill, embeddings.rows)
 
 
 def _datacompdr(given: dict, manifest):
-    from jest_tf.data.datacompdr import DataCompDR, import_datacompdr
+    from jest_tf.data.datacompdr import DataCompDR
 
     embeddings = DataCompDR(given["datacompdr"], given["teacher"])
     # CLIP's scale is 100 after training. It has no bias, which only a sigmoid loss needs.
@@ -129,7 +121,7 @@ def _datacompdr(given: dict, manifest):
     bias = 0.0 if given["bias"] is None else given["bias"]
     identity = {"datacompdr": f"teacher {given['teacher']}"}
     writer = _writer(given, manifest, identity, embeddings.dim, scale, bias)
-    return writer, lambda shards: import_datacompdr(writer, embeddings, shards)
+    return writer, functools.partial(writer.fill, embeddings.rows)
 
 
 if __name__ == "__main__":

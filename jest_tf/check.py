@@ -13,7 +13,7 @@ from absl import logging
 
 from jest_tf import cli, config_flag
 from jest_tf.config import settle
-from jest_tf.devices import GIB, Device, Topology, n_gpus, parse_device, parse_topology
+from jest_tf.devices import GIB, Topology, n_gpus, parse_device, parse_topology
 from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section, check_sizes, n_problems, render
 from jest_tf.progress import Counter
@@ -53,7 +53,6 @@ def main(argv: list[str]) -> int:
     follow_init(config, "")
     settle(config)
     topology = parse_topology(_COMPILE_FOR.value) if _COMPILE_FOR.value else None
-    _require_layout(config, topology)
     n_replicas, n_hosts = _layout(config, topology)
     if _ALL_RECORDS.value:
         from jest_tf.preflight.records import check_records
@@ -61,7 +60,10 @@ def main(argv: list[str]) -> int:
         section = check_records(config, n_replicas, _REPORT.value)
         print(render([section]))
         return EXIT_PROBLEMS if section.problems else 0
-    device = _device(topology, n_replicas // n_hosts)
+    device = topology and topology.device
+    if _DEVICE.value or not device:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+        device = parse_device(_DEVICE.value or f"cpu:{memory / (n_replicas // n_hosts):.3f}GiB")
 
     sections = [check_sizes(config, n_replicas, n_hosts)]
     if not n_problems(sections):  # Importing TensorFlow takes seconds: only for a sound config.
@@ -108,8 +110,8 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
     return sections
 
 
-def _require_layout(config, topology: Topology | None) -> None:
-    """What a config alone does not say: how large the slice or the cluster is."""
+def _layout(config, topology: Topology | None) -> tuple[int, int]:
+    """(replicas, hosts) of the run; UserError: neither config nor flags say."""
     kind = config.strategy.kind
     if kind == "tpu" and not topology and not (_REPLICAS.value and _DEVICE.value):
         raise UserError(
@@ -121,11 +123,7 @@ def _require_layout(config, topology: Topology | None) -> None:
             "strategy.kind = 'multi_worker' does not say how many workers. Give --replicas and "
             "--hosts."
         )
-
-
-def _layout(config, topology: Topology | None) -> tuple[int, int]:
-    """(replicas, hosts) of the run."""
-    n_devices = config.strategy.n_devices or n_gpus() if config.strategy.kind == "mirrored" else 1
+    n_devices = config.strategy.n_devices or n_gpus() if kind == "mirrored" else 1
     n_replicas = _REPLICAS.value or (topology.n_chips if topology else n_devices or 1)
     n_hosts = _HOSTS.value or (topology.n_hosts if topology else 1)
     if topology and n_replicas != topology.n_chips:
@@ -136,15 +134,6 @@ def _layout(config, topology: Topology | None) -> tuple[int, int]:
     if n_hosts > n_replicas:
         raise UserError(f"--hosts={n_hosts} is more than the {n_replicas} replica(s).")
     return n_replicas, n_hosts
-
-
-def _device(topology: Topology | None, replicas_per_host: int) -> Device:
-    if _DEVICE.value:
-        return parse_device(_DEVICE.value)
-    if topology:
-        return topology.device
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return parse_device(f"cpu:{memory / GIB / replicas_per_host:.3f}GiB")
 
 
 if __name__ == "__main__":

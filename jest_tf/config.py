@@ -23,204 +23,166 @@ AUGMENTATIONS = ("flip", "colour", "cutout")
 HELD_OUT = "held_out"  # data of an evaluation: what `data.eval_share` keeps out of training
 
 
-def base_config() -> ConfigDict:
-    """Every field of a run with its default. Sizes are those of the laptop model (`mu`)."""
-    c = ConfigDict()
-    c.name = "run"  # shown in reports and results
-    c.seed = 0  # the only source of randomness: initialisation, data order, selection draws
-    c.total_steps = 1000  # gradient steps
-    c.loss = "sigmoid"  # training loss and pair loss of the scores, sigmoid as in SigLIP [P]
+_TOWER = {
+    "train": "full",  # full | frozen | last:K (the last K blocks and what comes after them)
+    "learning_rate": 1.0,  # multiplies optimizer.learning_rate
+}
+_APPROXIMATION = {
+    "resolution": "",  # "IMAGE/PATCH"; empty: that of the training at this step
+    "image_depth": 0,  # first blocks of the image tower; 0: all
+    "text_depth": 0,  # first blocks of the text tower; 0: all
+    "n_tokens": 0,  # of text; 0: all
+}
+# Every field of a run with its default. Sizes are those of the laptop model (`mu`).
+DEFAULTS = {
+    "name": "run",  # shown in reports and results
+    "seed": 0,  # the only source of randomness: initialisation, data order, selection draws
+    "total_steps": 1000,  # gradient steps
+    "loss": "sigmoid",  # training loss and pair loss of the scores, sigmoid as in SigLIP [P]
     # Rows of a batch whose captions have the same tokens: negative, as in the paper | ignore (they
     # are no negatives of each other, in the loss and in the selection).
-    c.same_caption = "negative"
-    c.precision = "float32"  # bfloat16 on TPU; slower than float32 on CPUs
-    c.data = _data()
-    c.model = _model()
-    c.reference = _reference()
-    c.selection = _selection()
-    c.resolution = _resolution()
-    c.optimizer = _optimizer()
-    c.strategy = _strategy()
-    c.checkpoint = _checkpoint()
-    c.log = _log()
-    c.profile = _profile()
-    c.evals = ConfigDict()  # name -> evaluation(...)
-    return c
+    "same_caption": "negative",
+    "precision": "float32",  # bfloat16 on TPU; slower than float32 on CPUs
+    "data": {
+        "train": "",  # tfds:NAME[/CONFIG][:SPLIT] or the path of a manifest
+        # Share of each shard of `train`, at its end, that is kept out of training for the
+        # evaluations whose data is `held_out`. 0: none.
+        "eval_share": 0.0,
+        "prefilter": 1.0,  # share of a lane's records that is decoded, the best by reference.cache
+        "tfds_module": "",  # Python module that registers a TFDS builder of your own
+        "data_dir": "data/prepared",  # where TFDS sets and vocabularies are prepared once
+        "image_size": 64,  # pixels that the host hands to the device; at least all resolutions
+        "n_tokens": 16,  # text length [R: 64 in the paper]; emoji captions have 4 words on average
+        # .txt (wordpiece), .model (SentencePiece), or a workdir whose tokenizer is taken with all
+        # its rules (padding, case, punctuation). Empty: trained from captions.
+        "vocab": "",
+        "vocab_from": "",  # whose captions, as `train`; empty: those of `train`
+        "vocab_size": 4096,  # of a trained vocabulary [R: 32,000 in the paper]
+        # How pictures are resized: bilinear | bicubic, antialiased, or bilinear_plain without (as
+        # big_vision does). A reference that runs beside the learner must agree.
+        "resize": "bilinear",
+        "n_lanes": 8,  # data lanes: independent reading orders; a multiple of the number of hosts
+        "shuffle": True,  # off only to look at data in file order
+        "max_bad_share": 0.05,  # share of unusable records above which the run saves and stops
+        # Augmentation of the selected images, drawn by seed, step and row: flip, colour, cutout.
+        "augment": (),  # none, as in SigLIP
+    },
+    "model": {
+        "variant": "mu",  # nano | mu | Ti | S | B | L [P: B] | custom: see `sizes`
+        "sizes": {},  # custom: image, text, embed_dim, vocab_size
+        "image_size": 48,  # pixels, full resolution: where evaluation and export happen
+        "patch_size": 8,  # pixels [P: 16 at 256 px]
+        # A workdir (of a run or an import) whose weights the learner starts from. Its variant,
+        # sizes and text and pixel rules are taken too; an image_size or patch_size of 0 is also its
+        # own, and another one resizes its weights as FlexiViT does. The optimizer starts afresh.
+        "init": "",
+        "init_scale": 10.0,  # SigLIP [P]
+        # SigLIP [P]; suits b = 32,768. auto: -log(sub_batch), for a learner with `init` as well.
+        "init_bias": -10.0,
+        "train_scale": True,  # off: the scale of the logits stays as it starts
+        "train_bias": True,  # off: their bias stays
+        # cache: folder of a frozen image tower's embeddings of the data, computed where it is
+        # missing. The steps then read no pictures.
+        "image": {**_TOWER, "cache": ""},
+        "text": {**_TOWER, "train_embedding": True},  # off: the token table stays as it starts
+        # rank: of low-rank adapters on the kernels of attention and MLP, in the blocks that train;
+        # all else of the towers is then frozen. They are merged into the kernels on export. 0:
+        # none.
+        "lora": {
+            "rank": 0,
+            "alpha": 16.0,  # an adapter adds alpha / rank times its product
+        },
+    },
+    "reference": {
+        "workdir": "",  # a finished run whose newest checkpoint is the frozen reference
+        "cache": "",  # folder of its embeddings (jest_tf.cache_reference): no forward pass per step
+        # Clean pairs that no run trained on, named as data.train: the reference's scale and bias
+        # are fitted to them for the run's loss and sub_batch. Empty: they stay as they are.
+        "calibrate": "",
+        # Weight of distilling the reference's softmax over the sub-batch, added to the loss (ACED,
+        # arXiv 2411.18674); 0: none, as in the paper. It reuses the embeddings that scored the
+        # batch.
+        "distillation": 0.0,
+    },
+    "selection": {
+        "policy": "uniform",  # joint | independent_top_k | independent_sampled | uniform
+        "criterion": "learnability",  # learnability | hard_learner | easy_reference [P]
+        # Weight of the learner's loss in `learnability` [P: 1]. At 1, learned and wrong pairs score
+        # about 0. Below 1, learned pairs score higher: for data that is seen more than once.
+        "learner_weight": 1.0,
+        "super_batch": 128,  # examples loaded (and scored) per step, B [P: 163,840]
+        "sub_batch": 128,  # examples trained on per step, b [P: 32,768]
+        "n_chunks": 16,  # draws of b / n_chunks examples each [P]
+        "temperature": 1.0,  # divides the logits before the draw; 1.0 is the paper
+        # True: take the best instead of sampling. At a small b, the noise of the draw costs more
+        # joint score than the pair terms add (docs/results.md).
+        "greedy": False,
+        "scope": "global",  # global: a replica may give any number | replica: each gives b / R
+    },
+    "resolution": {
+        "stages": (),  # (fraction of training, "IMAGE/PATCH") in order; empty: full resolution
+        "random": (),  # "IMAGE/PATCH" to draw from, as FlexiViT does; not together with stages
+        "hold_steps": 1,  # steps for which a drawn resolution stays; a multiple of steps_per_loop
+        "score": {**_APPROXIMATION},  # of the learner at scoring [P: 32 px patches instead of 16]
+        "reference": {**_APPROXIMATION},  # of the reference at scoring
+        # Share of the sub-batch that trains at the scoring resolution, depth and text length.
+        # Without it the cheap scores get worse during training. [P: 0.5 for Flexi-JEST]
+        "low_share": 0.0,
+    },
+    "optimizer": {
+        "learning_rate": 1e-3,  # peak, AdamW [R]
+        "weight_decay": 1e-4,  # decoupled, of matrices only: multiplied by the learning rate [R]
+        "beta_1": 0.9,  # Adam's default
+        "beta_2": 0.95,  # steadier than 0.999 with a sigmoid loss [R]
+        "clip_norm": 1.0,  # of the global gradient, after the all-reduce [R]
+        "warmup_steps": 100,  # linear, then cosine to zero
+        # Decay of an exponential moving average of the trained weights, which is what is evaluated,
+        # exported and used as a reference; 0: none. 0.999 remembers about 1,000 steps.
+        "ema": 0.0,
+    },
+    "strategy": {
+        "kind": "default",  # default | mirrored | multi_worker | tpu
+        "n_devices": 0,  # mirrored: GPUs, 0: all of them; without GPUs logical CPU devices (tests)
+        "tpu": "local",  # tpu: `local` on one TPU VM, or the name of a pod slice
+        "steps_per_loop": 1,  # steps per call from the host; 10-100 on TPU keeps Python out
+        "jit_compile": True,  # XLA; off starts faster, for tests and debugging
+        "deterministic": False,  # bit-identical reruns on one machine, slower on GPUs
+        # Examples per replica in one pass; 0: all. It fits any batch; a larger one is embedded
+        # twice.
+        "micro_batch": 0,
+        "recompute": False,  # keep only the inputs of blocks, compute them again for the gradient
+    },
+    "checkpoint": {
+        "every_minutes": 10.0,  # 0: never by time
+        "every_steps": 0,  # 0: never by steps; the last step is always saved
+        "keep": 3,  # newest checkpoints kept
+    },
+    "log": {
+        "every_steps": 20,  # scalars, JSON lines
+        # Keeps selected and rejected examples to look at; a multiple of every_steps. After 100
+        # times it gets rarer, so that the log of a long run stays small.
+        "samples_every_steps": 100,
+        "samples_per_group": 16,  # examples of each group; 16 emoji take 0.1 MB
+        "picks_every_steps": 1,  # ids of the selected examples, 8 bytes each; 0: never
+        # Records with counts and losses at most, 40 bytes each; of more, every k-th has them. 0:
+        # none.
+        "ledger_records": 50_000_000,
+        "max_refused_steps": 20,  # refused steps in a row after which the run stops
+        # With model.init: the run stops once the first metric of an evaluation is below this share
+        # of what it was at step 0. 0: never.
+        "min_score_share": 0.0,
+    },
+    "profile": {
+        "steps": "",  # "10-15": traces these steps for TensorBoard's Profile tab; a trace is large
+    },
+    "evals": {},  # name -> evaluation(...)
+}
 
 
-def _data() -> ConfigDict:
-    c = ConfigDict()
-    c.train = ""  # tfds:NAME[/CONFIG][:SPLIT] or the path of a manifest
-    # Share of each shard of `train`, at its end, that is kept out of training for the evaluations
-    # whose data is `held_out`. 0: none.
-    c.eval_share = 0.0
-    c.prefilter = 1.0  # share of each lane's records that is decoded, the best by reference.cache
-    c.tfds_module = ""  # Python module that registers a TFDS builder of your own, imported first
-    c.data_dir = "data/prepared"  # where TFDS sets and vocabularies are prepared once
-    c.image_size = 64  # pixels; what the host hands to the device, at least the largest resolution
-    c.n_tokens = 16  # text length [R: 64 in the paper]; emoji captions have 4 words on average
-    # .txt (wordpiece), .model (SentencePiece), or a workdir whose tokenizer is taken with all its
-    # rules (padding, case, punctuation). Empty: trained from captions.
-    c.vocab = ""
-    c.vocab_from = ""  # whose captions, as `train`; empty: those of `train`
-    c.vocab_size = 4096  # of a trained vocabulary [R: 32,000 in the paper]
-    # How pictures are resized: bilinear | bicubic, antialiased, or bilinear_plain without (as
-    # big_vision does). A reference that runs beside the learner must agree.
-    c.resize = "bilinear"
-    c.n_lanes = 8  # data lanes: independent reading orders; a multiple of the number of hosts
-    c.shuffle = True  # off only to look at data in file order
-    c.max_bad_share = 0.05  # share of unusable records above which the run saves and stops
-    # Augmentation of the selected images, drawn by seed, step and row: flip, colour, cutout.
-    c.augment = ()  # none, as in SigLIP
-    return c
-
-
-def _model() -> ConfigDict:
-    c = ConfigDict()
-    c.variant = "mu"  # nano | mu | Ti | S | B | L [P: B] | custom: see `sizes`
-    c.sizes = ConfigDict()  # custom: image, text, embed_dim, vocab_size
-    c.image_size = 48  # pixels, full resolution: where evaluation and export happen
-    c.patch_size = 8  # pixels [P: 16 at 256 px]
-    # A workdir (of a run or an import) whose weights the learner starts from. Its variant, sizes
-    # and text and pixel rules are taken too; an image_size or patch_size of 0 is also its own, and
-    # another one resizes its weights as FlexiViT does. The optimizer starts afresh.
-    c.init = ""
-    c.init_scale = 10.0  # SigLIP [P]
-    # SigLIP [P]; suits b = 32,768. auto: -log(sub_batch), for a learner with `init` as well.
-    c.init_bias = config_dict.FieldReference(-10.0, field_type=object)
-    c.train_scale = True  # off: the scale of the logits stays as it starts
-    c.train_bias = True  # off: their bias stays
-    c.image = _tower()
-    # Folder of a frozen image tower's embeddings of the data, computed where it is missing. The
-    # steps then read no pictures.
-    c.image.cache = ""
-    c.text = _tower()
-    c.text.train_embedding = True  # off: the token table stays as it starts
-    c.lora = ConfigDict()
-    # Of low-rank adapters on the kernels of attention and MLP, in the blocks that train; all else
-    # of the towers is then frozen. They are merged into the kernels on export. 0: none.
-    c.lora.rank = 0
-    c.lora.alpha = 16.0  # an adapter adds alpha / rank times its product
-    return c
-
-
-def _tower() -> ConfigDict:
-    c = ConfigDict()
-    c.train = "full"  # full | frozen | last:K (the last K blocks and what comes after them)
-    c.learning_rate = 1.0  # multiplies optimizer.learning_rate
-    return c
-
-
-def _reference() -> ConfigDict:
-    c = ConfigDict()
-    c.workdir = ""  # a finished run whose newest checkpoint is the frozen reference
-    c.cache = ""  # folder of its embeddings (jest_tf.cache_reference): no forward pass per step
-    # Clean pairs that no run trained on, named as data.train: the reference's scale and bias are
-    # fitted to them for the run's loss and sub_batch. Empty: they stay as they are.
-    c.calibrate = ""
-    # Weight of distilling the reference's softmax over the sub-batch, added to the loss (ACED,
-    # arXiv 2411.18674); 0: none, as in the paper. It reuses the embeddings that scored the batch.
-    c.distillation = 0.0
-    return c
-
-
-def _selection() -> ConfigDict:
-    c = ConfigDict()
-    c.policy = "uniform"  # joint | independent_top_k | independent_sampled | uniform
-    c.criterion = "learnability"  # learnability | hard_learner | easy_reference [P]
-    # Weight of the learner's loss in `learnability` [P: 1]. At 1, learned and wrong pairs score
-    # about 0. Below 1, learned pairs score higher: for data that is seen more than once.
-    c.learner_weight = 1.0
-    c.super_batch = 128  # examples loaded (and scored) per step, B [P: 163,840]
-    c.sub_batch = 128  # examples trained on per step, b [P: 32,768]
-    c.n_chunks = 16  # draws of b / n_chunks examples each [P]
-    c.temperature = 1.0  # divides the logits before the draw; 1.0 is the paper
-    # True: take the best instead of sampling. At a small b, the noise of the draw costs more joint
-    # score than the pair terms add (docs/results.md).
-    c.greedy = False
-    c.scope = "global"  # global: a replica may give any number | replica: each gives b / R
-    return c
-
-
-def _resolution() -> ConfigDict:
-    c = ConfigDict()
-    c.stages = ()  # (fraction of training, "IMAGE/PATCH") in order; empty: full resolution
-    c.random = ()  # "IMAGE/PATCH" to draw from, as FlexiViT does; not together with stages
-    c.hold_steps = 1  # steps for which a drawn resolution stays; a multiple of steps_per_loop
-    c.score = _approximation()  # of the learner at scoring [P: 32 px patches instead of 16]
-    c.reference = _approximation()  # of the reference at scoring
-    # Share of the sub-batch that trains at the scoring resolution, depth and text length. Without
-    # it the cheap scores get worse during training. [P: 0.5 for Flexi-JEST]
-    c.low_share = 0.0
-    return c
-
-
-def _approximation() -> ConfigDict:
-    c = ConfigDict()
-    c.resolution = ""  # "IMAGE/PATCH"; empty: that of the training at this step
-    c.image_depth = 0  # first blocks of the image tower; 0: all
-    c.text_depth = 0  # first blocks of the text tower; 0: all
-    c.n_tokens = 0  # of text; 0: all
-    return c
-
-
-def _optimizer() -> ConfigDict:
-    c = ConfigDict()
-    c.learning_rate = 1e-3  # peak, AdamW [R]
-    c.weight_decay = 1e-4  # decoupled, of matrices only: multiplied by the learning rate [R]
-    c.beta_1 = 0.9  # Adam's default
-    c.beta_2 = 0.95  # steadier than 0.999 with a sigmoid loss [R]
-    c.clip_norm = 1.0  # of the global gradient, after the all-reduce [R]
-    c.warmup_steps = 100  # linear, then cosine to zero
-    # Decay of an exponential moving average of the trained weights, which is what is evaluated,
-    # exported and used as a reference; 0: none. 0.999 remembers about 1,000 steps.
-    c.ema = 0.0
-    return c
-
-
-def _strategy() -> ConfigDict:
-    c = ConfigDict()
-    c.kind = "default"  # default | mirrored | multi_worker | tpu
-    c.n_devices = 0  # mirrored: GPUs, 0: all of them; without GPUs logical CPU devices (tests)
-    c.tpu = "local"  # tpu: `local` on one TPU VM, or the name of a pod slice
-    c.steps_per_loop = 1  # steps per call from the host; 10-100 on TPU keeps Python out of the way
-    c.jit_compile = True  # XLA; off starts faster, for tests and debugging
-    c.deterministic = False  # bit-identical reruns on one machine, slower on GPUs
-    # Examples per replica in one pass; 0: all. It fits any batch; a larger one is embedded twice.
-    c.micro_batch = 0
-    c.recompute = False  # keep only the inputs of blocks, compute them again for the gradient
-    return c
-
-
-def _checkpoint() -> ConfigDict:
-    c = ConfigDict()
-    c.every_minutes = 10.0  # 0: never by time
-    c.every_steps = 0  # 0: never by steps; the last step is always saved
-    c.keep = 3  # newest checkpoints kept
-    return c
-
-
-def _log() -> ConfigDict:
-    c = ConfigDict()
-    c.every_steps = 20  # scalars, JSON lines
-    # Keeps selected and rejected examples to look at; a multiple of every_steps. After 100 times it
-    # gets rarer, so that the log of a long run stays small.
-    c.samples_every_steps = 100
-    c.samples_per_group = 16  # examples of each group; 16 emoji take 0.1 MB
-    c.picks_every_steps = 1  # ids of the selected examples, 8 bytes each; 0: never
-    # Records with counts and losses at most, 40 bytes each; of more, every k-th has them. 0: none.
-    c.ledger_records = 50_000_000
-    c.max_refused_steps = 20  # refused steps in a row after which the run stops
-    # With model.init: the run stops once the first metric of an evaluation is below this share of
-    # what it was at step 0. 0: never.
-    c.min_score_share = 0.0
-    return c
-
-
-def _profile() -> ConfigDict:
-    c = ConfigDict()
-    c.steps = ""  # "10-15": traces these steps for TensorBoard's Profile tab; a trace is large
-    return c
+def base_config() -> ConfigDict:
+    """Every field of a run with its default."""
+    number_or_text = config_dict.FieldReference(DEFAULTS["model"]["init_bias"], field_type=object)
+    return ConfigDict(DEFAULTS | {"model": DEFAULTS["model"] | {"init_bias": number_or_text}})
 
 
 def profiled_steps(text: str) -> tuple[int, int] | None:
@@ -320,21 +282,26 @@ CHOICES = {
     "precision": PRECISIONS, "same_caption": SAME_CAPTION, "model.variant": VARIANTS,
     "data.resize": RESIZES, "strategy.kind": STRATEGIES,
 }  # fmt: skip
-AT_LEAST_ONE = (
-    "total_steps", "data.image_size", "data.n_tokens", "data.n_lanes", "model.image_size",
-    "model.patch_size", "strategy.steps_per_loop", "checkpoint.keep", "log.every_steps",
-    "log.samples_every_steps",
+# (which values are right, how to say so, fields)
+BOUNDS = (
+    (lambda x: x >= 1, "at least 1", (
+        "total_steps", "data.image_size", "data.n_tokens", "data.n_lanes", "model.image_size",
+        "model.patch_size", "strategy.steps_per_loop", "checkpoint.keep", "log.every_steps",
+        "log.samples_every_steps",
+    )),
+    (lambda x: x > 0, "a positive number", (
+        "model.image.learning_rate", "model.text.learning_rate", "model.lora.alpha",
+        "optimizer.learning_rate", "optimizer.clip_norm", "model.init_scale",
+    )),
+    (lambda x: x >= 0, "a weight above 0, or 0 for none", ("reference.distillation",)),
+    (lambda x: x >= 0, "a number, or 0 for all GPUs", ("strategy.n_devices",)),
+    (lambda x: x >= 0, "the examples of one pass, or 0 for all at once", ("strategy.micro_batch",)),
+    (lambda x: x >= 0, "a rank such as 8, or 0 for none", ("model.lora.rank",)),
+    (lambda x: 0 <= x < 1, "a share below 1, or 0 for none", ("data.eval_share",)),
+    (lambda x: 0 <= x < 1, "a decay such as 0.999, or 0 for none", ("optimizer.ema",)),
+    (lambda x: 0 < x <= 1, "a share above 0, 1 for all records", ("data.prefilter",)),
+    (lambda x: 0 <= x <= 1, "0 (never) to 1", ("log.min_score_share",)),
 )  # fmt: skip
-POSITIVE = (
-    "model.image.learning_rate", "model.text.learning_rate", "model.lora.alpha",
-    "optimizer.learning_rate", "optimizer.clip_norm", "model.init_scale",
-)  # fmt: skip
-# Of fields that are not negative: what a number is, and what 0 is.
-OR_NONE = {
-    "reference.distillation": "a weight above 0, or 0 for none",
-    "strategy.n_devices": "a number, or 0 for all GPUs",
-    "strategy.micro_batch": "the examples of one pass, or 0 for all at once",
-}
 
 
 def _wrong_values(c: ConfigDict) -> Iterator[str]:
@@ -344,13 +311,10 @@ def _wrong_values(c: ConfigDict) -> Iterator[str]:
     for field, value, valid in chosen:
         if value not in valid:
             yield f"{field} is {value!r}{nearest(str(value), valid)}. Valid: {', '.join(valid)}."
-    for field in AT_LEAST_ONE:
-        if values[field] < 1:
-            yield f"{field} is {values[field]}; expected at least 1."
-    if not 0 <= c.data.eval_share < 1:
-        yield f"data.eval_share is {c.data.eval_share}; expected a share below 1, or 0 for none."
-    if not 0 < c.data.prefilter <= 1:
-        yield f"data.prefilter is {c.data.prefilter}; expected a share above 0, 1 for all records."
+    for is_right, expected, fields in BOUNDS:
+        for field in fields:
+            if not is_right(values[field]):
+                yield f"{field} is {values[field]}; expected {expected}."
     if c.data.prefilter < 1 and not c.reference.cache:
         yield f"data.prefilter is {c.data.prefilter}, but reference.cache, which scores, is empty."
     for name, spec in c.evals.items():
@@ -359,12 +323,6 @@ def _wrong_values(c: ConfigDict) -> Iterator[str]:
                 f"evals.{name}.data is {HELD_OUT!r}, but data.eval_share is 0: nothing is held "
                 "out. Set --config.data.eval_share=0.05, or name other data."
             )
-    for field, expected in OR_NONE.items():
-        if values[field] < 0:
-            yield f"{field} is {values[field]}; expected {expected}."
-    for field in POSITIVE:
-        if not values[field] > 0:
-            yield f"{field} is {values[field]}; expected a positive number."
 
 
 def _wrong_together(c: ConfigDict) -> Iterator[str]:

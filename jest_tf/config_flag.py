@@ -9,7 +9,7 @@ import importlib.util
 import pathlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -40,15 +40,20 @@ def parse(argv: Sequence[str]) -> list[str]:
     sys.argv[:] = argv  # ml_collections looks for overrides there
     try:
         rest = flags.FLAGS(argv)
-        if added:
-            _add_evaluations(added)
+        config = flags.FLAGS[NAME].value if added and NAME in flags.FLAGS else None
+        if isinstance(config, ConfigDict):  # else `value_of` says what is wrong with it
+            with config.evals.unlocked():
+                for name, kind, every, data in (match.groups() for match in added):
+                    config.evals[name] = evaluation(kind, data, int(every or 0))
         return rest
     except flags.UnrecognizedFlagError as error:
         raise UserError(_explain_unknown(error.flagname)) from error
     except (AttributeError, KeyError) as error:  # ml_collections: a field that does not exist
         raise UserError(_explain_missing_field(argv, str(error))) from error
     except (flags.Error, OSError) as error:  # OSError: an override of a file that did not load
-        chain = list(_chain(error))
+        chain = [error]
+        while earlier := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(earlier)
         told = [e for e in chain if isinstance(e, UserError)]
         text = f"--{NAME} could not be loaded: {type(chain[-1]).__name__}: {chain[-1]}"
         text = str(error) if isinstance(error, flags.Error) else text
@@ -95,15 +100,6 @@ def _take_evaluations(argv: Sequence[str]) -> tuple[list[str], list[re.Match]]:
     return [word for word, match in found if not match], [match for _, match in found if match]
 
 
-def _add_evaluations(added: list[re.Match]) -> None:
-    config = flags.FLAGS[NAME].value if NAME in flags.FLAGS else None
-    if not isinstance(config, ConfigDict):
-        return  # `value_of` says what is wrong with it
-    with config.evals.unlocked():
-        for name, kind, every, data in (match.groups() for match in added):
-            config.evals[name] = evaluation(kind, data, int(every or 0))
-
-
 def value_of(flag: flags.FlagHolder) -> ConfigDict:
     """The loaded config. UserError: the flag was not given, or its file failed to load."""
     if flag.value is None:
@@ -119,15 +115,10 @@ def load(path: str | pathlib.Path, argument: str = "") -> ConfigDict:
     """What `--config=PATH:ARGUMENT` gives; UserError: no such file, or an unknown argument."""
     if not pathlib.Path(path).exists():
         raise UserError(f"{path} is not here: run this from the project's folder.")
-    return _module(str(path)).get_config(argument)
-
-
-@functools.cache
-def _module(path):
     spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    return module.get_config(argument)
 
 
 def _explain_unknown(name: str) -> str:
@@ -157,13 +148,6 @@ def _load_error(value: object) -> object:
     except OSError as error:
         return error.__cause__ or error
     return "get_config() returned no ConfigDict."
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that led to it, the one that began it last."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def refuse_extra(argv: Sequence[str]) -> None:

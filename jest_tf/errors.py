@@ -1,11 +1,31 @@
 """The one exception that means: the user can fix this, and the message says how."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 
 class UserError(ValueError):
     """A wrong input: what, what was found, what was expected, the fix. Entry points exit with 2."""
+
+
+@contextlib.contextmanager
+def explaining(
+    kinds: type[Exception] | tuple[type[Exception], ...],
+    text: str,
+    told: Callable[[Exception], str] = lambda error: getattr(error, "message", None) or str(error),
+) -> Iterator[None]:
+    """Raises a UserError for errors of these kinds; a UserError passes as it is.
+
+    text: its message, in which {kind} becomes the name of the error and {error} what `told` says.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        kind = type(error).__name__
+        raise UserError(text.replace("{kind}", kind).replace("{error}", told(error))) from error
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

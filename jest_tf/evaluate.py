@@ -11,10 +11,11 @@ The run's config (`evals`) or a JSON file (`--evals`) says what to evaluate: doc
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jest_tf import cli, config_flag
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json
 
 FLAGS, _flag = cli.own_flags()
@@ -62,7 +63,8 @@ def main(argv: list[str]) -> None:
     elif _FOLLOW.value:
         _follow(_WORKDIR.value, runtime)
     else:
-        _evaluate_step(_WORKDIR.value, _STEP.value, runtime)
+        given, run = _given_specs(), _load(_WORKDIR.value, _STEP.value, runtime)
+        _measure(run, _specs(given or run.config.evals.to_dict()), _WORKDIR.value, runtime)
 
 
 def _evaluate_export(path: str, runtime) -> None:
@@ -72,12 +74,6 @@ def _evaluate_export(path: str, runtime) -> None:
     specs = _specs(_given_specs() or encoder.info["metadata"].get("evals", {}))
     out = _OUT.value or os.path.join(os.path.dirname(os.path.abspath(path)), "evaluations")
     _run_all(specs, encoder, out, _DATA_DIR.value)
-
-
-def _evaluate_step(workdir: str, step: int | None, runtime) -> None:
-    given = _given_specs()
-    run = _load(workdir, step, runtime)
-    _measure(run, _specs(given or run.config.evals.to_dict()), workdir, runtime)
 
 
 def _load(workdir: str, step: int | None, runtime):
@@ -193,13 +189,9 @@ def _given_specs() -> dict[str, Any]:
     """The content of `--evals`, or nothing."""
     if not _EVALS.value:
         return {}
-    try:
-        with open(_EVALS.value, encoding="utf-8") as file:
-            return dict(parse_json(file.read()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"--evals={_EVALS.value}: expected a JSON file {{name: {{kind, data}}}}: {error}"
-        ) from error
+    text = f"--evals={_EVALS.value}: expected a JSON file {{name: {{kind, data}}}}: "
+    with explaining((OSError, ValueError, TypeError), text + "{error}", str):
+        return dict(parse_json(Path(_EVALS.value).read_text("utf-8")))
 
 
 def _specs(specs: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ A SavedModel holds tokenizer and preprocessing, and loads with tensorflow and te
 (docs/export.md). docs/weights.md tells what the other formats hold.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json
 
+# What the card tells of environment.json: versions and hardware, not hosts and arguments.
+TOLD = ("jest_tf", "git", "packages", "python", "cpu", "n_cpus")
 FLAGS, _flag = cli.own_flags()
 _WORKDIR = _flag("string", "workdir", None, "Folder of the run.")
 _OUT = _flag("string", "out", None, "Where to write; by default in the workdir.")
@@ -67,6 +70,9 @@ def export_run(run, workdir: str, out: str) -> str:
     from jest_tf.serving.run_metadata import run_metadata
     from jest_tf.serving.saved_model import export_dual_encoder
 
+    made_with = {}
+    with contextlib.suppress(OSError, ValueError):
+        made_with = parse_json((Path(workdir) / "environment.json").read_text())
     metadata = run_metadata(
         run.config.to_dict(),
         run.step,
@@ -74,21 +80,12 @@ def export_run(run, workdir: str, out: str) -> str:
         cost=run.state.get("ledger"),
         scores=read_results(Path(workdir) / "evaluations", run.step),
         about=run_about(Path(workdir)),
-        environment=_environment(Path(workdir) / "environment.json"),
+        environment={k: made_with.get(k) for k in TOLD} if made_with else {},
     )
     config = run.config
     return export_dual_encoder(
         run.model, run.tokenizer, config.model.image_size, out, metadata, config.data.image_size
     )
-
-
-def _environment(path: Path) -> dict:
-    """What the card tells of environment.json: versions and hardware, not hosts and arguments."""
-    try:
-        content = parse_json(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return {k: content.get(k) for k in ("jest_tf", "git", "packages", "python", "cpu", "n_cpus")}
 
 
 if __name__ == "__main__":

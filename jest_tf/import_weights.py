@@ -14,20 +14,20 @@ from jest_tf.errors import UserError
 FLAGS, _flag = cli.own_flags()
 _FROM = _flag("string", "from", None, "File or folder of the weights.")
 _OUT = _flag("string", "out", None, "Workdir to write; it must not exist.")
-_VOCAB = _flag("string", "vocab", "", "SentencePiece file, where none lies beside the weights.")
-_CHECK = _flag("string", "check", "", ".npz of images, tokens, zimg, ztxt to equal within 1e-5.")
-_TRIM = _flag("string", "trim_vocab", "", "Data set: keep only token rows that its captions use.")
+_flag("string", "vocab", "", "SentencePiece file, where none lies beside the weights.")
+_flag("string", "check", "", ".npz of images, tokens, zimg, ztxt to equal within 1e-5.")
+_flag("string", "trim_vocab", "", "Data set: keep only token rows that its captions use.")
 _HEADS = _flag("list", "heads", [], "IMAGE,TEXT attention heads, where no file tells.")
-_IMAGE_SIZE = _flag("integer", "image_size", 0, "Side of the pictures in pixels, if no file tells.")
-_RESIZE = _flag(
+_flag("integer", "image_size", 0, "Side of the pictures in pixels, if no file tells.")
+_flag(
     "enum", "resize", "", "How pictures are resized (`data.resize`), instead of what the files "
     "say.", enum_values=["", "bilinear", "bicubic", "bilinear_plain"],
 )  # fmt: skip
-_TEXT = _flag(
+_flag(
     "enum", "text", "", "How text is tokenized, instead of what the files say.",
     enum_values=["", "siglip", "siglip2", "plain"],
 )  # fmt: skip
-_DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
+_flag("string", "data_dir", None, "Where TFDS keeps its sets.")
 
 
 def main(argv: list[str]) -> None:
@@ -40,17 +40,9 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--heads={','.join(heads)}: expected IMAGE,TEXT, such as 12,12")
     from jest_tf.training.run.imported import Options, import_run  # TensorFlow: after the flags
 
-    options = Options(
-        vocab=_VOCAB.value,
-        check=_CHECK.value,
-        trim_vocab=_TRIM.value,
-        heads=(int(heads[0]), int(heads[1])) if heads else None,
-        image_size=_IMAGE_SIZE.value,
-        resize=_RESIZE.value,
-        text=_TEXT.value,
-        data_dir=_DATA_DIR.value,
-    )
-    import_run(_FROM.value, _OUT.value, options)
+    given = {name: FLAGS[name].value for name in FLAGS if name not in ("from", "out")}
+    given["heads"] = (int(heads[0]), int(heads[1])) if heads else None
+    import_run(_FROM.value, _OUT.value, Options(**given))
 
 
 if __name__ == "__main__":

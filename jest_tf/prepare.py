@@ -8,9 +8,9 @@
     python -m jest_tf.prepare img2dataset 'out/*.tfrecord'   --out=data/web   (in place)
 
 Paths may be files, folders, 'globs*' and {00000..00099}; local or gs://. Rerunning goes on where it
-stopped. On several machines: --runner=FlinkRunner -- and options of Apache Beam; or run it n times
-with --shard=0/n … (n-1)/n. Records that cannot be used are left out, counted, and listed with the
-reason in rejected.jsonl. docs/your_data.md says what is read of each format.
+stopped. On several machines: --runner=FlinkRunner -- and options of Apache Beam. Records that
+cannot be used are left out, counted, and listed with the reason in rejected.jsonl.
+docs/your_data.md says what is read of each format.
 """
 
 from jest_tf import cli
@@ -19,11 +19,7 @@ from jest_tf.errors import UserError
 
 KINDS = ("folder", "webdataset", "csv", "parquet", "img2dataset")
 
-EXIT_INTERRUPTED = 130
-
 FLAGS, _flag = cli.own_flags()
-
-
 _flag("string", "out", None, "Folder to write, local or gs://.")
 _flag("string", "name", None, "Of the source, in logs and ids; default: its folder's.")
 _flag("integer", "max_side", None, "Pixels of the shorter side; larger ones shrink.", lower_bound=2)
@@ -33,7 +29,6 @@ _flag(
 )  # fmt: skip
 _flag("integer", "records_per_shard", 1000, "Records of a file that is written.", lower_bound=1)
 _flag("integer", "workers", 8, "Threads.", lower_bound=1)
-_flag("string", "shard", "0/1", "i/n: do every n-th unit from the i-th on.")
 units.runner_flag(_flag)
 _flag(
     "string", "captions", None, "folder: its caption file: .csv, .tsv, .jsonl, COCO's or "
@@ -72,21 +67,15 @@ def main(argv: list[str]) -> int:
         )
     if not FLAGS.out:
         raise UserError("--out is missing. Name the folder to write.")
-    if FLAGS.overwrite and FLAGS.shard != "0/1":
-        raise UserError("--overwrite is for one run alone; empty the folder before you share it.")
     # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data import prepare
 
-    given = {name: FLAGS[name].value for name in FLAGS}
-    names = [field for field in prepare.Settings.__dataclass_fields__ if field in given]
-    part, parts = prepare.parse_part(FLAGS.shard)
-    settings = {name: given[name] for name in names} | {"split": tuple(FLAGS.split)}
+    settings = {name: FLAGS[name].value for name in FLAGS if name != "runner"}
+    settings |= {"kind": kind, "paths": paths, "split": tuple(FLAGS.split)}
     try:
-        prepare.prepare(
-            prepare.Settings(kind=kind, paths=paths, part=part, parts=parts, **settings), beam=beam
-        )
+        prepare.prepare(prepare.Settings(**settings), beam=beam)
     except KeyboardInterrupt:  # it has said what is kept
-        return EXIT_INTERRUPTED
+        return cli.EXIT_INTERRUPTED
     return 0
 
 

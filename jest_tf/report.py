@@ -11,14 +11,13 @@ import io
 from pathlib import Path
 
 from jest_tf import cli, config_flag
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import steps_with_file
 
 FLAGS, _flag = cli.own_flags()
 _WORKDIR = _flag("string", "workdir", None, "Folder of the run.")
 _COMPARE = _flag("list", "compare", [], "Folders of runs to show beside it, separated by commas.")
 _OUT = _flag("string", "out", None, "The page; by default WORKDIR/report.html.")
-_SAMPLE_STEPS = _flag("integer", "sample_steps", 4, "Steps with examples shown.", lower_bound=0)
 _PICTURE = _flag("string", "picture", None, "Write a PNG of examples instead of the page.")
 
 
@@ -36,7 +35,7 @@ def main(argv: list[str]) -> None:
         config_flag.refuse_extra(argv)
     workdirs = [_WORKDIR.value, *_COMPARE.value, *more]
     out = Path(_OUT.value or Path(_WORKDIR.value) / "report.html")
-    n_bytes = write_report(workdirs, out, _SAMPLE_STEPS.value)
+    n_bytes = write_report(workdirs, out)
     print(f"wrote {out} ({n_bytes / 1e6:.1f} MB)")
 
 
@@ -77,11 +76,10 @@ def write_picture(workdir: str, out: Path) -> int:
 
 
 def _write(out: Path, content: bytes) -> None:
-    try:
+    text = f"{out} cannot be written: {{error}}. Name another file."
+    with explaining(OSError, text, lambda error: error.strerror):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}. Name another file.") from error
 
 
 if __name__ == "__main__":

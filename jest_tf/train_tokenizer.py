@@ -2,7 +2,7 @@
 
     python -m jest_tf.train_tokenizer --data=data/mine --out=vocab.txt
 
-Several sets may be joined by commas. Reads captions only; at most --max_captions of them.
+Several sets may be joined by commas. Reads captions only; at most a million of them.
 """
 
 import time
@@ -10,11 +10,11 @@ import time
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError
 
+MAX_CAPTIONS = 1_000_000
 FLAGS, _flag = cli.own_flags()
 _DATA = _flag("string", "data", None, "Data set, as for training.")
 _OUT = _flag("string", "out", None, "Vocabulary to write (.txt).")
 _VOCAB_SIZE = _flag("integer", "vocab_size", 4096, "Tokens, at most.", lower_bound=8)
-_MAX_CAPTIONS = _flag("integer", "max_captions", 1_000_000, "Captions read at most.", lower_bound=1)
 _DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
 
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
 
     start = time.monotonic()
     manifest = sources.open_source(_DATA.value, _DATA_DIR.value)
-    captions = records.read_captions(manifest, _MAX_CAPTIONS.value)
+    captions = records.read_captions(manifest, MAX_CAPTIONS)
     print(f"{len(captions):,} distinct captions of {manifest.name}", flush=True)
     size = tokenizer.train_wordpiece(captions, _VOCAB_SIZE.value, _OUT.value)
     print(f"{size:,} tokens -> {_OUT.value} in {time.monotonic() - start:.0f} s")

@@ -11,7 +11,7 @@ from commands import run
 from PIL import Image
 
 from jest_tf import cache_reference, prepare, train
-from jest_tf.data.records import shard_rows
+from jest_tf.data.records import shard_records
 from jest_tf.data.sources import open_source
 from jest_tf.monitoring.metrics_log import read_metrics
 
@@ -92,7 +92,8 @@ def test_a_reference_of_another_model_and_width(folder, monkeypatch):
 
     monkeypatch.chdir(folder)
     manifest = open_source("data/mine")
-    ids = [row[0] for i in range(len(manifest.shards)) for row in shard_rows(manifest, i)]
+    shards = range(len(manifest.shards))
+    ids = [record.id for i in shards for record in shard_records(manifest, i)]
     (cache,), training = commands("jest_tf.cache_reference"), commands("jest_tf.train")[-1]
     (width,) = [int(a.split("=")[1]) for a in cache if a.startswith("--dim")]
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ from jest_tf.evaluation.evaluators import checked_options
 from jest_tf.preflight.cost import plain_step, step_cost
 from jest_tf.preflight.memory import check_memory
 from jest_tf.training.assemble import parts_of
+from jest_tf.training.cost import distillation_flops
 
 CONFIGS = {"siglip_b16": siglip_b16, "jest_b16": jest_b16, "flexi_jest_b16": flexi_jest_b16}
 STATED = parse_topology("v5p:4x4x8")
@@ -62,6 +63,19 @@ def test_costs_against_plain_training():
     assert cost.flops["score_learner"] / plain == pytest.approx(0.391 * 5 / 3, rel=0.03)
     trained = sum(flops for phase, flops in cost.flops.items() if phase.startswith("train"))
     assert trained / plain == pytest.approx((1 + 0.391) / 2, rel=0.03)
+
+
+def test_distillation_from_a_cache_is_priced_as_the_run_books_it():
+    config = jest_b16.get_config()
+    config.reference.cache = "a cache"
+    costs = []
+    for config.reference.distillation in (0.0, 1.0):
+        parts = parts_of(config, STATED.n_chips)
+        costs.append(step_cost(config, parts, parts.schedule.plan(0), STATED.n_chips).total_flops)
+    learner, b = parts.learner, config.selection.sub_batch
+    sizes = b, learner.embed_dim, learner.embed_dim
+    of_distillation = distillation_flops(*sizes, config.loss, STATED.n_chips)
+    assert costs[1] - costs[0] == pytest.approx(of_distillation, rel=1e-6) and of_distillation > 0
 
 
 def test_check_tells_the_paper_config_on_one_page(capsys):

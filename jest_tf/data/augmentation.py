@@ -4,6 +4,7 @@ Left alone, keras-cv's layers draw from a generator whose state no checkpoint ha
 between replicas: a resumed run would not be the same run. Here a picture's draws are an input.
 """
 
+import itertools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -29,46 +30,24 @@ def augmentation(names: tuple[str, ...]) -> Augment:
     (one grey rectangle), applied in this order; another is a UserError. All compile under XLA
     (keras-cv's crops and RandAugment do not). A picture's draws alone say how it changes.
     """
-    make = {"flip": _flip, "colour": _colour, "cutout": _cutout}
-    unknown = set(names) - set(make)
+    unknown = set(names) - set(_DRAWS)
     if unknown:
-        raise UserError(f"unknown augmentation {sorted(unknown)}; known: {sorted(make)}")
-    places, start = {}, 0
-    for name, n in _DRAWS.items():
-        places[name], start = slice(start, start + n), start + n
-    changes = [(make[name](), places[name]) for name in names]
-
-    def augment(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        images = tf.cast(images, tf.float32)
-        for change, place in changes:
-            images = change(images, draws[:, place])
-        return tf.clip_by_value(images, 0.0, 255.0)
-
-    return augment
-
-
-def _flip() -> Augment:
+        raise UserError(f"unknown augmentation {sorted(unknown)}; known: {sorted(_DRAWS)}")
     import keras_cv  # takes seconds to import, and most runs do not augment
 
-    layer = keras_cv.layers.RandomFlip("horizontal")
+    layers, values = keras_cv.layers, (0, 255)
+    horizontal = layers.RandomFlip("horizontal")
+    brightness = layers.RandomBrightness(_UNUSED, values)
+    contrast = layers.RandomContrast(values, _UNUSED)
+    saturation = layers.RandomSaturation(_UNUSED)
+    hue = layers.RandomHue(_UNUSED, values)
+    rectangle = layers.RandomCutout(_UNUSED, _UNUSED, fill_mode="constant", fill_value=GREY)
 
-    def change(images: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+    def flip(images: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         flips = {"flip_horizontals": u, "flip_verticals": tf.zeros_like(u)}
-        return layer.augment_images(images, flips)
+        return horizontal.augment_images(images, flips)
 
-    return change
-
-
-def _colour() -> Augment:
-    import keras_cv
-
-    values = (0, 255)
-    brightness = keras_cv.layers.RandomBrightness(_UNUSED, values)
-    contrast = keras_cv.layers.RandomContrast(values, _UNUSED)
-    saturation = keras_cv.layers.RandomSaturation(_UNUSED)
-    hue = keras_cv.layers.RandomHue(_UNUSED, values)
-
-    def change(images: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+    def colour(images: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         either_way = 2 * u - 1
         of_pictures = [either_way[:, i, None, None, None] for i in range(2)]
         images = brightness.augment_images(images, BRIGHTNESS * of_pictures[0])
@@ -77,17 +56,7 @@ def _colour() -> Augment:
         images = saturation.augment_images(images, 0.5 + SATURATION / 2 * either_way[:, 2])
         return hue.augment_images(images, HUE / 2 * either_way[:, 3])
 
-    return change
-
-
-def _cutout() -> Augment:
-    import keras_cv
-
-    layer = keras_cv.layers.RandomCutout(
-        height_factor=_UNUSED, width_factor=_UNUSED, fill_mode="constant", fill_value=GREY
-    )
-
-    def change(images: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+    def cutout(images: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         height, width = (float(side) for side in images.shape[1:3])
         rectangles = {
             "centers_x": u[:, 0] * width,
@@ -96,6 +65,15 @@ def _cutout() -> Augment:
             "rectangles_width": tf.math.ceil(u[:, 3] * CUTOUT_SIDE * width),
         }
         rectangles = {name: tf.cast(value, tf.int32) for name, value in rectangles.items()}
-        return layer.augment_images(images, rectangles)
+        return rectangle.augment_images(images, rectangles)
 
-    return change
+    changes = {"flip": flip, "colour": colour, "cutout": cutout}
+    ends = dict(zip(_DRAWS, itertools.accumulate(_DRAWS.values()), strict=True))
+
+    def augment(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        images = tf.cast(images, tf.float32)
+        for name in names:
+            images = changes[name](images, draws[:, ends[name] - _DRAWS[name] : ends[name]])
+        return tf.clip_by_value(images, 0.0, 255.0)
+
+    return augment

@@ -5,25 +5,23 @@ Its tars hold, for each record, KEY.npz with image_emb [augmentations, d0 + d1] 
 after it; and KEY.json with its uid. Records are found by their key or by that uid.
 """
 
+import contextlib
 import functools
 import io
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
-import tensorflow as tf
 
 from jest_tf.data.fields import hash64
 from jest_tf.data.formats.files import READ_ERRORS, find, open_binary, why
 from jest_tf.data.manifest import Manifest
-from jest_tf.data.records import hashed_id
-from jest_tf.data.reference_cache import CacheWriter, unit_norm
-from jest_tf.errors import UserError
+from jest_tf.data.records import shard_records
+from jest_tf.data.reference_cache import unit_norm
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json
-from jest_tf.progress import Counter
 
 N_TEACHERS = 2
 IMAGES, TEXTS = "image_emb", "text_emb"
@@ -31,12 +29,7 @@ IMAGES, TEXTS = "image_emb", "text_emb"
 MAX_MEMBER_BYTES = 1 << 26
 
 
-class Member(NamedTuple):
-    """Where a KEY.npz lies."""
-
-    tar: int
-    offset: int
-    size: int
+Member = tuple[int, int, int]  # where a KEY.npz lies: number of the tar, first byte, bytes
 
 
 class DataCompDR:
@@ -71,21 +64,21 @@ class DataCompDR:
 
     def read(self, member: Member) -> tuple[np.ndarray, np.ndarray]:
         """(zimg [d], ztxt [captions, d]) of unit norm; zimg: the mean over the augmentations."""
-        path = self.tars[member.tar]
-        file = self._open(member.tar)
-        file.seek(member.offset)
-        content = file.read(member.size)
-        try:
+        tar, offset, size = member
+        file = self._open(tar)
+        file.seek(offset)
+        content = file.read(size)
+        with explaining(
+            (*READ_ERRORS, KeyError, IndexError, EOFError, zipfile.BadZipFile),
+            f"{self.tars[tar]}: the .npz at byte {offset} is not as DataCompDR's "
+            f"({{error}}); expected {IMAGES} and {TEXTS}, each [n, {N_TEACHERS} teachers x d]",
+            why,
+        ):
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 both = [_floats(arrays[name]) for name in (IMAGES, TEXTS)]
             width = both[0].shape[1]
             if width != both[1].shape[1] or width % N_TEACHERS:
                 raise ValueError(f"widths {width} and {both[1].shape[1]}")
-        except (*READ_ERRORS, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{path}: the .npz at byte {member.offset} is not as DataCompDR's ({why(error)}); "
-                f"expected {IMAGES} and {TEXTS}, each [n, {N_TEACHERS} teachers x d]"
-            ) from error
         begin = self._teacher * width // N_TEACHERS
         images, texts = (unit_norm(x[:, begin : begin + width // N_TEACHERS]) for x in both)
         return unit_norm(images.mean(axis=0)), texts
@@ -94,81 +87,64 @@ class DataCompDR:
     def _open(self, tar: int):
         return open_binary(self.tars[tar])
 
+    def rows(self, manifest: Manifest, index: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(id, zimg, ztxt) of a shard's records; n captions take the first n embeddings.
 
-def import_datacompdr(
-    writer: CacheWriter, embeddings: DataCompDR, shards: Sequence[int] | None = None
-) -> None:
-    """Fills these shards of a cache, by default all; n captions take the first n embeddings.
-
-    UserError: a record without key or embedding, or with more captions than embeddings.
-    """
-    shards = writer.missing_shards() if shards is None else shards
-    with Counter("importing DataCompDR", writer.n_records(shards)) as counter:
-        for shard in shards:
-            writer.write_shard(shard, counter.over(_rows(writer.manifest, shard, embeddings)))
-
-
-def _rows(
-    manifest: Manifest, index: int, embeddings: DataCompDR
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    shard = manifest.shards[index]
-    source = manifest.sources[shard.source]
-    if not source.key or source.id:
-        raise UserError(
-            f"{source.name} has no keys to find DataCompDR's records by: prepare the data from its "
-            "tars with `jest prepare`"
-        )
-    for serialized in tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records):
-        feature = tf.train.Example.FromString(serialized.numpy()).features.feature
-        key = b"".join(feature[source.key].bytes_list.value[:1])
-        member = embeddings.find(key.decode("utf-8", "replace"))
-        if member is None:
+        UserError: a record without key or embedding, or with more captions than embeddings.
+        """
+        shard = manifest.shards[index]
+        source = manifest.sources[shard.source]
+        if not source.key or source.id:
             raise UserError(
-                f"record {key.decode('utf-8', 'replace')!r} of {shard.path} is in none of the "
-                f"{len(embeddings.tars)} tars of DataCompDR, neither by its key nor by a uid. Give "
-                "all tars, and data whose keys are those of the tars."
+                f"{source.name} has no keys to find DataCompDR's records by: prepare the data from "
+                "its tars with `jest prepare`"
             )
-        zimg, ztxt = embeddings.read(member)
-        n_captions = max(
-            1, len(feature[source.captions].bytes_list.value) if source.captions else 1
-        )
-        if n_captions > len(ztxt):
-            raise UserError(
-                f"record {key.decode('utf-8', 'replace')!r} has {n_captions} captions and "
-                f"DataCompDR {len(ztxt)} text embeddings: prepare the data without the others"
-            )
-        record_id = int(hashed_id(source.name, tf.constant(key)))
-        yield record_id, zimg, ztxt[:n_captions]
+        for record in shard_records(manifest, index, pictures=False):
+            key = record.key.decode("utf-8", "replace")
+            member = self.find(key)
+            if member is None:
+                raise UserError(
+                    f"record {key!r} of {shard.path} is in none of the {len(self.tars)} tars of "
+                    "DataCompDR, neither by its key nor by a uid. Give all tars, and data whose "
+                    "keys are those of the tars."
+                )
+            zimg, ztxt = self.read(member)
+            n_captions = max(1, len(record.captions))
+            if n_captions > len(ztxt):
+                raise UserError(
+                    f"record {key!r} has {n_captions} captions and DataCompDR {len(ztxt)} text "
+                    "embeddings: prepare the data without the others"
+                )
+            yield record.id, zimg, ztxt[:n_captions]
 
 
 def _members(path: str, number: int) -> Iterator[tuple[str, Member]]:
     """(key, place) of each .npz, and the same place by the uid that its .json tells."""
     uids: dict[str, str] = {}
     found: dict[str, Member] = {}
-    try:
-        with open_binary(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for info in tar:
-                key, _, ending = info.name.removeprefix("./").partition(".")
-                if not info.isfile() or info.size > MAX_MEMBER_BYTES:
-                    continue
-                if ending == "npz":
-                    found[key] = Member(number, info.offset_data, info.size)
-                elif ending == "json" and info.size < 1 << 16:
-                    uids[key] = _uid(tar.extractfile(info).read())
-    except (*READ_ERRORS, tarfile.TarError) as error:
-        raise UserError(f"{path} cannot be read as a plain tar: {why(error)}") from error
+    with (
+        explaining(
+            (*READ_ERRORS, tarfile.TarError),
+            f"{path} cannot be read as a plain tar: {{error}}",
+            why,
+        ),
+        open_binary(path) as file,
+        tarfile.open(fileobj=file, mode="r:") as tar,
+    ):
+        for info in tar:
+            key, _, ending = info.name.removeprefix("./").partition(".")
+            if not info.isfile() or info.size > MAX_MEMBER_BYTES:
+                continue
+            if ending == "npz":
+                found[key] = number, info.offset_data, info.size
+            elif ending == "json" and info.size < 1 << 16:
+                with contextlib.suppress(ValueError, AttributeError):
+                    uids[key] = str(parse_json(tar.extractfile(info).read()).get("uid") or "")
     for key, member in found.items():
         yield key, member
         yield key.rpartition("/")[2], member
         if uids.get(key):
             yield uids[key], member
-
-
-def _uid(content: bytes) -> str:
-    try:
-        return str(parse_json(content).get("uid") or "")
-    except (ValueError, AttributeError):
-        return ""
 
 
 def _floats(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import unicodedata
-from collections.abc import Iterable
 from concurrent import futures
 
 import numpy as np
@@ -15,8 +14,8 @@ from PIL import Image
 from jest_tf.data.cleaning import read_picture, require_decodable
 from jest_tf.data.fields import is_text
 from jest_tf.data.manifest import Manifest
-from jest_tf.data.records import shard_rows
-from jest_tf.data.repeats import Repeats
+from jest_tf.data.records import shard_records
+from jest_tf.data.sorted_runs import SortedRuns
 from jest_tf.data.units import in_order
 from jest_tf.errors import UserError
 from jest_tf.pages.html import data_uri, render
@@ -40,7 +39,13 @@ class SourceReport:
     shorter_side: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     scripts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     caption_bytes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    samples: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    samples: list[dict] = dataclasses.field(default_factory=list)  # cards of the page
+
+    @property
+    def sides(self) -> list[tuple[str, int]]:
+        """`shorter_side` in the order of pixels."""
+        found, names = self.shorter_side, [*(f"<={side}" for side in SIDES), f">{SIDES[-1]}"]
+        return [(name.replace("<=", "up to "), found[name]) for name in names if name in found]
 
     def note(self, kind: str, where: tuple[str, int, int]) -> None:
         self.counts[kind] += 1
@@ -86,8 +91,8 @@ def examine(manifest: Manifest, workers: int = 8) -> Report:
     """Reads and decodes every record of a manifest, `workers` shards at once."""
     names = _different([source.name for source in manifest.sources])
     sources = {name: SourceReport() for name in names}
-    ids_of = {name: Repeats() for name in names}
-    ids, captions = Repeats(), Repeats()
+    ids_of = {name: SortedRuns() for name in names}
+    ids, captions = SortedRuns(), SortedRuns()
     texts: collections.Counter = collections.Counter()
     unreadable: dict[str, str] = {}
     counter = Counter(f"reading {manifest.name}", manifest.n_records)
@@ -110,9 +115,9 @@ def examine(manifest: Manifest, workers: int = 8) -> Report:
         name=manifest.name,
         records=sum(source.records for source in sources.values()),
         bad=bad,
-        duplicate_ids=ids.count(),
-        shared_ids=ids.count() - sum(own.count() for own in ids_of.values()),
-        duplicate_captions=captions.count(),
+        duplicate_ids=ids.n_repeated(),
+        shared_ids=ids.n_repeated() - sum(own.n_repeated() for own in ids_of.values()),
+        duplicate_captions=captions.n_repeated(),
         most_repeated={
             text.decode("utf-8", "replace")[:200]: n
             for text, n in texts.most_common(MOST_REPEATED)
@@ -145,29 +150,29 @@ def _different(names: list[str]) -> list[str]:
 def _examine_shard(manifest: Manifest, index: int, counter: Counter):
     """(SourceReport, ids, captions, why the shard could not be read, or None)"""
     path = manifest.shards[index].path
-    part, ids, captions = SourceReport(), [], []
+    part, ids, captions, reason = SourceReport(), [], [], None
     number = manifest.shards[index].start
     try:
-        for record_id, image, texts in counter.over(shard_rows(manifest, index)):
-            where = (path, number, record_id)
+        for record in counter.over(shard_records(manifest, index)):
+            where = (path, number, record.id)
             number += 1
             part.records += 1
-            ids += [record_id] * (record_id != -1)
-            captions += texts
-            usable = _examine_image(part, image, where)
-            usable &= _examine_captions(part, texts, where)
+            ids += [record.id] * (record.id != -1)
+            captions += record.captions
+            usable = _examine_image(part, record.image, where)
+            usable &= _examine_captions(part, record.captions, where)
             if not usable:
                 part.note("bad_record", where)
             elif len(part.samples) < SAMPLES and number % 37 == 1:
-                text = next(filter(is_text, texts)).decode("utf-8", "replace")[:200]
-                part.samples.append((data_uri(read_picture(image)), text))
+                text = next(filter(is_text, record.captions)).decode("utf-8", "replace")[:200]
+                picture = data_uri(read_picture(record.image))
+                part.samples.append({"image": picture, "text": text, "details": []})
     except tf.errors.OpError as error:
         reason = f"after record {number}: {error.message.splitlines()[0]}"
-        return part, ids, captions, reason
     expected = manifest.shards[index].records
     if part.records != expected:
-        return part, ids, captions, f"holds {part.records} records, the manifest says {expected}"
-    return part, ids, captions, None
+        reason = reason or f"holds {part.records} records, the manifest says {expected}"
+    return part, ids, captions, reason
 
 
 def _examine_image(part: SourceReport, image: bytes, where: tuple) -> bool:
@@ -226,89 +231,20 @@ def write(report: Report, folder: str) -> tuple[str, str]:
     """Writes `data_report.json` and `data_report.html` (with samples); returns both paths."""
     tf.io.gfile.makedirs(folder)
     paths = f"{folder}/data_report.json", f"{folder}/data_report.html"
-    for path, content in zip(paths, (report.to_json(), to_html(report)), strict=True):
+    page = render(
+        "data_report.html.j2", title=report.name, generated="", contents=[], report=report
+    )
+    for path, content in zip(paths, (report.to_json(), page), strict=True):
         with tf.io.gfile.GFile(path, "w") as file:
             file.write(content)
     return paths
-
-
-def to_html(report: Report) -> str:
-    """One self-contained page: what is wrong comes first, samples last."""
-    totals = {
-        "records": report.records,
-        "cannot be used": report.bad,
-        "repeated ids": report.duplicate_ids,
-        "repeated captions": report.duplicate_captions,
-        "unreadable shards": len(report.unreadable_shards),
-    }
-    return render(
-        "data_report.html.j2",
-        title=report.name,
-        generated="",
-        contents=[],
-        verdict=_verdict(report),
-        totals=_counted(totals.items()),
-        repeated=_counted(report.most_repeated.items()),
-        unreadable=list(report.unreadable_shards.items()),
-        sources=[_section(name, source) for name, source in report.sources.items()],
-    )
-
-
-def _verdict(report: Report) -> str:
-    """What to see on the page, in a sentence or two."""
-    if report.bad:
-        share = report.bad / report.records
-        usable = f"{report.bad:,} of {report.records:,} records ({share:.2%}) cannot be used"
-        said = [f"{usable}; the tables below list the first of each kind."]
-    else:
-        said = [f"All {report.records:,} records can be used."]
-    if report.unreadable_shards:
-        said.append(f"{len(report.unreadable_shards):,} shards could not be read to their end.")
-    if report.duplicate_ids:
-        said.append(f"{report.duplicate_ids:,} ids occur more than once.")
-    return " ".join(said)
-
-
-def _section(name: str, source: SourceReport) -> dict:
-    """A source as the template shows it."""
-    sides = sorted(source.shorter_side.items(), key=lambda item: int(item[0].lstrip("<=>")))
-    return {
-        "title": f"{name}: {source.records:,} records, {source.captions:,} captions",
-        "counts": [
-            ("Problems", _counted((_words(k), n) for k, n in source.counts.most_common())),
-            ("Shorter side, pixels", _counted((s.replace("<=", "up to "), n) for s, n in sides)),
-            ("Script of the captions", _counted(source.scripts.most_common())),
-        ],
-        "problems": [
-            (
-                f"{_words(kind).capitalize()}: the first {len(listed)}",
-                [(f"{path} record {at}", f"id {record_id}") for path, at, record_id in listed],
-            )
-            for kind, listed in source.problems.items()
-        ],
-        "samples": [
-            {"image": image, "text": text, "details": []} for image, text in source.samples
-        ],
-    }
-
-
-def _counted(rows: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:
-    return [(name, f"{n:,}") for name, n in rows]
-
-
-def _words(kind: str) -> str:
-    return kind.replace("_", " ")
 
 
 def check_bound(report: Report, max_bad_share: float) -> None:
     """Raises UserError where more than this share of the records cannot be used."""
     share = report.bad / max(report.records, 1)
     if share > max_bad_share:
-        kinds = {
-            kind: count
-            for source in report.sources.values()
-            for kind, count in source.counts.items()
-        }
+        kinds = {k: n for source in report.sources.values() for k, n in source.counts.items()}
         raise UserError(
             f"{report.name}: {report.bad:,} of {report.records:,} records ({share:.1%}) cannot be "
             f"used; the bound is {max_bad_share:.1%}. By kind: {kinds}"

@@ -13,10 +13,11 @@ from jest_tf.data.fields import in_graph, is_text
 from jest_tf.data.manifest import Manifest, Source, check_files
 from jest_tf.data.preprocess import decode_all
 from jest_tf.data.units import in_order
-from jest_tf.errors import UserError
+from jest_tf.errors import explaining
 from jest_tf.model_record import PixelRule
 
 LABEL_BATCH = 1024
+READ = ("image", "captions", "label")
 _LABELS: dict[str, np.ndarray] = {}
 
 
@@ -50,7 +51,8 @@ class EvaluationData:
             found = np.full([self.manifest.n_records], -1)
             for number, source in enumerate(self.manifest.sources):
                 records = _serialized(self.manifest, number).batch(LABEL_BATCH)
-                labels = records.map(lambda rows, batch, s=source: (rows, _labels(s, batch)))
+                parse = functools.partial(_parse, source, wanted=("label",))
+                labels = records.map(lambda rows, batch, parse=parse: (rows, parse(batch)["label"]))
                 for rows, of_batch in self._read(source, labels.prefetch(1)):
                     found[rows.numpy()] = of_batch.numpy()
             _LABELS.clear()  # one set is enough: it is read again at the next step
@@ -70,16 +72,15 @@ class EvaluationData:
                 yield from in_order(thread, decode, self._read(source, records), ahead=2)
 
     def _read(self, source: Source, records: tf.data.Dataset) -> Iterator[dict]:
-        try:
+        with explaining(
+            tf.errors.OpError,
+            f"{self.manifest.name}: source {source.name!r} cannot be read: {{error}}. Restore its "
+            "files, or prepare the set again.",
+        ):
             yield from records
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"{self.manifest.name}: source {source.name!r} cannot be read: {error.message}. "
-                "Restore its files, or prepare the set again."
-            ) from error
 
     def _readable(self, source: Source, fields: dict) -> Batch:
-        images, ok = (t.numpy() for t in _decoder(self.decode_size, self.pixels)(fields["encoded"]))
+        images, ok = (t.numpy() for t in _decoder(self.decode_size, self.pixels)(fields["image"]))
         self.n_skipped += int(np.count_nonzero(~ok))
         captions = []
         if source.captions:
@@ -89,9 +90,8 @@ class EvaluationData:
                 for of_one, is_ok in zip(written, ok, strict=True)
                 if is_ok
             ]
-        encoded = fields["encoded"].numpy()[ok].tolist()
-        labels, rows = (fields[name].numpy()[ok] for name in ("labels", "rows"))
-        return Batch(encoded, images[ok], captions, labels, rows)
+        encoded, labels, rows = (fields[name].numpy()[ok] for name in ("image", "label", "rows"))
+        return Batch(encoded.tolist(), images[ok], captions, labels, rows)
 
 
 @functools.lru_cache(maxsize=4)
@@ -134,13 +134,8 @@ def _serialized(manifest: Manifest, number: int) -> tf.data.Dataset:
     )
 
 
-def _labels(source: Source, serialized: tf.Tensor, read: dict | None = None) -> tf.Tensor:
+def _parse(source: Source, serialized: tf.Tensor, wanted: tuple[str, ...] = READ) -> dict:
+    read = in_graph(source, serialized, wanted)
     if not source.label:
-        return tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
-    return (read or in_graph(source, serialized, ("label",)))["label"]
-
-
-def _parse(source: Source, serialized: tf.Tensor) -> dict:
-    read = in_graph(source, serialized, ("image", "captions", "label"))
-    fields = {"encoded": read["image"], "captions": read["captions"]}
-    return fields | {"labels": _labels(source, serialized, read)}
+        read["label"] = tf.fill(tf.shape(serialized), tf.constant(-1, tf.int64))
+    return read

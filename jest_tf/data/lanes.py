@@ -135,10 +135,7 @@ def lane_tables(
             order.position(segments, keys[0][lane], int(given_by[lane][number]), shuffle)
             for lane, segments in enumerate(lanes)
         ]
-        columns = (
-            tf.constant([getattr(start, name) for start in starts], tf.int64)
-            for name in ("epoch", "group", "offset")
-        )
+        columns = (tf.constant(column, tf.int64) for column in zip(*starts, strict=True))
         tables.append(StreamTables(Segments.of(lanes, companions), *keys, *columns))
     scalars = (tf.constant(value, tf.int64) for value in (given, here.start))
     return LaneTables(tuple(tables), *scalars)

@@ -9,16 +9,17 @@ Paths are relative to the manifest's folder where they lie below it, absolute or
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json, write_atomically
 
 VERSION = 1
@@ -44,15 +45,10 @@ class About:
         return cls(**{name: tuple(values.get(name) or ()) for name in names})
 
 
-def merged(parts: Iterable[About]) -> About:
+def merged(parts: Sequence[About]) -> About:
     """The notes of a mixture: each line once, in the order of its parts."""
-    parts = list(parts)
-    return About(
-        **{
-            field.name: tuple(dict.fromkeys(v for p in parts for v in getattr(p, field.name)))
-            for field in dataclasses.fields(About)
-        }
-    )
+    of_parts = zip(*map(dataclasses.astuple, parts), strict=True)
+    return About(*(tuple(dict.fromkeys(itertools.chain(*lines))) for lines in of_parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +173,24 @@ class Manifest:
     @classmethod
     def load(cls, path: str) -> "Manifest":
         """Reads what `save` wrote. UserError: no file, other JSON, or another fingerprint."""
-        try:
+        folder = path.rpartition("/")[0] if "://" in path else os.path.dirname(path)
+        with (
+            explaining(
+                tf.errors.OpError,
+                f"cannot read manifest {path}: {{error}}. Make one with "
+                "`python -m jest_tf.prepare`.",
+            ),
+            explaining(
+                (ValueError, KeyError, TypeError),
+                f"{path} is not a manifest ({{kind}}: {{error}})",
+            ),
+        ):
             with tf.io.gfile.GFile(path) as file:
                 content = parse_json(file.read())
             sources = tuple(
                 Source(**entry | {"labels": tuple(entry.get("labels", ()))})
                 for entry in content["sources"]
             )
-            folder = path.rpartition("/")[0] if "://" in path else os.path.dirname(path)
             shards = tuple(
                 Shard(**entry | {k: _absolute(entry[k], folder) for k in _FILES if k in entry})
                 for entry in content["shards"]
@@ -196,17 +202,6 @@ class Manifest:
                 labels.append(own)
             about = dataclasses.replace(about, labels=tuple(labels))
             manifest = cls(content["name"], sources, shards, about)
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"cannot read manifest {path}: {error.message}. Make one with "
-                "`python -m jest_tf.prepare`."
-            ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"{path} is not a manifest ({type(error).__name__}: {error})"
-            ) from error
         if content.get("fingerprint") != manifest.fingerprint:
             raise UserError(
                 f"manifest {path}: its fingerprint {content.get('fingerprint')} does not match its "
@@ -250,7 +245,7 @@ def mix(manifests: Sequence[Manifest], weights: Sequence[float] | None, name: st
                 weight = weights[index] * records / manifest.n_records
             sources.append(dataclasses.replace(source, weight=weight))
         shards += [dataclasses.replace(s, source=s.source + offset) for s in manifest.shards]
-    return Manifest(name, tuple(sources), tuple(shards), merged(m.about for m in manifests))
+    return Manifest(name, tuple(sources), tuple(shards), merged([m.about for m in manifests]))
 
 
 def split(manifest: Manifest, share: float, held_out: bool, name: str) -> Manifest:

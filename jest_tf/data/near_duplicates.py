@@ -8,7 +8,6 @@ Both stages are units of work: a shard's records go to cells, then the records o
 are compared. Their files lie in one folder, so that threads, Beam and a rerun share the work.
 """
 
-import collections
 import functools
 import hashlib
 import os
@@ -20,7 +19,7 @@ import tensorflow as tf
 
 from jest_tf.data import units
 from jest_tf.data.reference_cache import ReferenceCache
-from jest_tf.errors import UserError
+from jest_tf.errors import explaining
 from jest_tf.files import claimed_folder, replacing
 from jest_tf.progress import Counter
 
@@ -48,12 +47,9 @@ class Search:
         read: Callable[[int], np.ndarray],
         cosine: float,
     ):
-        try:
+        need = "--dedup needs faiss, which is not installed: pip install 'jest_tf[dedup]'"
+        with explaining(ImportError, need):
             import faiss
-        except ImportError as error:
-            raise UserError(
-                "--dedup needs faiss, which is not installed: pip install 'jest_tf[dedup]'"
-            ) from error
         self._faiss, self._folder, self._read, self._cosine = faiss, folder, read, cosine
         self._firsts = np.append(0, np.cumsum(records))
         n = int(self._firsts[-1])
@@ -68,6 +64,12 @@ class Search:
         """The units of a stage that are not done."""
         n = self.stages[stage]
         return [i for i in range(n) if not os.path.exists(self.path(stage, i, "done"))]
+
+    def do(self, stage: str, todo: Sequence[int]) -> None:
+        """Does some units of a stage."""
+        with Counter(f"near duplicates, {stage}", len(todo), "units") as counter:
+            for unit in counter.over(todo):
+                getattr(self, stage)(unit)
 
     def find_cells(self) -> None:
         """k-means on a sample; what is there stays."""
@@ -144,8 +146,7 @@ class Search:
     def groups(self, known: np.ndarray) -> np.ndarray:
         """int64 [n]: the first record of each record's group, when all units are done.
 
-        Args:
-          known: int64 [n], groups that are known already, in the same form.
+        known: int64 [n], groups that are known already, in the same form.
         """
         parent = known.copy()
         for unit in range(self.stages["compare"]):
@@ -172,12 +173,8 @@ def groups(
     search = _search(**given)
     search.find_cells()
     for stage in search.stages:
-        todo, left = search.left(stage), functools.partial(search.left, stage)
-        if beam:
-            units.run(beam, OPENER, given | {"stage": stage}, todo, left)
-            continue
-        with Counter(f"near duplicates, {stage}", len(todo), "units") as counter:
-            collections.deque(counter.over(map(getattr(search, stage), todo)), maxlen=0)
+        left, here = functools.partial(search.left, stage), functools.partial(search.do, stage)
+        units.run(beam, OPENER, given | {"stage": stage}, left, here)
     found = search.groups(known)
     shutil.rmtree(folder)
     return found

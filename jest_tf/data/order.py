@@ -39,15 +39,6 @@ class Segment:
     shard_start: int  # index of the first one in the manifest's shard
 
 
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """Where a lane stands: `offset` records into group `group` of epoch `epoch`."""
-
-    epoch: int
-    group: int
-    offset: int
-
-
 class Stream(NamedTuple):
     """A part of a manifest that is shuffled for itself.
 
@@ -60,10 +51,8 @@ class Stream(NamedTuple):
 
 def streams(manifest: Manifest) -> list[Stream]:
     """One stream, or one per weighted source."""
-    numbered, first = [], 0
-    for index, shard in enumerate(manifest.shards):
-        numbered.append((index, first, shard))
-        first += shard.records
+    firsts = manifest.firsts.tolist()
+    numbered = [(i, firsts[i], shard) for i, shard in enumerate(manifest.shards)]
     parts = [numbered]
     if manifest.sources[0].weight is not None:
         n_sources = len(manifest.sources)
@@ -125,14 +114,16 @@ def segment_order(n_segments, key: tf.Tensor, epoch, shuffle: bool) -> tf.Tensor
     return permutation(n_segments, fold(key, epoch))
 
 
-def position(segments: Sequence[Segment], key: tf.Tensor, records: int, shuffle: bool) -> Position:
-    """Where a lane stands after it has given `records` records; `key` as for `segment_order`."""
+def position(
+    segments: Sequence[Segment], key: tf.Tensor, records: int, shuffle: bool
+) -> tuple[int, int, int]:
+    """(epoch, group, records into it) after `records`; `key` as for `segment_order`."""
     sizes = np.array([segment.records for segment in segments])
     epoch, rest = divmod(records, int(sizes.sum()))
     order = segment_order(len(segments), key, epoch, shuffle).numpy()
     ends = np.cumsum(np.add.reduceat(sizes[order], np.arange(0, len(order), GROUP_SEGMENTS)))
     group = int(np.searchsorted(ends, rest, side="right"))
-    return Position(epoch, group, rest - (int(ends[group - 1]) if group else 0))
+    return epoch, group, rest - (int(ends[group - 1]) if group else 0)
 
 
 def mixture_pattern(manifest: Manifest) -> np.ndarray:

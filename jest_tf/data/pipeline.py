@@ -292,7 +292,9 @@ def _decoded_batches(
         joined = {
             name: tf.reshape(value, [batch_size, *value.shape[2:]]) for name, value in parts.items()
         }
-        return joined if passed is None else joined | {prefilter.PASSED_OVER: _flat(passed)}
+        if passed is not None:
+            joined[prefilter.PASSED_OVER] = tf.reshape(passed, [passed.shape.num_elements()])
+        return joined
 
     chunks = chunks.map(
         graph_only(lambda *parts: read(*parts)),
@@ -301,11 +303,6 @@ def _decoded_batches(
     )
     batches = chunks.batch(batch_size // chunk, drop_remainder=True)
     return batches.map(graph_only(joined))
-
-
-def _flat(x: tf.Tensor) -> tf.Tensor:
-    """A matrix of static shape -> a vector of static shape."""
-    return tf.reshape(x, [x.shape.num_elements()])
 
 
 def _guarded(ways: tuple[Callable, ...], n: int, *parts: tf.Tensor) -> dict | tf.Tensor:

@@ -1,8 +1,7 @@
 """From a source of image-text pairs to TFRecord shards and a manifest; `jest_tf.prepare` runs it.
 
 A source is cut into units. A finished unit leaves its shards and, last, a report: a run that was
-stopped goes on with the other units, and several runs may share the work. Whichever finishes the
-last unit writes manifest.json and rejected.jsonl.
+stopped goes on with the other units. After the last one come manifest.json and rejected.jsonl.
 """
 
 # ruff: noqa: E402
@@ -13,12 +12,12 @@ if __name__ == "__main__":  # where the command was; scripts of users still call
 
 import collections
 import dataclasses
+import functools
 import gzip
 import heapq
 import itertools
 import json
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 
@@ -29,10 +28,11 @@ from jest_tf.data.formats import folder, parquet, table, tar
 from jest_tf.data.formats.files import why
 from jest_tf.data.formats.pairs import PassedOver, Rejected, Settings, Unit, encoded
 from jest_tf.data.prepared import Summary
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json, replacing, write_atomically
 from jest_tf.progress import Counter
 
+CANNOT_WRITE = (OSError, tf.errors.OpError)
 OPENER = "jest_tf.data.prepare:open_units"
 OPENERS = {
     "folder": folder.open_folder,
@@ -45,20 +45,19 @@ OPENERS = {
 def prepare(
     settings: Settings, say: Callable[[str], None] = print, beam: units.Beam | None = None
 ) -> Summary:
-    """Does this run's share of the units, in threads or by `beam`; writes the manifest when all
-    are there.
+    """Does the units that are not done yet, in threads or by `beam`; writes the manifest.
 
     UserError: the source cannot be understood, changed since the output was begun, or is rejected
     for the most part; or the output cannot be written.
     """
-    try:
+    text = f"cannot go on: {{error}}. Units that are done are kept in {settings.out}: the same "
+    with explaining(CANNOT_WRITE, text + "command goes on from there.", _where_and_why):
         return _prepare(settings, say, beam)
-    except (OSError, tf.errors.OpError) as error:
-        at = getattr(error, "filename", None)
-        raise UserError(
-            f"cannot go on: {f'{at}: ' if at else ''}{why(error)}. Units that are done are kept in "
-            f"{settings.out}: the same command goes on from there."
-        ) from error
+
+
+def _where_and_why(error: Exception) -> str:
+    at = getattr(error, "filename", None)
+    return f"{at}: {why(error)}" if at else why(error)
 
 
 def _prepare(settings: Settings, say: Callable[[str], None], beam: units.Beam | None) -> Summary:
@@ -68,7 +67,9 @@ def _prepare(settings: Settings, say: Callable[[str], None], beam: units.Beam | 
             f"--in_place is for the kind webdataset, whose pictures it leaves as they are; found "
             f"{other}. Leave one of them out."
         )
-    make_folder(settings.out)
+    text = f"--out={settings.out} cannot be made a folder: {{error}}. Name a folder that can be "
+    with explaining(CANNOT_WRITE, text + "written to.", str):
+        tf.io.gfile.makedirs(settings.out)
     if settings.kind == "img2dataset":
         return prepared.list_img2dataset(settings, say)
     opened = OPENERS[settings.kind](settings)
@@ -79,17 +80,14 @@ def _prepare(settings: Settings, say: Callable[[str], None], beam: units.Beam | 
 
     def left() -> list[int]:
         there = set(tf.io.gfile.listdir(settings.out))
-        mine = range(settings.part, len(opened.units), settings.parts)
-        return [index for index in mine if prepared.report_name(index) not in there]
+        every = range(len(opened.units))
+        return [index for index in every if prepared.report_name(index) not in there]
 
-    todo = left()
     by = f"by Beam's {beam.runner}" if beam else f"{settings.workers} threads"
-    say(f"{len(opened.units):,} units, {len(todo):,} to do here, {by}")
-    if beam:
-        arguments = {"settings": dataclasses.asdict(settings), "n_units": len(opened.units)}
-        units.run(beam, OPENER, arguments, todo, left)
-    else:
-        _run(settings, name, opened.units, todo, say)
+    say(f"{len(opened.units):,} units, {len(left()):,} to do here, {by}")
+    arguments = {"settings": dataclasses.asdict(settings), "n_units": len(opened.units)}
+    in_threads = functools.partial(_in_threads, settings, name, opened.units, say)
+    units.run(beam, OPENER, arguments, left, in_threads)
     return prepared.finish(settings, name, opened, say)
 
 
@@ -107,56 +105,28 @@ def open_units(settings: dict, n_units: int) -> Callable[[int], object]:
     return lambda index: convert(opened.units[index], index, name, settings)
 
 
-def make_folder(out: str) -> None:
-    try:
-        tf.io.gfile.makedirs(out)
-    except (OSError, tf.errors.OpError) as error:
-        raise UserError(
-            f"--out={out} cannot be made a folder: {error}. Name a folder that can be written to."
-        ) from error
-
-
-def parse_part(text: str) -> tuple[int, int]:
-    """`i/n` -> (i, n), 0 <= i < n."""
-    try:
-        part, parts = (int(number) for number in text.split("/"))
-        if 0 <= part < parts:
-            return part, parts
-    except ValueError:
-        pass
-    raise UserError(f"--shard={text}: expected i/n with 0 <= i < n, e.g. 0/4")
-
-
-def _run(settings: Settings, name: str, units: Sequence[Unit], todo: list[int], say) -> None:
-    """Converts units in threads; only those in work are held."""
+def _in_threads(
+    settings: Settings, name: str, all_units: Sequence[Unit], say, todo: Sequence[int]
+) -> None:
+    """Converts units; only those in work are held."""
     progress = Counter("prepare", len(todo), "units")
-    left = iter(todo)
-    pool = futures.ThreadPoolExecutor(settings.workers)
-    waiting: set[futures.Future] = set()
-    try:
-        while True:
-            for index in itertools.islice(left, 2 * settings.workers - len(waiting)):
-                waiting.add(pool.submit(convert, units[index], index, name, settings, progress))
-            if not waiting:
-                return
-            done, waiting = futures.wait(waiting, return_when=futures.FIRST_COMPLETED)
-            for job in done:
-                job.result()  # or the error
-    except KeyboardInterrupt:
-        progress.close()
-        say(
-            f"stopped: {progress.done:,} of {len(todo):,} units are done and kept; the same "
-            "command goes on from there"
-        )
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        progress.close()
+    work = ((all_units[index], index, name, settings, progress) for index in todo)
+    with futures.ThreadPoolExecutor(settings.workers) as pool, progress:
+        try:
+            for _ in units.in_order(pool, lambda unit: convert(*unit), work, 2 * settings.workers):
+                pass
+        except KeyboardInterrupt:
+            progress.close()
+            say(
+                f"stopped: {progress.done:,} of {len(todo):,} units are done and kept; the same "
+                "command goes on from there"
+            )
+            raise
 
 
 def convert(
     unit: Unit, index: int, name: str, settings: Settings, progress: Counter | None = None
-) -> dict:
+) -> None:
     """Reads one unit, writes its shards, and last its report, which marks it as done."""
     progress = progress or Counter(unit.name, 1, "units")
     rejected: list[tuple[str, str]] = []
@@ -193,7 +163,6 @@ def convert(
     }
     prepared.write_report(settings.out, index, report)
     progress.add()
-    return report
 
 
 SOURCE = "source.json"
@@ -210,13 +179,19 @@ def claim(out: str, wanted: dict, files: Iterable[tuple[str, int, int]], overwri
     UserError: it was made of others, says which. `overwrite` removes what `prepare` wrote there.
     """
     if overwrite:
-        _clear(out)
+        for name in filter(OWN.fullmatch, tf.io.gfile.listdir(out)):
+            tf.io.gfile.remove(f"{out}/{name}")
     source, listing = f"{out}/{SOURCE}", f"{out}/{LISTING}"
     units = sorted(name for name in tf.io.gfile.listdir(out) if name.startswith("unit-"))
     if not tf.io.gfile.exists(source):
         if units:  # another run writes its source before its units
             raise UserError(f"{out} holds {units[0]} of another run; use an empty folder.")
-        _write_listing(listing, files)
+        with (
+            replacing(listing) as aside,
+            tf.io.gfile.GFile(aside, "wb") as file,
+            gzip.GzipFile("", "wb", 1, file, mtime=0) as packed,
+        ):
+            packed.writelines(json.dumps(entry).encode() + b"\n" for entry in files)
         write_atomically(source, json.dumps(wanted, indent=1))
         return
     with tf.io.gfile.GFile(source) as file:
@@ -233,23 +208,6 @@ def claim(out: str, wanted: dict, files: Iterable[tuple[str, int, int]], overwri
             f"{out} was made from something else:\n  " + "\n  ".join(changes) + "\nUse an empty "
             "folder, or --overwrite to prepare all of it again here."
         )
-
-
-def _clear(out: str) -> None:
-    for name in tf.io.gfile.listdir(out):
-        if OWN.fullmatch(name):
-            tf.io.gfile.remove(f"{out}/{name}")
-
-
-def _write_listing(path: str, listing: Iterable[tuple[str, int, int]]) -> None:
-    aside = f"{path}.{time.time_ns()}"  # several runs may write it at once
-    with (
-        replacing(path, aside),
-        tf.io.gfile.GFile(aside, "wb") as file,
-        gzip.GzipFile("", "wb", 1, file, mtime=0) as packed,
-    ):
-        for entry in listing:
-            packed.write(json.dumps(entry).encode() + b"\n")
 
 
 def _unpacked(path: str) -> Iterator[tuple[str, int, int]]:

@@ -19,8 +19,8 @@ from jest_tf.data.formats.files import find
 from jest_tf.data.formats.pairs import Opened, Pair, Settings, encoded
 from jest_tf.data.manifest import About, Manifest, Shard, Source, start_of
 from jest_tf.data.records import hashed_id
-from jest_tf.data.repeats import Repeats
-from jest_tf.errors import UserError
+from jest_tf.data.sorted_runs import SortedRuns
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json, put_in_place, replacing, write_atomically
 
 MAX_CLASSES = 100_000
@@ -31,7 +31,7 @@ CLEAN = "clean"  # in a `noise` column: nothing is wrong with the pair
 
 @dataclasses.dataclass
 class Summary:
-    """What became of everything that was seen. Unfinished: other runs have units left to do."""
+    """What became of everything that was seen."""
 
     records: int = 0
     shards: int = 0
@@ -40,7 +40,6 @@ class Summary:
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     reasons: dict[str, list] = dataclasses.field(default_factory=dict)
     classes: tuple[str, ...] = ()
-    finished: bool = True
 
     def reject(self, key: str, reason: str) -> None:
         """Counts by kind of reason: what it says before details, with numbers left out."""
@@ -156,24 +155,19 @@ class ShardWriter:
         path = self._path
         put_in_place(path + ".incomplete", path)
         size = tf.io.gfile.stat(path).length
-        entry = {"path": path.rpartition("/")[2], "records": self._n, "bytes": size}
-        self.shards.append(entry | self._tar)
+        name = path.rpartition("/")[2]
+        self.shards.append({"path": name, "records": self._n, "bytes": size} | self._tar)
         self._file, self._n = None, 0
 
 
 def finish(settings: Settings, name: str, opened: Opened, say: Callable[[str], None]) -> Summary:
-    """Writes manifest.json and rejected.jsonl if every unit is done; else says what is missing.
+    """Writes manifest.json and rejected.jsonl, now that every unit is done.
 
     UserError: no record can be used, or too many were rejected.
     """
     out, n_units = settings.out, len(opened.units)
-    there = set(tf.io.gfile.listdir(out))
-    done = sum(report_name(index) in there for index in range(n_units))
-    if done < n_units:
-        say(f"{done:,} of {n_units:,} units are done; the manifest follows the last one")
-        return Summary(finished=False)
     summary = Summary(passed_over=collections.Counter(opened.passed_over))
-    classes, entries, repeats = set(), [], Repeats()
+    classes, entries, ids = set(), [], SortedRuns()
     rejected_path = f"{out}/rejected.jsonl"
     noise_path, n_noise = f"{out}/{NOISE}", 0
     with (
@@ -195,12 +189,12 @@ def finish(settings: Settings, name: str, opened: Opened, say: Callable[[str], N
             classes.update(report["classes"])
             entries += report["shards"]
             with tf.io.gfile.GFile(f"{out}/unit-{index:06d}.ids", "rb") as file:
-                repeats.add(np.frombuffer(file.read(), "<i8"))
+                ids.add(np.frombuffer(file.read(), "<i8"))
     _keep_if_any(rejected_path, summary.rejected)
     _keep_if_any(noise_path, n_noise)
     summary.records = sum(entry["records"] for entry in entries)
     summary.shards = len(entries)
-    summary.counts["records_with_a_repeated_id"] = repeats.count()
+    summary.counts["records_with_a_repeated_id"] = ids.n_repeated()
     summary.passed_over = +summary.passed_over
     _judge(settings, summary)
     summary.classes = tuple(sorted(classes, key=_in_order))
@@ -208,7 +202,12 @@ def finish(settings: Settings, name: str, opened: Opened, say: Callable[[str], N
         _number_classes(settings, n_units, summary.classes)
         entries = [e for i in range(n_units) for e in _read_report(out, i)["shards"]]
     about = About(labels=(f"{_absolute(out)}/{NOISE}",)) if n_noise else About()
-    path = _save_manifest(out, name, entries, summary.classes, about)
+    base = _absolute(out)
+    source = Source(name, id="id", key="key")
+    if classes:
+        source = dataclasses.replace(source, label="label", labels=summary.classes)
+    shards = tuple(Shard(**entry | {"path": f"{base}/{entry['path']}"}) for entry in entries)
+    path = save_if_new(Manifest(name, (source,), shards, about), f"{base}/manifest.json")
     _tell(summary, path, rejected_path, say)
     return summary
 
@@ -298,29 +297,17 @@ def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
-def _save_manifest(
-    out: str, name: str, entries: list[dict], classes: tuple[str, ...], about: About
-) -> str:
-    base = _absolute(out)
-    source = Source(name, id="id", key="key")
-    if classes:
-        source = dataclasses.replace(source, label="label", labels=classes)
-    shards = tuple(Shard(**entry | {"path": f"{base}/{entry['path']}"}) for entry in entries)
-    return save_if_new(Manifest(name, (source,), shards, about), f"{base}/manifest.json")
-
-
 def save_if_new(manifest: Manifest, path: str) -> str:
     """Leaves a manifest that says the same untouched."""
-    if not tf.io.gfile.exists(path) or not _says(path, manifest):
+    if not _says(path, manifest):
         manifest.save(path)
     return path
 
 
 def _says(path: str, manifest: Manifest) -> bool:
-    try:
+    with contextlib.suppress(UserError):
         return Manifest.load(path) == manifest
-    except UserError:
-        return False
+    return False
 
 
 def _tell(summary: Summary, path: str, rejected_path: str, say: Callable[[str], None]) -> None:
@@ -345,12 +332,11 @@ def list_img2dataset(settings: Settings, say: Callable[[str], None]) -> Summary:
     """A manifest over img2dataset's own TFRecords, read in place: only counts records."""
 
     def count(path: str) -> Shard:
-        try:
+        with explaining(
+            tf.errors.DataLossError,
+            f"{path} is corrupt or cut: {{error}}. Fetch it again.",
+        ):
             records = sum(1 for _ in tf.data.TFRecordDataset(path).as_numpy_iterator())
-        except tf.errors.DataLossError as error:
-            raise UserError(
-                f"{path} is corrupt or cut: {error.message}. Fetch it again."
-            ) from error
         path = _absolute(path)
         return Shard(path, records, bytes=tf.io.gfile.stat(path).length)
 
@@ -358,12 +344,8 @@ def list_img2dataset(settings: Settings, say: Callable[[str], None]) -> Summary:
     with futures.ThreadPoolExecutor(settings.workers) as pool:
         shards = list(pool.map(count, [found.path(name) for name, _, _ in found.files]))
     name = settings.name or source_name(found.root, settings.kind)
-    source = Source(
-        name,
-        image=settings.image_column or "jpg",
-        captions=settings.caption_column or "txt",
-        key="key",
-    )
+    image, captions = settings.image_column or "jpg", settings.caption_column or "txt"
+    source = Source(name, image, captions, key="key")
     manifest = Manifest(name, (source,), tuple(shard for shard in shards if shard.records))
     path = f"{_absolute(settings.out)}/manifest.json"
     if tf.io.gfile.exists(path) and not _says(path, manifest):

@@ -271,12 +271,6 @@ def look_up(manifest: Manifest, records: Sequence[int]) -> list[Record]:
         return list(pool.map(find, map(int, records)))
 
 
-def shard_rows(manifest: Manifest, index: int) -> Iterator[tuple[int, bytes, list[bytes]]]:
-    """(id, encoded image, captions) of `shard_records`."""
-    for record in shard_records(manifest, index):
-        yield record.id, record.image, record.captions
-
-
 def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
     """Up to `limit` distinct captions, in the manifest's order; unreadable ones are passed over."""
     captions: dict[bytes, None] = {}
@@ -287,33 +281,10 @@ def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
             captions |= dict.fromkeys(text.encode() for text in source.labels)
             continue
         file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
-        parse = _texts_of(source)
-        for batch in file.batch(1024):
-            for found in _parsed(parse, batch):
-                captions |= dict.fromkeys(found.numpy().tolist())
-            counter.add(len(batch))
+        for serialized in counter.over(file.as_numpy_iterator()):
+            found = fields.in_python(source, serialized).captions
+            captions |= dict.fromkeys(filter(fields.is_text, found))
         if len(captions) >= limit:
             break
     counter.close()
     return list(captions)[:limit]
-
-
-@functools.lru_cache(maxsize=64)
-def _texts_of(source: Source) -> tf.types.experimental.PolymorphicFunction:
-    """string [c] -> the captions of these records that are not empty; traced once."""
-
-    def texts(serialized):
-        flat = fields.in_graph(source, serialized, ("captions",))["captions"].flat_values
-        return tf.boolean_mask(flat, fields.are_texts(flat))
-
-    return _traced_once(texts, [tf.string])
-
-
-def _parsed(parse, serialized: tf.Tensor) -> Iterator[tf.Tensor]:
-    """`parse` of all at once, or, where one of them raises, of those that do not."""
-    try:
-        yield parse(serialized)
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
-        if len(serialized) > 1:
-            for half in (serialized[: len(serialized) // 2], serialized[len(serialized) // 2 :]):
-                yield from _parsed(parse, half)

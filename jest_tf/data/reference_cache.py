@@ -7,15 +7,16 @@ holds its id (checked against the data's in training), zimg, and one ztxt per ca
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from jest_tf.data.fields import example, parse_examples
 from jest_tf.data.manifest import Manifest
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json, replacing, write_atomically
+from jest_tf.progress import Counter
 
 VERSION = 1
 CAPTIONS = "captions"  # feature of its records, empty where embeddings were imported
@@ -43,22 +44,23 @@ class ReferenceCache:
     def load(cls, folder: str) -> "ReferenceCache":
         """Reads a finished cache; UserError: none is there, or one that was not finished."""
         path = f"{folder}/cache.json"
-        try:
+        with (
+            explaining(
+                tf.errors.OpError,
+                f"no finished reference cache in {folder} ({{error}}). Run "
+                "`python -m jest_tf.cache_reference` (again: it goes on where it stopped).",
+            ),
+            explaining(
+                (ValueError, KeyError, TypeError),
+                f"{path} is not a reference cache ({{error}})",
+            ),
+        ):
             with tf.io.gfile.GFile(path) as file:
                 content = parse_json(file.read())
             if content.pop("version") != VERSION:
                 raise UserError(f"{path} is of another version; compute the cache again.")
             content["records"] = tuple(content["records"])
             return cls(folder=folder, **content)
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"no finished reference cache in {folder} ({error.message}). Run "
-                "`python -m jest_tf.cache_reference` (again: it goes on where it stopped)."
-            ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{path} is not a reference cache ({error})") from error
 
     def check_manifest(self, manifest: Manifest) -> None:
         """Raises UserError unless the cache belongs to exactly these records in this order."""
@@ -146,14 +148,23 @@ class CacheWriter:
         tf.io.gfile.makedirs(folder)
         self._claim()
 
-    def missing_shards(self, part: int = 0, parts: int = 1) -> list[int]:
-        """Indices that are still to be written, of every `parts`-th shard from `part` on."""
-        mine = range(part, len(self.manifest.shards), parts)
-        return [i for i in mine if not tf.io.gfile.exists(shard_path(self.cache.folder, i))]
+    def missing_shards(self) -> list[int]:
+        """Indices that are still to be written."""
+        paths = enumerate(self.cache.shard_paths)
+        return [i for i, path in paths if not tf.io.gfile.exists(path)]
 
-    def n_records(self, shards: Iterable[int]) -> int:
-        """Records of these shards."""
-        return sum(self.manifest.shards[i].records for i in shards)
+    def fill(
+        self,
+        rows: Callable[[Manifest, int], Iterable[tuple]],
+        shards: Sequence[int] | None = None,
+        what: str = "importing embeddings",
+    ) -> None:
+        """Writes these shards, by default all that miss; rows: (manifest, index) → a shard's."""
+        shards = self.missing_shards() if shards is None else shards
+        n_records = sum(self.manifest.shards[i].records for i in shards)
+        with Counter(what, n_records) as counter:
+            for index in shards:
+                self.write_shard(index, counter.over(rows(self.manifest, index)))
 
     def write_shard(self, index: int, rows: Iterable[tuple]) -> None:
         """Writes one shard: (id, zimg [d], ztxt [n_captions, d]) per record, in manifest order.
@@ -178,9 +189,9 @@ class CacheWriter:
             raise UserError(
                 f"reference cache {self.cache.folder}: {len(missing)} of "
                 f"{len(self.manifest.shards)} shards are missing, first {missing[0]}. "
-                "Run the remaining parts."
+                "Run the same command again."
             )
-        self._write_json("cache.json")
+        write_atomically(f"{self.cache.folder}/cache.json", self._json())
         return self.cache
 
     def _claim(self) -> None:
@@ -197,15 +208,12 @@ class CacheWriter:
                     f"{self.cache.folder} holds another cache (found / wanted): {shown[:800]}. "
                     "Use an empty folder."
                 )
-        self._write_json("incomplete.json")
+        write_atomically(path, self._json())
 
     def _json(self) -> str:
         content = dataclasses.asdict(self.cache) | {"version": VERSION}
         del content["folder"]
         return json.dumps(content, indent=1)
-
-    def _write_json(self, name: str) -> None:
-        write_atomically(f"{self.cache.folder}/{name}", self._json())
 
     def _serialize(
         self, record_id: int, zimg: np.ndarray, ztxt: np.ndarray, captions: Sequence[bytes] = ()
@@ -217,7 +225,6 @@ class CacheWriter:
                 f"({self.cache.dim},) and (captions, {self.cache.dim})"
             )
         dtype = DTYPES[self.cache.dtype].as_numpy_dtype
-
         raw = [np.ascontiguousarray(z.astype(dtype)).tobytes() for z in (zimg, ztxt)]
         return example(
             {"id": [int(record_id)], "zimg": [raw[0]], "ztxt": [raw[1]], CAPTIONS: captions}

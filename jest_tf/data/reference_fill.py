@@ -9,14 +9,13 @@ import tensorflow as tf
 
 from jest_tf.data import pipeline
 from jest_tf.data.formats.files import find, open_binary, open_parquet
+from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_records
 from jest_tf.data.reference_cache import CacheWriter, unit_norm
-from jest_tf.data.repeats import Repeats
 from jest_tf.data.sorted_runs import SortedRuns
 from jest_tf.data.tokenizer import Tokenizer
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.model_record import PixelRule
-from jest_tf.progress import Counter
 
 
 def embed(
@@ -36,37 +35,19 @@ def embed(
     encode_image: uint8 [batch_size, S, S, 3] -> unit-norm [batch_size, d]; encode_text: int32
     [batch_size, n_tokens] likewise.
     """
-    shards = writer.missing_shards() if shards is None else shards
-    with Counter(f"embedding {writer.manifest.name}", writer.n_records(shards)) as counter:
-        for index in shards:
-            manifest = writer.manifest.with_shards([writer.manifest.shards[index]])
-            captions = [record.captions for record in shard_records(manifest, 0, pictures=False)]
-            ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
-            how = tokenizer, batch_size, image_size, pixels
-            images = itertools.chain.from_iterable(
-                zip(_known(encode_image(b["image"]), b), b["id"].numpy(), strict=True)
-                for b in pipeline.evaluation_batches(manifest, *how)
-            )
-            rows = counter.over(zip(ztxt, captions, images, strict=False))
-            writer.write_shard(index, ((rid, zimg, z, texts) for z, texts, (zimg, rid) in rows))
 
+    def rows(whole: Manifest, index: int) -> Iterator[tuple]:
+        manifest = whole.with_shards([whole.shards[index]])
+        captions = [record.captions for record in shard_records(manifest, 0, pictures=False)]
+        ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
+        batches = pipeline.evaluation_batches(manifest, tokenizer, batch_size, image_size, pixels)
+        images = itertools.chain.from_iterable(
+            zip(_known(encode_image(b["image"]), b), b["id"].numpy(), strict=True) for b in batches
+        )
+        for z, texts, (zimg, record_id) in zip(ztxt, captions, images, strict=False):
+            yield record_id, zimg, z, texts
 
-def import_embeddings(
-    writer: CacheWriter, embeddings: "StoredEmbeddings", shards: Sequence[int] | None = None
-) -> None:
-    """Fills these shards of a cache, by default all that miss, with any model's embeddings.
-
-    Each file has `id` [n] (of the manifest's records), `zimg` [n, d] and `ztxt` [n, d], or [n,
-    captions, d] (Parquet: a list per caption). They are brought to unit norm. UserError: a record
-    without embedding or with another number of captions.
-    """
-    shards = writer.missing_shards() if shards is None else shards
-    with Counter("importing embeddings", writer.n_records(shards)) as counter:
-        for shard in shards:
-            records = shard_records(writer.manifest, shard, pictures=False)
-            wanted = [(record.id, len(record.captions)) for record in records]
-            rows = embeddings.rows(wanted, writer.manifest.shards[shard].path)
-            writer.write_shard(shard, counter.over(rows))
+    writer.fill(rows, shards, f"embedding {writer.manifest.name}")
 
 
 def _known(zimg: tf.Tensor, batch: dict[str, tf.Tensor]) -> np.ndarray:
@@ -91,36 +72,38 @@ def _embed_texts(captions, tokenizer, encode_text, batch_size) -> list[np.ndarra
 class StoredEmbeddings:
     """Embeddings of any model in .npz and .parquet files, of width `dim`, found by id.
 
-    Nothing of a record is held: embeddings are read by row group (an .npz as a whole). UserError: a
-    file that is neither, or without id, zimg and ztxt.
+    Each file has `id` [n] (of the manifest's records), `zimg` [n, d] and `ztxt` [n, d], or [n,
+    captions, d] (Parquet: a list per caption). Nothing of a record is held: embeddings are read by
+    row group (an .npz as a whole). UserError: a file that is neither, or without these arrays.
     """
 
     def __init__(self, files: Sequence[str], dim: int):
         self._dim = dim
         found = find(files, (".npz", ".parquet"))
         self.parts: list[tuple[str, int]] = []
-        self._places, repeats = SortedRuns(), Repeats()
+        self.places = SortedRuns()
         for name, _, _ in found.files:
             path = found.path(name)
             for group in range(_n_groups(path)):
                 ids = np.asarray(_read_part(path, group, ("id",))["id"], np.int64)
-                self._places.add(ids, len(self.parts))
-                repeats.add(ids)
+                self.places.add(ids, len(self.parts))
                 self.parts.append((path, group))
-        self.n, self.n_repeated = repeats.n, repeats.count()
         self._load(0)  # wrong widths are told at once
 
-    def rows(
-        self, records: Sequence[tuple[int, int]], where: str
-    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(id, zimg [d], ztxt [captions, d]) of unit norm for each (id, number of captions)."""
+    def rows(self, manifest: Manifest, shard: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(id, zimg [d], ztxt [captions, d]) of unit norm for each record of a shard.
+
+        UserError: a record without embedding or with another number of captions.
+        """
+        read = shard_records(manifest, shard, pictures=False)
+        records = [(record.id, len(record.captions)) for record in read]
         wanted = np.array([record_id for record_id, _ in records], np.int64)
-        parts, rows = self._places.find(wanted)
+        parts, rows = self.places.find(wanted)
         if (parts < 0).any():
             raise UserError(
-                f"record {wanted[parts < 0][0]} of {where} has no embedding in "
-                f"{self.parts[0][0]} (and {len(self.parts) - 1} more parts). Embed it, or prepare "
-                "the data without it."
+                f"record {wanted[parts < 0][0]} of {manifest.shards[shard].path} has no embedding "
+                f"in {self.parts[0][0]} (and {len(self.parts) - 1} more parts). Embed it, or "
+                "prepare the data without it."
             )
         found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for part in np.unique(parts):  # each is read once a shard
@@ -159,7 +142,11 @@ def _n_groups(path: str) -> int:
 
 def _read_part(path: str, group: int, names: Sequence[str]) -> dict:
     """Columns of a row group, or arrays of an .npz; UserError: they are missing or unreadable."""
-    try:
+    with explaining(
+        (OSError, ValueError),
+        f"{path} cannot be read ({{error}}); expected plain arrays. Where records have "
+        "different numbers of captions, use Parquet.",
+    ):
         if path.endswith(".npz"):
             with open_binary(path) as file, np.load(file, allow_pickle=False) as arrays:
                 _require(path, arrays.files)
@@ -168,13 +155,6 @@ def _read_part(path: str, group: int, names: Sequence[str]) -> dict:
             _require(path, file.schema_arrow.names)
             table = file.read_row_group(group, columns=list(names))
             return {name: _from_arrow(table[name].combine_chunks()) for name in names}
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{path} cannot be read ({error}); expected plain arrays. Where records have "
-            "different numbers of captions, use Parquet."
-        ) from error
 
 
 def _require(path: str, names: Sequence[str]) -> None:

@@ -118,13 +118,11 @@ class BadRecords:
             return ""
         counts = self.by_source.items()
         per_source = ", ".join(f"{manifest.sources[s].name}: {n:,}" for s, n in counts)
-        first = "\n  ".join(describe_record(i, manifest) for i in [*self.ids][: self.SHOWN])
-        return f" Since it started, this process met {per_source}; the first ones:\n  {first}"
-
-
-def describe_record(record_id: int, manifest: Manifest) -> str:
-    """Where to look: the id, or file and index for a record whose id could not be read."""
-    if record_id >= 0:
-        return f"id {record_id}"
-    path, index = manifest.locate(-record_id - 1)
-    return f"{path} record {index} (not a readable tf.train.Example)"
+        text = f" Since it started, this process met {per_source}; the first ones:"
+        for record_id in [*self.ids][: self.SHOWN]:
+            where = f"id {record_id}"
+            if record_id < 0:  # it could not be read
+                path, index = manifest.locate(-record_id - 1)
+                where = f"{path} record {index} (not a readable tf.train.Example)"
+            text += f"\n  {where}"
+        return text

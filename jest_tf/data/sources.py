@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from jest_tf.data.manifest import Manifest, mix, split
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 
 # `SCHEME:NAME` -> the module whose `open_named` gives the manifest of NAME; imported when needed.
 SCHEMES = {
@@ -54,10 +54,8 @@ def open_mixture(
     weighted = [bool(at) for _, at, _ in parts]
     if any(weighted) != all(weighted):
         raise UserError(f"mixture {','.join(names)}: give @WEIGHT to every part, or to none")
-    try:
+    with explaining(ValueError, f"mixture {','.join(names)}: {{error}}; write e.g. a@0.7,b@0.3"):
         weights = [float(weight) for _, _, weight in parts] if all(weighted) else None
-    except ValueError as error:
-        raise UserError(f"mixture {','.join(names)}: {error}; write e.g. a@0.7,b@0.3") from error
     manifests = [open_source(source, data_dir, keys) for source, _, _ in parts]
     return mix(manifests, weights, ",".join(names))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import tensorflow as tf
 from jest_tf.data.fields import hash64
 from jest_tf.data.formats import tar
 from jest_tf.data.formats.files import find, open_binary
-from jest_tf.data.manifest import Manifest, Shard
+from jest_tf.data.manifest import Manifest
 from jest_tf.errors import UserError
 from jest_tf.files import replacing, write_atomically
 from jest_tf.progress import Counter
@@ -44,7 +45,10 @@ def write_manifest(manifest: Manifest, kept: np.ndarray, out: str, name: str) ->
         if not tf.io.gfile.exists(path):
             with replacing(path) as aside, tf.io.TFRecordWriter(aside) as writer:
                 for index in unit:
-                    _copy(manifest.shards[index], parts[index], writer)
+                    shard = manifest.shards[index]
+                    file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
+                    for serialized in itertools.compress(file.as_numpy_iterator(), parts[index]):
+                        writer.write(serialized)
         known = {"path": os.path.abspath(path), "bytes": tf.io.gfile.stat(path).length}
         n = int(sum(parts[index].sum() for index in unit))
         first = manifest.shards[unit[0]]
@@ -71,13 +75,6 @@ def _units(manifest: Manifest, parts: Sequence[np.ndarray]) -> list[list[int]]:
         units[-1].append(index)
         n += int(part.sum())
     return units
-
-
-def _copy(shard: Shard, kept: np.ndarray, writer: tf.io.TFRecordWriter) -> None:
-    records = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
-    for serialized, wanted in zip(records.as_numpy_iterator(), kept, strict=True):
-        if wanted:
-            writer.write(serialized)
 
 
 def write_uids(keys: Iterable[str], path: str) -> int:

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from jest_tf.data.manifest import About, Manifest, Shard, Source
 from jest_tf.data.sources import hint
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 
 CAPTION_NAMES = ("captions/text", "captions", "caption", "text", "title", "alt_text")
 ID_NAMES = ("id", "image/id", "image_id")
@@ -54,13 +54,10 @@ def manifest(builder, split: str, keys: dict | None = None) -> Manifest:
             f"{builder.data_dir} holds {builder.info.file_format.value} files; training reads "
             "TFRecords. Prepare the set again with file_format='tfrecord'."
         )
-    try:
-        instructions = builder.info.splits[split].file_instructions
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"{builder.info.full_name} has no split {split!r}; it has "
-            f"{', '.join(builder.info.splits) or 'none: prepare it first'}"
-        ) from error
+    splits = builder.info.splits
+    text = f"{builder.info.full_name} has no split {split!r}; it has "
+    with explaining((KeyError, ValueError), text + (", ".join(splits) or "none: prepare it first")):
+        instructions = splits[split].file_instructions
     source = detect_source(builder, keys)
     shards = tuple(
         Shard(

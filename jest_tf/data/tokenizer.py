@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from google.protobuf.message import DecodeError
 
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import write_atomically
 from jest_tf.model_record import TokenizerRule
 
@@ -36,23 +36,20 @@ class Tokenizer(tf.Module):
         if n_tokens < 2:
             raise UserError(f"n_tokens is {n_tokens}; expected at least 2 (a token and the end)")
         self.vocab_path, self.n_tokens, self.rule = vocab_path, n_tokens, rule
-        try:
-            with tf.io.gfile.GFile(vocab_path, "rb") as file:
-                content = file.read()
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"cannot read vocabulary {vocab_path}: {error.message}. Train one with "
-                "`python -m jest_tf.train_tokenizer`."
-            ) from error
+        with explaining(
+            tf.errors.OpError,
+            f"cannot read vocabulary {vocab_path}: {{error}}. Train one with "
+            "`python -m jest_tf.train_tokenizer`.",
+        ):
+            content = tf.io.gfile.GFile(vocab_path, "rb").read()
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16] + f"-{n_tokens}"
         self.fingerprint += f"-{rule}" if str(rule) else ""
-        try:
+        with explaining(
+            (RuntimeError, ValueError, tf.errors.OpError),
+            f"vocabulary {vocab_path} cannot be used: {{error}}",
+        ):
             self._build(content)
             self._trim()
-        except (RuntimeError, ValueError, tf.errors.OpError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"vocabulary {vocab_path} cannot be used: {error}") from error
 
     def _build(self, content: bytes) -> None:
         if self.vocab_path.endswith(".model"):
@@ -68,11 +65,10 @@ class Tokenizer(tf.Module):
             self.unknown_id = int(self._tokenizer.string_to_id("").numpy())
             self._vocab = None
         else:
-            vocab = _read_vocab(content, self.vocab_path)
+            self._vocab = vocab = _read_vocab(content, self.vocab_path)
             self.vocab_size = len(vocab)
             self.end_id = vocab.index(END if END in vocab else "[SEP]")
             self.unknown_id = vocab.index(UNKNOWN)
-            self._vocab = vocab
             self._tokenizer = tf_text.FastBertTokenizer(
                 vocab, token_out_type=tf.int32, lower_case_nfd_strip_accents=True
             )
@@ -111,9 +107,8 @@ class Tokenizer(tf.Module):
         texts = tf.strings.substr(texts, 0, self.n_tokens * MAX_BYTES_PER_TOKEN[kind])
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
         tokens = self._tokenizer.tokenize(self._normalised(texts))
-        if tokens.ragged_rank == 2:  # WordPiece: [k, words, pieces]
-            tokens = tokens.merge_dims(1, 2)
-        return tokens
+        # WordPiece: [k, words, pieces]
+        return tokens.merge_dims(1, 2) if tokens.ragged_rank == 2 else tokens
 
     def count_cut(self, texts: Sequence[str | bytes]) -> int:
         """How many of the texts do not fit into `n_tokens`, with the end, and lose words."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json
 
 RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner", "PrismRunner")
@@ -52,24 +52,31 @@ def beam_of(argv: Sequence[str], runner: str | None) -> tuple[list[str], Beam | 
                 f"{argv[at]} is an option of Beam, which needs --runner, e.g. --runner={RUNNERS[0]}"
             )
         return list(argv), None
-    try:
+    with explaining(
+        ImportError,
+        f"--runner={runner} needs Apache Beam, which is not installed ({{error}}): pip "
+        "install 'jest_tf[beam]', in an environment of its own (docs/your_data.md)",
+    ):
         import apache_beam  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"--runner={runner} needs Apache Beam, which is not installed ({error}): pip install "
-            "'jest_tf[beam]', in an environment of its own (docs/your_data.md)"
-        ) from error
     return list(argv[:at]), Beam(runner, tuple(argv[at:]))
 
 
 def run(
-    beam: Beam, opener: str, arguments: dict, todo: Sequence[int], left: Callable[[], Sequence[int]]
+    beam: Beam | None,
+    opener: str,
+    arguments: dict,
+    left: Callable[[], Sequence[int]],
+    here: Callable[[Sequence[int]], None],
 ) -> None:
-    """Does the units `todo` in a pipeline; `left` gives those whose files are not there.
+    """Does the units that are `left`, without their files: by `here` in this process, or by `beam`.
 
-    opener: `module:function`. Each process calls it once, with `arguments` (JSON), and gets what
+    opener: `module:function`. Each worker calls it once, with `arguments` (JSON), and gets what
     does the unit of a number. UserError: the pipeline failed, or wrote to other storage.
     """
+    todo = left()
+    if not beam:
+        here(todo)
+        return
     if not todo:
         return
     import apache_beam
@@ -97,12 +104,16 @@ def in_order(
 ) -> Iterator:
     """`pool.map`, but at most `ahead` results are held, also where one takes long."""
     waiting = collections.deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) == ahead:
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    finally:
+        for job in waiting:
+            job.cancel()
 
 
 def do(index: int, opener: str, arguments: str) -> None:

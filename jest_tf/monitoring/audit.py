@@ -24,7 +24,7 @@ from jest_tf.data.fields import Record, hash64, is_text
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_records
 from jest_tf.data.reference_cache import ReferenceCache
-from jest_tf.errors import UserError
+from jest_tf.errors import explaining
 from jest_tf.files import claimed_folder, parse_json, replacing
 from jest_tf.monitoring import cross_fit
 from jest_tf.monitoring.cross_fit import CrossFit, pair_rank
@@ -73,10 +73,11 @@ class Audit:
             "pictures": self.pictures,
         }
 
-    @functools.cached_property
-    def firsts(self) -> np.ndarray:
-        """See `Manifest.firsts`."""
-        return self.manifest.firsts
+    @property
+    def models(self) -> dict[str, ReferenceCache]:
+        """The caches that are given."""
+        found = {"reference": self.reference, "learner": self.learner}
+        return {name: cache for name, cache in found.items() if cache}
 
     def _spread(self, n: float) -> np.ndarray:
         """Up to n shards, evenly drawn; one at least."""
@@ -86,18 +87,16 @@ class Audit:
     @functools.cached_property
     def others(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Model → (zimg, ztxt) [SAMPLED, d] of pairs drawn evenly, that all are ranked among."""
-        used = self._spread(64)
-        records = np.concatenate([np.arange(*self.firsts[[s, s + 1]]) for s in used])
+        used, firsts = self._spread(64), self.manifest.firsts
+        records = np.concatenate([np.arange(*firsts[[s, s + 1]]) for s in used])
         rng = np.random.default_rng(0)
         records = np.sort(rng.permutation(records)[:SAMPLED])
-        shards = np.searchsorted(self.firsts, records, "right") - 1
+        shards = np.searchsorted(firsts, records, "right") - 1
         found = {}
-        for name, cache in (("reference", self.reference), ("learner", self.learner)):
-            if cache is None:
-                continue
+        for name, cache in self.models.items():
             parts = []
             for shard in used:
-                rows = records[shards == shard] - self.firsts[shard]
+                rows = records[shards == shard] - firsts[shard]
                 texts = shard_records(self.manifest, int(shard), pictures=False)
                 captions = [first_caption(record)[0] for record in texts]
                 parts.append([z[rows] for z in cache.embeddings(int(shard), captions)])
@@ -132,11 +131,10 @@ def _hashes(records: Sequence[Record], captions: Sequence[str]) -> tuple[np.ndar
 
 def first_caption(record: Record) -> tuple[int, str]:
     """(place among its captions, text) of the first that is not empty; (0, "") of none."""
-    usable = (i for i, text in enumerate(record.captions) if is_text(text))
-    place = next(usable, None)
-    if place is None:
-        return 0, ""
-    return place, record.captions[place].decode("utf-8", "replace")
+    usable = (
+        (i, t.decode("utf-8", "replace")) for i, t in enumerate(record.captions) if is_text(t)
+    )
+    return next(usable, (0, ""))
 
 
 def write_unit(audit: Audit, fit: CrossFit, index: int, path: str) -> None:
@@ -145,7 +143,7 @@ def write_unit(audit: Audit, fit: CrossFit, index: int, path: str) -> None:
     source = audit.manifest.sources[audit.manifest.shards[index].source]
     captions = [first_caption(record) for record in records]
     readable = np.array([bool(text) for _, text in captions])  # UNREADABLE has none either
-    first = int(audit.firsts[index])
+    first = int(audit.manifest.firsts[index])
     content_hash, caption_hash = _hashes(records, [text for _, text in captions])
     columns = {
         "key": [record.key.decode("utf-8", "replace") for record in records],
@@ -196,9 +194,7 @@ def _of_models(
     """Scores, losses and ranks by the caches; NaN for what is not readable."""
     columns, texts = {}, np.array([text for _, text in captions], object)
     fold = cross_fit.folds(known["content_hash"], known["caption_hash"])
-    for name, cache in (("reference", audit.reference), ("learner", audit.learner)):
-        if cache is None:
-            continue
+    for name, cache in audit.models.items():
         zimg, ztxt = cache.embeddings(index, [place for place, _ in captions])
         cosine = np.sum(zimg * ztxt, axis=1)
         others = [z[: cross_fit.RANKED] for z in audit.others[name]]
@@ -226,11 +222,9 @@ def unit_of(audit: Audit, out: str) -> Callable[[int], None]:
         fit = CrossFit(dict(arrays))
 
     def one(index: int) -> None:
-        try:
+        text = f"{audit.manifest.shards[index].path} cannot be read: {{error}}"
+        with explaining(tf.errors.OpError, text, lambda error: error.message.splitlines()[0]):
             write_unit(audit, fit, index, part_path(out, index))
-        except tf.errors.OpError as error:
-            shard = audit.manifest.shards[index].path
-            raise UserError(f"{shard} cannot be read: {error.message.splitlines()[0]}") from error
 
     return one
 
@@ -257,27 +251,19 @@ def missing_parts(audit: Audit, out: str) -> list[int]:
     return [i for i in range(n_units) if not os.path.exists(part_path(out, i))]
 
 
-def in_threads(audit: Audit, out: str, todo: Sequence[int], workers: int) -> None:
+def in_threads(audit: Audit, out: str, workers: int, todo: Sequence[int]) -> None:
     """Writes the rows of these shards."""
     counter = Counter("audit", len(todo), "shards")
     with futures.ThreadPoolExecutor(workers) as pool, counter:
         collections.deque(counter.over(pool.map(unit_of(audit, out), todo)), maxlen=0)
 
 
-def make(
-    audit: Audit,
-    out: str,
-    work: Callable[[Sequence[int]], None],
-    wrong_share: float | None = None,
-) -> Verdicts:
-    """Writes the audit as a Parquet file with a row group a shard; rerun to go on.
-
-    work: writes the rows of the shards that it is given. UserError: a shard cannot be read.
-    """
-    begin(audit, out)
-    work(missing_parts(audit, out))
+def finish(audit: Audit, out: str, wrong_share: float | None = None) -> Verdicts:
+    """Writes the audit as a Parquet file with a row group a shard, once all parts are there."""
     paths = [part_path(out, i) for i in range(len(audit.manifest.shards))]
-    table = _deciding(paths)
+    known = [name for name in DECIDING if name in pq.read_schema(paths[0]).names]
+    read = [pq.read_table(path, columns=known) for path in paths]
+    table = {name: np.concatenate([part[name].to_numpy() for part in read]) for name in known}
     representative = representatives(table["content_hash"], table["caption_hash"])
     found = judge(table, representative, wrong_share)
     about = audit.identity | {
@@ -291,12 +277,6 @@ def make(
     _join(paths, out, found, representative, n_mates, about)
     shutil.rmtree(f"{out}.parts")
     return found
-
-
-def _deciding(paths: Sequence[str]) -> dict[str, np.ndarray]:
-    names = [name for name in DECIDING if name in pq.read_schema(paths[0]).names]
-    read = [pq.read_table(path, columns=names) for path in paths]
-    return {n: np.concatenate([t[n].to_numpy() for t in read]) for n in names}
 
 
 def _join(
@@ -351,14 +331,9 @@ def _keys(paths: Sequence[str], records: np.ndarray) -> dict[int, str]:
 
 def read_about(path: str) -> dict:
     """The notes in an audit's file; UserError: it cannot be read, or is no audit."""
-    try:
-        content = parse_json((pq.read_schema(path).metadata or {})[ABOUT])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} is not an audit ({type(error).__name__}: {error}). Make one with "
-            "`jest audit --out=audit.parquet`."
-        ) from error
-    return content
+    text = f"{path} is not an audit ({{kind}}: {{error}}). Make one with `jest audit "
+    with explaining((OSError, ValueError, KeyError), text + "--out=audit.parquet`."):
+        return parse_json((pq.read_schema(path).metadata or {})[ABOUT])
 
 
 def row_groups(path: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -1,5 +1,6 @@
 """What a run was made with: versions, code revision, machine. Imports no TensorFlow."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -42,10 +43,9 @@ def collect() -> dict[str, Any]:
 
 def package_version(name: str) -> str | None:
     """Installed version, or None."""
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
@@ -59,31 +59,22 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=GIT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    command = ["git", "-C", str(folder), *arguments]
+    how = {"capture_output": True, "text": True, "errors": "replace", "timeout": GIT_SECONDS}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, check=True, **how).stdout.strip()
+    return None
 
 
 def _cpu_model() -> str:
-    try:
+    lines = []
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
     models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.processor() or platform.machine())
 
 
 def _memory_bytes() -> int | None:
-    try:
+    with contextlib.suppress(ValueError, OSError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
+    return None

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jest_tf.config import flat
 from jest_tf.monitoring.run_history import RunHistory, config_differences
-from jest_tf.monitoring.run_summary import COLUMNS, TERA, verdict
+from jest_tf.monitoring.run_summary import COLUMNS, verdict
 from jest_tf.monitoring.samples import GROUPS, Samples
 from jest_tf.pages.charts import GREY, Chart, Line, bar_chart, line_chart
 from jest_tf.pages.html import data_uri, render
@@ -54,83 +53,46 @@ NOT_DRAWN = ("n_queries", "n_examples", "n_classes", "median_rank")
 def page(runs: Sequence[RunHistory], generated: str) -> str:
     """The report of `runs[0]`, compared with the others; generated: when and by what command."""
     values = {
-        "overview": _overview(runs),
         "evaluations": evaluations(runs),
         "selection": {"labelled": labelled(runs), "charts": _selection(runs)},
         "examples": examples(runs[0]),
         "training": _curves(runs, TRAINING_CURVES),
         "cost": _cost(runs),
     }
-    sections = {
-        "Summary": True,
-        "Evaluations": values["evaluations"]["rows"],
-        "Selection": any(values["selection"].values()),
-        "Examples": values["examples"],
-        "Training": values["training"],
-        "Cost": values["cost"],
-        "Configuration": True,
+    shown = values | {
+        "evaluations": values["evaluations"]["rows"],
+        "selection": any(values["selection"].values()),
     }
     return render(
         "report.html.j2",
         title=" against ".join(run.name for run in runs),
         generated=generated,
-        contents=[name for name, shown in sections.items() if shown],
+        contents=["Summary", *(n.capitalize() for n in shown if shown[n]), "Configuration"],
         verdict=_verdict(runs),
-        differences=_differences(runs),
-        configurations=[(f"Configuration of {run.name}", _lines(run.config)) for run in runs],
-        environments=[
-            (f"Environment of {r.name}", _lines(r.environment)) for r in runs if r.environment
-        ],
+        differences=config_differences(runs) if len(runs) > 1 else None,
+        runs=runs,
+        columns=COLUMNS,
         **values,
     )
 
 
 def _verdict(runs: Sequence[RunHistory]) -> str:
     """Who is ahead; empty for one run."""
-    if len(runs) < 2:
-        return ""
     scored = [r.summary | {"name": r.name} for r in runs if "image_to_text_r1" in r.summary]
-    if len(scored) < 2:
+    if len(runs) > 1 and len(scored) < 2:
         return "No comparison of scores: fewer than two of these runs have a retrieval evaluation."
-    return verdict(scored)
-
-
-def _overview(runs: Sequence[RunHistory]) -> dict[str, Any]:
-    rows = []
-    for run in runs:
-        row = run.summary | {"name": run.name}
-        row["flops"] = row["flops"] / TERA if row.get("flops") is not None else None
-        told = [(row.get(key), form) for key, form in COLUMNS.values()]
-        rows.append(["–" if value is None else form.format(value) for value, form in told])
-    told = [
-        {"color": i % GREY, "name": run.name, "text": _sentence(run), "path": run.path}
-        for i, run in enumerate(runs)
-    ]
-    return {"runs": told, "head": [name.strip() for name in COLUMNS], "rows": rows}
-
-
-def _sentence(run: RunHistory) -> str:
-    s, summary = run.config["selection"], run.summary
-    steps, total = summary.get("steps") or 0, run.config["total_steps"]
-    progress = "finished" if steps >= total else f"{steps:,} of {total:,} steps done"
-    how = (
-        "trains on all examples that it loads, in random order"
-        if s["policy"] == "uniform"
-        else f"loads {s['super_batch']:,} examples a step and trains on the "
-        f"{s['sub_batch']:,} that the policy {s['policy']} selects by {s['criterion']}"
-        + (f", in {s['n_chunks']} chunks" if s["policy"] == "joint" else "")
-    )
-    time = f", {duration(summary['seconds'])}" if summary.get("seconds") else ""
-    return (
-        f"{how}. Data {run.config['data']['train']}, seed {run.config['seed']}; {progress}{time}."
-    )
+    return verdict(scored) if len(scored) > 1 else ""
 
 
 def evaluations(runs: Sequence[RunHistory], wanted: Sequence[str] = ()) -> dict[str, Any]:
     """`head` and `rows` of a table, and `charts` by axis, of the `wanted` metrics or of all."""
     names = {name for run in runs for name in run.series if name.startswith("eval/")}
     names = {n for n in names if n.rpartition("/")[2] not in NOT_DRAWN}
-    names = sorted((n for n in names if not wanted or n in wanted), key=_natural)
+
+    def natural(name: str) -> list:  # recall@5 before recall@10
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+    names = sorted((n for n in names if not wanted or n in wanted), key=natural)
     # A chart of one point per run says no more than the table.
     drawn = [n for n in names if any(len(r.series[n].step) > 1 for r in runs if n in r.series)]
     note = "Higher is better."
@@ -151,11 +113,6 @@ def _newest(run: RunHistory, name: str) -> str:
         return "–"
     series = run.series[name]
     return f"{series.value[-1]:.1%} at step {series.step[-1]:,}"
-
-
-def _natural(name: str) -> list:
-    """Sorts recall@5 before recall@10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def labelled(runs: Sequence[RunHistory]) -> list[Chart]:
@@ -287,14 +244,3 @@ def _cost(runs: Sequence[RunHistory]) -> list[Chart]:
 
 def _last(run: RunHistory, name: str) -> float:
     return float(run.series[name].value[-1]) if name in run.series else 0.0
-
-
-def _differences(runs: Sequence[RunHistory]) -> dict[str, Any] | None:
-    if len(runs) < 2:
-        return None
-    rows = [[field, *map(str, row)] for field, row in config_differences(runs).items()]
-    return {"head": ["field", *(run.name for run in runs)], "rows": rows}
-
-
-def _lines(values: dict[str, Any]) -> str:
-    return "\n".join(f"{key}: {value}" for key, value in flat(values).items())

@@ -4,7 +4,6 @@ A data set may bring labels of its records (`About.labels`). A run keeps them in
 """
 
 import dataclasses
-import io
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 from jest_tf.data.manifest import About, Manifest
 from jest_tf.data.records import hashed_id
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
 
@@ -45,13 +44,9 @@ class Labels:
         place = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         return np.where(self._ids[place] == ids, self._codes[place], unlabelled)
 
-    def counts(self, ids: np.ndarray) -> np.ndarray:
-        """How many of the ids, repeats included, have each label: int64 [len(names)]."""
-        return np.bincount(self.codes(ids).ravel(), minlength=len(self.names))
-
     def shares(self, ids: np.ndarray) -> dict[str, float]:
         """Label → share of the ids, repeats included; sums to 1 unless there are no ids."""
-        counts = self.counts(ids)
+        counts = np.bincount(self.codes(ids).ravel(), minlength=len(self.names))
         total = max(1, counts.sum())
         shares = {name: n / total for name, n in zip(self.names, counts.tolist(), strict=True)}
         if not shares[UNLABELLED]:
@@ -69,17 +64,14 @@ class Labels:
     def save(self, path: Path) -> None:
         names = np.array(self.names[:-1], np.str_)
         noisy = np.array(sorted(self.noisy), np.str_)
-        content = io.BytesIO()
-        np.savez_compressed(content, ids=self._ids, codes=self._codes, names=names, noisy=noisy)
-        path.write_bytes(content.getvalue())
+        np.savez_compressed(path, ids=self._ids, codes=self._codes, names=names, noisy=noisy)
 
     @classmethod
     def load(cls, path: Path) -> "Labels":
         with np.load(path, allow_pickle=False) as stored:
-            names = stored["names"][stored["codes"]].tolist() if stored["ids"].size else []
-            return cls(
-                dict(zip(stored["ids"].tolist(), names, strict=True)), stored["noisy"].tolist()
-            )
+            ids, noisy = stored["ids"].tolist(), stored["noisy"].tolist()
+            names = stored["names"][stored["codes"]].tolist() if ids else []
+            return cls(dict(zip(ids, names, strict=True)), noisy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,12 +147,10 @@ def run_labels(workdir: Path) -> Labels | None:
 
 
 def _rows(path: str) -> Iterator[tuple[int, Any]]:
-    try:
-        with tf.io.gfile.GFile(path) as file:
-            for number, line in enumerate(file, start=1):
-                yield number, parse_json(line)
-    except (tf.errors.OpError, ValueError) as error:
-        raise UserError(f"the labels {path} cannot be read: {error}") from error
+    text = f"the labels {path} cannot be read: {{error}}"
+    with explaining((tf.errors.OpError, ValueError), text, str), tf.io.gfile.GFile(path) as file:
+        for number, line in enumerate(file, start=1):
+            yield number, parse_json(line)
 
 
 def windows(picks: Picks, labels: Labels, n_steps: int) -> Iterator[Window]:
@@ -174,8 +164,6 @@ def windows(picks: Picks, labels: Labels, n_steps: int) -> Iterator[Window]:
         distinct_here = np.unique(ids)
         distinct = np.union1d(distinct, distinct_here)
         shares = labels.shares(ids)
-        yield Window(
-            first, last, ids.size, distinct_here.size, distinct.size, shares,
-            labels.noisy_share(shares),
-        )  # fmt: skip
+        noisy = labels.noisy_share(shares)
+        yield Window(first, last, ids.size, distinct_here.size, distinct.size, shares, noisy)
         first = last + 1

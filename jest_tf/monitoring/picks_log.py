@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json, write_atomically, writing
 
 FORMAT = 1
@@ -133,11 +133,10 @@ class Picks:
 
 def _read_header(folder: Path) -> dict:
     path = folder / "header.json"
-    try:
+    text = f"{path} is not readable as the header of a picks log: {{error}}."
+    with explaining((OSError, ValueError, KeyError, TypeError), text):
         header = parse_json(path.read_text())
         is_sound = header["format"] == FORMAT and header["sub_batch"] > 0 < header["every_steps"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not readable as the header of a picks log: {error}.") from error
     if not is_sound:
         raise UserError(f"{path} has {header}; this version reads format {FORMAT}.")
     return header

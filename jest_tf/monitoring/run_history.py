@@ -10,7 +10,7 @@ import numpy as np
 
 from jest_tf.config import flat
 from jest_tf.files import read_json, steps_with_file
-from jest_tf.monitoring.labels import Labels, Window, run_labels, windows
+from jest_tf.monitoring.labels import Window, run_labels, windows
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
 from jest_tf.monitoring.run_summary import summarise
@@ -70,7 +70,10 @@ def load_run(path: Path, n_sample_steps: int) -> RunHistory:
     config = completed(read_config(path))
     has_environment = (path / "environment.json").exists()
     labels = run_labels(path)
-    pool = labels.pool_shares() if labels else {}
+    pool, found = labels.pool_shares() if labels else {}, []
+    if labels and (path / "picks" / "header.json").exists():
+        picks = Picks(path / "picks")
+        found = list(windows(picks, labels, max(1, -(-picks.last_step // N_WINDOWS))))
     return RunHistory(
         path=path,
         name=config["name"],
@@ -78,7 +81,7 @@ def load_run(path: Path, n_sample_steps: int) -> RunHistory:
         environment=read_json(path / "environment.json") if has_environment else {},
         summary=summarise(str(path)),
         series=read_series(path / "metrics.jsonl"),
-        windows=_windows(path / "picks", labels) if labels else [],
+        windows=found,
         pool=pool,
         pool_noisy=labels.noisy_share(pool) if labels else 0.0,
         samples={
@@ -107,13 +110,6 @@ def config_differences(runs: list[RunHistory]) -> dict[str, list[Any]]:
     fields = sorted(set().union(*fields_of))
     rows = {field: [values.get(field, "(absent)") for values in fields_of] for field in fields}
     return {field: row for field, row in rows.items() if any(v != row[0] for v in row)}
-
-
-def _windows(folder: Path, labels: Labels) -> list[Window]:
-    if not (folder / "header.json").exists():
-        return []
-    picks = Picks(folder)
-    return list(windows(picks, labels, max(1, -(-picks.last_step // N_WINDOWS))))
 
 
 def _spread(steps: list[int], n: int) -> list[int]:

@@ -87,13 +87,10 @@ def retrieval_score(row: dict) -> float:
 
 def _picked(folder: Path) -> dict:
     """Shares of clean and noisy pairs among the selected, where the data brought labels."""
-    nothing = {"picked_clean": None, "picked_broken": None, "picked_distinct": None}
     labels = run_labels(folder)
-    if labels is None or not (folder / "picks").exists():
-        return nothing
-    picks = Picks(folder / "picks")
-    if not picks.last_step:
-        return nothing
+    picks = Picks(folder / "picks") if labels and (folder / "picks").exists() else None
+    if not picks or not picks.last_step:
+        return {"picked_clean": None, "picked_broken": None, "picked_distinct": None}
     ids = picks.window(1, picks.last_step)
     ids = ids[ids != UNKNOWN_ID]
     shares = labels.shares(ids)

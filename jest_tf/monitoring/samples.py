@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jest_tf.errors import UserError
+from jest_tf.errors import explaining
 from jest_tf.files import step_file, steps_with_file, write_atomically, writing
 
 # Group → how a person would call it.
@@ -105,11 +105,10 @@ def read_samples(folder: str | os.PathLike, step: int) -> Samples:
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     """The arrays of an .npz file; UserError: it is missing or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            yield arrays
-    except Exception as error:  # a damaged zip raises zipfile's, zlib's, numpy's or OSError's
-        raise UserError(f"{path} cannot be read: {error}. Delete it.") from error
+    # A damaged zip raises zipfile's, zlib's, numpy's or OSError's.
+    text = f"{path} cannot be read: {{error}}. Delete it."
+    with explaining(Exception, text), np.load(path, allow_pickle=False) as arrays:
+        yield arrays
 
 
 def cut_samples(folder: str | os.PathLike, last_step: int) -> None:

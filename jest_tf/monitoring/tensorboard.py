@@ -1,7 +1,7 @@
 """A thin TensorBoard writer: names are `group/name`, the horizontal axis is the step.
 
-TensorBoard sorts groups by name, so each known group gets its number in front. Another axis is a
-second writer on a sub-folder (see `EvaluationCurves`). One process writes to a folder at a time.
+TensorBoard sorts groups by name, so each known group gets its number in front. One process writes
+to a folder at a time.
 """
 
 import json
@@ -60,6 +60,11 @@ COCKPIT = {
         "Gradient norm": ["train/gradient_norm"],
         "Learning rate": ["train/learning_rate"],
     },
+}
+# Total of the cost ledger → folder, axis as the tags name it, unit of the axis.
+AXES = {
+    "examples_trained": ("by_examples_trained", "eval by examples trained", 1),
+    "flops": ("by_gflop", "eval by GFLOP", 10**9),
 }
 HISTOGRAM_BUCKETS = 40
 # The event file is a TFRecord: uint64 length, its uint32 checksum, the event, its uint32 checksum.
@@ -132,6 +137,38 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class EvaluationCurves:
+    """Writes each evaluation over what was spent on it, once per axis of AXES.
+
+    TensorBoard has one axis, the step: each other one is a run of its own, in a sub-folder.
+    totals: examples_trained and flops of the restored checkpoint; what lies beyond is cut.
+    """
+
+    def __init__(self, logdir: str | os.PathLike, totals: Mapping[str, float]):
+        self._writers = {
+            total: TensorBoard(Path(logdir) / folder, _on_axis(total, totals))
+            for total, (folder, _, _) in AXES.items()
+        }
+
+    def write(self, values: Mapping[str, float], totals: Mapping[str, float]) -> None:
+        """`values`: `eval/NAME/METRIC` → number, as reached with these totals."""
+        for total, (_, group, _) in AXES.items():
+            named = {f"{group}/{name.removeprefix('eval/')}": v for name, v in values.items()}
+            self._writers[total].scalars(_on_axis(total, totals), named)
+
+    def flush(self) -> None:
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _on_axis(total: str, totals: Mapping[str, float]) -> int:
+    return round(totals[total] / AXES[total][2])
 
 
 def tag(name: str) -> str:

@@ -10,6 +10,9 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from jest_tf.config import flat
+from jest_tf.progress import duration
+
 THUMBNAIL = 96  # pixels a side; larger pictures are shrunk, so that a page stays below 10 MB
 
 
@@ -41,10 +44,12 @@ def thumbnail(image: Image.Image) -> bytes:
 @functools.cache
 def _environment(folder: str | os.PathLike | None) -> jinja2.Environment:
     ours = jinja2.PackageLoader("jest_tf")
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.ChoiceLoader([ours, jinja2.FileSystemLoader(folder)]) if folder else ours,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters |= {"flat": flat, "duration": duration}
+    return made

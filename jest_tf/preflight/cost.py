@@ -7,10 +7,9 @@ from ml_collections import ConfigDict
 from jest_tf.devices import Device
 from jest_tf.preflight.report import Section, decimal
 from jest_tf.selection.joint import tile_rows
-from jest_tf.training.assemble import Parts, teacher_dim
+from jest_tf.training.assemble import Parts
 from jest_tf.training.cost import CostModel, StepCost, forward_flops
 from jest_tf.training.resolution import Fidelity, StepPlan, TrainPart
-from jest_tf.tuning import trained_tower
 
 # What a laptop or a small server computes in float32, all cores together.
 CPU_FLOPS = 1e11
@@ -82,19 +81,8 @@ def _whole_run(section: Section, steps: int, each: float, device: Device) -> Non
 
 def step_cost(config: ConfigDict, parts: Parts, plan: StepPlan, n_replicas: int) -> StepCost:
     """What the ledger will book for a step at `plan`."""
-    model = CostModel(
-        parts.learner,
-        parts.spec,
-        config.data.image_size,
-        parts.reference,
-        n_replicas=n_replicas,
-        micro_batch=config.strategy.micro_batch,
-        recompute=config.strategy.recompute,
-        distils=teacher_dim(config, parts) > 0,
-        image=trained_tower(config, "image"),
-        text=trained_tower(config, "text"),
-    )
-    return model.step(plan)
+    of_run = CostModel.of(config, parts.learner, parts.spec, parts.reference, n_replicas)
+    return of_run.step(plan)
 
 
 def plain_step(config: ConfigDict, parts: Parts, n_replicas: int) -> StepCost:
@@ -103,4 +91,5 @@ def plain_step(config: ConfigDict, parts: Parts, n_replicas: int) -> StepCost:
     uniform = dataclasses.replace(parts.spec, policy="uniform", super_batch=b)
     full = Fidelity.full(parts.learner)
     plan = StepPlan(score=full, reference=full, train=(TrainPart(full, b),))
-    return step_cost(config, parts._replace(spec=uniform, reference=None), plan, n_replicas)
+    of_run = CostModel.of(config, parts.learner, uniform, None, n_replicas)
+    return dataclasses.replace(of_run, distils=False).step(plan)

@@ -13,7 +13,7 @@ from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.sources import open_source, register
 from jest_tf.data.tfds_source import find_builder
 from jest_tf.data.tokenizer import Tokenizer
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.evaluation.evaluators import require_data
 from jest_tf.preflight.report import Section
 from jest_tf.training import inputs
@@ -30,9 +30,8 @@ MOST_CUT = 0.05
 
 def check_data(config: ConfigDict, n_hosts: int) -> Section:
     """Shards against hosts, one decoded record, its tokens."""
-    section = Section(f"Data: {config.data.train}")
     register(config.data.tfds_module)
-    try:
+    with Section(f"Data: {config.data.train}") as section:
         builders = {n: find_builder(n, config.data.data_dir) for n in _tfds_names(config)}
         if missing := ", ".join(name for name, b in builders.items() if not b.is_prepared()):
             section.add("not prepared yet", f"{missing}: a run does so first; then check again")
@@ -43,8 +42,6 @@ def check_data(config: ConfigDict, n_hosts: int) -> Section:
         caption = _one_record(section, config, manifest)
         _tokens(section, config, caption)
         _evaluations(section, config)
-    except UserError as error:
-        section.problems.append(str(error))
     return section
 
 
@@ -58,15 +55,15 @@ def check_reference(config: ConfigDict) -> Section:
         return section
     if cache:  # then no step runs the reference: it may read as it likes
         return _check_cache(config)
-    workdir = config.reference.workdir
-    section = Section(f"Reference: {workdir}")
-    try:
-        run = reference_config(config)
-        vocabulary, pixels = inputs.workdir_rules(workdir, run)
-        steps = Checkpointer(os.path.join(workdir, "checkpoints"), run.checkpoint.keep).steps()
-    except UserError as error:
-        section.problems.append(str(error))
-        return section
+    with Section(f"Reference: {config.reference.workdir}") as section:
+        _check_run(section, config, config.reference.workdir)
+    return section
+
+
+def _check_run(section: Section, config: ConfigDict, workdir: str) -> None:
+    run = reference_config(config)
+    vocabulary, pixels = inputs.workdir_rules(workdir, run)
+    steps = Checkpointer(os.path.join(workdir, "checkpoints"), run.checkpoint.keep).steps()
     m = run.model
     section.add("model", f"{m.variant}, {m.image_size}/{m.patch_size} px, {run.precision}")
     section.add("vocabulary", f"{vocabulary.vocab_size:,} tokens, {vocabulary.fingerprint}")
@@ -95,19 +92,15 @@ def check_reference(config: ConfigDict) -> Section:
             f"it takes pictures resized by {pixels}, this run by {inputs.pixel_rule(config)}. Set "
             "--config.data.resize, or use a cache of it."
         )
-    return section
 
 
 def _check_cache(config: ConfigDict) -> Section:
-    section = Section(f"Reference: the cache {config.reference.cache}")
-    try:
+    with Section(f"Reference: the cache {config.reference.cache}") as section:
         cache = ReferenceCache.load(config.reference.cache)
         cache.check_manifest(open_source(config.data.train, config.data.data_dir))
-    except UserError as error:
-        section.problems.append(str(error))
-        return section
-    section.add("embeddings", f"{cache.dim} wide, of {sum(cache.records):,} records")
-    section.add("made by", ", ".join(f"{k} {v}" for k, v in cache.identity.items()) or "not said")
+        section.add("embeddings", f"{cache.dim} wide, of {sum(cache.records):,} records")
+        made_by = ", ".join(f"{k} {v}" for k, v in cache.identity.items())
+        section.add("made by", made_by or "not said")
     return section
 
 
@@ -158,12 +151,9 @@ def _one_record(section: Section, config: ConfigDict, manifest: Manifest) -> str
     raw = next(iter(in_place.records(shard)))
     reader = RecordReader(manifest, config.data.image_size, draw_caption=False)
     zero = tf.zeros([1], tf.int64)
-    try:
+    text = f"the first record of {shard.path} cannot be read: {{error}}"
+    with explaining(tf.errors.OpError, text, lambda error: error.message.splitlines()[0]):
         record = {name: value[0] for name, value in reader.read(zero, zero, raw[None]).items()}
-    except tf.errors.OpError as error:
-        raise UserError(
-            f"the first record of {shard.path} cannot be read: {error.message.splitlines()[0]}"
-        ) from error
     caption = record["caption"].numpy().decode("utf-8", "replace")
     if not record["valid"]:
         raise UserError(
@@ -174,7 +164,7 @@ def _one_record(section: Section, config: ConfigDict, manifest: Manifest) -> str
     section.add(
         "first record",
         f"id {record['id'].numpy()}, image {image.shape[0]} x {image.shape[1]} px of mean "
-        f"{image.mean():.0f}, caption {_short(caption)!r}",
+        f"{image.mean():.0f}, caption {caption if len(caption) <= 60 else caption[:59] + '…'!r}",
     )
     return caption
 
@@ -224,7 +214,3 @@ def _evaluations(section: Section, config: ConfigDict) -> None:
         if not any("tfds:" in source for source in sources):
             require_data(name, spec.to_dict(), config.data.data_dir)
             section.add(f"evaluation {name}", f"{spec.kind} on {spec.data}")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:59] + "…"

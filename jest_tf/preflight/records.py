@@ -6,21 +6,22 @@ from ml_collections import ConfigDict
 
 from jest_tf.data import doctor
 from jest_tf.data.sources import open_source, register
-from jest_tf.errors import UserError
 from jest_tf.preflight.report import Section
 
 
 def check_records(config: ConfigDict, n_replicas: int, folder: str) -> Section:
     """Reads and decodes all of `data.train`; writes JSON and a page with samples to `folder`."""
-    section = Section(f"All records of {config.data.train}")
     register(config.data.tfds_module)
-    try:
+    with Section(f"All records of {config.data.train}") as section:
         manifest = open_source(config.data.train, config.data.data_dir)
         report = doctor.examine(manifest)
-        written = doctor.write(report, folder)
-    except UserError as error:
-        section.problems.append(str(error))
-        return section
+        _describe(section, report, doctor.write(report, folder))
+        doctor.check_bound(report, config.data.max_bad_share)
+        section.problems += _too_few_usable(config, n_replicas, report)
+    return section
+
+
+def _describe(section: Section, report: doctor.Report, written: tuple[str, str]) -> None:
     for name, source in report.sources.items():
         kinds = [f"{n:,} {kind.replace('_', ' ')}" for kind, n in source.counts.most_common()]
         section.add(name, f"{source.records:,} records; {', '.join(kinds) or 'nothing wrong'}")
@@ -34,12 +35,6 @@ def check_records(config: ConfigDict, n_replicas: int, folder: str) -> Section:
             f"{report.shared_ids:,} ids are those of records of another source: embeddings by id "
             "would go to the wrong record. Prepare one of the sources again with another --name."
         )
-    try:
-        doctor.check_bound(report, config.data.max_bad_share)
-        section.problems += _too_few_usable(config, n_replicas, report)
-    except UserError as error:
-        section.problems.append(str(error))
-    return section
 
 
 def _too_few_usable(config: ConfigDict, n_replicas: int, report: doctor.Report) -> list[str]:

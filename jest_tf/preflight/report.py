@@ -5,13 +5,17 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from jest_tf.config import problems, replica_problems
+from jest_tf.errors import UserError
 
 LABEL_WIDTH = 22
 
 
 @dataclasses.dataclass
 class Section:
-    """Part of the page: `rows` of (label, text), and `problems`, each a reason not to start."""
+    """Part of the page: `rows` of (label, text), and `problems`, each a reason not to start.
+
+    A `with` block that fills it ends at a UserError, which is then one of its problems.
+    """
 
     title: str
     rows: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -19,6 +23,14 @@ class Section:
 
     def add(self, label: str, text: str) -> None:
         self.rows.append((label, text))
+
+    def __enter__(self) -> "Section":
+        return self
+
+    def __exit__(self, kind, error, _) -> bool:
+        if isinstance(error, UserError):
+            self.problems.append(str(error))
+        return isinstance(error, UserError)
 
 
 def render(sections: list[Section]) -> str:

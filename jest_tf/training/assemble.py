@@ -176,9 +176,8 @@ class Parts(NamedTuple):
 
 
 def teacher_dim(config: ConfigDict, parts: Parts) -> int:
-    """Width of the embeddings that the learner is distilled from; 0 where it is not."""
-    distils = parts.reference is not None and config.reference.distillation > 0
-    return parts.reference.embed_dim if distils else 0
+    """Width of the embeddings that it is distilled from (a cache's: as its own); 0: it is not."""
+    return (parts.reference or parts.learner).embed_dim * (config.reference.distillation > 0)
 
 
 def parts_of(

@@ -8,10 +8,12 @@ costs each product twice more: once for its input, once for its weight.
 import dataclasses
 from collections.abc import Mapping
 
+from ml_collections import ConfigDict
+
 from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
 from jest_tf.selection.spec import SelectionSpec
 from jest_tf.training.resolution import Fidelity, StepPlan
-from jest_tf.tuning import TrainedTower
+from jest_tf.tuning import TrainedTower, trained_tower
 
 # The phases of a step, in its order; `train` has one entry per fidelity, such as train@256/16.
 SCORE_LEARNER, SCORE_REFERENCE = "score_learner", "score_reference"
@@ -204,6 +206,24 @@ class CostModel:
     distils: bool = False  # from the reference's embeddings of the chosen
     image: TrainedTower = TrainedTower()  # what of the learner's tower is trained
     text: TrainedTower = TrainedTower()
+
+    @classmethod
+    def of(
+        cls,
+        config: ConfigDict,
+        learner: DualEncoderConfig,
+        spec: SelectionSpec,
+        reference: DualEncoderConfig | None,
+        n_replicas: int,
+        reference_dim: int | None = None,
+    ) -> "CostModel":
+        """What a run of this config is priced by."""
+        return cls(
+            learner, spec, config.data.image_size, reference, reference_dim, n_replicas,
+            config.strategy.micro_batch, config.strategy.recompute,
+            config.reference.distillation > 0,
+            trained_tower(config, "image"), trained_tower(config, "text"),
+        )  # fmt: skip
 
     def step(self, plan: StepPlan) -> StepCost:
         """FLOPs and examples of one step at `plan`."""

@@ -43,7 +43,6 @@ from jest_tf.training.run.outputs import Files, Silent
 from jest_tf.training.run.shards import ALONE, Group
 from jest_tf.training.run.workdir import Workdir, open_workdir
 from jest_tf.training.step_log import Pending, StepLog
-from jest_tf.tuning import trained_tower
 
 EXIT_STOPPED = 3  # too many refused steps in a row, or a score fell too far; saved
 FORGOT = 1000  # added to a signal's number where a score fell too far
@@ -210,19 +209,9 @@ class Trainer:
             reference.bias.assign(self.calibration.bias)
         sizes = learner.config, reference.config if reference else None
         self.schedule = assemble.resolution_schedule(config, *sizes, n_replicas)
-        self.costs = CostModel(
-            learner.config,
-            assemble.selection_spec(config),
-            stored_image_size=config.data.image_size,
-            reference=sizes[1],
-            reference_dim=self.cache.dim if self.cache else None,
-            n_replicas=n_replicas,
-            micro_batch=config.strategy.micro_batch,
-            recompute=config.strategy.recompute,
-            distils=config.reference.distillation > 0,
-            image=trained_tower(config, "image"),
-            text=trained_tower(config, "text"),
-        )
+        dim = self.cache.dim if self.cache else None
+        spec = assemble.selection_spec(config)
+        self.costs = CostModel.of(config, learner.config, spec, sizes[1], n_replicas, dim)
         logits = self.calibration or self.cache
         return assemble.build_jest_model(
             config,

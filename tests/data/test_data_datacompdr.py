@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from small_run import small_data
 
-from jest_tf.data.datacompdr import DataCompDR, import_datacompdr
+from jest_tf.data.datacompdr import DataCompDR
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.records import hashed_id
 from jest_tf.data.reference_cache import CacheWriter
@@ -76,7 +76,7 @@ def filled(folder, manifest, found):
     writer = CacheWriter(
         str(folder), manifest, identity={"datacompdr": "test"}, dim=found.dim, scale=100.0, bias=0.0
     )
-    import_datacompdr(writer, found)
+    writer.fill(found.rows)
     return writer.finish()
 
 

@@ -120,7 +120,7 @@ def test_a_reference_cache_and_a_subset_fit(made, tokenizer, tmp_path):
     _, copied, listed = made
     writer = CacheWriter(str(tmp_path), listed, identity={}, dim=4, scale=10.0, bias=0.0)
     for index in writer.missing_shards():
-        rows = records.shard_rows(listed, index)
+        rows = records.shard_records(listed, index)
         writer.write_shard(index, [(i, np.full(4, 0.5), np.full([2, 4], 0.5)) for i, *_ in rows])
     steps = batches(listed, tokenizer, 3, reference_cache=writer.finish(), prefilter=0.5)
     assert all(step["valid"].all() for step in steps)

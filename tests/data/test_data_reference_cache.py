@@ -54,7 +54,7 @@ def encode_text(tokens):
 
 def import_files(writer, *files):
     embeddings = reference_fill.StoredEmbeddings(files, writer.cache.dim)
-    reference_fill.import_embeddings(writer, embeddings)
+    writer.fill(embeddings.rows)
 
 
 def writer_for(folder, manifest, **kwargs) -> CacheWriter:

@@ -7,7 +7,7 @@ import tarfile
 
 from PIL import Image
 
-from jest_tf.data.records import shard_rows
+from jest_tf.data.records import shard_records
 from jest_tf.data.sources import open_source
 
 
@@ -38,8 +38,9 @@ def tar(path: pathlib.Path, members: list[tuple[str, bytes]], mode: str = "w") -
 def captions_of(out) -> list[list[str]]:
     """Of each record, in order."""
     manifest = open_source(str(out))
-    rows = [row for index in range(len(manifest.shards)) for row in shard_rows(manifest, index)]
-    return [[text.decode() for text in row[2]] for row in rows]
+    shards = range(len(manifest.shards))
+    records = [record for index in shards for record in shard_records(manifest, index)]
+    return [[text.decode() for text in record.captions] for record in records]
 
 
 def features_of(out) -> list[dict]:

@@ -427,7 +427,6 @@ def test_a_source_that_changed_is_told_and_can_be_prepared_again(tmp_path, out, 
     assert "1 files gone: 0.jpg" in told and "--overwrite" in told
     assert run(prepare, [*command, "--overwrite"]) == 0
     assert captions_of(out) == numbered(7)[1:]
-    assert run(prepare, [*command, "--overwrite", "--shard=0/2"]) == 2
 
 
 def test_other_settings_are_told(tmp_path, out, capsys):
@@ -630,13 +629,13 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path, out):
 
 
 def test_repeats_are_counted_the_same_in_memory_and_in_files():
-    from jest_tf.data.repeats import Repeats
+    from jest_tf.data.sorted_runs import SortedRuns
 
     numbers = np.random.default_rng(0).integers(-50, 2**62, 5000)
     numbers = np.concatenate([numbers, numbers[:700], numbers[:50]])
     for held in (100, 10_000):
-        repeats = Repeats(held)
+        repeats = SortedRuns(held)
         for part in np.split(numbers, 50):
             repeats.add(part)
-        assert repeats.count() == 750
-    assert Repeats().count() == 0
+        assert repeats.n_repeated() == 750
+    assert SortedRuns().n_repeated() == 0

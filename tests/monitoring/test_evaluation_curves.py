@@ -4,7 +4,7 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from jest_tf.monitoring.evaluation_curves import EvaluationCurves
+from jest_tf.monitoring.tensorboard import EvaluationCurves
 
 
 def points(folder, name) -> list[tuple[int, float]]:

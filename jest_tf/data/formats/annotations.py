@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from jest_tf.data.formats.files import READ_ERRORS, open_binary, why
 from jest_tf.data.formats.pairs import Columns
 from jest_tf.data.formats.table import Row, _lines
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json
 
 ENDINGS = (".json", ".token", ".token.txt")
@@ -24,11 +24,9 @@ def annotation_rows(
     if not path.lower().endswith(".json"):
         yield from _token_rows(path)
         return
-    try:
-        with open_binary(path) as file:
-            content = parse_json(file.read())
-    except READ_ERRORS as error:
-        raise UserError(f"{path} cannot be read as JSON: {why(error)}") from error
+    text = f"{path} cannot be read as JSON: {{error}}"
+    with explaining(READ_ERRORS, text, why), open_binary(path) as file:
+        content = parse_json(file.read())
     if isinstance(content, list):
         yield from _listed(content, columns)
         return

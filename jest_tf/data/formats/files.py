@@ -1,5 +1,6 @@
 """Finding and opening files, local or gs://, and staying inside of a folder while doing it."""
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -17,7 +18,7 @@ import tensorflow as tf
 
 from jest_tf.data.cleaning import IMAGE_ENDINGS as IMAGE_ENDINGS
 from jest_tf.data.formats.pairs import encoded
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 
 # No picture that training accepts has a larger file.
 MAX_FILE_BYTES = 1 << 28
@@ -66,10 +67,9 @@ def open_parquet(path: str):
     """The pyarrow.parquet.ParquetFile; UserError: it is none."""
     import pyarrow.parquet as pq
 
-    try:
+    # pyarrow raises several types for files that are no Parquet.
+    with explaining(Exception, f"{path} cannot be read as Parquet: {{error}}", why):
         return pq.ParquetFile(open_binary(path))
-    except Exception as error:  # pyarrow raises several types for files that are no Parquet
-        raise UserError(f"{path} cannot be read as Parquet: {why(error)}") from error
 
 
 def ends_as(name: str, endings: Sequence[str]) -> bool:
@@ -137,13 +137,12 @@ def walk(folder: str, skip: str = "", allow_outside: bool = False) -> Iterator[F
 
 
 def _file(entry: os.DirEntry, name: str, hidden: bool) -> File:
+    reason = "hidden" if hidden else None
     try:
         status = entry.stat()
     except OSError:  # a link that leads nowhere: reading it will say so
-        return File(name, passed_over="hidden" if hidden else None)
-    reason = "hidden" if hidden else None
-    if not stat.S_ISREG(status.st_mode):
-        reason = "not a plain file"
+        return File(name, passed_over=reason)
+    reason = reason if stat.S_ISREG(status.st_mode) else "not a plain file"
     return File(name, status.st_size, int(status.st_mtime), reason)
 
 
@@ -270,10 +269,9 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _exists(path: str) -> bool:
-    try:
+    with contextlib.suppress(*READ_ERRORS):
         return tf.io.gfile.exists(path) if is_remote(path) else os.path.exists(path)
-    except READ_ERRORS:
-        return False
+    return False
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -311,8 +309,6 @@ def _common(folders: Sequence[str]) -> str:
 def _status(path: str) -> tuple[int, int]:
     if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{path} is not a plain file")
-    try:
+    with explaining(READ_ERRORS, f"{path} cannot be read: {{error}}", why):
         status = tf.io.gfile.stat(path)
         return status.length, status.mtime_nsec // 10**9
-    except READ_ERRORS as error:
-        raise UserError(f"{path} cannot be read: {why(error)}") from error

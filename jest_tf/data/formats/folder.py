@@ -3,6 +3,7 @@
 The files and the captions that name them are joined in a temporary database, not in memory.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -69,7 +70,8 @@ def open_folder(settings: pairs.Settings) -> pairs.Opened:
     if os.path.realpath(settings.out) == os.path.realpath(folder):
         raise UserError(f"--out={settings.out} is the folder of the pictures. Name another one.")
     place, captions = files.Place(folder, settings.allow_outside), settings.captions
-    db = sqlite3.connect("")  # a temporary file that nobody can find and that ends with it
+    # A temporary file that nobody can find and that ends with it; read from threads.
+    db = sqlite3.connect("", check_same_thread=False)
     db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _SCHEMA)
     tree = files.walk(folder, settings.out, settings.allow_outside)
     tables, others = _list_files(db, tree, not captions)
@@ -88,11 +90,15 @@ def open_folder(settings: pairs.Settings) -> pairs.Opened:
     if not n_records or not (has_texts or by_folder):
         raise UserError(_nothing_found(folder, named, others))
     per_unit = settings.records_per_shard
-    unit = functools.partial(_unit, db, per_unit, place, settings.columns, by_folder)
+    how = place, settings.columns, by_folder
+    units = [
+        pairs.Unit(str(i), functools.partial(_read_unit, db, first, first + per_unit, *how))
+        for i, first in enumerate(range(0, n_records, per_unit))
+    ]
     return pairs.Opened(
         root=folder,
         listing=_listing(db, captions and named[0]),
-        units=pairs.LazyUnits(-(-n_records // per_unit), unit),
+        units=units,
         passed_over=_passed_over(db, named),
         notes=tuple(notes),
     )
@@ -199,10 +205,9 @@ def _find_other_spellings(db: sqlite3.Connection) -> None:
 
 
 def _exists(place: files.Place, name: str) -> bool:
-    try:
+    with contextlib.suppress(*files.READ_ERRORS):
         return os.path.exists(place.path(name))
-    except files.READ_ERRORS:
-        return False
+    return False
 
 
 def _passed_over(db: sqlite3.Connection, named: list[str]) -> Counter:
@@ -236,32 +241,25 @@ def _decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def _unit(
-    db, per_unit: int, place: files.Place, columns: pairs.Columns, by_folder: bool, index: int
-) -> pairs.Unit:
-    found = db.execute(
-        "SELECT record.name, content FROM record LEFT JOIN caption ON caption.name = record.name "
-        "WHERE number > ? AND number <= ? ORDER BY number, caption.rowid",
-        (index * per_unit, (index + 1) * per_unit),
-    )
-    rows: dict[str, list[str]] = {}
-    for name, content in found:
-        rows.setdefault(_decoded(name), []).extend([content] if content else [])
-    read = functools.partial(read_pictures, place, list(rows.items()), columns, by_folder)
-    return pairs.Unit(str(index), read)
-
-
-def read_pictures(
+def _read_unit(
+    db: sqlite3.Connection,
+    begin: int,
+    end: int,
     place: files.Place,
-    pictures: list[tuple[str, list[str]]],
     columns: pairs.Columns,
     by_folder: bool,
 ) -> Iterator[pairs.Item]:
-    """The records of pictures: (name, the JSON of each row about it)."""
-    for name, contents in pictures:
+    """The records behind number `begin` up to `end`."""
+    found = db.execute(
+        "SELECT record.name, content FROM record LEFT JOIN caption ON caption.name = record.name "
+        "WHERE number > ? AND number <= ? ORDER BY number, caption.rowid",
+        (begin, end),
+    ).fetchall()
+    for name, about in itertools.groupby(found, key=lambda row: _decoded(row[0])):
         label = os.path.basename(os.path.dirname(name)) or None if by_folder else None
         try:
-            yield _read_picture(place, name, [parse_json(c) for c in contents], columns, label)
+            rows = [parse_json(content) for _, content in about if content]
+            yield _read_picture(place, name, rows, columns, label)
         except files.READ_ERRORS as error:
             yield pairs.Rejected(name, files.why_rejected(error))
 

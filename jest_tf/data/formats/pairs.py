@@ -34,8 +34,6 @@ class Settings:
     in_place: bool = False
     records_per_shard: int = 1000
     workers: int = 8
-    part: int = 0
-    parts: int = 1
     captions: str | None = None
     split: tuple[str, ...] = ()
     image_column: str | None = None
@@ -54,7 +52,7 @@ class Settings:
 
     def decisive(self, name: str) -> dict:
         """What the output depends on, besides the files of the source."""
-        other = "paths", "out", "workers", "part", "parts", "max_rejected", "overwrite", "in_place"
+        other = ("paths", "out", "workers", "max_rejected", "overwrite", "in_place")
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in other}
         captions = os.path.basename(self.captions) if self.captions else None
         kind = self.kind + " in place" * self.in_place
@@ -107,22 +105,9 @@ class Opened:
 
     root: str  # folder that all names are relative to
     listing: Iterable[tuple[str, int, int]]  # (name, bytes, seconds) of its files, by name
-    units: Sequence[Unit]  # made when they are asked for
+    units: Sequence[Unit]
     passed_over: Counter  # counts of files of no unit, by reason
     notes: tuple[str, ...] = ()  # sentences about how the source was understood
-
-
-class LazyUnits(Sequence):
-    """`n` units of which number i is made by `make(i)`: a long source is never held whole."""
-
-    def __init__(self, n: int, make: Callable[[int], Unit]):
-        self._n, self._make = n, make
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __getitem__(self, index: int) -> Unit:
-        return self._make(range(self._n)[index])
 
 
 @dataclasses.dataclass(frozen=True)

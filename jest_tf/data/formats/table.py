@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 
 from jest_tf.data.formats import files, pairs
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json
 
 # Python's own limit, 128 kB, is below what web captions come to.
@@ -64,25 +64,17 @@ def open_tables(settings: pairs.Settings) -> pairs.Opened:
         path = found.path(name)
         own, begin, _ = read_layout(path, layout)
         notes.append(f"{name}: pictures from {own.image!r}, captions from {own.caption!r}")
-        n = 0
-        for row in rows(path, own, begin):
-            unclosed += row.open_quote
-            n, end = n + 1, row.end
-            if n == settings.records_per_shard:
-                units.append(_unit(path, name, own, place, begin, n))
-                begin, n = end, 0
-        if n:
-            units.append(_unit(path, name, own, place, begin, n))
+        left = rows(path, own, begin)
+        for row in left:
+            n, end, unclosed = 1, row.end, unclosed + row.open_quote
+            for row in itertools.islice(left, settings.records_per_shard - 1):
+                n, end, unclosed = n + 1, row.end, unclosed + row.open_quote
+            read = functools.partial(read_rows, path, name, own, place, begin, n)
+            units.append(pairs.Unit(f"{name}:{begin}", read))
+            begin = end
     if unclosed:
         notes.append(f"{unclosed:,} rows have a quotation mark that nothing closes: kept as it is")
     return pairs.Opened(found.root, found.files, units, found.passed_over, tuple(notes))
-
-
-def _unit(
-    path: str, name: str, layout: Layout, place: files.Place, begin: int, n: int
-) -> pairs.Unit:
-    read = functools.partial(read_rows, path, name, layout, place, begin, n)
-    return pairs.Unit(f"{name}:{begin}", read)
 
 
 def read_rows(
@@ -147,11 +139,9 @@ def split_header(line: str, layout: Layout, path: str) -> tuple[tuple[str, ...],
         roles = ("image", "caption")
         return sum(bool(layout.columns.find(role, names)) for role in roles), len(names)
 
-    try:
+    with explaining(csv.Error, f"{path}: its first line cannot be read as a table: {{error}}"):
         separator = layout.separator or max("\t,;|", key=n_known)
         return cells(separator), separator
-    except csv.Error as error:
-        raise UserError(f"{path}: its first line cannot be read as a table: {error}") from error
 
 
 def rows(path: str, layout: Layout, begin: int = 0) -> Iterator[Row]:
@@ -200,20 +190,16 @@ def _json_row(line: str, end: int, columns: pairs.Columns) -> Row:
 
 def _lines(path: str, begin: int = 0) -> Iterator[tuple[str, int]]:
     r"""(line with its end, byte after it); lines end in \n, \r\n or \r and in nothing else."""
-    try:
-        with files.open_binary(path) as binary:
-            start = binary.read(3)
-            if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                raise UserError(f"{path} is UTF-16; save it as UTF-8.")
-            at = max(begin, 3 if start == codecs.BOM_UTF8 else 0)
-            binary.seek(at)
-            for line in io.TextIOWrapper(binary, "utf-8", "surrogateescape", newline=""):
-                at += len(line.encode("utf-8", "surrogateescape"))
-                yield line, at
-    except files.READ_ERRORS as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} cannot be read: {files.why(error)}") from error
+    text = f"{path} cannot be read: {{error}}"
+    with explaining(files.READ_ERRORS, text, files.why), files.open_binary(path) as binary:
+        start = binary.read(3)
+        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UserError(f"{path} is UTF-16; save it as UTF-8.")
+        at = max(begin, 3 if start == codecs.BOM_UTF8 else 0)
+        binary.seek(at)
+        for line in io.TextIOWrapper(binary, "utf-8", "surrogateescape", newline=""):
+            at += len(line.encode("utf-8", "surrogateescape"))
+            yield line, at
 
 
 def _cells(

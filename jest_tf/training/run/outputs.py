@@ -11,13 +11,12 @@ from ml_collections import ConfigDict
 
 from jest_tf.config import flat
 from jest_tf.evaluation.evaluators import headlines
-from jest_tf.monitoring.evaluation_curves import EvaluationCurves
 from jest_tf.monitoring.ledger import LedgerFiles
 from jest_tf.monitoring.metrics_log import MetricsLog
 from jest_tf.monitoring.picks_log import PicksLog
 from jest_tf.monitoring.picks_sheet import group_sheet
 from jest_tf.monitoring.samples import GROUPS, Samples, cut_samples, write_samples
-from jest_tf.monitoring.tensorboard import TensorBoard
+from jest_tf.monitoring.tensorboard import EvaluationCurves, TensorBoard
 from jest_tf.progress import Progress
 from jest_tf.results import cut_results, result_path
 from jest_tf.training.run.workdir import Workdir

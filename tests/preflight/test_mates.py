@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from jest_tf.data import mates
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.reference_cache import CacheWriter
+from jest_tf.preflight import mates
 
 
 def every_pair(n: int, is_near) -> float:
