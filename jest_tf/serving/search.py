@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+AT_ONCE = 64  # queries: a million rows then take 256 MB of scores
+
 
 class ExactSearch:
     """Finds the rows of float32 [n, d] with the highest dot product, all of them compared.
@@ -24,6 +26,8 @@ class ExactSearch:
 
         Of equal scores the lower row comes first; fewer than k if there are fewer rows.
         """
-        queries = tf.constant(np.asarray(queries, np.float32))
-        scores, rows = self._search(queries, tf.constant(min(k, len(self._rows))))
-        return scores.numpy(), rows.numpy()
+        queries, k = np.asarray(queries, np.float32), tf.constant(min(k, len(self._rows)))
+        starts = range(0, max(len(queries), 1), AT_ONCE)
+        found = [self._search(tf.constant(queries[i : i + AT_ONCE]), k) for i in starts]
+        scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return scores, rows

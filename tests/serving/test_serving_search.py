@@ -21,7 +21,7 @@ def test_search_equals_a_full_sort():
     rng = np.random.default_rng(0)
     # Small integers: the scores are exact and many are equal, so the tie rule is tested too.
     rows = rng.integers(-2, 3, (53, 4)).astype(np.float32)
-    queries = rng.integers(-2, 3, (6, 4)).astype(np.float32)
+    queries = rng.integers(-2, 3, (70, 4)).astype(np.float32)  # more than go at once
     truth = np.argsort(-(queries @ rows.T), axis=1, kind="stable")
     search = ExactSearch(rows)
     for k in (1, 10, 60):
