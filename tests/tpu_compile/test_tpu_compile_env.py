@@ -29,14 +29,14 @@ def venv(tmp_path):
 
 def test_dry_run_changes_nothing(venv):
     out = run("--dry-run", "--venv", venv)
-    assert f"-m pip install --disable-pip-version-check --requirement {PINS}" in out
+    assert f"-m pip install --disable-pip-version-check --no-compile --requirement {PINS}" in out
     assert [p.name for p in venv.iterdir()] == ["bin"]
 
 
 def test_installs_once_and_hides_from_git(venv, tmp_path):
     run("--venv", venv)
     calls = (tmp_path / "calls").read_text()
-    assert f"install --disable-pip-version-check --requirement {PINS}" in calls
+    assert f"install --disable-pip-version-check --no-compile --requirement {PINS}" in calls
     assert (venv / ".gitignore").read_text() == "*\n"
     assert "is up to date" in run("--venv", venv)
     assert (tmp_path / "calls").read_text() == calls
