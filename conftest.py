@@ -32,16 +32,18 @@ MARKED_FILES = {
     """,
     "slow": """
         test_acceptance test_bench_cached_scores test_bench_distributed test_bench_selection
-        test_bench_step_cost test_bench_tuning test_check_all_records test_cost_flops
+        test_bench_step_cost test_bench_tuning test_check_all_records
+        test_contrastive_grad_cache test_cost_flops test_data_in_place test_data_reference_cache
         test_distributed test_embedding_on_replicas test_emoji_base test_emoji_builder
-        test_evaluate test_export test_field_any_tree test_field_runs test_first_release
-        test_host_loop test_jest_model test_joint_golden test_joint_oracle test_library_doc
-        test_lost_shard test_models_parity test_multi_worker test_own_data test_quickstart
-        test_reading_behind test_refused_gradient test_reliability_fuzz test_reliability_kills
-        test_replicas_agree test_report test_retrieve test_score_agreement test_select_robust
-        test_serving_saved_model test_several_gpus test_traffic test_train test_tune
-        test_tuned_optimizer test_weights_export test_weights_import test_weights_serves
-        test_weights_tuned
+        test_evaluate test_export test_field_any_tree test_field_pictures test_field_runs
+        test_first_release test_host_loop test_jest_model test_joint_golden test_joint_oracle
+        test_library_doc test_lost_shard test_models_parity test_multi_worker test_own_data
+        test_progress_of_commands test_quickstart test_reading_behind test_refused_gradient
+        test_reliability_fuzz test_reliability_kills test_replicas_agree test_report
+        test_retrieve test_scaling test_score_agreement test_select_robust
+        test_serving_safe_load test_serving_saved_model test_several_gpus test_traffic
+        test_train test_tune test_tuned_optimizer test_weights_export test_weights_import
+        test_weights_serves test_weights_tuned
     """,
     "gate": """
         test_accelerator_bundle test_tpu_compile_env test_tpu_compile_gate test_tpu_compile_worker
