@@ -2,8 +2,8 @@
 
 import json
 
-from benchmarks.accelerator.page import PAGE, page, stored
-from benchmarks.accelerator.run import GOALS
+from benchmarks.accelerator.page import KEPT, PAGE, page, stored
+from benchmarks.accelerator.run import GOALS, figures
 
 
 def test_the_page_is_generated():
@@ -31,3 +31,14 @@ def test_a_run_fills_its_figures(tmp_path):
     # Four times the seconds at the same FLOP/s are four times the FLOPs.
     assert "JEST over plain, time ratio over FLOP ratio | 0.9 to 1.1 | 1 |" in found
     assert "seconds | < 1 | 0.5 |" in found and "GiB of the program | < 8 | 1 |" in found
+
+
+def test_other_pages_say_what_was_measured():
+    lines = [json.loads(line) for line in KEPT.read_text().splitlines()]
+    share, *_, over_torch, _, _ = figures({line["name"]: line for line in lines})
+    readme = (PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"selection takes {share:.1f}% of a JEST step" in readme
+    assert f"trains {over_torch:.1f} times as many images" in readme
+    over = [line["program_bytes"] / e for line in lines if (e := line.get("estimated_bytes"))]
+    gpus = PAGE.with_name("gpu.md").read_text(encoding="utf-8")
+    assert f"XLA took {min(over):.2f} to {max(over):.2f} times the estimate" in gpus

@@ -280,7 +280,7 @@ def read_captions(manifest: Manifest, limit: int) -> list[bytes]:
         if source.captions is None:
             captions |= dict.fromkeys(text.encode() for text in source.labels)
             continue
-        file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
+        file = in_place.records(shard, pictures=False)
         for serialized in counter.over(file.as_numpy_iterator()):
             found = fields.in_python(source, serialized).captions
             captions |= dict.fromkeys(filter(fields.is_text, found))

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from jest_tf.data import in_place
 from jest_tf.data.fields import hash64
 from jest_tf.data.formats import tar
 from jest_tf.data.formats.files import find, open_binary
@@ -45,8 +46,7 @@ def write_manifest(manifest: Manifest, kept: np.ndarray, out: str, name: str) ->
         if not tf.io.gfile.exists(path):
             with replacing(path) as aside, tf.io.TFRecordWriter(aside) as writer:
                 for index in unit:
-                    shard = manifest.shards[index]
-                    file = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
+                    file = in_place.records(manifest.shards[index], pictures=False)
                     for serialized in itertools.compress(file.as_numpy_iterator(), parts[index]):
                         writer.write(serialized)
         known = {"path": os.path.abspath(path), "bytes": tf.io.gfile.stat(path).length}
