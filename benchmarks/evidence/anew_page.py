@@ -50,6 +50,8 @@ def speeds(rows: Rows) -> list[Speed]:
             f"`{baseline.row.name}`, {spent_by(baseline, 'step'):.0f} steps; {there} of "
             f"{len(row.cells)} seeds got there"
         )
+        if other := rows.get(suites.ANEW_FILTERED):
+            note += f"; `{other.row.name}`: {ratio(_ratio(other, rows, axis))}"
         found.append(Speed(figure, goal, [row, baseline], value, note))
     return found
 

@@ -6,11 +6,23 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
-from benchmarks.evidence.grid import BASE, BASE_CACHE, BEST_PAIRS, CLEAN_POOL, PHOTOS, Cell
+from benchmarks import bq
+from benchmarks.evidence.grid import (
+    BASE,
+    BASE_CACHE,
+    BEST_PAIRS,
+    CLEAN_POOL,
+    CLUSTERS,
+    CLUSTERS_CACHE,
+    PHOTOS,
+    Cell,
+)
 from examples.emoji import builder as emoji  # noqa: F401 - registers the set with TFDS
 from jest_tf.data.manifest import Manifest, Shard
+from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.sources import open_source
 from jest_tf.monitoring.labels import CLEAN
 from jest_tf.training.inputs import find_vocabulary
@@ -42,13 +54,23 @@ def prepare(cells: Iterable[Cell], data_dir: str, placeholders: Mapping[str, str
     clean_pool = placeholders[CLEAN_POOL]
     if CLEAN_POOL in used and not Path(clean_pool).exists():
         write_clean_part(open_source(POOL, data_dir), clean_pool)
-    for words in base_commands(used, data_dir, placeholders):
-        print(shlex.join(words), flush=True)
-        subprocess.run([sys.executable, *words[1:]], check=True)
+    clusters = Path(placeholders[CLUSTERS])
+    if used & {CLUSTERS, CLUSTERS_CACHE} and not (clusters / "manifest.json").exists():
+        _run(base_commands({BASE_CACHE}, data_dir, placeholders))
+        _, ztxt, _ = bq.read(ReferenceCache.load(placeholders[BASE_CACHE]))
+        cluster = bq.cluster_of(ztxt, np.random.default_rng(0))
+        write_clusters(open_source(POOL, data_dir), cluster, clusters)
+    _run(base_commands(used, data_dir, placeholders))
     for config in vocabularies.values():
         config = config.copy_and_resolve_references()
         config.data.data_dir = data_dir
         find_vocabulary(config)
+
+
+def _run(commands: Iterable[list[str]]) -> None:
+    for words in commands:
+        print(shlex.join(words), flush=True)
+        subprocess.run([sys.executable, *words[1:]], check=True)
 
 
 def base_commands(
@@ -56,6 +78,7 @@ def base_commands(
 ) -> list[list[str]]:
     """The shipped commands that make what is `used` and not there: the base and what it scored."""
     base, cache, best, photos = (placeholders[p] for p in (BASE, BASE_CACHE, BEST_PAIRS, PHOTOS))
+    clusters, of_clusters = placeholders[CLUSTERS], placeholders[CLUSTERS_CACHE]
     data = [f"--data={POOL}", f"--data_dir={data_dir}"]
     plan = [
         (BASE, f"{base}/model.json", ["import_weights", f"--from={SHIPPED}", f"--out={base}"]),
@@ -63,6 +86,12 @@ def base_commands(
             BASE_CACHE,
             f"{cache}/cache.json",
             ["cache_reference", f"--reference={base}", *data, f"--out={cache}"],
+        ),
+        (
+            CLUSTERS_CACHE,
+            f"{of_clusters}/cache.json",
+            ["cache_reference", f"--reference={base}", f"--data={clusters}"]
+            + [f"--out={of_clusters}"],
         ),
         *((BEST_PAIRS, made, words) for made, words in best_pairs(cache, best, data)),
         *(
@@ -90,6 +119,31 @@ def best_pairs(cache: str, best: str, data: list[str]) -> list[tuple[str, list[s
         (table, ["audit", *data, f"--reference={cache}", f"--out={table}"]),
         (f"{best}/manifest.json", [*curate, f"--out={best}"]),
     ]
+
+
+def write_clusters(pool: Manifest, cluster: np.ndarray, folder: Path) -> None:
+    """Copies all records, a shard for each cluster, and writes their manifest.
+
+    A lane of data reads four shards side by side, so its part of a super-batch is of few clusters.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [
+        record
+        for shard in pool.shards
+        for record in tf.data.TFRecordDataset(shard.path)
+        .skip(shard.start)
+        .take(shard.records)
+        .as_numpy_iterator()
+    ]
+    shards = []
+    for number in np.random.default_rng(0).permutation(np.unique(cluster)):
+        file, rows = folder / f"cluster-{number:05d}.tfrecord", np.flatnonzero(cluster == number)
+        with tf.io.TFRecordWriter(str(file)) as writer:
+            for row in rows:
+                writer.write(records[row])
+        size = file.stat().st_size
+        shards.append(Shard(str(file.absolute()), len(rows), pool.shards[0].source, bytes=size))
+    pool.with_shards(shards, f"{pool.name}, by cluster").save(str(folder / "manifest.json"))
 
 
 def write_clean_part(pool: Manifest, path: str) -> None:

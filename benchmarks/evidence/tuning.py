@@ -12,6 +12,8 @@ from benchmarks.evidence.grid import (
     BASE,
     BASE_CACHE,
     BEST_PAIRS,
+    CLUSTERS,
+    CLUSTERS_CACHE,
     HEADLINE,
     PHOTOS,
     RATE,
@@ -22,9 +24,9 @@ from benchmarks.evidence.grid import (
 CONFIG, PHOTOS_CONFIG = "examples/emoji/tune.py", "examples/photos/tune.py"
 STEPS, FLOPS_STEPS = 60, 161  # a test checks that both cost the same
 LONG_STEPS, LONG_FLOPS_STEPS = 180, 483  # and these
-MAIN_SEEDS, PHOTO_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2)
+MAIN_SEEDS, PHOTO_SEEDS, FEW_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2), (0, 1)
 TRIAL_SEED = 100  # reported nowhere else
-GREEDY = {"selection.greedy": True}
+GREEDY, DRAWS = {"selection.greedy": True}, {"selection.greedy": False}
 DISTILS = {"reference.distillation": 1.0}
 # Twice as many pairs are loaded, and the stored scores pass over half of them, at no cost in FLOPs.
 PREFILTERED = {"data.prefilter": 0.5}
@@ -45,6 +47,9 @@ UNIFORM_FLOPS, CLIPSCORE = "uniform_flops", "clipscore_flops"
 JOINT_PREFILTERED, JOINT_BOTH = "joint_prefiltered", "joint_prefiltered_distilled"
 # The short recipe with the other policy, and its seed 0 again: its five seeds are of earlier code.
 TOP_K_PREFILTERED, AGAIN = "top_k_prefiltered", "joint_prefiltered_again"
+# Rows that differ from the short recipe, or from uniform sampling, in one thing.
+JOINT_SAMPLED, JOINT_ALL = "joint_prefiltered_sampled", "joint_greedy"
+UNIFORM_DISTILLED = "uniform_distilled"
 LONG_CLIPSCORE, LONG_JOINT = "long_clipscore", "long_joint"
 # The one recipe of the claims. Of the short trials joint selection behind the prefilter was best on
 # the validation part (34.7% at a learning rate of 1e-4; base 33.5%), three times as many steps went
@@ -64,7 +69,7 @@ _ROWS = {
     ),
     TOP_K_PREFILTERED: (
         "independent_top_k", "independent top-k, prefiltered", STEPS, CACHED | PREFILTERED,
-        JOINT_PREFILTERED, (0,),
+        JOINT_PREFILTERED, MAIN_SEEDS,
     ),
     JOINT_PREFILTERED: (
         "joint", "joint, greedy, prefiltered", STEPS, _SELECTS, JOINT_PREFILTERED, MAIN_SEEDS,
@@ -75,23 +80,63 @@ _ROWS = {
     ),
     LONG_CLIPSCORE: (
         "uniform", "offline CLIPScore, best 30%, same FLOPs", LONG_FLOPS_STEPS, _BEST,
-        LONG_CLIPSCORE, (0,),
+        LONG_CLIPSCORE, MAIN_SEEDS,
     ),
     LONG_JOINT: (
         "joint", "joint, greedy, prefiltered", LONG_STEPS, _SELECTS, LONG_JOINT, MAIN_SEEDS,
     ),
+    UNIFORM_DISTILLED: (
+        "uniform", "uniform, distilled, same FLOPs", FLOPS_STEPS, CACHED | DISTILS,
+        JOINT_PREFILTERED, FEW_SEEDS,
+    ),
+    JOINT_SAMPLED: (
+        "joint", "joint, sampled, prefiltered", STEPS, CACHED | PREFILTERED | DRAWS,
+        JOINT_PREFILTERED, FEW_SEEDS,
+    ),
+    JOINT_ALL: (
+        "joint", "joint, greedy, not prefiltered", STEPS, CACHED | GREEDY, JOINT_PREFILTERED,
+        FEW_SEEDS,
+    ),
+    JOINT_BOTH: (
+        "joint", "joint, greedy, prefiltered, distilled", STEPS, _SELECTS | DISTILS,
+        JOINT_PREFILTERED, FEW_SEEDS,
+    ),
 }  # fmt: skip
-# What was tried and no row came of: policy, label, overrides.
+# By cluster, each lane of two reads four clusters side by side: as eight lanes of one cluster.
+ORDERED = {"data.train": CLUSTERS, "reference.cache": CLUSTERS_CACHE, "data.n_lanes": 2}
+# What was tried and no row came of: policy, label, steps, overrides.
 _OPTIONS = {
-    JOINT_BOTH: ("joint", "joint, greedy, prefiltered, distilled", STEPS, _SELECTS | DISTILS),
+    "same_caption": (
+        "joint",
+        "the short recipe, equal captions counted as negatives",
+        STEPS,
+        _SELECTS | {"same_caption": "negative"},
+    ),
+    "cooler": (
+        "joint",
+        "the short recipe, sampled at a temperature of 0.25",
+        STEPS,
+        _SELECTS | DRAWS | {"selection.temperature": 0.25},
+    ),
+    "by_cluster": (
+        "joint",
+        "the short recipe, lanes ordered by cluster",
+        STEPS,
+        _SELECTS | ORDERED,
+    ),
 }
-SHORT = (UNIFORM_FLOPS, CLIPSCORE, TOP_K_PREFILTERED, JOINT_PREFILTERED)
+SHORT = (
+    UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, TOP_K_PREFILTERED, JOINT_ALL, JOINT_SAMPLED,
+    JOINT_BOTH, JOINT_PREFILTERED,
+)  # fmt: skip
 LONG = (LONG_CLIPSCORE, LONG_JOINT)
 # On the trial seed: name and rate. The longer ones at their full length, at the rate that was best
 # for joint selection and as good as any for CLIPScore.
 TRIED = ((JOINT_PREFILTERED, 3e-4), (CLIPSCORE, 3e-4), (JOINT_PREFILTERED, 1e-4),
          (CLIPSCORE, 1e-4), (JOINT_BOTH, 3e-4), (LONG_JOINT, 1e-4),
-         (LONG_CLIPSCORE, 1e-4))  # fmt: skip
+         (LONG_CLIPSCORE, 1e-4), *((name, 1e-4) for name in _OPTIONS))  # fmt: skip
+# The short recipe in two halves: the second has the model of the first as start and reference.
+REFRESHED = ("tune_refresh_first_0.0001", "tune_refresh_second_0.0001")
 
 
 def _overrides(policy: str, more: dict) -> tuple:
@@ -122,7 +167,25 @@ def _trials() -> list[Row]:
         overrides = _overrides(policy, more | {RATE: rate})
         name = f"tune_{name}_{rate:g}"
         rows.append(Row(name, label, TRIAL, argument, overrides, (TRIAL_SEED,), config=CONFIG))
-    return rows
+    return rows + _refreshed()
+
+
+def _refreshed() -> list[Row]:
+    """Two halves of the short recipe; see REFRESHED."""
+    first, second = REFRESHED
+    argument = f"policy=joint,steps={STEPS // 2},validate_every={STEPS // 2}"
+    overrides = dict(_overrides("joint", _SELECTS | {RATE: 1e-4}))
+    label = "the short recipe, {}"
+    one = Row(
+        first, label.format("its first half alone"), TRIAL, argument, tuple(overrides.items()),
+        (TRIAL_SEED,), config=CONFIG,
+    )  # fmt: skip
+    own = tuple((k, v) for k, v in overrides.items() if k not in ("model.init", "reference.cache"))
+    two = dataclasses.replace(
+        one, name=second, label=label.format("the reference renewed from the learner half-way"),
+        overrides=own, reference=first, reference_seed=TRIAL_SEED, start=first,
+    )  # fmt: skip
+    return [one, two]
 
 
 # The base has never seen a photograph: its reference is the base tuned on 296 curated pairs. At the
@@ -160,5 +223,28 @@ def _photos() -> list[Row]:
     return rows
 
 
+# Lanes ordered by cluster, so that b·q is 2.7 by captions: a small model that was trained on the
+# curated set (a row of `suites`) is tuned, the base is its reference. One rate for both, not tuned.
+CLUSTERS_START, CLUSTERS_STEPS, CLUSTERS_RATE = "new_reference", 50, 5e-4
+CLUSTERS_NAMES = ("clusters_top_k", "clusters_joint")
+
+
+def _clusters() -> list[Row]:
+    own = {RATE: CLUSTERS_RATE, "selection.sub_batch": 256, "selection.super_batch": 1280}
+    rows = []
+    for name, (policy, label, more) in zip(CLUSTERS_NAMES, _PHOTO_POLICIES, strict=True):
+        fields = FROM_BASE | AT_THE_END | ORDERED | {"reference.workdir": BASE} | own | more
+        del fields["model.init"]
+        argument = f"policy={policy},steps={CLUSTERS_STEPS}"
+        rows.append(
+            Row(
+                name, label, HEADLINE, argument, tuple(fields.items()), MAIN_SEEDS,
+                config=CONFIG, start=CLUSTERS_START,
+            )
+        )  # fmt: skip
+    return rows
+
+
 TRIALS, TUNED, PHOTO_ROWS = _trials(), [_row(name) for name in _ROWS], _photos()
-ROWS = (*TRIALS, *TUNED, *PHOTO_ROWS)
+CLUSTERS_ROWS = _clusters()
+ROWS = (*TRIALS, *TUNED, *PHOTO_ROWS, *CLUSTERS_ROWS)
