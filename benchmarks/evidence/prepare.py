@@ -1,5 +1,6 @@
 """What all cells read, made once before the first: cells may run side by side."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from benchmarks.evidence.grid import (
 )
 from examples.emoji import builder as emoji  # noqa: F401 - registers the set with TFDS
 from jest_tf.data.manifest import Manifest, Shard
-from jest_tf.data.reference_cache import ReferenceCache
+from jest_tf.data.reference_cache import CacheWriter, ReferenceCache
 from jest_tf.data.sources import open_source
 from jest_tf.monitoring.labels import CLEAN
 from jest_tf.training.inputs import find_vocabulary
@@ -54,12 +55,12 @@ def prepare(cells: Iterable[Cell], data_dir: str, placeholders: Mapping[str, str
     clean_pool = placeholders[CLEAN_POOL]
     if CLEAN_POOL in used and not Path(clean_pool).exists():
         write_clean_part(open_source(POOL, data_dir), clean_pool)
-    clusters = Path(placeholders[CLUSTERS])
-    if used & {CLUSTERS, CLUSTERS_CACHE} and not (clusters / "manifest.json").exists():
+    clusters, of_clusters = placeholders[CLUSTERS], placeholders[CLUSTERS_CACHE]
+    if used & {CLUSTERS, CLUSTERS_CACHE} and not Path(clusters, "manifest.json").exists():
         _run(base_commands({BASE_CACHE}, data_dir, placeholders))
-        _, ztxt, _ = bq.read(ReferenceCache.load(placeholders[BASE_CACHE]))
-        cluster = bq.cluster_of(ztxt, np.random.default_rng(0))
-        write_clusters(open_source(POOL, data_dir), cluster, clusters)
+        cache = ReferenceCache.load(placeholders[BASE_CACHE])
+        cluster = bq.cluster_of(bq.read(cache)[1], np.random.default_rng(0))
+        write_clusters(open_source(POOL, data_dir), cache, cluster, clusters, of_clusters)
     _run(base_commands(used, data_dir, placeholders))
     for config in vocabularies.values():
         config = config.copy_and_resolve_references()
@@ -78,7 +79,6 @@ def base_commands(
 ) -> list[list[str]]:
     """The shipped commands that make what is `used` and not there: the base and what it scored."""
     base, cache, best, photos = (placeholders[p] for p in (BASE, BASE_CACHE, BEST_PAIRS, PHOTOS))
-    clusters, of_clusters = placeholders[CLUSTERS], placeholders[CLUSTERS_CACHE]
     data = [f"--data={POOL}", f"--data_dir={data_dir}"]
     plan = [
         (BASE, f"{base}/model.json", ["import_weights", f"--from={SHIPPED}", f"--out={base}"]),
@@ -86,12 +86,6 @@ def base_commands(
             BASE_CACHE,
             f"{cache}/cache.json",
             ["cache_reference", f"--reference={base}", *data, f"--out={cache}"],
-        ),
-        (
-            CLUSTERS_CACHE,
-            f"{of_clusters}/cache.json",
-            ["cache_reference", f"--reference={base}", f"--data={clusters}"]
-            + [f"--out={of_clusters}"],
         ),
         *((BEST_PAIRS, made, words) for made, words in best_pairs(cache, best, data)),
         *(
@@ -121,29 +115,41 @@ def best_pairs(cache: str, best: str, data: list[str]) -> list[tuple[str, list[s
     ]
 
 
-def write_clusters(pool: Manifest, cluster: np.ndarray, folder: Path) -> None:
-    """Copies all records, a shard for each cluster, and writes their manifest.
+def write_clusters(
+    pool: Manifest, cache: ReferenceCache, cluster: np.ndarray, folder: str, cache_folder: str
+) -> None:
+    """Copies all records and their embeddings, a shard for each cluster, with a manifest.
 
     A lane of data reads four shards side by side, so its part of a super-batch is of few clusters.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    records = [
-        record
-        for shard in pool.shards
-        for record in tf.data.TFRecordDataset(shard.path)
-        .skip(shard.start)
-        .take(shard.records)
-        .as_numpy_iterator()
+    numbers = np.random.default_rng(0).permutation(np.unique(cluster))
+    rows_of = [np.flatnonzero(cluster == number) for number in numbers]
+    paths = [f"{folder}/cluster-{number:05d}.tfrecord" for number in numbers]
+    os.makedirs(folder, exist_ok=True)
+    _copy([(s.path, s.start, s.records) for s in pool.shards], rows_of, paths)
+    shards = [
+        Shard(os.path.abspath(path), len(rows), 0, bytes=os.path.getsize(path))
+        for path, rows in zip(paths, rows_of, strict=True)
     ]
-    shards = []
-    for number in np.random.default_rng(0).permutation(np.unique(cluster)):
-        file, rows = folder / f"cluster-{number:05d}.tfrecord", np.flatnonzero(cluster == number)
-        with tf.io.TFRecordWriter(str(file)) as writer:
+    ordered = pool.with_shards(shards, f"{pool.name}, by cluster")
+    same = {name: getattr(cache, name) for name in ("identity", "dim", "scale", "bias", "dtype")}
+    writer = CacheWriter(cache_folder, ordered, **same)
+    of_pool = zip(cache.shard_paths, cache.records, strict=True)
+    _copy([(path, 0, n) for path, n in of_pool], rows_of, writer.cache.shard_paths)
+    writer.finish()
+    ordered.save(f"{folder}/manifest.json")
+
+
+def _copy(
+    parts: Iterable[tuple[str, int, int]], rows_of: Iterable[np.ndarray], paths: Iterable[str]
+) -> None:
+    """Writes files of the records at `rows_of` each; parts: (path, first, records) to read."""
+    files = (tf.data.TFRecordDataset(path).skip(first).take(n) for path, first, n in parts)
+    records = [record for file in files for record in file.as_numpy_iterator()]
+    for path, rows in zip(paths, rows_of, strict=True):
+        with tf.io.TFRecordWriter(str(path)) as writer:
             for row in rows:
                 writer.write(records[row])
-        size = file.stat().st_size
-        shards.append(Shard(str(file.absolute()), len(rows), pool.shards[0].source, bytes=size))
-    pool.with_shards(shards, f"{pool.name}, by cluster").save(str(folder / "manifest.json"))
 
 
 def write_clean_part(pool: Manifest, path: str) -> None:

@@ -20,6 +20,7 @@ from benchmarks.evidence.grid import RATE, Row, make_cells
 from benchmarks.evidence.prepare import base_commands, write_clusters
 from benchmarks.evidence.runner import Folders, Runner, finished, to_run, train_command
 from jest_tf.data.manifest import Manifest, Shard, Source
+from jest_tf.data.reference_cache import CacheWriter, ReferenceCache
 
 SCRIPT = str(pathlib.Path(evidence_fake_run.__file__))
 ROWS = (
@@ -242,7 +243,6 @@ def test_the_base_is_made_once_by_shipped_commands(folders):
     (folders.workdir / "base" / "model.json").touch()
     assert modules({grid.BASE_CACHE}) == ["cache_reference"]
     assert modules({grid.PHOTOS}) == ["prepare"] * 3
-    assert modules({grid.CLUSTERS_CACHE}) == ["cache_reference"]
 
 
 def test_the_pool_by_cluster_holds_every_record_once(tmp_path):
@@ -253,11 +253,22 @@ def test_the_pool_by_cluster_holds_every_record_once(tmp_path):
                 writer.write(record)
         shards.append(Shard(str(path), len(part)))
     pool = Manifest("pool", (Source("s"),), tuple(shards))
-    write_clusters(pool, np.array([2, 0, 2, 0, 5, 5, 2]), tmp_path / "out")
+    own = {"identity": {"step": 3}, "dim": 2, "scale": 10.0, "bias": -5.0}
+    writer = CacheWriter(str(tmp_path / "cache"), pool, **own)
+    for shard, ids in enumerate(([0, 1, 2, 3], [4, 5, 6])):
+        writer.write_shard(shard, [(i, np.ones(2), np.ones([1, 2])) for i in ids])
+    out, cluster = [str(tmp_path / name) for name in ("out", "of_out")], [2, 0, 2, 0, 5, 5, 2]
+    write_clusters(pool, writer.finish(), np.array(cluster), *out)
     ordered = Manifest.load(str(tmp_path / "out" / "manifest.json"))
     found = [list(tf.data.TFRecordDataset(s.path).as_numpy_iterator()) for s in ordered.shards]
     assert sorted(found) == [[records[i] for i in rows] for rows in ([0, 2, 6], [1, 3], [4, 5])]
-    assert sorted(shard.records for shard in ordered.shards) == [2, 2, 3]
+    cache = ReferenceCache.load(out[1])
+    cache.check_manifest(ordered)
+    assert cache.identity == own["identity"] and cache.bias == -5.0
+    for path, texts in zip(cache.shard_paths, found, strict=True):
+        rows = tf.constant(list(tf.data.TFRecordDataset(path).as_numpy_iterator()))
+        ids = cache.parse(rows, tf.zeros([len(rows)], tf.int64))["id"]
+        assert [f"record {i}".encode() for i in ids.numpy()] == texts
 
 
 def test_a_reference_whose_best_pairs_are_trained_on_keeps_them(folders, pool_truth):
