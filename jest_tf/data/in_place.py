@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.data.fields import example, parse_examples
-from jest_tf.data.formats.files import is_remote, open_binary
+from jest_tf.data.formats.files import READ_ERRORS, is_remote, read_part, why
 from jest_tf.data.manifest import Manifest, Shard
+from jest_tf.errors import explaining
 
 AT_ONCE = 64  # pictures of remote tars that are asked for at the same time
 BATCH = 16  # records of a shard whose pictures are held
@@ -100,12 +101,12 @@ def _read(tars: np.ndarray, offsets: np.ndarray, lengths: np.ndarray) -> np.ndar
 def _part(path: str, offset: int, length: int) -> bytes:
     if not length:
         return b""
-    with open_binary(path) as file:
-        file.seek(offset)
-        content = file.read(length)
-    if len(content) < length:
-        raise EOFError(f"{path} ends before byte {offset + length:,}: it was longer when listed")
-    return content
+    text = f"{path} cannot be read at byte {offset:,}: {{error}}"
+    with explaining(READ_ERRORS, text, why):
+        content = read_part(path, offset, length)
+        if len(content) < length:
+            raise EOFError("it ends earlier than when it was listed")
+        return content
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from commands import run
 from PIL import Image
+from tensorflow.python.lib.io import _pywrap_file_io
 
 from jest_tf import prepare
 from jest_tf.data import evaluation_data, in_place, pipeline, records
@@ -173,6 +174,60 @@ def test_a_picture_of_other_bytes_is_a_bad_record(own, tokenizer):
     assert np.flatnonzero(~read["valid"].numpy()).tolist() == [4]  # one before it was rejected
     assert (read["id"].numpy() >= 0).all(), "only its picture is lost"
     assert [n for n, record in enumerate(all_records(own)) if not record.image] == [4]
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """(manifest of tars that no local file holds, manifest of copies, what was read of files).
+
+    What was read: (path, bytes that are asked for at a time), by TensorFlow's own files.
+    """
+    write_tars(tmp_path)
+    name = f"ram://{tmp_path.name}"
+    tf.io.gfile.makedirs(name)
+    for path in tmp_path.glob("*.tar"):
+        tf.io.gfile.copy(str(path), f"{name}/{path.name}")
+    read = []
+
+    stream = _pywrap_file_io.BufferedInputStream
+
+    def noted(path, n_bytes):
+        read.append((path, n_bytes))
+        return stream(path, n_bytes)
+
+    monkeypatch.setattr(_pywrap_file_io, "BufferedInputStream", noted)
+    for source, out, how in ((name, "listed", ["--in_place"]), (tmp_path, "copied", [])):
+        command = ["webdataset", f"{source}/*.tar", f"--out={tmp_path}/{out}", "--name=tars", *how]
+        assert run(prepare, command) == 0
+    return *(open_source(str(tmp_path / out)) for out in ("listed", "copied")), read
+
+
+def test_tars_in_a_bucket_are_read_by_parts(bucket, tokenizer):
+    listed, copied, read = bucket
+    assert all(shard.tar.startswith("ram://") for shard in listed.shards)
+    assert all_records(listed) == all_records(copied)
+    assert_same(batches(listed, tokenizer), batches(copied, tokenizer))
+    read.clear()
+    (record,) = records.look_up(listed, [0])
+    assert [part for part in read if part[0].startswith("ram://")] == [
+        (listed.shards[0].tar, len(record.image))
+    ]
+
+
+def test_a_tar_in_a_bucket_that_is_gone_or_cut_is_named(bucket, tokenizer):
+    listed, _, _ = bucket
+    tars = sorted({shard.tar for shard in listed.shards})
+    dataset = pipeline.super_batches(listed, tokenizer, **LAYOUT)
+    again = lambda step: iter(dataset.skip(step))  # noqa: E731
+    for tar in tars:
+        tf.io.gfile.remove(tar)
+    with pytest.raises(UserError, match="NotFoundError") as raised:
+        list(resilient_steps(again, 0, listed, max_retries=1, sleep=lambda _: None))
+    assert all(tar in str(raised.value) for tar in tars)
+    with tf.io.gfile.GFile(tars[0], "wb") as file:
+        file.write(b"cut")
+    with pytest.raises(tf.errors.OpError, match=f"{tars[0]} cannot be read at byte"):
+        all_records(listed)
 
 
 def test_what_cannot_stay_is_told(tmp_path, capfd):

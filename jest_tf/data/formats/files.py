@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
+from tensorflow.python.lib.io import _pywrap_file_io
 
 from jest_tf.data.cleaning import IMAGE_ENDINGS as IMAGE_ENDINGS
 from jest_tf.data.formats.pairs import encoded
@@ -61,6 +62,18 @@ def open_binary(path: str) -> io.BufferedIOBase:
     if is_remote(path):
         return io.BufferedReader(_RemoteFile(path), 1 << 20)
     return open(path, "rb")
+
+
+def read_part(path: str, offset: int, length: int) -> bytes:
+    """Bytes of a file, fewer at its end; nothing else of it is read."""
+    if is_remote(path):
+        # What GFile reads by, which asks for half a megabyte each time.
+        stream = _pywrap_file_io.BufferedInputStream(path, length)
+        stream.seek(offset)
+        return stream.read(length)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        return file.read(length)
 
 
 def open_parquet(path: str):
@@ -153,6 +166,14 @@ def _is_below(path: str, root: str) -> bool:
 _real = functools.lru_cache(os.path.realpath)
 
 
+def _real_file(path: str) -> str:
+    """`os.path.realpath`, whose look at each folder of the path is remembered."""
+    if os.path.islink(path):
+        return os.path.realpath(path)
+    folder, name = os.path.split(path)
+    return os.path.join(_real(folder), name)
+
+
 def other_spellings(name: str) -> list[str]:
     """A name that Windows (`\\`) or macOS (é of two signs) wrote, as it may be here."""
     return [name.replace("\\", "/"), *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]
@@ -175,7 +196,7 @@ class Place:
         else:
             found = (self._joined(below, other) for other in (name, *other_spellings(name)))
             path = next(filter(os.path.lexists, found), self._joined(below, name))
-            inside = _is_below(os.path.realpath(path), _real(self.root))
+            inside = _is_below(_real_file(path), _real(self.root))
         return self._allowed(path, inside)
 
     def written(self, name: str, below: str = "") -> str:
@@ -199,19 +220,23 @@ class Place:
         return path.removeprefix(prefix)
 
     def read(self, name: str, below: str = "") -> bytes:
-        """Content of a picture's file, or one of READ_ERRORS, whose message holds nothing of it."""
-        path = self.path(name, below)
-        if not is_remote(path):
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("not a plain file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ValueError(f"{status.st_size:,} bytes; at most {MAX_FILE_BYTES:,}")
-        with open_binary(path) as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise ValueError(f"more than {MAX_FILE_BYTES:,} bytes")
-        return content
+        """`read_file` of `path`."""
+        return read_file(self.path(name, below))
+
+
+def read_file(path: str) -> bytes:
+    """Content of a picture's file, or one of READ_ERRORS, whose message holds nothing of it."""
+    if not is_remote(path):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a plain file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{status.st_size:,} bytes; at most {MAX_FILE_BYTES:,}")
+    with open_binary(path) as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"more than {MAX_FILE_BYTES:,} bytes")
+    return content
 
 
 @dataclasses.dataclass(frozen=True)

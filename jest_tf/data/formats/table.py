@@ -87,7 +87,7 @@ def read_rows(
             if row.problem:
                 raise pairs.NotText(row.problem)
             path_of_picture = place.path(row.image, below)
-            image = place.read(row.image, below)
+            image = files.read_file(path_of_picture)
         except files.READ_ERRORS as error:
             yield pairs.Rejected(
                 row.image or f"{name}: before byte {row.end}", files.why_rejected(error)
