@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import io
 import json
 import unicodedata
@@ -11,12 +12,12 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from jest_tf.data.cleaning import read_picture, require_decodable
+from jest_tf.data.cleaning import read_picture, undecodable
 from jest_tf.data.fields import is_text
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_records
 from jest_tf.data.sorted_runs import SortedRuns
-from jest_tf.data.units import in_order
+from jest_tf.data.units import in_order, together
 from jest_tf.errors import UserError
 from jest_tf.pages.html import data_uri, render
 from jest_tf.progress import Counter
@@ -153,20 +154,22 @@ def _examine_shard(manifest: Manifest, index: int, counter: Counter):
     part, ids, captions, reason = SourceReport(), [], [], None
     number = manifest.shards[index].start
     try:
-        for record in counter.over(shard_records(manifest, index)):
-            where = (path, number, record.id)
-            number += 1
-            part.records += 1
-            ids += [record.id] * (record.id != -1)
-            captions += record.captions
-            usable = _examine_image(part, record.image, where)
-            usable &= _examine_captions(part, record.captions, where)
-            if not usable:
-                part.note("bad_record", where)
-            elif len(part.samples) < SAMPLES and number % 37 == 1:
-                text = next(filter(is_text, record.captions)).decode("utf-8", "replace")[:200]
-                picture = data_uri(read_picture(record.image))
-                part.samples.append({"image": picture, "text": text, "details": []})
+        for records in together(shard_records(manifest, index), lambda record: len(record.image)):
+            bad = undecodable([record.image for record in records])
+            for record, reason in zip(counter.over(records), bad, strict=True):
+                where = (path, number, record.id)
+                number += 1
+                part.records += 1
+                ids += [record.id] * (record.id != -1)
+                captions += record.captions
+                usable = _examine_image(part, record.image, reason, where)
+                usable &= _examine_captions(part, record.captions, where)
+                if not usable:
+                    part.note("bad_record", where)
+                elif len(part.samples) < SAMPLES and number % 37 == 1:
+                    text = next(filter(is_text, record.captions)).decode("utf-8", "replace")[:200]
+                    picture = data_uri(read_picture(record.image))
+                    part.samples.append({"image": picture, "text": text, "details": []})
     except tf.errors.OpError as error:
         reason = f"after record {number}: {error.message.splitlines()[0]}"
     expected = manifest.shards[index].records
@@ -175,9 +178,10 @@ def _examine_shard(manifest: Manifest, index: int, counter: Counter):
     return part, ids, captions, reason
 
 
-def _examine_image(part: SourceReport, image: bytes, where: tuple) -> bool:
+def _examine_image(part: SourceReport, image: bytes, reason: str | None, where: tuple) -> bool:
     try:
-        require_decodable(image)
+        if reason:
+            raise ValueError(reason)
         with Image.open(io.BytesIO(image)) as picture:
             side = min(picture.size)
     except (OSError, ValueError):
@@ -210,9 +214,15 @@ def _examine_captions(part: SourceReport, texts: list[bytes], where: tuple) -> b
 
 def script_of(text: str) -> str:
     """The script of most letters: LATIN, CYRILLIC, CJK, …; `none` without letters."""
-    letters = (unicodedata.name(c, "none").split()[0] for c in text[:200] if c.isalpha())
+    letters = filter(None, map(_script, text[:200]))
     counted = collections.Counter(letters).most_common(1)
     return counted[0][0] if counted else "none"
+
+
+@functools.cache  # a million characters at most
+def _script(character: str) -> str:
+    """The first word of a letter's name; empty for what is no letter."""
+    return unicodedata.name(character, "none").split()[0] if character.isalpha() else ""
 
 
 def _merge(total: SourceReport, part: SourceReport) -> None:

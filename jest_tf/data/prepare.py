@@ -26,7 +26,7 @@ import tensorflow as tf
 from jest_tf.data import cleaning, prepared, units
 from jest_tf.data.formats import folder, parquet, table, tar
 from jest_tf.data.formats.files import why
-from jest_tf.data.formats.pairs import PassedOver, Rejected, Settings, Unit, encoded
+from jest_tf.data.formats.pairs import Pair, PassedOver, Rejected, Settings, Unit, encoded
 from jest_tf.data.prepared import Summary
 from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json, replacing, write_atomically
@@ -132,25 +132,31 @@ def convert(
     rejected: list[tuple[str, str]] = []
     passed, counts = collections.Counter(), collections.Counter()
     with prepared.ShardWriter(settings, name, index, unit.tar) as writer:
-        for pair in unit.read():
-            progress.add(0, pairs=1)
-            if isinstance(pair, PassedOver):
-                passed[pair.reason] += 1
-                continue
-            if isinstance(pair, Rejected):
-                rejected.append((pair.key, pair.reason))
-                continue
-            image, size, reason = cleaning.check_image(pair.image, settings.max_side)
-            captions = cleaning.clean_captions(pair.captions, counts)
-            if not captions and pair.label:  # the name of its class is what is known about it
-                captions = [pair.label.encode()]
-            if reason or not captions:
-                rejected.append((pair.key, reason or "no caption"))
-                continue
-            if pair.offset is not None and image is not pair.image:  # it had to be normalised
-                counts["pictures_kept_in_the_index"] += 1
-                pair = dataclasses.replace(pair, offset=None)
-            writer.write(dataclasses.replace(pair, image=image, captions=captions), size)
+        for items in units.together(unit.read(), lambda item: len(getattr(item, "image", b""))):
+            progress.add(0, pairs=len(items))
+            images = [item.image for item in items if isinstance(item, Pair)]
+            checked, usable = iter(cleaning.check_images(images, settings.max_side)), []
+            for pair in items:
+                if isinstance(pair, PassedOver):
+                    passed[pair.reason] += 1
+                    continue
+                if isinstance(pair, Rejected):
+                    rejected.append((pair.key, pair.reason))
+                    continue
+                image, size, reason = next(checked)
+                captions = cleaning.clean_captions(pair.captions, counts)
+                if not captions and pair.label:  # the name of its class is what is known about it
+                    captions = [pair.label.encode()]
+                if reason or not captions:
+                    rejected.append((pair.key, reason or "no caption"))
+                    continue
+                offset = pair.offset
+                if offset is not None and image is not pair.image:  # it had to be normalised
+                    counts["pictures_kept_in_the_index"] += 1
+                    offset = None
+                kept = dataclasses.replace(pair, image=image, captions=captions, offset=offset)
+                usable.append((kept, size))
+            writer.write(usable)
     report = {
         "unit": unit.name,
         "records": sum(shard["records"] for shard in writer.shards),

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 
 import numpy as np
@@ -25,7 +25,6 @@ from jest_tf.files import parse_json, put_in_place, replacing, write_atomically
 
 MAX_CLASSES = 100_000
 NOISE = "noise.jsonl"
-HELD_RECORDS, HELD_BYTES = 64, 1 << 24  # that wait to be written, at most
 CLEAN = "clean"  # in a `noise` column: nothing is wrong with the pair
 
 
@@ -83,8 +82,6 @@ class ShardWriter:
             self._tar = {"tar": _absolute(tar), "tar_bytes": size, "tar_start": start_of(tar)}
         self._file, self._n = None, 0
         self._ids: list[int] = []
-        self._waiting: list[tuple[Pair, tuple[int, int]]] = []
-        self._held = 0
         self.shards: list[dict] = []
         self.classes: dict[str, int] = {}
         self.noise: list[tuple[int, str]] = []
@@ -94,7 +91,6 @@ class ShardWriter:
 
     def __exit__(self, kind, *_) -> None:
         if kind is None:
-            self._write_waiting()
             self._close()
             write_atomically(
                 f"{self._out}/unit-{self._index:06d}.ids", np.array(self._ids, "<i8").tobytes()
@@ -106,20 +102,14 @@ class ShardWriter:
     def _path(self) -> str:
         return f"{self._out}/shard-{self._index:06d}-{len(self.shards):03d}.tfrecord"
 
-    def write(self, pair: Pair, size: tuple[int, int]) -> None:
-        """Takes one record; TensorFlow hashes the keys of many in the time of one."""
-        self._waiting.append((pair, size))
-        self._held += len(pair.image)
-        if len(self._waiting) == HELD_RECORDS or self._held > HELD_BYTES:
-            self._write_waiting()
-
-    def _write_waiting(self) -> None:
-        keys = [encoded(pair.key) for pair, _ in self._waiting]
+    def write(self, records: Sequence[tuple[Pair, tuple[int, int]]]) -> None:
+        """Takes records, each with its size; TensorFlow hashes the keys of many in the time of
+        one."""
+        keys = [encoded(pair.key) for pair, _ in records]
         ids = hashed_id(self._name, tf.constant(keys, tf.string, [len(keys)])).numpy().tolist()
-        hashes = in_place.hashes(pair.image for pair, _ in self._waiting) if self._tar else ids
-        for *known, (pair, size) in zip(ids, keys, hashes, self._waiting, strict=True):
+        hashes = in_place.hashes(pair.image for pair, _ in records) if self._tar else ids
+        for *known, (pair, size) in zip(ids, keys, hashes, records, strict=True):
             self._write(*known, pair, size)
-        self._waiting, self._held = [], 0
 
     def _write(
         self, record_id: int, key: bytes, picture_hash: int, pair: Pair, size: tuple[int, int]

@@ -23,6 +23,7 @@ from jest_tf.files import parse_json
 RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner", "PrismRunner")
 KEPT = "Units that are done are kept: the same command goes on from there."
 AHEAD = 32
+HELD, HELD_BYTES = 64, 1 << 24  # items that are held together, at most
 _LOCK = threading.Lock()
 
 
@@ -114,6 +115,27 @@ def in_order(
     finally:
         for job in waiting:
             job.cancel()
+
+
+def together(items: Iterable, n_bytes: Callable[[Any], int]) -> Iterator[list]:
+    """The items in lists that are short enough to be held; n_bytes: of one.
+
+    What came before an error is given before it is raised.
+    """
+    held, size, error = [], 0, None
+    try:
+        for item in items:
+            held.append(item)
+            size += n_bytes(item)
+            if len(held) == HELD or size > HELD_BYTES:
+                yield held
+                held, size = [], 0
+    except Exception as raised:
+        error = raised
+    if held:
+        yield held
+    if error:
+        raise error
 
 
 def do(index: int, opener: str, arguments: str) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from werkzeug.exceptions import HTTPException
 
-from jest_tf.data.cleaning import check_image
+from jest_tf.data.cleaning import check_images
 from jest_tf.errors import UserError, nearest
 from jest_tf.pages.html import render
 from jest_tf.serving.querying import Searcher
@@ -200,7 +200,7 @@ class Desk:
         if not encoded:
             raise UserError("no picture came: expected the form field `picture`, or a file as body")
         with self._decoding:
-            encoded, _, problem = check_image(encoded, None)
+            ((encoded, _, problem),) = check_images([encoded])
             if problem:
                 raise UserError(problem)
             found = {m: one.encode_image_bytes([encoded]) for m, one in self._encoders.items()}

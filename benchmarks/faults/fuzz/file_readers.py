@@ -69,7 +69,7 @@ def _judge(records: Iterable) -> bool:
         if not isinstance(record, Pair):
             is_sound = False
             continue
-        _, _, reason = cleaning.check_image(record.image, max_side=8)
+        ((_, _, reason),) = cleaning.check_images([record.image], max_side=8)
         kept = cleaning.clean_captions(record.captions, cleaning.collections.Counter())
         is_sound &= reason is None and bool(kept)
     return is_sound
