@@ -93,7 +93,8 @@ def main(argv: list[str]) -> None:
         labels = Labels(emoji.noise_by_id(), emoji.NOISY)
     else:
         labels = read_labels(_LABELS.value)
-    runs = [rows for path in _AUDIT.value for rows in judged(path, labels)]
+    data = (_DATA.value, _DATA_DIR.value) if _CLEANLAB.value else None
+    runs = [rows for path in _AUDIT.value for rows in judged(path, labels, data, _PARTS.value)]
     rows = summary(runs)
     names = list(rows[0])
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
@@ -107,8 +108,13 @@ def main(argv: list[str]) -> None:
             file.write(json.dumps(kept) + "\n")
 
 
-def judged(path: str, labels: Labels) -> list[list[dict]]:
-    """A row for each method, for each part of one audit."""
+def judged(
+    path: str, labels: Labels, data: tuple[str, str | None] | None = None, n_parts: int = 1
+) -> list[list[dict]]:
+    """A row for each method, for each part of one audit.
+
+    data: (audited set, where TFDS keeps its sets), to run cleanlab too.
+    """
     table = pq.read_table(path)
     if "reference_score" not in table.column_names:
         raise UserError(f"{path} has no reference_score: audit with --reference.")
@@ -118,10 +124,10 @@ def judged(path: str, labels: Labels) -> list[list[dict]]:
     flagged = verdict[used] == "wrong pair"
     methods, n = {"audit": flagged}, int(flagged.sum())
     methods["CLIPScore"] = lowest(table["reference_score"].to_numpy()[used], n)
-    if _CLEANLAB.value:
-        quality, issues = confident_learning(*_embeddings(path, used))
+    if data:
+        quality, issues = confident_learning(*_embeddings(path, used, *data))
         methods |= {"cleanlab": lowest(quality, n), "cleanlab, its own number": issues}
-    parts = [slice(first, None, _PARTS.value) for first in range(_PARTS.value)]
+    parts = [slice(first, None, n_parts) for first in range(n_parts)]
     return [compare({k: m[p] for k, m in methods.items()}, labels, ids[used][p]) for p in parts]
 
 
@@ -137,13 +143,15 @@ def summary(runs: list[list[dict]]) -> list[dict]:
     return rows
 
 
-def _embeddings(path: str, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _embeddings(
+    path: str, used: np.ndarray, data: str, data_dir: str | None
+) -> tuple[np.ndarray, np.ndarray]:
     """zimg, ztxt of the used pairs, from the cache that the audit made."""
     from jest_tf.data.records import shard_records
     from jest_tf.data.sources import open_source, register
 
-    register("examples.emoji.builder" if _EMOJI.value else "")
-    manifest = open_source(_DATA.value, _DATA_DIR.value)
+    register("examples.emoji.builder" if data.startswith("tfds:emoji_captions") else "")
+    manifest = open_source(data, data_dir)
     cache = ReferenceCache.load(f"{path}.reference")
     parts = []
     for shard in range(len(manifest.shards)):

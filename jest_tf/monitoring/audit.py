@@ -33,7 +33,7 @@ from jest_tf.monitoring.verdicts import DUPLICATE, Verdicts, judge, mates, repre
 from jest_tf.pages.html import thumbnail
 from jest_tf.progress import Counter
 
-VERSION = 3
+VERSION = 4
 ABOUT = b"jest_audit"  # the key of an audit's notes in the metadata of its file
 SAMPLED = 8192  # pairs that the embeddings' spread is taken from
 FITTED = 1 << 16  # pairs that the regressions are learned from, at most

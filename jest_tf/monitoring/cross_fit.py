@@ -5,6 +5,10 @@ those that never saw it (one of FOLDS), so a wrong pair cannot vouch for itself;
 agree with one another, so what is learned comes from the sound ones. No label is used: the strength
 of the ridge is the one under which held-out pairs fit best. Where the reference alone fits them
 better, nothing is learned.
+
+How much each of the two ways counts is learned too: a logistic regression tells the audited pairs
+from pairs that are put together by chance (as Percolator does, Käll et al. 2007). A pair's rank is
+the share of the latter that look at least as sound.
 """
 
 import functools
@@ -18,7 +22,8 @@ RIDGES = (1.0, 0.1, 0.01, 0.001)
 WAVES = 768  # random Fourier features of an embedding (Rahimi and Recht 2007)
 WORDS = 512  # places that words and groups of four letters are hashed to
 RANKED = 1024  # pairs that each pair is ranked among
-PROBED = 2048  # held-out pairs that the strength is chosen on, about
+PROBED = 8192  # pairs that the strength and the weights of the ways are chosen on, about
+CHANCE = 4  # pairs put together by chance for each of these
 
 Pairs = tuple[np.ndarray, np.ndarray, Sequence[str], np.ndarray]  # zimg, ztxt, captions, folds
 
@@ -61,14 +66,20 @@ class CrossFit:
         sums, probe = self._sums(blocks)
         if not sums or not len(probe[0]):
             return cls({})
-        best, ridge = float(np.mean(pair_rank(*probe[:2], others))), None
+        unseen = [part[probe[3] == 0] for part in probe]
+        best, ridge = float(np.mean(pair_rank(*unseen[:2], others))), None
         for tried in RIDGES:
             self._solve(sums, tried, range(1))
-            if (found := float(np.mean(self.rank(*probe)))) < best:
+            if (found := float(np.mean(self._ranks(*unseen)))) < best:
                 best, ridge = found, tried
         if ridge is None:
             return cls({})
         self._solve(sums, ridge, range(FOLDS))
+        own = self._evidence(*probe)
+        chance = [self._evidence(*_by_chance(*probe, shift)) for shift in range(1, CHANCE + 1)]
+        chance = np.concatenate(chance)
+        arrays["ways"] = told_apart(own, chance)
+        arrays["chance"] = np.sort(chance @ arrays["ways"])
         return self
 
     def _solve(self, sums: Sequence, ridge: float, wanted: range) -> None:
@@ -88,26 +99,36 @@ class CrossFit:
         return "weights0" in self.arrays
 
     def rank(self, zimg, ztxt, captions: Sequence[str], fold: np.ndarray) -> np.ndarray:
-        """float32 [n]: the mean rank of both ways, each pair by the regressions without its fold.
+        """float32 [n]: share of pairs by chance that look as sound as each pair, or more so.
 
         zimg, ztxt float32 [n, d]; fold int [n], of `folds`.
         """
-        white = self._white(0, zimg), self._white(1, ztxt)
-        total = np.zeros(len(zimg), np.float32)
+        sound, chance = self._evidence(zimg, ztxt, captions, fold), self.arrays["chance"]
+        below = np.searchsorted(chance, sound @ self.arrays["ways"])
+        return (1 - below / len(chance)).astype(np.float32)
+
+    def _evidence(self, *pairs) -> np.ndarray:
+        """float64 [n, 2]: higher where a pair looks sound, one way and the other."""
+        return -np.log(self._ranks(*pairs).astype(float) + 1 / RANKED).T
+
+    def _ranks(self, zimg, ztxt, captions: Sequence[str], fold: np.ndarray) -> np.ndarray:
+        """float32 [2, n]: share of other captions, and of other pictures, that fit better; each
+        pair by the regressions without its fold."""
+        white, ranks = (self._white(0, zimg), self._white(1, ztxt)), []
         for side, z in enumerate((zimg, ztxt)):
             features = _features(side, z, white[side], captions)
             guess = np.empty_like(white[0])
             for f in np.unique(fold):
                 guess[fold == f] = features[fold == f] @ self.arrays[f"weights{side}"][f]
             other = 1 - side
-            total += rank_among(_unit(guess), white[other], self.arrays[f"others{other}"]) / 2
-        return total
+            ranks.append(rank_among(_unit(guess), white[other], self.arrays[f"others{other}"]))
+        return np.stack(ranks)
 
     def _white(self, side: int, z: np.ndarray) -> np.ndarray:
         return _unit((z - self.arrays[f"mean{side}"]) @ self.arrays[f"whiten{side}"])
 
     def _sums(self, blocks: Iterable[Pairs]) -> tuple[list, list]:
-        """For each side and fold, the sums that a regression is solved from; pairs of fold 0."""
+        """For each side and fold, the sums that a regression is solved from; some of the pairs."""
         sums, probes, n_probed = [], [], 0
         for zimg, ztxt, captions, fold in blocks:
             white = self._white(0, zimg), self._white(1, ztxt)
@@ -122,10 +143,35 @@ class CrossFit:
                     sums[side][0][f] += x.T @ x
                     sums[side][1][f] += x.T @ white[1 - side][fold == f]
             if n_probed < PROBED:
-                rows = fold == 0
+                rows = slice(PROBED - n_probed)
                 probes.append([z[rows] for z in (zimg, ztxt, np.array(captions, object), fold)])
-                n_probed += rows.sum()
+                n_probed += len(probes[-1][0])
         return sums, [np.concatenate(parts) for parts in zip(*probes, strict=True)]
+
+
+def _by_chance(zimg, ztxt, captions: np.ndarray, fold: np.ndarray, shift: int) -> Pairs:
+    """Each picture with the caption of another pair of its fold, which its regressions never saw
+    either."""
+    rng, other = np.random.default_rng(0), np.empty(len(fold), int)
+    for f in np.unique(fold):
+        rows = rng.permutation(np.flatnonzero(fold == f))
+        other[rows] = np.roll(rows, shift)
+    return zimg, ztxt[other], captions[other], fold
+
+
+def told_apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """float64 [k]: weights of a logistic regression that tells rows [n, k] of `one` by high sums.
+
+    Newton's method, with a slight ridge on the weights; the constant is left out.
+    """
+    x = np.pad(np.concatenate([one, other]), [(0, 0), (0, 1)], constant_values=1.0)
+    y = np.repeat([1.0, 0.0], [len(one), len(other)])
+    weights, ridge = np.zeros(x.shape[1]), np.append(np.ones(x.shape[1] - 1), 0)
+    for _ in range(20):
+        p = 1 / (1 + np.exp(-x @ weights))
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(ridge)
+        weights += np.linalg.solve(curvature, x.T @ (y - p) - ridge * weights)
+    return weights[:-1]
 
 
 def _unit(z: np.ndarray) -> np.ndarray:

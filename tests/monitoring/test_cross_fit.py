@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from jest_tf.monitoring import cross_fit
 from jest_tf.monitoring.cross_fit import CrossFit, pair_rank
@@ -59,6 +59,22 @@ def test_the_reference_is_kept_where_nothing_better_is_learned(pairs):
     ztxt = unit(zimg + 1e-3 * rng.normal(size=[N, D]))
     assert not learned((zimg, ztxt, captions, fold))
     assert not CrossFit.of(zimg, ztxt, [])
+
+
+def test_pairs_by_chance_have_every_rank_alike(pairs):
+    """So the ranks above a half show how many pairs are wrong, which `verdicts` builds on."""
+    (zimg, ztxt, captions, fold), _ = pairs
+    other = np.random.default_rng(7).permutation(N)
+    rank = learned(pairs[0]).rank(zimg, ztxt[other], [captions[i] for i in other], fold)
+    np.testing.assert_allclose(np.quantile(rank, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.07)
+
+
+def test_the_weights_of_the_ways_are_those_of_a_logistic_regression():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=[300, 2]) + [0.5, 1.5], rng.normal(size=[900, 2])
+    y = np.repeat([1, 0], [300, 900])
+    theirs = LogisticRegression(C=1.0, tol=1e-8).fit(np.concatenate([one, other]), y).coef_[0]
+    np.testing.assert_allclose(cross_fit.told_apart(one, other), theirs, rtol=0.01)
 
 
 def test_repetitions_of_a_pair_fall_into_one_fold():
