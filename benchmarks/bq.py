@@ -77,21 +77,15 @@ def families(ztxt, captions) -> Callable:
     return lambda rng, n: rng.choice(rows, n, replace=False)
 
 
-def cluster_of(ztxt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """int [n]: the cluster of each row, PER_CLUSTER rows in one on average."""
+def clustered(ztxt, captions) -> Callable:
+    """Runs of neighbours, one from each data lane."""
+    rng = np.random.default_rng(0)
     centres = ztxt[rng.choice(len(ztxt), len(ztxt) // PER_CLUSTER, replace=False)]
     for _ in range(5):
         nearest = np.argmax(ztxt @ centres.T, axis=1)
         for k in np.unique(nearest):
             mean = ztxt[nearest == k].mean(axis=0)
             centres[k] = mean / max(np.linalg.norm(mean), 1e-9)
-    return nearest
-
-
-def clustered(ztxt, captions) -> Callable:
-    """Runs of neighbours, one from each data lane."""
-    rng = np.random.default_rng(0)
-    nearest = cluster_of(ztxt, rng)
     order = np.lexsort((rng.random(len(ztxt)), nearest))
 
     def draw(rng, n):

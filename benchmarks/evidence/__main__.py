@@ -7,7 +7,6 @@
     python -m benchmarks.evidence --suite=tuning_trials   # tuning: learning rates, candidates
     python -m benchmarks.evidence --suite=tuning          # tuning: 5 seeds for each claim
     python -m benchmarks.evidence --suite=photographs     # tuning on photographs
-    python -m benchmarks.evidence --suite=clusters        # lanes ordered by cluster
     python -m benchmarks.evidence --suite=from_nothing_trials  # options, on the trial seed
     python -m benchmarks.evidence --suite=from_nothing    # on the page of the tuning runs, 2 seeds
     python -m benchmarks.evidence --suite=tuning --report_only --update_readme
@@ -44,7 +43,6 @@ _SUITE = flags.DEFINE_enum(
         "tuning_trials",
         "tuning",
         "photographs",
-        "clusters",
         "from_nothing_trials",
         "from_nothing",
     ],

@@ -28,9 +28,6 @@ CLEAN_POOL, REFERENCE, CACHE = "{clean_pool}", "{reference}", "{cache}"
 # the prepared photographs.
 BASE, BASE_CACHE, BEST_PAIRS, PHOTOS = "{base}", "{base_cache}", "{best_pairs}", "{photos}"
 OWN_BEST = "{own_best}"  # the pairs that the cell's own reference scores best
-# The pool in the order of its clusters, a shard each, and the base's embeddings of it.
-CLUSTERS, CLUSTERS_CACHE = "{clusters}", "{clusters_cache}"
-START = "{start}"  # the workdir of the run that the cell starts from
 # Of the shipped base: a run that starts from it takes them over.
 BASE_SIZES = {"data.image_size": 48, "model.image_size": 48, "model.patch_size": 8}
 
@@ -46,8 +43,7 @@ class Row:
     `reference_seed`. caches: whether it reads the reference's embeddings instead of computing them
     at each step. agreement: whether cheap scores are compared with full ones at each of its
     checkpoints. tuned_as: names; the rows `tune_{name}_*` are its learning rate's trials, and the
-    rate that is best on average over the names is taken. config: the file. start: the row whose
-    weights it tunes, at its first seed.
+    rate that is best on average over the names is taken. config: the file.
     """
 
     name: str
@@ -62,18 +58,16 @@ class Row:
     agreement: bool = False
     tuned_as: tuple[str, ...] = ()
     config: str = CONFIG
-    start: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One training run. `reference`, `trials` and `start` must be finished before it starts."""
+    """One training run. `reference` and `trials` must be finished before it starts."""
 
     row: Row
     seed: int
     reference: "Cell | None" = None
     trials: tuple["Cell", ...] = ()
-    start: "Cell | None" = None
 
     @property
     def name(self) -> str:
@@ -86,7 +80,7 @@ class Cell:
 
     @property
     def needs(self) -> tuple["Cell", ...]:
-        return (*self.trials, *(cell for cell in (self.reference, self.start) if cell))
+        return (*self.trials, *([self.reference] if self.reference else []))
 
     @property
     def reads_cache(self) -> bool:
@@ -122,12 +116,8 @@ class Cell:
                     f"{nearest(field, keys)}."
                 )
             config.update_from_flattened_dict({field: value})
-        if self.start:
-            config.model.init = START
         if config.model.init:
-            sizes = self.start.config if self.start else None
-            own = {name: flat(sizes)[name] for name in BASE_SIZES} if sizes else BASE_SIZES
-            config.update_from_flattened_dict(own)
+            config.update_from_flattened_dict(BASE_SIZES)
         if self.reference:
             config.reference.workdir = REFERENCE
         if self.reads_cache:
@@ -186,9 +176,7 @@ def make_cells(
             if row.reference:
                 of_seed = seed if row.reference_seed is None else row.reference_seed
                 reference = make(row_of(row.reference), of_seed)
-            start = row_of(row.start) if row.start else None
-            start = start and make(start, start.seeds[0])
-            made[name] = Cell(row, seed, reference, trial_cells, start)
+            made[name] = Cell(row, seed, reference, trial_cells)
         return made[name]
 
     wanted_rows = [row_of(name) for name in wanted]

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.evidence.claims import CONFIRMED, OPEN, REFUTED
-from benchmarks.evidence.curves import Mean
-from benchmarks.evidence.markdown import points, table
+from benchmarks.evidence.markdown import table
 
 SHOWN_B = (64, 256, 1024, 4096)
 POOL = "emoji pool"
@@ -29,12 +28,9 @@ def table_of(lines: Sequence[Line]) -> str:
     return table(heads, body) if body else ""
 
 
-def predictions(lines: Sequence[Line], trained: Mean | None = None) -> list[str]:
-    """P1 to P5, each with a verdict: beyond 2 standard errors of the difference, or undecided.
-
-    trained: score of models that joint selection trained with such lanes, minus that by top-k.
-    """
-    found = [_p1(lines), _p2(lines), _p3(lines), _p4(lines), _p5(lines, trained)]
+def predictions(lines: Sequence[Line]) -> list[str]:
+    """P1 to P5, each with a verdict: beyond 2 standard errors of the difference, or undecided."""
+    found = [_p1(lines), _p2(lines), _p3(lines), _p4(lines), _p5(lines)]
     return [text for text in found if text]
 
 
@@ -119,16 +115,12 @@ def _p4(lines) -> str:
     )
 
 
-def _p5(lines, trained: Mean | None) -> str:
+def _p5(lines) -> str:
     near, pool = (_line(lines, rows, 128) for rows in ("clustered", "all"))
     if not near or not pool:
         return ""
-    if trained:
-        said = f"A small model trained with such lanes (above): {points(trained)} points."
-    else:
-        said = "This is joint score, not yet a better model: no run was trained so."
     return (
         "**P5, lanes ordered by cluster bring mates into a small batch: "
         f"{_judged(near, pool)}.** At b = 128 they gain {_gain(near)} a row, random rows "
-        f"{_gain(pool)}. {said}"
+        f"{_gain(pool)}. This is joint score, not yet a better model: no run was trained so."
     )

@@ -1,29 +1,16 @@
 """What all cells read, made once before the first: cells may run side by side."""
 
-import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
-from benchmarks import bq
-from benchmarks.evidence.grid import (
-    BASE,
-    BASE_CACHE,
-    BEST_PAIRS,
-    CLEAN_POOL,
-    CLUSTERS,
-    CLUSTERS_CACHE,
-    PHOTOS,
-    Cell,
-)
+from benchmarks.evidence.grid import BASE, BASE_CACHE, BEST_PAIRS, CLEAN_POOL, PHOTOS, Cell
 from examples.emoji import builder as emoji  # noqa: F401 - registers the set with TFDS
 from jest_tf.data.manifest import Manifest, Shard
-from jest_tf.data.reference_cache import CacheWriter, ReferenceCache
 from jest_tf.data.sources import open_source
 from jest_tf.monitoring.labels import CLEAN
 from jest_tf.training.inputs import find_vocabulary
@@ -55,23 +42,13 @@ def prepare(cells: Iterable[Cell], data_dir: str, placeholders: Mapping[str, str
     clean_pool = placeholders[CLEAN_POOL]
     if CLEAN_POOL in used and not Path(clean_pool).exists():
         write_clean_part(open_source(POOL, data_dir), clean_pool)
-    clusters, of_clusters = placeholders[CLUSTERS], placeholders[CLUSTERS_CACHE]
-    if used & {CLUSTERS, CLUSTERS_CACHE} and not Path(clusters, "manifest.json").exists():
-        _run(base_commands({BASE_CACHE}, data_dir, placeholders))
-        cache = ReferenceCache.load(placeholders[BASE_CACHE])
-        cluster = bq.cluster_of(bq.read(cache)[1], np.random.default_rng(0))
-        write_clusters(open_source(POOL, data_dir), cache, cluster, clusters, of_clusters)
-    _run(base_commands(used, data_dir, placeholders))
+    for words in base_commands(used, data_dir, placeholders):
+        print(shlex.join(words), flush=True)
+        subprocess.run([sys.executable, *words[1:]], check=True)
     for config in vocabularies.values():
         config = config.copy_and_resolve_references()
         config.data.data_dir = data_dir
         find_vocabulary(config)
-
-
-def _run(commands: Iterable[list[str]]) -> None:
-    for words in commands:
-        print(shlex.join(words), flush=True)
-        subprocess.run([sys.executable, *words[1:]], check=True)
 
 
 def base_commands(
@@ -113,43 +90,6 @@ def best_pairs(cache: str, best: str, data: list[str]) -> list[tuple[str, list[s
         (table, ["audit", *data, f"--reference={cache}", f"--out={table}"]),
         (f"{best}/manifest.json", [*curate, f"--out={best}"]),
     ]
-
-
-def write_clusters(
-    pool: Manifest, cache: ReferenceCache, cluster: np.ndarray, folder: str, cache_folder: str
-) -> None:
-    """Copies all records and their embeddings, a shard for each cluster, with a manifest.
-
-    A lane of data reads four shards side by side, so its part of a super-batch is of few clusters.
-    """
-    numbers = np.random.default_rng(0).permutation(np.unique(cluster))
-    rows_of = [np.flatnonzero(cluster == number) for number in numbers]
-    paths = [f"{folder}/cluster-{number:05d}.tfrecord" for number in numbers]
-    os.makedirs(folder, exist_ok=True)
-    _copy([(s.path, s.start, s.records) for s in pool.shards], rows_of, paths)
-    shards = [
-        Shard(os.path.abspath(path), len(rows), 0, bytes=os.path.getsize(path))
-        for path, rows in zip(paths, rows_of, strict=True)
-    ]
-    ordered = pool.with_shards(shards, f"{pool.name}, by cluster")
-    same = {name: getattr(cache, name) for name in ("identity", "dim", "scale", "bias", "dtype")}
-    writer = CacheWriter(cache_folder, ordered, **same)
-    of_pool = zip(cache.shard_paths, cache.records, strict=True)
-    _copy([(path, 0, n) for path, n in of_pool], rows_of, writer.cache.shard_paths)
-    writer.finish()
-    ordered.save(f"{folder}/manifest.json")
-
-
-def _copy(
-    parts: Iterable[tuple[str, int, int]], rows_of: Iterable[np.ndarray], paths: Iterable[str]
-) -> None:
-    """Writes files of the records at `rows_of` each; parts: (path, first, records) to read."""
-    files = (tf.data.TFRecordDataset(path).skip(first).take(n) for path, first, n in parts)
-    records = [record for file in files for record in file.as_numpy_iterator()]
-    for path, rows in zip(paths, rows_of, strict=True):
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for row in rows:
-                writer.write(records[row])
 
 
 def write_clean_part(pool: Manifest, path: str) -> None:

@@ -87,6 +87,7 @@ def contents(
     if family == "tuning":
         kept = tables(shown.rows, shown.pool, shown.results)
         kept = {name: kept[name] for name in ("final_scores", "selected", "runs") if name in kept}
+        kept["trials"] = tuning_page.trial_records(evidence_of(shown).trials)
         return tuning_page.page(evidence_of(shown), shown), kept
     figures = claims.figures(shown.rows, shown.pool)
     text = page.page(family, shown, tried, figures, claims.claims(shown.rows))

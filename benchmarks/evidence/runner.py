@@ -22,8 +22,6 @@ from benchmarks.evidence.grid import (
     BASE_CACHE,
     BEST_PAIRS,
     CLEAN_POOL,
-    CLUSTERS,
-    CLUSTERS_CACHE,
     OWN_BEST,
     PHOTOS,
     RATE,
@@ -65,9 +63,8 @@ class Folders:
         return self.of(cell) / "best_pairs"
 
     def of_base(self, cell: Cell) -> Path:
-        """Where evaluations of the base are kept for all cells of its config that start from it."""
-        start = cell.start.folder if cell.start else Path(cell.row.config).parent.name
-        return self.workdir / "of_base" / start
+        """Where evaluations of the base are kept for all cells of the cell's config."""
+        return self.workdir / "of_base" / Path(cell.row.config).parent.name
 
     @property
     def placeholders(self) -> dict[str, str]:
@@ -79,8 +76,6 @@ class Folders:
             BASE_CACHE: f"{base}/pool_embeddings",
             BEST_PAIRS: f"{base}/best_pairs",
             PHOTOS: f"{self.data_dir}/photos",
-            CLUSTERS: f"{base}/clusters",
-            CLUSTERS_CACHE: f"{base}/clusters_embeddings",
         }
 
     def fill(self, text: str) -> str:
@@ -322,8 +317,6 @@ def train_command(cell: Cell, rate: float, folders: Folders) -> list[str]:
         fields["reference.workdir"] = str(folders.of(cell.reference))
     if cell.reads_cache:
         fields["reference.cache"] = str(folders.cache_of(cell.reference))
-    if cell.start:
-        fields["model.init"] = str(folders.of(cell.start))
     flags = [f"--config.{k}={v}" for k, v in fields.items()]
     config = f"--config={cell.row.config}:{cell.argument}"
     words = ["python", "-m", "jest_tf.train", config, *flags, f"--workdir={folders.of(cell)}"]
@@ -364,29 +357,25 @@ def finished(cells: Sequence[Cell], folders: Folders) -> dict[str, dict[str, Any
 
 
 def to_run(cells: Sequence[Cell], done: Mapping[str, Any], folders: Folders) -> list[Cell]:
-    """The cells without a result, and the models that those need but that are not here.
+    """The cells without a result, and the references that those need but that are not here.
 
     Results travel with the repository and weights do not: a reference is then trained again.
     """
     wanted = {cell.name for cell in cells if cell.name not in done}
     for cell in reversed(cells):  # What needs comes after what is needed.
-        if cell.name in wanted and cell.reference and not _has_reference(cell, folders):
-            wanted.add(cell.reference.name)
-        if cell.name in wanted and cell.start and not _has_weights(cell.start, folders):
-            wanted.add(cell.start.name)
+        reference = cell.reference
+        if cell.name in wanted and reference and not _has_reference(cell, folders):
+            wanted.add(reference.name)
     return [cell for cell in cells if cell.name in wanted]
 
 
-def _has_weights(cell: Cell, folders: Folders) -> bool:
-    step = cell.config.total_steps
-    return (folders.of(cell) / "checkpoints" / f"step-{step:08d}").exists()
-
-
 def _has_reference(cell: Cell, folders: Folders) -> bool:
+    step = cell.reference.config.total_steps
+    weights = folders.of(cell.reference) / "checkpoints" / f"step-{step:08d}"
     cache = folders.cache_of(cell.reference) / "cache.json"
     best = folders.best_of(cell.reference) / "manifest.json"
     is_scored = (cache.exists() or not cell.reads_cache) and (best.exists() or not cell.reads_best)
-    return _has_weights(cell.reference, folders) and is_scored
+    return weights.exists() and is_scored
 
 
 def _share_start(cell: Cell, source: Path, target: Path) -> None:

@@ -377,7 +377,6 @@ def _anew() -> tuple[list[Row], list[Row]]:
 
     few = {"seeds": (0,), "tuned_as": ()}
     by = few | {"reference": ANEW_REFERENCE, "reference_seed": 0}
-    two = by | {"seeds": ABLATION_SEEDS}
     flops = (ANEW_FLOPS_STEPS, 82)
     rows = [
         _curated(
@@ -387,7 +386,7 @@ def _anew() -> tuple[list[Row], list[Row]]:
         _uniform(ANEW_UNIFORM, "uniform", HEADLINE, *flops, overrides=at(2e-3), **few),
         _uniform(
             ANEW_CLIPSCORE, "offline CLIPScore by the reference, best 30%", HEADLINE,
-            *flops, overrides=at(2e-3, {"data.train": OWN_BEST}), **two,
+            *flops, overrides=at(2e-3, {"data.train": OWN_BEST}), **by,
         ),
         _uniform(
             ANEW_CLIPSCORE_DISTILLED, "offline CLIPScore, best 32%, distilled", HEADLINE,
@@ -396,7 +395,7 @@ def _anew() -> tuple[list[Row], list[Row]]:
         _selecting(
             ANEW_FILTERED, f"best 32% by CLIPScore, then joint, greedy, {ANEW_CHOSEN}", HEADLINE,
             steps=ANEW_FILTERED_STEPS, every=48,
-            overrides=at(2e-3, FILTERS | HALVING | DISTILS | HALVES), **two,
+            overrides=at(2e-3, FILTERS | HALVING | DISTILS | HALVES), **by,
         ),
         _selecting(
             ANEW_JOINT, f"joint, {ANEW_CHOSEN}", HEADLINE, steps=ANEW_STEPS,
@@ -443,7 +442,6 @@ SUITES = {
         Suite("tuning_trials", "tuning", RESULTS_ROWS, _names(tuning.TRIALS)),
         Suite("tuning", "tuning", RESULTS_ROWS, _names(tuning.TUNED)),
         Suite("photographs", "tuning", RESULTS_ROWS, _names(tuning.PHOTO_ROWS)),
-        Suite("clusters", "tuning", RESULTS_ROWS, _names(tuning.CLUSTERS_ROWS)),
         Suite("from_nothing_trials", "tuning", RESULTS_ROWS, _names(ANEW_TRIALS)),
         Suite("from_nothing", "tuning", RESULTS_ROWS, _names(ANEW)),
     )

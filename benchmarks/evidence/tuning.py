@@ -12,8 +12,6 @@ from benchmarks.evidence.grid import (
     BASE,
     BASE_CACHE,
     BEST_PAIRS,
-    CLUSTERS,
-    CLUSTERS_CACHE,
     HEADLINE,
     PHOTOS,
     RATE,
@@ -24,7 +22,7 @@ from benchmarks.evidence.grid import (
 CONFIG, PHOTOS_CONFIG = "examples/emoji/tune.py", "examples/photos/tune.py"
 STEPS, FLOPS_STEPS = 60, 161  # a test checks that both cost the same
 LONG_STEPS, LONG_FLOPS_STEPS = 180, 483  # and these
-MAIN_SEEDS, PHOTO_SEEDS, FEW_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2), (0, 1)
+MAIN_SEEDS, PHOTO_SEEDS, FEW_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2), (0,)
 TRIAL_SEED = 100  # reported nowhere else
 GREEDY, DRAWS = {"selection.greedy": True}, {"selection.greedy": False}
 DISTILS = {"reference.distillation": 1.0}
@@ -69,7 +67,7 @@ _ROWS = {
     ),
     TOP_K_PREFILTERED: (
         "independent_top_k", "independent top-k, prefiltered", STEPS, CACHED | PREFILTERED,
-        JOINT_PREFILTERED, MAIN_SEEDS,
+        JOINT_PREFILTERED, (0, 1),
     ),
     JOINT_PREFILTERED: (
         "joint", "joint, greedy, prefiltered", STEPS, _SELECTS, JOINT_PREFILTERED, MAIN_SEEDS,
@@ -102,29 +100,6 @@ _ROWS = {
         JOINT_PREFILTERED, FEW_SEEDS,
     ),
 }  # fmt: skip
-# By cluster, each lane of two reads four clusters side by side: as eight lanes of one cluster.
-ORDERED = {"data.train": CLUSTERS, "reference.cache": CLUSTERS_CACHE, "data.n_lanes": 2}
-# What was tried and no row came of: policy, label, steps, overrides.
-_OPTIONS = {
-    "same_caption": (
-        "joint",
-        "the short recipe, equal captions counted as negatives",
-        STEPS,
-        _SELECTS | {"same_caption": "negative"},
-    ),
-    "cooler": (
-        "joint",
-        "the short recipe, sampled at a temperature of 0.25",
-        STEPS,
-        _SELECTS | DRAWS | {"selection.temperature": 0.25},
-    ),
-    "by_cluster": (
-        "joint",
-        "the short recipe, lanes ordered by cluster",
-        STEPS,
-        _SELECTS | ORDERED,
-    ),
-}
 SHORT = (
     UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, TOP_K_PREFILTERED, JOINT_ALL, JOINT_SAMPLED,
     JOINT_BOTH, JOINT_PREFILTERED,
@@ -134,9 +109,7 @@ LONG = (LONG_CLIPSCORE, LONG_JOINT)
 # for joint selection and as good as any for CLIPScore.
 TRIED = ((JOINT_PREFILTERED, 3e-4), (CLIPSCORE, 3e-4), (JOINT_PREFILTERED, 1e-4),
          (CLIPSCORE, 1e-4), (JOINT_BOTH, 3e-4), (LONG_JOINT, 1e-4),
-         (LONG_CLIPSCORE, 1e-4), *((name, 1e-4) for name in _OPTIONS))  # fmt: skip
-# The short recipe in two halves: the second has the model of the first as start and reference.
-REFRESHED = ("tune_refresh_first_0.0001", "tune_refresh_second_0.0001")
+         (LONG_CLIPSCORE, 1e-4))  # fmt: skip
 
 
 def _overrides(policy: str, more: dict) -> tuple:
@@ -161,31 +134,13 @@ def _row(name: str) -> Row:
 def _trials() -> list[Row]:
     rows = []
     for name, rate in TRIED:
-        policy, label, steps, more = (_OPTIONS | _ROWS)[name][:4]
+        policy, label, steps, more = _ROWS[name][:4]
         steps = steps if name in LONG else STEPS
         argument = f"policy={policy},steps={steps},validate_every={steps}"
         overrides = _overrides(policy, more | {RATE: rate})
         name = f"tune_{name}_{rate:g}"
         rows.append(Row(name, label, TRIAL, argument, overrides, (TRIAL_SEED,), config=CONFIG))
-    return rows + _refreshed()
-
-
-def _refreshed() -> list[Row]:
-    """Two halves of the short recipe; see REFRESHED."""
-    first, second = REFRESHED
-    argument = f"policy=joint,steps={STEPS // 2},validate_every={STEPS // 2}"
-    overrides = dict(_overrides("joint", _SELECTS | {RATE: 1e-4}))
-    label = "the short recipe, {}"
-    one = Row(
-        first, label.format("its first half alone"), TRIAL, argument, tuple(overrides.items()),
-        (TRIAL_SEED,), config=CONFIG,
-    )  # fmt: skip
-    own = tuple((k, v) for k, v in overrides.items() if k not in ("model.init", "reference.cache"))
-    two = dataclasses.replace(
-        one, name=second, label=label.format("the reference renewed from the learner half-way"),
-        overrides=own, reference=first, reference_seed=TRIAL_SEED, start=first,
-    )  # fmt: skip
-    return [one, two]
+    return rows
 
 
 # The base has never seen a photograph: its reference is the base tuned on 296 curated pairs. At the
@@ -223,28 +178,5 @@ def _photos() -> list[Row]:
     return rows
 
 
-# Lanes ordered by cluster, so that b·q is 2.7 by captions: a small model that was trained on the
-# curated set (a row of `suites`) is tuned, the base is its reference. One rate for both, not tuned.
-CLUSTERS_START, CLUSTERS_STEPS, CLUSTERS_RATE = "new_reference", 50, 5e-4
-CLUSTERS_NAMES = ("clusters_top_k", "clusters_joint")
-
-
-def _clusters() -> list[Row]:
-    own = {RATE: CLUSTERS_RATE, "selection.sub_batch": 256, "selection.super_batch": 1280}
-    rows = []
-    for name, (policy, label, more) in zip(CLUSTERS_NAMES, _PHOTO_POLICIES, strict=True):
-        fields = FROM_BASE | AT_THE_END | ORDERED | {"reference.workdir": BASE} | own | more
-        del fields["model.init"]
-        argument = f"policy={policy},steps={CLUSTERS_STEPS}"
-        rows.append(
-            Row(
-                name, label, HEADLINE, argument, tuple(fields.items()), MAIN_SEEDS,
-                config=CONFIG, start=CLUSTERS_START,
-            )
-        )  # fmt: skip
-    return rows
-
-
 TRIALS, TUNED, PHOTO_ROWS = _trials(), [_row(name) for name in _ROWS], _photos()
-CLUSTERS_ROWS = _clusters()
-ROWS = (*TRIALS, *TUNED, *PHOTO_ROWS, *CLUSTERS_ROWS)
+ROWS = (*TRIALS, *TUNED, *PHOTO_ROWS)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.evidence import anew_page, mates_page, picks, suites, tuning
 from benchmarks.evidence.analysis import (
+    SCORES,
     RowResults,
     at_equal,
     paired,
@@ -23,12 +24,6 @@ from benchmarks.evidence.page import Shown, render
 Rows = Mapping[str, RowResults]
 COMMAND = "python -m benchmarks.evidence --suite={}"
 PHOTOS_TOP_K, PHOTOS_JOINT = tuning.PHOTO_NAMES
-CLUSTERS_TOP_K, CLUSTERS_JOINT = tuning.CLUSTERS_NAMES
-# Where a batch holds more than one near mate of a row: joint selection, independent top-k, what.
-MANY_MATES = (
-    (PHOTOS_JOINT, PHOTOS_TOP_K, "photographs"),
-    (CLUSTERS_JOINT, CLUSTERS_TOP_K, "lanes by cluster"),
-)
 
 
 class Evidence(NamedTuple):
@@ -71,21 +66,18 @@ def page(evidence: Evidence, shown: Shown) -> str:
         base={name: f"{100 * value:.1f}" for name, value in base.items()},
         tuned=_runs(evidence, (*tuning.LONG, *tuning.SHORT)),
         photos=_runs(evidence, [row.name for row in tuning.PHOTO_ROWS]),
-        clusters=_runs(evidence, tuning.CLUSTERS_NAMES, "no tuning: the curated set alone"),
         anew=anew_page.table_of(evidence.tuned, evidence.pool),
-        trials=_trials(evidence.trials),
         claims=_claims(evidence),
         margin=f"{100 * MARGIN:g}",
         goals=_goals(results_json(evidence)),
         mates=mates_page.table_of(evidence.bq),
-        predictions=mates_page.predictions(
-            evidence.bq, evidence.difference(CLUSTERS_JOINT, CLUSTERS_TOP_K)
-        ),
+        predictions=mates_page.predictions(evidence.bq),
         sizes=_sizes(evidence),
         noise=_noise(evidence),
         noisy=percent(_noisy(evidence)) if recipe else "?",
         trial_seed=tuning.TRIAL_SEED,
         again=points(again) if again else "",
+        filtered=_filtered(evidence),
     )
 
 
@@ -119,6 +111,12 @@ def short_answer(evidence: Evidence) -> list[str]:
             f"The strongest baseline there is {evidence.tuned[strongest].row.label}: the short "
             f"recipe minus it is {interval(d(short, strongest))} points."
         )
+    if tuning.LONG_CLIPSCORE in evidence.tuned:
+        gains = (interval(d(tuning.RECIPE, tuning.LONG_CLIPSCORE, score)) for score in SCORES)
+        said.append(
+            "The recipe minus offline CLIPScore at the same FLOPs is {} points of retrieval, {} of "
+            "zero-shot.".format(*gains)
+        )
     return said
 
 
@@ -126,8 +124,7 @@ def _decisions(evidence: Evidence) -> str:
     """Situation -> policy -> gain; intervals are of 95%."""
     body, d = [], evidence.difference
     tuned, photos, new = "a good model, noisy pairs", "photographs, b·q above 1", "no model yet"
-    clusters, then = "data ordered by cluster, b·q above 1", "the best 32%, then joint"
-    recipe, few = tuning.RECIPE, "joint, greedy"
+    recipe, few, then = tuning.RECIPE, "joint, greedy", "the best 32%, then joint"
     short, brief = tuning.JOINT_PREFILTERED, "the short recipe"
     for policy, name in (("the recipe", recipe), (brief, short)):
         if over := evidence.over_base(name):
@@ -140,7 +137,6 @@ def _decisions(evidence: Evidence) -> str:
         (tuned, "independent top-k, prefiltered too", brief, short, tuning.TOP_K_PREFILTERED,
          tuning.TOP_K_PREFILTERED),
         (photos, "independent top-k", few, PHOTOS_JOINT, PHOTOS_TOP_K, PHOTOS_TOP_K),
-        (clusters, "independent top-k", few, CLUSTERS_JOINT, CLUSTERS_TOP_K, CLUSTERS_TOP_K),
         (new, "everything", "joint", suites.ANEW_JOINT, "", suites.ANEW_UNIFORM),
         (new, "that set alone", "joint", suites.ANEW_JOINT, "", suites.ANEW_REFERENCE),
         (new, "the best 30% by CLIPScore", "joint", suites.ANEW_JOINT, "", suites.ANEW_CLIPSCORE),
@@ -168,8 +164,24 @@ def _at_equal_seconds(evidence: Evidence, a: str, b: str) -> Mean | None:
     return mean_of(gains)
 
 
-def _runs(evidence: Evidence, names: Sequence[str], base: str = "no tuning: the base") -> str:
-    """A line for each row. base: what the first line is called, of the model that they tune."""
+def _filtered(evidence: Evidence) -> dict[str, str]:
+    """Why filtering and then selecting ends below CLIPScore, from nothing: at equal steps, on the
+    validation part, and the share of its pairs that are verbatim in the curated set."""
+    names = (suites.ANEW_FILTERED, suites.ANEW_CLIPSCORE, suites.ANEW_JOINT)
+    if any(name not in evidence.tuned for name in names):
+        return {}
+    ours, theirs, joint = (evidence.tuned[name] for name in names)
+    steps = spent_by(ours, "step")
+    same, _ = at_equal(theirs, "step", steps, "retrieval")
+    seen = [truth_of(row, evidence.pool)["pair_seen"] for row in (ours, theirs, joint)]
+    return {
+        "steps": f"{steps:.0f}",
+        "ours": percent(mean_of(list(ours.validation().values()))),
+        "theirs": percent(same),
+    } | dict(zip(("seen", "seen_theirs", "seen_joint"), map(percent, seen), strict=True))
+
+
+def _runs(evidence: Evidence, names: Sequence[str]) -> str:
     body = []
     for row in (evidence.tuned[name] for name in names if name in evidence.tuned):
         truth = truth_of(row, evidence.pool)
@@ -187,24 +199,30 @@ def _runs(evidence: Evidence, names: Sequence[str], base: str = "no tuning: the 
     if body:
         start = row.one["test"]["base"]
         scores = (f"{100 * start[name]:.1f}" for name in ("retrieval", "zero_shot"))
-        body.insert(0, [base, "0", "0", "0", *scores, "-"])
+        body.insert(0, ["no tuning: the base", "0", "0", "0", *scores, "-"])
     heads = ["trained by", "steps", "TFLOP", "seconds", "retrieval", "zero-shot", "noisy selected"]
     return table(heads, body) if body else ""
 
 
-def _trials(trials: Mapping[str, Mapping]) -> str:
-    body = []
+def trial_records(trials: Mapping[str, Mapping]) -> list[dict[str, Any]]:
+    """What was tried on the trial seed, for a CSV file: scores on the validation part, 0..1."""
+    records = []
     for row in (*tuning.TRIALS, *suites.ANEW_TRIALS):
         if row.name not in trials:
             continue
         cell = trials[row.name]
-        curve, rate = cell["curve"], cell["config"]["optimizer"]["learning_rate"]
-        noisy = f"{100 * picks.broken(cell['picks']['after_warmup']):.1f}"
-        tried = row.label.removesuffix(", same FLOPs")
-        scores = [f"{100 * curve[name][-1]:.1f}" for name in ("retrieval", "zero_shot")]
-        body.append([tried, str(curve["step"][-1]), f"{rate:g}", *scores, noisy])
-    heads = ["trial", "steps", "learning rate", "retrieval", "zero-shot", "noisy selected"]
-    return table(heads, body) if body else ""
+        curve = cell["curve"]
+        records.append(
+            {
+                "trial": row.label.removesuffix(", same FLOPs"),
+                "steps": curve["step"][-1],
+                "learning_rate": cell["config"]["optimizer"]["learning_rate"],
+                "retrieval": curve["retrieval"][-1],
+                "zero_shot": curve["zero_shot"][-1],
+                "noisy_selected": picks.broken(cell["picks"]["after_warmup"]),
+            }
+        )
+    return records
 
 
 def _claims(evidence: Evidence) -> str:
@@ -221,6 +239,8 @@ def _claims(evidence: Evidence) -> str:
          d(short, tuning.UNIFORM_FLOPS), verdict),
         ("The recipe beats offline CLIPScore at equal FLOPs.",
          d(recipe, tuning.LONG_CLIPSCORE), verdict),
+        ("The same in zero-shot instead of retrieval.",
+         d(recipe, tuning.LONG_CLIPSCORE, "zero_shot"), verdict),
         ("The short recipe beats offline CLIPScore at equal FLOPs.",
          d(short, tuning.CLIPSCORE), verdict),
         ("The short recipe beats top-k behind the same prefilter.",
@@ -234,8 +254,6 @@ def _claims(evidence: Evidence) -> str:
          d(short, tuning.UNIFORM_DISTILLED), verdict),
         ("On photographs (b·q above 1) joint beats independent top-k.",
          d(PHOTOS_JOINT, PHOTOS_TOP_K), verdict),
-        ("With lanes by cluster (b·q above 1) joint beats independent top-k.",
-         d(CLUSTERS_JOINT, CLUSTERS_TOP_K), verdict),
         ("From nothing, joint selection beats uniform sampling at equal FLOPs.",
          d(suites.ANEW_JOINT, suites.ANEW_UNIFORM), verdict),
         ("From nothing, it beats offline CLIPScore at equal FLOPs.",
@@ -304,14 +322,13 @@ def results_json(evidence: Evidence) -> list[dict[str, Any]]:
         ]
         note = f"points of test retrieval by seed: {'; '.join(notes)}" if notes else "not measured"
         add(figure, value, "1", value == 1, used, "tuning", note)
-    judged = [(names, evidence.difference(*names[:2])) for names in MANY_MATES]
-    judged = [(names, found) for names, found in judged if found and found.error]
-    sigmas = min((found.mean / found.error for _, found in judged), default=None)
-    used = [rows[name] for names, _ in judged for name in names[:2]]
-    notes = [f"{names[2]}, greedy: {points(found)} points" for names, found in judged]
-    note = f"the lower of all; {'; '.join(notes)}" if notes else "not measured"
+    difference = evidence.difference(PHOTOS_JOINT, PHOTOS_TOP_K)
+    known = difference is not None and difference.error
+    sigmas = difference.mean / difference.error if known else None
+    used = [rows[name] for name in (PHOTOS_JOINT, PHOTOS_TOP_K) if name in rows]
+    note = f"photographs, greedy: {points(difference)} points" if known else "not measured"
     figure = "joint_minus_top_k_sigmas_where_bq_above_1"
-    add(figure, sigmas, "> 2", sigmas and sigmas > 2, used, "clusters", note)
+    add(figure, sigmas, "> 2", sigmas and sigmas > 2, used, "photographs", note)
     share = _noisy(evidence).mean if recipe else None
     note = f"share among the selected after warm-up, `{tuning.RECIPE}`; 0.40 of the pool"
     figure = "noisy_share_tuning"

@@ -10,17 +10,13 @@ import threading
 import time
 
 import evidence_fake_run
-import numpy as np
 import pytest
-import tensorflow as tf
 
 from benchmarks.evidence import grid, results, runner, suites, tuning
 from benchmarks.evidence.estimate import FIRST_RATE, FIXED_SECONDS, Estimate
 from benchmarks.evidence.grid import RATE, Row, make_cells
-from benchmarks.evidence.prepare import base_commands, write_clusters
+from benchmarks.evidence.prepare import base_commands
 from benchmarks.evidence.runner import Folders, Runner, finished, to_run, train_command
-from jest_tf.data.manifest import Manifest, Shard, Source
-from jest_tf.data.reference_cache import CacheWriter, ReferenceCache
 
 SCRIPT = str(pathlib.Path(evidence_fake_run.__file__))
 ROWS = (
@@ -219,18 +215,6 @@ def test_a_tuned_run_names_the_base_and_what_it_scored(folders):
     )
 
 
-def test_a_run_starts_from_the_model_of_another(folders, pool_truth):
-    cells = make_cells(suites.RESULTS_ROWS, tuning.CLUSTERS_NAMES)
-    start, cell = cells[0], cells[-1]
-    assert cell.needs == (start,) and start.name == f"{tuning.CLUSTERS_START}-s0"
-    assert f"--config.model.init={folders.of(start)}" in train_command(cell, 1e-3, folders)
-    assert cell.config.model.patch_size == start.config.model.patch_size == 12
-    base = make_cells(tuning.ROWS, [tuning.RECIPE])[-1]
-    assert folders.of_base(cell) != folders.of_base(base), "step 0 is of another model"
-    done = {cell.name: {} for cell in cells[:-1]}
-    assert to_run(cells, done, folders) == [start, cell], "weights are not here"
-
-
 def test_the_base_is_made_once_by_shipped_commands(folders):
     def modules(used):
         found = base_commands(used, folders.data_dir, folders.placeholders)
@@ -243,32 +227,6 @@ def test_the_base_is_made_once_by_shipped_commands(folders):
     (folders.workdir / "base" / "model.json").touch()
     assert modules({grid.BASE_CACHE}) == ["cache_reference"]
     assert modules({grid.PHOTOS}) == ["prepare"] * 3
-
-
-def test_the_pool_by_cluster_holds_every_record_once(tmp_path):
-    shards, records = [], [f"record {i}".encode() for i in range(7)]
-    for path, part in ((tmp_path / "a", records[:4]), (tmp_path / "b", records[4:])):
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for record in part:
-                writer.write(record)
-        shards.append(Shard(str(path), len(part)))
-    pool = Manifest("pool", (Source("s"),), tuple(shards))
-    own = {"identity": {"step": 3}, "dim": 2, "scale": 10.0, "bias": -5.0}
-    writer = CacheWriter(str(tmp_path / "cache"), pool, **own)
-    for shard, ids in enumerate(([0, 1, 2, 3], [4, 5, 6])):
-        writer.write_shard(shard, [(i, np.ones(2), np.ones([1, 2])) for i in ids])
-    out, cluster = [str(tmp_path / name) for name in ("out", "of_out")], [2, 0, 2, 0, 5, 5, 2]
-    write_clusters(pool, writer.finish(), np.array(cluster), *out)
-    ordered = Manifest.load(str(tmp_path / "out" / "manifest.json"))
-    found = [list(tf.data.TFRecordDataset(s.path).as_numpy_iterator()) for s in ordered.shards]
-    assert sorted(found) == [[records[i] for i in rows] for rows in ([0, 2, 6], [1, 3], [4, 5])]
-    cache = ReferenceCache.load(out[1])
-    cache.check_manifest(ordered)
-    assert cache.identity == own["identity"] and cache.bias == -5.0
-    for path, texts in zip(cache.shard_paths, found, strict=True):
-        rows = tf.constant(list(tf.data.TFRecordDataset(path).as_numpy_iterator()))
-        ids = cache.parse(rows, tf.zeros([len(rows)], tf.int64))["id"]
-        assert [f"record {i}".encode() for i in ids.numpy()] == texts
 
 
 def test_a_reference_whose_best_pairs_are_trained_on_keeps_them(folders, pool_truth):
