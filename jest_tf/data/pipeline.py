@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import gc
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -197,7 +198,7 @@ def record_chunks(
         graph_only(lambda lane: traced(lane, tables)),
         cycle_length=lanes_here,
         block_length=per_lane // chunk,
-        num_parallel_calls=tf.data.AUTOTUNE,  # lanes fill their first windows at the same time
+        num_parallel_calls=lanes_here,  # lanes fill their first windows at the same time
         deterministic=True,
     )
     return chunks, chunk
@@ -298,7 +299,7 @@ def _decoded_batches(
 
     chunks = chunks.map(
         graph_only(lambda *parts: read(*parts)),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=os.cpu_count(),
         deterministic=True,
     )
     batches = chunks.batch(batch_size // chunk, drop_remainder=True)
@@ -322,11 +323,23 @@ def _guarded(ways: tuple[Callable, ...], n: int, *parts: tf.Tensor) -> dict | tf
 
     singles = tf.data.Dataset.from_tensors(parts).unbatch().batch(1, drop_remainder=True)
     singly = singles.flat_map(graph_only(one_by_one)).unbatch().batch(n, drop_remainder=True)
-    return attempt(ways[0], *parts).concatenate(singly).take(1).get_single_element()
+    found = attempt(ways[0], *parts).concatenate(singly).take(1)
+    return found.with_options(_untuned()).get_single_element()
+
+
+def _untuned() -> tf.data.Options:
+    """Without the thread that tunes parallelism, for what runs at a time is known here.
+
+    An iterator that is dropped wakes that thread before it says why. On a busy machine the thread
+    then sleeps on, for up to a minute, and the program waits for it.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _options() -> tf.data.Options:
-    options = tf.data.Options()
+    options = _untuned()
     # The order is the product here; sharding is done by lanes.
     options.deterministic = True
     # The only rewriting that pays here; looking for the others takes time at every start.

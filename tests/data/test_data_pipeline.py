@@ -100,6 +100,16 @@ def test_the_pipelines_of_a_run_are_traced_once(make_manifest, tokenizer):
     assert graphs[1] == graphs[2] < graphs[0] / 5
 
 
+def test_an_iterator_that_is_dropped_waits_for_no_tuning(make_manifest, tokenizer):
+    # TensorFlow joins its tuning thread, which may have missed the word and sleep for a minute.
+    manifest = make_manifest([20, 10])
+    training = pipeline.super_batches(
+        manifest, tokenizer, super_batch=16, image_size=4, seed=3, n_lanes=4
+    )
+    for dataset in (training, pipeline.evaluation_batches(manifest, tokenizer, 4, 4)):
+        assert dataset.options().autotune.enabled is False
+
+
 def test_hosts_and_replicas_only_cut_the_batches(make_manifest, tokenizer):
     manifest = make_manifest([30, 8, 5, 22])
     expected = steps(manifest, tokenizer, 6)
