@@ -24,6 +24,8 @@ from benchmarks.evidence.page import Shown, render
 Rows = Mapping[str, RowResults]
 COMMAND = "python -m benchmarks.evidence --suite={}"
 PHOTOS_TOP_K, PHOTOS_JOINT = tuning.PHOTO_NAMES
+# Rows whose seeds took about the same seconds a step. Other work slowed the others, some tenfold.
+TIMED = {tuning.UNIFORM_FLOPS, tuning.CLIPSCORE, tuning.JOINT_PREFILTERED, *tuning.PHOTO_NAMES}
 
 
 class Evidence(NamedTuple):
@@ -173,7 +175,7 @@ def _decisions(evidence: Evidence) -> str:
 
 def _at_equal_seconds(evidence: Evidence, a: str, b: str) -> Mean | None:
     """Last score of a minus the score of b when it had run as long, on the curves."""
-    if a not in evidence.tuned or b not in evidence.tuned:
+    if a not in evidence.tuned or b not in evidence.tuned or not {a, b} <= TIMED:
         return None
     ours, theirs = evidence.tuned[a], evidence.tuned[b]
     gains = []
@@ -211,7 +213,7 @@ def _runs(evidence: Evidence, names: Sequence[str]) -> str:
                 f"{row.row.label} ({len(row.cells)} seed{'s' if len(row.cells) > 1 else ''})",
                 f"{spent_by(row, 'step'):.0f}",
                 f"{spent_by(row, 'flops_cached') / 1e12:.1f}",
-                f"{spent_by(row, 'seconds'):.0f}",
+                f"{spent_by(row, 'seconds'):.0f}" if row.row.name in TIMED else "-",
                 percent(row.test_mean("retrieval")),
                 percent(row.test_mean("zero_shot")),
                 percent(truth["broken"]) if truth else "-",
