@@ -29,6 +29,7 @@ _LABELS = _flag("list", "labels", [], "Files of noise labels.")
 _EMOJI = _flag("bool", "emoji", False, "The labels of the emoji pool.")
 _CLEANLAB = _flag("bool", "cleanlab", True, "Run cleanlab too.")
 _PARTS = _flag("integer", "parts", 1, "Count in so many parts that share no pair.", lower_bound=1)
+_SAMPLE = _flag("integer", "sample", 0, "Count in so many pairs, drawn at random; 0: in all.")
 _DATA = _flag("string", "data", None, "The audited set, for cleanlab.")
 _DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
 _OUT = _flag("string", "out", None, "Append the result to this file.")
@@ -94,7 +95,11 @@ def main(argv: list[str]) -> None:
     else:
         labels = read_labels(_LABELS.value)
     data = (_DATA.value, _DATA_DIR.value) if _CLEANLAB.value else None
-    runs = [rows for path in _AUDIT.value for rows in judged(path, labels, data, _PARTS.value)]
+    runs = [
+        rows
+        for path in _AUDIT.value
+        for rows in judged(path, labels, data, _PARTS.value, _SAMPLE.value)
+    ]
     rows = summary(runs)
     names = list(rows[0])
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
@@ -109,11 +114,16 @@ def main(argv: list[str]) -> None:
 
 
 def judged(
-    path: str, labels: Labels, data: tuple[str, str | None] | None = None, n_parts: int = 1
+    path: str,
+    labels: Labels,
+    data: tuple[str, str | None] | None = None,
+    n_parts: int = 1,
+    sample: int = 0,
 ) -> list[list[dict]]:
     """A row for each method, for each part of one audit.
 
-    data: (audited set, where TFDS keeps its sets), to run cleanlab too.
+    data: (audited set, where TFDS keeps its sets), to run cleanlab too. sample: count in so many
+    pairs, drawn at random; 0: in all.
     """
     table = pq.read_table(path)
     if "reference_score" not in table.column_names:
@@ -121,6 +131,8 @@ def judged(
     ids, verdict = table["id"].to_numpy(), np.array(table["verdict"].to_pylist())
     used = np.isin(verdict, ["wrong pair", "useful", "learned"])
     used &= labels.codes(ids) != labels.names.index(UNLABELLED)
+    if sample:
+        used[np.random.default_rng(0).permutation(np.flatnonzero(used))[sample:]] = False
     flagged = verdict[used] == "wrong pair"
     methods, n = {"audit": flagged}, int(flagged.sum())
     methods["CLIPScore"] = lowest(table["reference_score"].to_numpy()[used], n)

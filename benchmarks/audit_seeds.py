@@ -19,12 +19,12 @@ import numpy as np
 from benchmarks import audit_noise
 from benchmarks.figure_page import FigurePage
 from benchmarks.figures import DOCS, MEASURED, emit, made
-from examples.emoji import builder as emoji
 from jest_tf.monitoring.labels import Labels, read_labels
 
 N_SEEDS = 5
 GOAL = ">= 1.25"
-EMOJI, EMOJI_STEPS = "tfds:emoji_captions/pool:train", 400
+SAMPLE = 3_000  # pairs that cleanlab judges, at most: it takes as long as all else
+EMOJI, EMOJI_STEPS = "tfds:emoji_captions/pool:train[:20%]", 400  # 12,000 pairs
 CONTEXTS = {
     "photographs": "examples/photos/tune.py:reference,steps=40, from the shipped base",
     "emoji": f"configs/emoji.py:reference,steps={EMOJI_STEPS}, from nothing",
@@ -72,6 +72,7 @@ def photographs(root: str, data_dir: str, seed: int) -> tuple[list[str], list[st
         command("jest_tf.import_weights", "--from=data/emoji/base", f"--out={root}/base")
     config = f"examples/photos/tune.py:reference,steps=40,seed={seed},data={root}/photos"
     training = [f"--config={config}", f"--config.model.init={root}/base"]
+    training += [f"--config.evals.{kind}.every_steps=0" for kind in ("retrieval", "zero_shot")]
     return training, [f"--data={root}/photos/pool"]
 
 
@@ -101,6 +102,8 @@ def audited(name: str, root: str, data_dir: str) -> list[str]:
 def labels_of(name: str, root: str) -> Labels:
     """The known noise of a set."""
     if name == "emoji":
+        from examples.emoji import builder as emoji
+
         return Labels(emoji.noise_by_id(), emoji.NOISY)
     return read_labels([f"{root}/photos/pool/noise.jsonl"])
 
@@ -145,11 +148,11 @@ def main() -> None:
         data = (EMOJI, args.data_dir) if name == "emoji" else (f"{root}/photos/pool", None)
         for seed, table in enumerate(audited(name, root, args.data_dir)):
             labels = labels or labels_of(name, root)
-            (rows,) = audit_noise.judged(table, labels, data)
-            runs.append(rows)
-            print(
-                f"{name}, seed {seed}: " + ", ".join(f"{r['method']} {r['f1']:.3f}" for r in rows)
-            )
+            (rows,) = audit_noise.judged(table, labels)
+            (sampled,) = audit_noise.judged(table, labels, data, sample=SAMPLE)
+            runs.append(rows + sampled[2:])
+            told = {row["method"]: f"{row['f1']:.3f}" for row in runs[-1]}
+            print(f"{name}, seed {seed}: F1 {told}", flush=True)
         PAGE.keep(lines_of(name, runs, CONTEXTS[name]))
 
 

@@ -1,9 +1,11 @@
 """The comparison of methods, against counts by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
-from benchmarks import audit_noise
+from benchmarks import audit_noise, audit_seeds
 from jest_tf.monitoring.labels import Labels
 
 
@@ -25,6 +27,18 @@ def test_the_lowest_are_taken():
         True,
         False,
     ]
+
+
+def test_references_of_several_seeds_are_told_by_mean_and_ratio(capsys):
+    def run(audit, other):
+        rows = zip(audit_seeds.METHODS, (audit, other, 0.5), strict=True)
+        return [{"method": m, "precision": f, "recall": f, "f1": f} for m, f in rows]
+
+    lines = audit_seeds.lines_of("emoji", [run(0.6, 0.5), run(0.8, 0.5)], "made up")
+    assert json.loads(capsys.readouterr().out.splitlines()[0]) == lines[0]
+    ratio = next(line for line in lines if line["goal"])
+    assert (ratio["over"], ratio["value"], ratio["repeats"]) == ("CLIPScore", 1.4, 2)
+    assert ratio["per_seed"] == pytest.approx([1.2, 1.6]) and ratio["sd"] == 0.2828
 
 
 def test_several_audits_are_told_by_their_mean():

@@ -2,10 +2,13 @@
 
 import pytest
 
+from benchmarks.audit_seeds import PAGE as AUDIT
 from benchmarks.figure_page import COST, DISTRIBUTED, INPUT, FigurePage
 
+PAGES = [INPUT, COST, DISTRIBUTED, AUDIT]
 
-@pytest.mark.parametrize("page", [INPUT, COST, DISTRIBUTED], ids=lambda page: page.page.stem)
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.page.stem)
 def test_pages_show_the_kept_figures(page):
     assert page.load()
     assert page.table() in page.page.read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from jest_tf.data import fields, in_place, preprocess
 from jest_tf.data.fields import Record
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.reference_cache import CAPTIONS, ReferenceCache
+from jest_tf.data.units import HELD, HELD_BYTES
 from jest_tf.model_record import PixelRule
 from jest_tf.progress import Counter
 
@@ -233,9 +234,24 @@ def shard_records(manifest: Manifest, index: int, pictures: bool = True) -> Iter
     keeps its place as `fields.UNREADABLE`.
     """
     shard = manifest.shards[index]
-    file = in_place.records(shard, pictures).as_numpy_iterator()
-    for number, serialized in enumerate(file, start=shard.start):
+    for number, serialized in enumerate(_serialized(shard, pictures), start=shard.start):
         yield _record(manifest, index, number, serialized)
+
+
+def _serialized(shard: Shard, pictures: bool) -> Iterator[bytes]:
+    """Records are asked for several at a time: a call of TensorFlow takes as long as a small one.
+
+    What comes before an error is given first.
+    """
+    file, done = in_place.records(shard, pictures), 0
+    at_once = HELD_BYTES * shard.records // max(1, shard.bytes) if shard.bytes else 0
+    at_once = min(in_place.BATCH if shard.tar else HELD, max(1, at_once))
+    try:
+        for batch in file.batch(at_once).as_numpy_iterator():
+            yield from batch
+            done += len(batch)
+    except tf.errors.OpError:
+        yield from file.skip(done).as_numpy_iterator()
 
 
 def _record(manifest: Manifest, index: int, number: int, serialized: bytes) -> Record:
