@@ -21,7 +21,7 @@ from benchmarks.evidence.curves import mean_of
 from jest_tf.data.fields import hash64
 from jest_tf.data.reference_cache import CAPTIONS, ReferenceCache
 from jest_tf.errors import UserError
-from jest_tf.preflight import mates
+from jest_tf.preflight import data_checks
 from jest_tf.selection import Embeddings, SelectionSpec, joint_score, select
 from jest_tf.selection.scores import terms
 from jest_tf.selection.select import pool
@@ -113,7 +113,7 @@ def compare(
             _, _, usable = pool(spec.loss, signed, valid)
             found[f"{how}_{name}"] = float(joint_score(spec, positions, signed, usable))
             rows = positions.numpy()
-            found[f"{how}_{name}_mates"] = spec.sub_batch * mates.equal_share(hashes[rows])
+            found[f"{how}_{name}_mates"] = spec.sub_batch * data_checks.equal_share(hashes[rows])
             taken[how, name] = set(rows.tolist())
         both = taken[how, "joint"] & taken[how, "independent"]
         found[f"{how}_in_common"] = len(both) / spec.sub_batch
@@ -147,8 +147,8 @@ def measure(draw: Callable, embeddings: list, codes: np.ndarray, b: int, options
             found[f"{how}_gain"] = found[f"{how}_joint"] - found[f"{how}_independent"]
         zimg, ztxt, scale, bias = embeddings[1]
         few = rows[:: max(1, B // 2048)]
-        found["bq_caption"] = b * mates.equal_share(hashes)
-        found["bq_match"] = b * mates.match_share(zimg[few], ztxt[few], scale, bias)
+        found["bq_caption"] = b * data_checks.equal_share(hashes)
+        found["bq_match"] = b * data_checks.match_share(zimg[few], ztxt[few], scale, bias)
         for name, value in found.items():
             columns.setdefault(name, []).append(value)
     means = {name: mean_of(values) for name, values in columns.items()}

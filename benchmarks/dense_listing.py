@@ -8,7 +8,7 @@ product.
 import tensorflow as tf
 
 from jest_tf.selection import Embeddings, SelectionSpec
-from jest_tf.selection.sampling import gumbel
+from jest_tf.selection.draw import gumbel
 
 
 @tf.function(jit_compile=True)

@@ -73,21 +73,21 @@ def main(argv: list[str]) -> None:
 def row(config: ml_collections.ConfigDict, topology: Topology, mfu: float) -> Row:
     """What a step of `config` asks of each chip and host of a slice."""
     from benchmarks import traffic
-    from jest_tf.preflight import cost, memory
+    from jest_tf.preflight import cost
     from jest_tf.training.assemble import parts_of
 
     n = topology.n_chips
     parts = parts_of(config, n)
     plan = parts.schedule.plan(0)
     flops = cost.step_cost(config, parts, plan, n).total_flops / n
-    kept = sum(memory.persistent(config, parts, n).values())
+    kept = sum(cost.persistent(config, parts, n).values())
     found = traffic.exchanges(config, parts, plan, n)
     seconds = flops / topology.device.flops / mfu
     return Row(
         topology=topology,
         scored=config.selection.super_batch // n,
         trained=config.selection.sub_batch // n,
-        memory=kept + max(memory.transient(config, parts, plan, n).values()),
+        memory=kept + max(cost.transient(config, parts, plan, n).values()),
         flops=flops,
         seconds=seconds,
         link_bytes=traffic.link_bytes(found, n),
@@ -179,7 +179,7 @@ def largest(variant: str, recompute: bool, device: Device, name: str = "jest_b16
 
     With `strategy.recompute`, scoring takes no more examples at a time than training.
     """
-    from jest_tf.preflight.memory import ROOM, persistent, transient
+    from jest_tf.preflight.cost import ROOM, persistent, transient
     from jest_tf.training.assemble import parts_of
 
     fits, n, module = 0, 16, importlib.import_module(f"jest_tf.configs.{name}")

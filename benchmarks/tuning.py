@@ -26,7 +26,7 @@ from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.training import loop
 from jest_tf.training.assemble import build_model
 from jest_tf.training.inputs import model_record
-from jest_tf.training.run.checkpoint import STATE, Checkpointer, folder_name
+from jest_tf.training.run.checkpoint import STATE, Checkpointer, step_name
 from jest_tf.training.run.restore import learner_variables
 from jest_tf.tuning import follow_init
 
@@ -66,7 +66,7 @@ def _run(workdir: pathlib.Path, data: str, init: pathlib.Path, extra: str, optio
     started = time.monotonic()
     loop.train(config, str(workdir))
     took = time.monotonic() - started
-    state = workdir / "checkpoints" / folder_name(options["steps"]) / STATE
+    state = workdir / "checkpoints" / step_name(options["steps"]) / STATE
     ledger = json.loads(state.read_text())["state"]["ledger"]
     seconds = sum(ledger["seconds"].values()) - ledger["seconds"]["compile"]
     pairs = options["sub_batch"] * (options["steps"] - 1)

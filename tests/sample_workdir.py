@@ -71,7 +71,7 @@ def some_samples(rng, n=24) -> Samples:
 
 
 def row(name: str, recalls: tuple[float, float, float, float], **values) -> dict:
-    """A run as `run_summary.summarise` tells it; recalls: R@1 and R@5, both ways."""
+    """A run as `run_history.summarise` tells it; recalls: R@1 and R@5, both ways."""
     keys = ("image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5")
     return (
         {"name": name, "policy": name, "flops": 2.5e12}

@@ -7,7 +7,7 @@ from small_run import small_data
 
 from jest_tf.config import base_config
 from jest_tf.data.manifest import Manifest, Shard
-from jest_tf.preflight.records import check_records, spare_super_batch
+from jest_tf.preflight.data_checks import check_records, spare_super_batch
 
 
 def config_of(tmp_path, n_bad: int):

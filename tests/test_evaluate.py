@@ -11,9 +11,9 @@ from small_run import TOTAL_STEPS, small_run
 
 from jest_tf import evaluate, export
 from jest_tf.errors import UserError
+from jest_tf.evaluate import BestExports
 from jest_tf.export import export_run
 from jest_tf.results import read_results
-from jest_tf.serving.best_exports import BestExports
 from jest_tf.serving.encoders import read_info
 from jest_tf.training.run.restore import load_workdir
 

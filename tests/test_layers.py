@@ -15,7 +15,7 @@ LAYERS = {
     "ground": {
         "errors", "config", "devices", "model_record", "results",
         "files", "collectives", "pages", "progress", "selection_spec",
-        "stored_config", "tuning",
+        "tuning",
     },
     "operations": {"ops"},
     "layer 1": {"selection", "losses", "models", "data"},

@@ -9,8 +9,7 @@ from jest_tf.configs import flexi_jest_b16, jest_b16, siglip_b16
 from jest_tf.devices import TPUS, parse_topology
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import checked_options
-from jest_tf.preflight.cost import plain_step, step_cost
-from jest_tf.preflight.memory import check_memory
+from jest_tf.preflight.cost import check_memory, plain_step, step_cost
 from jest_tf.training.assemble import parts_of
 from jest_tf.training.cost import distillation_flops
 

@@ -12,8 +12,9 @@ from sample_workdir import HOSTILE, make_run
 
 from examples.emoji import builder as emoji
 from jest_tf import report as command
+from jest_tf.config import differences
 from jest_tf.errors import UserError
-from jest_tf.monitoring.run_history import config_differences, load_run, load_runs
+from jest_tf.monitoring.run_history import load_run, load_runs
 from jest_tf.monitoring.samples import GROUPS
 from jest_tf.report import write_picture, write_report
 
@@ -73,7 +74,8 @@ def test_two_runs_side_by_side_with_their_differences(tmp_path):
     # 16 of 128 were trained on: one in eight of every kind, were the choice blind.
     assert "Label “shuffled”" in text and "of these (chance: 12%)" in text
     assert "fewer than two of these runs have a retrieval evaluation" in text
-    assert set(config_differences(load_runs(map(str, runs), 0))) == {"name", "selection.policy"}
+    configs = [run.config for run in load_runs(map(str, runs), 0)]
+    assert set(differences(*configs)) == {"name", "selection.policy"}
 
 
 def test_a_run_has_one_colour_in_every_chart(tmp_path):

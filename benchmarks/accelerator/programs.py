@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jest_tf.collectives import LOCAL
 from jest_tf.config import base_config
-from jest_tf.preflight import memory
+from jest_tf.preflight import cost
 from jest_tf.selection import Embeddings, SelectionSpec, select
 from jest_tf.training import assemble
 from jest_tf.training.cost import CostModel, select_flops
@@ -112,5 +112,5 @@ def train_step(kind: str, variant: str, sub_batch: int, tiny: bool = False) -> P
 def estimated_bytes(c: ConfigDict) -> int:
     """The memory that `check` expects of such a step, beside what the compiler takes."""
     parts = assemble.parts_of(c, n_replicas=1)
-    phases = memory.transient(c, parts, parts.schedule.plan(0), n_replicas=1)
-    return sum(memory.persistent(c, parts, n_replicas=1).values()) + max(phases.values())
+    phases = cost.transient(c, parts, parts.schedule.plan(0), n_replicas=1)
+    return sum(cost.persistent(c, parts, n_replicas=1).values()) + max(phases.values())

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from benchmarks.faults import tiny_run
 from benchmarks.faults.results import Results
-from jest_tf.training.shown_examples import shows_examples
+from jest_tf.training.step_log import shows_examples
 
 SECONDS_BETWEEN_LOOKS = 15.0
 LOOKS_BETWEEN_REPORTS = 20

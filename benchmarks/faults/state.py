@@ -9,7 +9,7 @@ import safetensors
 
 from jest_tf.monitoring.ledger import read_ledger
 from jest_tf.monitoring.metrics_log import read_metrics
-from jest_tf.training.run.checkpoint import STATE, VARIABLES, Checkpointer, folder_name
+from jest_tf.training.run.checkpoint import STATE, VARIABLES, Checkpointer, step_name
 
 # Names of measured times, by their parts: `cost/seconds_step`, `input/wait_share`.
 TIMES = {"seconds", "time", "wait"}
@@ -31,7 +31,7 @@ def state_of(workdir: pathlib.Path) -> dict[str, Any]:
     step = Checkpointer(str(checkpoints)).newest_sound_step()
     if step is None:
         raise ValueError(f"{workdir} holds no checkpoint")
-    folder = checkpoints / folder_name(step)
+    folder = checkpoints / step_name(step)
     with safetensors.safe_open(folder / VARIABLES, framework="numpy") as file:
         variables = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
     state = json.loads((folder / STATE).read_text())["state"]

@@ -12,8 +12,7 @@ from examples.emoji.run_table import markdown_table
 from jest_tf.files import steps_with_file
 from jest_tf.monitoring import environment
 from jest_tf.monitoring.labels import Labels
-from jest_tf.monitoring.picks_sheet import COLUMNS
-from jest_tf.monitoring.samples import read_samples
+from jest_tf.monitoring.samples import COLUMNS, read_samples
 from jest_tf.report import write_picture
 
 README = pathlib.Path(__file__).parents[2] / "README.md"

@@ -10,7 +10,7 @@ from examples.emoji import run_table
 from examples.emoji.demos import Demo, Query
 from jest_tf.data.cleaning import read_picture
 from jest_tf.files import parse_json
-from jest_tf.monitoring import html_report, run_summary
+from jest_tf.monitoring import html_report, run_history
 from jest_tf.monitoring.run_history import RunHistory, load_runs
 from jest_tf.pages.html import data_uri, render
 from jest_tf.serving.image_index import ImageIndex
@@ -79,7 +79,7 @@ def table_rows(folder: pathlib.Path, policies: Sequence[str]) -> list[dict[str, 
     if not policies:
         return []
     base = run_table.at_start(str(folder / policies[0]), "base")
-    return [base, *(run_summary.summarise(str(folder / name)) for name in policies)]
+    return [base, *(run_history.summarise(str(folder / name)) for name in policies)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +156,9 @@ def _verdict(rows: list[dict], answers: dict[str, Answers], demo: Demo) -> list[
             f"The base finds a right picture for {n_right} of {n} queries. Two runs tune it now; "
             "afterwards this page compares them."
         ]
-    before, lines = run_summary.retrieval_score(rows[0]), []
+    before, lines = run_history.retrieval_score(rows[0]), []
     for row in rows[1:]:
-        score = run_summary.retrieval_score(row)
+        score = run_history.retrieval_score(row)
         how = "on everything" if row["policy"] == "uniform" else "on what it selects"
         line = f"Tuning {how} ({row['name']}, {row['steps']:,} steps): retrieval {before:.1%} → "
         line += f"{score:.1%}"

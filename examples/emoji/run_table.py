@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jest_tf.monitoring.run_summary import COLUMNS, TERA, evaluated, retrieval_score
+from jest_tf.monitoring.run_history import COLUMNS, TERA, evaluated, retrieval_score
 
 # The columns of a table in a page, which has room for seven.
 SHORT_COLUMNS = {

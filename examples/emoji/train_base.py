@@ -80,10 +80,10 @@ def main(argv: list[str]) -> None:
 
 def told(trained: pathlib.Path, imported: pathlib.Path) -> str:
     """The README of the weights, from the run's and the import's own files."""
-    from jest_tf.monitoring import environment, run_summary
+    from jest_tf.monitoring import environment, run_history
     from jest_tf.training.run.restore import load_workdir
 
-    run, row = load_workdir(str(imported)), run_summary.summarise(str(trained))
+    run, row = load_workdir(str(imported)), run_history.summarise(str(trained))
     values = {}
     for result in results.read_results(imported / "evaluations", 0):
         kind, _, part = result["name"].rpartition("_")

@@ -33,7 +33,7 @@ def test_it_finds_what_is_there(manifest, tokenizer, tmp_path):
     assert source.scripts["CYRILLIC"] == 1 and source.scripts["LATIN"] >= 36
     assert source.shorter_side == {"<=32": 37}
     assert [where[1] for where in source.problems["bad_record"]] == [3, 4, 5, 8]
-    batch = next(pipeline.evaluation_batches(manifest, tokenizer, 40, 4).as_numpy_iterator())
+    batch = next(pipeline.in_order(manifest, tokenizer, 40, image_size=4).as_numpy_iterator())
     assert (~batch["valid"]).nonzero()[0].tolist() == [3, 4, 5, 8]
     json_path, html_path = doctor.write(report, str(tmp_path / "report"))
     content = json.loads(open(json_path).read())  # noqa: SIM115

@@ -97,9 +97,6 @@ def test_empty_captions_are_dropped_before_one_is_drawn(tmp_path, tokenizer):
         drawn |= {(n, int(batch["caption_index"][n])) for n in usable}
     assert {index for n, index in drawn if n % 5 == 4} == {1, 3}
     assert {index for n, index in drawn if n % 5 != 4} == {1}
-    first = next(pipeline.evaluation_batches(manifest, tokenizer, 64, 4).as_numpy_iterator())
-    assert first["valid"].nonzero()[0].tolist() == usable
-    assert {int(first["caption_index"][n]) for n in usable} == {1}
     assert doctor.examine(manifest).bad == 64 - len(usable)
     (batch,) = EvaluationData(manifest, 4).batches(64)
     assert [len(texts) for texts in batch.captions] == [[0, 0, 1, 1, 2][n % 5] for n in range(64)]

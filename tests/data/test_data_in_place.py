@@ -170,7 +170,7 @@ def test_a_picture_of_other_bytes_is_a_bad_record(own, tokenizer):
         content = tar.extractfile("0005.jpg").read()
     changed(shard.tar, members["0005.jpg"].offset_data + len(content) - 9, b"\x15\x02")
     check_files(own)
-    read = next(iter(pipeline.evaluation_batches(own, tokenizer, own.n_records, 8)))
+    read = next(iter(pipeline.in_order(own, tokenizer, own.n_records, image_size=8)))
     assert np.flatnonzero(~read["valid"].numpy()).tolist() == [4]  # one before it was rejected
     assert (read["id"].numpy() >= 0).all(), "only its picture is lost"
     assert [n for n, record in enumerate(all_records(own)) if not record.image] == [4]

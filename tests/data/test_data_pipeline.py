@@ -106,7 +106,7 @@ def test_an_iterator_that_is_dropped_waits_for_no_tuning(make_manifest, tokenize
     training = pipeline.super_batches(
         manifest, tokenizer, super_batch=16, image_size=4, seed=3, n_lanes=4
     )
-    for dataset in (training, pipeline.evaluation_batches(manifest, tokenizer, 4, 4)):
+    for dataset in (training, pipeline.in_order(manifest, tokenizer, 4, image_size=4)):
         assert dataset.options().autotune.enabled is False
 
 
@@ -247,13 +247,13 @@ def test_sources_of_one_run_may_name_their_features_differently(tmp_path, tokeni
     assert len(set(hashed.tolist())) == 8 and (hashed > 2**32).any() and (hashed >= 0).all()
 
 
-def test_evaluation_reads_each_record_once_in_order(make_manifest, tokenizer):
-    dataset = pipeline.evaluation_batches(make_manifest([7, 4]), tokenizer, 4, 4)
+def test_each_record_is_read_once_in_order(make_manifest, tokenizer):
+    dataset = pipeline.in_order(make_manifest([7, 4]), tokenizer, 4, image_size=4)
     batches = list(dataset.as_numpy_iterator())
     ids = np.concatenate([b["id"] for b in batches])
     valid = np.concatenate([b["valid"] for b in batches])
-    assert ids.tolist() == [*range(11), -1]
-    assert valid.tolist() == [True] * 11 + [False]
+    assert ids.tolist() == [*range(11), 0]
+    assert valid.all()
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_img2dataset_tfrecords_are_read_in_place(tmp_path, tokenizer):
     assert run(prepare, command) == 0
     manifest = sources.open_source(str(tmp_path))
     assert manifest.n_records == 20 and "00001.tfrecord" in manifest.shards[1].path
-    dataset = pipeline.evaluation_batches(manifest, tokenizer, 20, 8)
+    dataset = pipeline.in_order(manifest, tokenizer, 20, image_size=8)
     batch = next(dataset.as_numpy_iterator())
     assert batch["valid"].all() and len(set(batch["id"].tolist())) == 20
     assert batch["id"].tolist() == [r.id for i in (0, 1) for r in shard_records(manifest, i)]
@@ -178,7 +178,7 @@ def test_what_img2dataset_itself_wrote(tmp_path, tokenizer):
     texts = sorted([f"picture number {n} é".encode()] for n in numbers)
     assert [texts for texts, _ in found["webdataset"]] == texts
     manifest = sources.open_source(str(tmp_path / "img2dataset"))
-    batch = next(pipeline.evaluation_batches(manifest, tokenizer, 4, 32).as_numpy_iterator())
+    batch = next(pipeline.in_order(manifest, tokenizer, 4, image_size=32).as_numpy_iterator())
     assert batch["valid"].all() and (batch["image"].std(axis=(1, 2, 3)) > 20).all()
 
 

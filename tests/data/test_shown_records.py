@@ -10,7 +10,7 @@ from jest_tf.data import pipeline
 from jest_tf.data.manifest import Manifest, Source
 from jest_tf.monitoring.samples import read_samples, write_samples
 from jest_tf.selection import Embeddings
-from jest_tf.training.shown_examples import shown_examples
+from jest_tf.training.step_log import shown_examples
 
 
 def test_samples_name_the_record_and_quote_its_caption(tmp_path, tokenizer):

@@ -12,8 +12,8 @@ from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
-from jest_tf.evaluation.classes import class_prompts
 from jest_tf.evaluation.evaluators import checked_options, run_evaluation
+from jest_tf.evaluation.zero_shot import class_prompts
 from jest_tf.model_record import PixelRule
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

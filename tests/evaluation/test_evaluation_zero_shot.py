@@ -5,8 +5,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from jest_tf.errors import UserError
-from jest_tf.evaluation.classes import expand_prompts
-from jest_tf.evaluation.zero_shot import class_embeddings, classification_metrics
+from jest_tf.evaluation.zero_shot import class_embeddings, classification_metrics, expand_prompts
 
 
 def test_metrics_equal_scikit_learn():

@@ -7,7 +7,7 @@ import tiny
 from contrastive import contrastive_loss
 
 from jest_tf.errors import UserError
-from jest_tf.losses.distillation import Teacher
+from jest_tf.losses.contrastive import Teacher
 from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.selection import Embeddings
 from jest_tf.training.jest_model import Part

@@ -7,7 +7,7 @@ import tensorflow as tf
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
 from jest_tf.models.vit import PatchEmbedding, pseudo_inverse_matrix, resize_patch_kernel
-from jest_tf.ops.resizing import resize_matrix
+from jest_tf.ops import resize_matrix
 
 CONFIG = DualEncoderConfig.from_variant(
     "mu", image_size=32, image={"width": 32, "mlp_dim": 64}, text={"width": 32, "mlp_dim": 64}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jest_tf.monitoring.acceptance import Acceptance
+from jest_tf.training.step_log import Acceptance
 
 
 def test_shares_of_the_valid_candidates_over_steps_then_anew():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sample_workdir import some_samples
 
-from jest_tf.monitoring.picks_sheet import COLUMNS, group_sheet, picks_sheet
+from jest_tf.monitoring.samples import COLUMNS, group_sheet, picks_sheet
 
 # One flat colour per group, which nothing else on the page has.
 COLORS = {"chosen": (1, 200, 3), "rejected_noise": (200, 1, 3), "rejected_known": (3, 1, 200)}

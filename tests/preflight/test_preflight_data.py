@@ -9,8 +9,7 @@ from small_records import example, write_records
 from jest_tf.config import evaluation
 from jest_tf.data.reference_cache import CacheWriter
 from jest_tf.data.sources import open_source
-from jest_tf.preflight.data_checks import check_data, check_reference, reference_config
-from jest_tf.preflight.mates import check_mates
+from jest_tf.preflight.data_checks import check_data, check_mates, check_reference, reference_config
 from jest_tf.training.assemble import parts_of
 
 

@@ -8,7 +8,7 @@ from jest_tf.config import base_config
 from jest_tf.configs import jest_b16
 from jest_tf.devices import TPUS, parse_device
 from jest_tf.models.dual_encoder import DualEncoder
-from jest_tf.preflight.memory import check_memory, persistent, transient
+from jest_tf.preflight.cost import check_memory, persistent, transient
 from jest_tf.training.assemble import parts_of
 
 

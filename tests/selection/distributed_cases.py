@@ -14,8 +14,8 @@ import tensorflow as tf
 from jest_tf.selection import (
     Embeddings,
     SelectionSpec,
+    draw,
     gather_picked,
-    sampling,
     select,
 )
 
@@ -97,7 +97,7 @@ def expected(name):
         values = np.zeros(96) if spec.policy == "uniform" else logits(positions)
         if spec.policy != "independent_top_k":
             chunk = len(positions) // count
-            values = values + sampling.gumbel(tf.constant(SEED), chunk, 0, 96).numpy()
+            values = values + draw.gumbel(tf.constant(SEED), chunk, 0, 96).numpy()
         order = np.argsort(np.where(allowed, -values, np.inf))
         gaps = -np.diff(values[order[: count + 1]])
         largest = max(1.0, np.abs(values).max())

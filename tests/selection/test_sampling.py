@@ -9,7 +9,7 @@ import tensorflow as tf
 from scipy import stats
 
 from jest_tf.selection import Embeddings, SelectionSpec, select
-from jest_tf.selection.sampling import gumbel
+from jest_tf.selection.draw import gumbel
 
 SEED = tf.constant([17, 3])
 

@@ -3,14 +3,14 @@
 import pytest
 
 from jest_tf.config import base_config
-from jest_tf.serving.run_metadata import run_metadata
+from jest_tf.export import trained_how
 
 
 def _training(distillation: float) -> dict:
     config = base_config()
     config.reference.workdir = "runs/reference"
     config.reference.distillation = distillation
-    return run_metadata(config.to_dict(), step=3, workdir="runs/uniform")["training"]
+    return trained_how(config.to_dict(), step=3)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The model card says what the metadata says, and says so where it says nothing."""
 
-from jest_tf.serving.model_card import model_card
+from jest_tf.serving.saved_model import model_card
 
 INFO = {
     "fingerprint": "f" * 16,

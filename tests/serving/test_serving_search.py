@@ -7,7 +7,7 @@ import pytest
 
 from jest_tf.errors import UserError
 from jest_tf.serving.image_index import ImageIndex, Item
-from jest_tf.serving.search import ExactSearch
+from jest_tf.serving.querying import ExactSearch
 
 MODEL = {"path": "export", "fingerprint": "abc"}
 

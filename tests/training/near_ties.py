@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import oracle
 
-from jest_tf.selection import SelectionSpec, sampling
+from jest_tf.selection import SelectionSpec, draw
 from jest_tf.training.host_loop import HostLoopResult
 
 # Rounding differs between layouts, so an example whose perturbed logit (its Gumbel draw spreads
@@ -36,7 +36,7 @@ def _distance_from_cut(spec: SelectionSpec, own: HostLoopResult, ids: Sequence[i
     """By the slow truth, from the embeddings that one device had in this step."""
     learner, reference, valid, seed = own.last.scored
     draws = [
-        sampling.gumbel(seed, chunk, 0, spec.super_batch).numpy() for chunk in range(spec.n_chunks)
+        draw.gumbel(seed, chunk, 0, spec.super_batch).numpy() for chunk in range(spec.n_chunks)
     ]
     row_of = {record: row for row, record in enumerate(own.last_batch["id"].numpy().tolist())}
     chunks = np.reshape([row_of[record] for record in np.asarray(ids).tolist()], [len(draws), -1])

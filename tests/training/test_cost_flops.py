@@ -10,11 +10,10 @@ from contrastive import contrastive_loss
 
 from jest_tf.config import base_config
 from jest_tf.data import preprocess
-from jest_tf.losses.contrastive import loss_and_gradients
-from jest_tf.losses.distillation import Teacher
+from jest_tf.losses.contrastive import Teacher, loss_and_gradients
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
-from jest_tf.models.lora import Lora
 from jest_tf.models.text_transformer import shorten_tokens
+from jest_tf.models.transformer import Lora
 from jest_tf.selection import Embeddings, SelectionSpec, select
 from jest_tf.training import cost
 from jest_tf.training.assemble import choose_trained

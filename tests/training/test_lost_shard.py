@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 from small_run import small_run
 
+from jest_tf.config import read_config
 from jest_tf.data.manifest import Manifest, Shard
 from jest_tf.data.retry import resilient_steps
 from jest_tf.errors import UserError
-from jest_tf.stored_config import read_config
 from jest_tf.training import loop
 
 

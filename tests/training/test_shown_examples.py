@@ -1,6 +1,6 @@
 """Examples are kept often at first and rarely later, so that a long run's log stays small."""
 
-from jest_tf.training.shown_examples import KEPT_AT_FULL_CADENCE, shows_examples
+from jest_tf.training.step_log import KEPT_AT_FULL_CADENCE, shows_examples
 
 
 def test_the_cadence_halves_each_time_the_run_doubles():

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from unprivileged import unprivileged
 
-from jest_tf.config import base_config
+from jest_tf.config import base_config, differences
 from jest_tf.errors import UserError
 from jest_tf.training.run import workdir as workdir_module
 from jest_tf.training.run.workdir import (
     MAY_DIFFER,
-    differences,
     open_workdir,
     read_config,
     stored_config,
@@ -145,7 +144,7 @@ def _matches(field: str, pattern: str) -> bool:
 
 def test_differences_of_nested_dicts():
     found = differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}, "d": None})
-    assert found == {"a.c": (2, "(absent)"), "d": ("(absent)", None)}
+    assert found == {"a.c": [2, "(absent)"], "d": ["(absent)", None]}
 
 
 def test_second_run_on_one_workdir_is_refused(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.faults import tiny_run
+from jest_tf.config import read_config
 from jest_tf.data import cleaning
 from jest_tf.data.formats import folder as folders
 from jest_tf.data.formats import table, tar
@@ -19,12 +20,11 @@ from jest_tf.data.formats.pairs import Pair, Settings, Unit
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError
-from jest_tf.evaluation.classes import class_prompts
+from jest_tf.evaluation.zero_shot import class_prompts
 from jest_tf.monitoring.metrics_log import MetricsLog, read_metrics
 from jest_tf.monitoring.samples import read_samples
 from jest_tf.monitoring.tensorboard import cut_events
-from jest_tf.stored_config import read_config
-from jest_tf.training.run.checkpoint import MANIFEST, STATE, VARIABLES, Checkpointer, folder_name
+from jest_tf.training.run.checkpoint import MANIFEST, STATE, VARIABLES, Checkpointer, step_name
 
 Read = Callable[[Sequence[bytes]], int]
 
@@ -202,8 +202,8 @@ def checkpoints(folder: pathlib.Path) -> Read:
         name, is_forged = names[n_read % 3], n_read % 2
         shutil.rmtree(root, ignore_errors=True)
         for step in (1, 2):
-            shutil.copytree(sound.parent / folder_name(step), root / folder_name(step))
-        newest = root / folder_name(2)
+            shutil.copytree(sound.parent / step_name(step), root / step_name(step))
+        newest = root / step_name(2)
         is_changed = (newest / name).read_bytes() != data
         (newest / name).write_bytes(data)
         if is_forged and name != MANIFEST:
@@ -227,7 +227,7 @@ def _checkpoint(root: pathlib.Path) -> pathlib.Path:
     writer = Checkpointer(str(root))
     for step in (1, 2):
         writer.save(step, {"a/b": tf.Variable(tf.range(5.0) * step)}, {"step": step})
-    return root / folder_name(2)
+    return root / step_name(2)
 
 
 def _is_refused(action: Callable[[], object]) -> bool:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.faults import tiny_run
 from jest_tf.data.manifest import Manifest, Shard, Source
-from jest_tf.data.pipeline import evaluation_batches
+from jest_tf.data.pipeline import in_order
 from jest_tf.data.tokenizer import Tokenizer
 from jest_tf.errors import UserError
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
@@ -65,7 +65,7 @@ def _one_batch(folder: str) -> tf.data.Dataset:
     """The shipped pipeline over one file, whose content may change from call to call."""
     path = f"{folder}/fuzzed.tfrecord"
     manifest = Manifest("fuzzed", (SOURCE,), (Shard(path, BATCH),))
-    return evaluation_batches(manifest, _tokenizer(folder), BATCH, SIDE)
+    return in_order(manifest, _tokenizer(folder), BATCH, image_size=SIDE)
 
 
 def _tokenizer(folder: str) -> Tokenizer:

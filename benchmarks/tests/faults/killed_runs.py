@@ -16,7 +16,7 @@ import time
 from benchmarks.faults import tiny_run
 from benchmarks.faults.state import differing_parts, state_of
 from jest_tf.training import evaluating, host_loop
-from jest_tf.training.run import checkpoint
+from jest_tf.training.run import checkpoint, storage
 
 STEPS = 14  # saved after every 4, evaluated after every 6
 
@@ -50,7 +50,7 @@ def in_step_6() -> None:
 
 def in_save_of_step_8() -> None:
     """Half of the files of the checkpoint are written."""
-    write = checkpoint.write_tensors
+    write = storage.write_tensors
 
     def write_and_die(file, values):
         described = write(file, values)
@@ -58,7 +58,7 @@ def in_save_of_step_8() -> None:
             die()
         return described
 
-    checkpoint.write_tensors = write_and_die
+    storage.write_tensors = write_and_die
 
 
 def in_evaluation_of_step_12() -> None:
