@@ -48,7 +48,7 @@ def compare(
     learner = build_model(run.config, run.tokenizer.vocab_size)
     at = Fidelity.full(run.model.config)
     embed = {
-        name: tf.function(lambda batch, m=model: encode(m, at, batch))
+        name: tf.function(lambda batch, m=model: encode(m, at, batch), autograph=False)
         for name, model in (("learner", learner), ("reference", run.model))
     }
     errors, shared = [], []

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from jest_tf.data import in_place
 from jest_tf.data.fields import in_graph, is_text
+from jest_tf.data.lanes import graph_only
 from jest_tf.data.manifest import Manifest, Source, check_files
 from jest_tf.data.preprocess import decode_all
 from jest_tf.data.units import in_order
@@ -52,7 +53,8 @@ class EvaluationData:
             for number, source in enumerate(self.manifest.sources):
                 records = _serialized(self.manifest, number).batch(LABEL_BATCH)
                 parse = functools.partial(_parse, source, wanted=("label",))
-                labels = records.map(lambda rows, batch, parse=parse: (rows, parse(batch)["label"]))
+                label = graph_only(lambda rows, batch, parse=parse: (rows, parse(batch)["label"]))
+                labels = records.map(label)
                 for rows, of_batch in self._read(source, labels.prefetch(1)):
                     found[rows.numpy()] = of_batch.numpy()
             _LABELS.clear()  # one set is enough: it is read again at the next step
@@ -98,7 +100,9 @@ class EvaluationData:
 def _decoder(decode_size: int, pixels: PixelRule) -> Callable:
     """string [n] -> (images, ok). For Python: `Dataset.map` would build its data sets anew."""
     signature = [tf.TensorSpec([None], tf.string)]
-    return tf.function(lambda encoded: decode_all(encoded, decode_size, pixels), signature)
+    return tf.function(
+        lambda encoded: decode_all(encoded, decode_size, pixels), signature, autograph=False
+    )
 
 
 @functools.lru_cache(maxsize=16)
@@ -112,12 +116,13 @@ def _parsed(
         is_asked = np.zeros([manifest.n_records], bool)
         is_asked[list(rows)] = True
         is_asked = tf.constant(is_asked)
-        records = records.filter(lambda row, _: is_asked[row])
+        records = records.filter(graph_only(lambda row, _: is_asked[row]))
     completed = in_place.Completer(manifest)
-    parsed = records.batch(batch_size).map(
-        lambda rows, batch: _parse(source, completed(rows, batch)) | {"rows": rows}
-    )
-    return parsed.prefetch(1)
+
+    def fields(rows: tf.Tensor, batch: tf.Tensor) -> dict:
+        return _parse(source, completed(rows, batch)) | {"rows": rows}
+
+    return records.batch(batch_size).map(graph_only(fields)).prefetch(1)
 
 
 def _serialized(manifest: Manifest, number: int) -> tf.data.Dataset:
@@ -129,9 +134,11 @@ def _serialized(manifest: Manifest, number: int) -> tf.data.Dataset:
     ]
     paths, *places = map(list, zip(*shards, strict=True))
     places = [tf.constant(column, tf.int64) for column in places]
-    return tf.data.Dataset.from_tensor_slices((paths, *places)).flat_map(
-        lambda path, start, n, at: tf.data.TFRecordDataset(path).skip(start).take(n).enumerate(at)
-    )
+
+    def records(path, start, n, at) -> tf.data.Dataset:
+        return tf.data.TFRecordDataset(path).skip(start).take(n).enumerate(at)
+
+    return tf.data.Dataset.from_tensor_slices((paths, *places)).flat_map(graph_only(records))
 
 
 def _parse(source: Source, serialized: tf.Tensor, wanted: tuple[str, ...] = READ) -> dict:
