@@ -35,6 +35,7 @@ def usage() -> str:
 
 
 def main() -> None:
+    """Runs the command that the first argument names."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "--helpfull", "help"):
         print(usage())

@@ -29,7 +29,7 @@ class SmallEncoder:
 
     def encode_text(self, texts: list[str]) -> np.ndarray:
         seeds = [zlib.crc32(text.encode()) for text in texts]
-        return self._unit([np.random.default_rng(seed).standard_normal(75) for seed in seeds])
+        return self.unit([np.random.default_rng(seed).standard_normal(75) for seed in seeds])
 
     def encode_image_bytes(self, encoded: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         ok = np.array([bool(picture) for picture in encoded])
@@ -40,8 +40,8 @@ class SmallEncoder:
                 pixels[i] = np.asarray(small, np.float64).ravel() - 127.5
             except OSError:
                 ok[i] = False
-        return self._unit(pixels) * ok[:, None], ok
+        return self.unit(pixels) * ok[:, None], ok
 
-    def _unit(self, rows) -> np.ndarray:
+    def unit(self, rows) -> np.ndarray:
         z = np.asarray(rows) @ self._matrix
         return (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)).astype(np.float32)

@@ -39,10 +39,11 @@ def test_wrong_flags_end_in_one_message(arguments, expected, pytestconfig):
 
 
 def parsed(*arguments):
-    """The config that these arguments of `train` give, read in a process of its own."""
+    """The config that these arguments of a command give, read in a process of its own."""
     script = (
-        "import sys; from jest_tf import config_flag, train; from jest_tf.config import settle\n"
-        "config_flag.parse(sys.argv); c = config_flag.value_of(train._CONFIG); settle(c)\n"
+        "import sys; from jest_tf import config_flag; from jest_tf.config import settle\n"
+        "flag = config_flag.define()\n"
+        "config_flag.parse(sys.argv); c = config_flag.value_of(flag); settle(c)\n"
         "settle(c); print(c.to_json())"
     )
     command = [sys.executable, "-c", script, *arguments]

@@ -183,7 +183,9 @@ def _ticking(clock, n):
 
 
 def test_threads_lose_no_count():
-    counter = Counter("x", 8000, stream=io.StringIO())
+    stream = io.StringIO()
+    counter = Counter("x", 8000, unit="files", stream=stream, min_seconds=0)
     with futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: [counter.add(1, records=2) for _ in range(1000)], range(8)))
-    assert counter.done == 8000 and counter._more["records"] == 16000
+    last = stream.getvalue().splitlines()[-1]
+    assert last.startswith("x: 8,000/8,000 files 100%  16,000 records")

@@ -61,7 +61,7 @@ def test_captions_of_a_tokenizer(told, manifest):
 def test_evaluation(told, folder):
     encoder = SmallEncoder()
     encoder.decode_size, encoder.pixels = 5, PixelRule()
-    encoder.encode_image = lambda images: encoder._unit(images.reshape(len(images), -1))
+    encoder.encode_image = lambda images: encoder.unit(images.reshape(len(images), -1))
     reader = Reader(encoder, batch_size=2, data_dir=None)
     reader.embed(str(folder / "out"))
     reader.embed_texts(["a", "b", "c"])
@@ -86,5 +86,5 @@ def test_export_and_loading_of_a_server(told, folder, tmp_path):
     add_images(tmp_path / "index", str(folder / "in"), ExportEncoder(export), batch_size=N)
     told()
     serve.FLAGS(["serve", f"--index={tmp_path / 'index'}", f"--model={export}"])
-    _, n = serve._open([str(tmp_path / "index")])
+    _, n = serve.make_app([str(tmp_path / "index")])
     assert n == N and "loading: 1/1 indexes 100%" in told()

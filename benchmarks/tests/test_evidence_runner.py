@@ -232,7 +232,7 @@ def test_the_base_is_made_once_by_shipped_commands(folders):
 def test_a_reference_whose_best_pairs_are_trained_on_keeps_them(folders, pool_truth):
     cells = make_cells(suites.RESULTS_ROWS, [suites.ANEW_CLIPSCORE, suites.ANEW_JOINT])
     reference, clipscore = cells[0], next(cell for cell in cells if cell.reads_best)
-    commands = Runner(cells, folders, pool_truth)._shipped_commands(reference, 1e-3)
+    commands = Runner(cells, folders, pool_truth).commands(reference, 1e-3)
     made = [words[2].removeprefix("jest_tf.") for words in commands]
     assert made == ["train", "cache_reference", "audit", "curate"]
     assert "--data=tfds:emoji_captions/pool:train" in commands[1]
@@ -242,14 +242,14 @@ def test_a_reference_whose_best_pairs_are_trained_on_keeps_them(folders, pool_tr
 
 
 def test_only_a_reference_that_others_read_stores_its_embeddings(cells, folders, pool_truth):
-    shipped = Runner(cells, folders, pool_truth)._shipped_commands
+    shipped = Runner(cells, folders, pool_truth).commands
     train, cache = shipped(cells[1], 1e-3)
     assert train == train_command(cells[1], 1e-3, folders)
     assert cache[:3] == ["python", "-m", "jest_tf.cache_reference"]
     assert cache[-1] == f"--out={folders.cache_of(cells[1])}"
     assert len(shipped(cells[-1], 1e-3)) == 1
     live = make_cells([dataclasses.replace(row, caches=False) for row in ROWS], ["a"])
-    assert len(Runner(live, folders, pool_truth)._shipped_commands(live[1], 1e-3)) == 1
+    assert len(Runner(live, folders, pool_truth).commands(live[1], 1e-3)) == 1
     assert "reference.cache" not in " ".join(train_command(live[-1], 1e-3, folders))
     assert live[-1].definition != cells[-1].definition
 

@@ -57,6 +57,8 @@ class SourceReport:
 
 @dataclasses.dataclass
 class Report:
+    """What `examine` found."""
+
     name: str
     records: int
     bad: int  # records that training cannot use

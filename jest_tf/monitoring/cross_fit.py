@@ -62,7 +62,7 @@ class CrossFit:
             arrays[f"whiten{side}"] = (vectors / np.sqrt(values + 0.1 * values.mean())).astype("f4")
         self = cls(arrays)
         others = zimg[:RANKED], ztxt[:RANKED]
-        arrays |= {f"others{side}": self._white(side, z) for side, z in enumerate(others)}
+        arrays |= {f"others{side}": self.white(side, z) for side, z in enumerate(others)}
         sums, probe = self._sums(blocks)
         if not sums or not len(probe[0]):
             return cls({})
@@ -114,9 +114,9 @@ class CrossFit:
     def _ranks(self, zimg, ztxt, captions: Sequence[str], fold: np.ndarray) -> np.ndarray:
         """float32 [2, n]: share of other captions, and of other pictures, that fit better; each
         pair by the regressions without its fold."""
-        white, ranks = (self._white(0, zimg), self._white(1, ztxt)), []
+        white, ranks = (self.white(0, zimg), self.white(1, ztxt)), []
         for side, z in enumerate((zimg, ztxt)):
-            features = _features(side, z, white[side], captions)
+            features = features_of(side, z, white[side], captions)
             guess = np.empty_like(white[0])
             for f in np.unique(fold):
                 guess[fold == f] = features[fold == f] @ self.arrays[f"weights{side}"][f]
@@ -124,16 +124,16 @@ class CrossFit:
             ranks.append(rank_among(_unit(guess), white[other], self.arrays[f"others{other}"]))
         return np.stack(ranks)
 
-    def _white(self, side: int, z: np.ndarray) -> np.ndarray:
+    def white(self, side: int, z: np.ndarray) -> np.ndarray:
         return _unit((z - self.arrays[f"mean{side}"]) @ self.arrays[f"whiten{side}"])
 
     def _sums(self, blocks: Iterable[Pairs]) -> tuple[list, list]:
         """For each side and fold, the sums that a regression is solved from; some of the pairs."""
         sums, probes, n_probed = [], [], 0
         for zimg, ztxt, captions, fold in blocks:
-            white = self._white(0, zimg), self._white(1, ztxt)
+            white = self.white(0, zimg), self.white(1, ztxt)
             for side, z in enumerate((zimg, ztxt)):
-                features = _features(side, z, white[side], captions)
+                features = features_of(side, z, white[side], captions)
                 if len(sums) <= side:
                     width, d = features.shape[1], z.shape[1]
                     shapes = [FOLDS, width, width], [FOLDS, width, d]
@@ -178,7 +178,7 @@ def _unit(z: np.ndarray) -> np.ndarray:
     return (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
 
-def _features(side: int, z: np.ndarray, white: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+def features_of(side: int, z: np.ndarray, white: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     """float32 [n, f]: what a picture (side 0) or a caption (1) is predicted from."""
     waves, phases = _waves(side, z.shape[1])
     parts = [0.3 * white, np.sqrt(2 / WAVES) * np.cos(z @ waves + phases)]

@@ -25,6 +25,7 @@ class Interrupt:
 
     @property
     def requested(self) -> bool:
+        """Whether the run was asked to stop."""
         return self._signal is not None
 
     @property

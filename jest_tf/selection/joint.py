@@ -23,6 +23,8 @@ MAX_MEMBERS = 1024  # Of the chosen, whose embeddings are copied at a time for �
 
 
 class _Picks(NamedTuple):
+    """What is picked so far."""
+
     taken: tf.Tensor  # [n] bool
     positions: tf.Tensor  # [n_chunks, m] int32
     rows: tf.Tensor  # [m, Σ 2d], embeddings of the last chunk's picks that this replica owns
@@ -89,7 +91,7 @@ def joint(
     rows = collectives.all_reduce_sum(picks.rows)
     positions = tf.reshape(picks.positions, [-1])
     members = (usable, picks.taken)
-    set_score = _set_score(spec.loss, models, state, *members, positions, rows, start)
+    set_score = score_of_set(spec.loss, models, state, *members, positions, rows, start)
     return Outcome(positions, picks.gain, set_score)
 
 
@@ -125,7 +127,7 @@ def _take(draw, spread, embeddings, usable, picks, logits, pairs, chunk, start):
 
 
 @compiled
-def _set_score(loss, models, state, usable, taken, positions, rows, start):
+def score_of_set(loss, models, state, usable, taken, positions, rows, start):
     """Σ over the own members [n] of Q of their part of ℓ(Q), once the last chunk has joined P."""
     members = usable & taken
     n, b = members.shape[0], positions.shape[0]

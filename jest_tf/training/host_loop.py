@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.runtime.strategy import Runtime
-from jest_tf.selection import select
-from jest_tf.training.cost import SCORE_LEARNER, SCORE_REFERENCE, SELECT
 from jest_tf.training.jest_model import JestModel, Observed, StepOutput
 from jest_tf.training.resolution import StepPlan
 
 
 class _Call(NamedTuple):
+    """One call of a program."""
+
     kept: dict[str, tf.Tensor]  # of each of its steps, name -> [n, ...]
     wait: tf.Tensor | float  # seconds
     candidates: list  # `id`, `source`, `valid` of its last batch, [replicas][k] each
@@ -53,6 +53,7 @@ class HostLoopResult:
 
     @property
     def is_read(self) -> bool:
+        """Whether the host has asked for the values."""
         return bool(self._values)
 
     @property
@@ -105,7 +106,7 @@ class HostLoop:
     """
 
     def __init__(self, model: JestModel, runtime: Runtime, batches: Iterator):
-        self._model, self._runtime, self._batches = model, runtime, batches
+        self._model, self._runtime, self.batches = model, runtime, batches
         self._programs = {}
 
     def run(
@@ -116,7 +117,7 @@ class HostLoop:
         compiled = not self.is_compiled(plan)
         if compiled:
             note(plan.compiling())
-            build = self._many_steps if self._runtime.steps_in_graph else self._one_step
+            build = self._many_steps if self._runtime.steps_in_graph else self.one_step
             self._programs[plan] = build(plan)
         program, calls = self._programs[plan], []
         if self._runtime.steps_in_graph:
@@ -124,13 +125,14 @@ class HostLoop:
             return HostLoopResult(compiled, output, [self._call(batch, kept, wait)])
         for _ in range(n_steps):
             started = time.monotonic()
-            batch = next(self._batches)
+            batch = next(self.batches)
             waited = time.monotonic() - started
             output, kept = program(batch)
             calls.append(self._call(batch, kept, waited))
         return HostLoopResult(compiled, output, calls)
 
     def is_compiled(self, plan: StepPlan) -> bool:
+        """Whether there is a program for the plan already."""
         return plan in self._programs
 
     def _call(self, batch: dict, kept: dict, wait: tf.Tensor | float) -> "_Call":
@@ -152,52 +154,16 @@ class HostLoop:
             lambda scored, selection: run(diagnose, args=(scored, selection)), autograph=False
         )
 
-    def part_seconds(self, plan: StepPlan, result: HostLoopResult) -> dict[str, float]:
-        """Seconds of score_learner, score_reference and select, run alone; those the step has.
-
-        They are parts of one program and cannot be timed inside it; see `cost.split_seconds`. It
-        takes about two scorings, once a plan.
-        """
-        model, batch, scored = self._model, result.last_batch, result.last.scored
-        parts = {}
-        if scored.learner is not None:
-            embed = functools.partial(model.embed, model.learner, at=plan.score)
-            parts[SCORE_LEARNER] = self._seconds(embed, batch)
-        if scored.reference is not None and "reference_zimg" not in batch:
-            embed = functools.partial(model.embed, model.reference, at=plan.reference)
-            parts[SCORE_REFERENCE] = self._seconds(embed, batch)
-        if model.spec.policy != "uniform":
-            parts[SELECT] = self._seconds(
-                lambda rows: select(model.spec, *rows, model.collectives()), scored, n=1
-            )
-        return parts
-
-    def _seconds(self, part: Callable, values: tuple | dict, n: int = 2) -> float:
-        """Of the program that makes the first n results of a part."""
-
-        def one_number(values):  # nothing else has to leave the device
-            return tf.add_n([tf.reduce_sum(tf.cast(x, tf.float32)) for x in part(values)[:n]])
-
-        compiled = self._runtime.compiled(one_number)
-        program = tf.function(
-            functools.partial(lambda rows: self._runtime.strategy.run(compiled, args=(rows,))),
-            autograph=False,
-        )
-        for _ in range(2):  # the first call compiles
-            started = time.monotonic()
-            self._first(program(values)).numpy()
-        return time.monotonic() - started
-
     def first_replica(self, values):
         """The nest of per-replica tensors as the first replica has it; None stays None."""
         return tf.nest.map_structure(lambda v: None if v is None else self._first(v), values)
 
-    def _one_step(self, plan: StepPlan) -> Callable:
+    def one_step(self, plan: StepPlan) -> Callable:
         """The program batch -> (output, what is kept of every step: name -> tensor [1, ...])."""
         step = self._runtime.compiled(functools.partial(self._model.step, plan=plan))
 
         @tf.autograph.experimental.do_not_convert  # nothing in a step needs it, and it is slow
-        def one_step(batch):
+        def run_step(batch):
             output = self._runtime.strategy.run(step, args=(batch,))
             # One vector: the host waits for one copy, not for one a metric.
             metrics = [self._first(value) for _, value in sorted(output.metrics.items())]
@@ -209,16 +175,16 @@ class HostLoop:
 
         # A partial has no code object: TensorFlow does not take the programs of several plans for
         # retraces of one function, and does not warn.
-        return tf.function(functools.partial(one_step), reduce_retracing=False)
+        return tf.function(functools.partial(run_step), reduce_retracing=False)
 
     def _many_steps(self, plan: StepPlan) -> Callable:
         """The program n -> (last output and batch, what is kept of every step [n, ...], wait)."""
-        one_step = self._one_step(plan)
+        one_step = self.one_step(plan)
 
         def read_and_step():
             before = self._clock()
             with tf.control_dependencies([before]):
-                batch = next(self._batches)
+                batch = next(self.batches)
             local = [self._runtime.strategy.experimental_local_results(v) for v in batch.values()]
             with tf.control_dependencies(tf.nest.flatten(local)):
                 wait = self._clock() - before

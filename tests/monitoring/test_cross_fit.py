@@ -44,8 +44,8 @@ def test_a_pair_is_judged_by_a_ridge_regression_that_never_saw_it(pairs, monkeyp
     monkeypatch.setattr(cross_fit, "RIDGES", (0.01,))
     zimg, ztxt, captions, fold = pairs[0]
     found = learned(pairs[0])
-    white = [found._white(side, z) for side, z in enumerate((zimg, ztxt))]
-    x = cross_fit._features(0, zimg, white[0], captions)
+    white = [found.white(side, z) for side, z in enumerate((zimg, ztxt))]
+    x = cross_fit.features_of(0, zimg, white[0], captions)
     alpha = 0.01 * np.sum(x**2) / x.shape[1]
     for f in range(5):
         seen = fold != f

@@ -81,7 +81,7 @@ def test_one_process_is_the_chief_and_every_process_is_a_host(jobs, task, is_chi
 
     runtime = strategy.Runtime(Cluster(), "multi_worker", 2, n_hosts, compile_whole_step=False)
     assert runtime.is_chief == is_chief
-    assert strategy._n_hosts("multi_worker", Cluster()) == n_hosts
+    assert strategy.n_hosts_of("multi_worker", Cluster()) == n_hosts
 
 
 def test_a_broken_cluster_description_is_one_message(monkeypatch):

@@ -133,7 +133,7 @@ def test_score_of_the_chosen_is_the_same_a_few_at_a_time(loss, monkeypatch):
     members = tf.scatter_nd(positions[:, None], tf.ones([36], tf.bool), [state.shape[1]])
     everyone = tf.ones_like(members)
     rows = joint.own_rows([z for _, z in models], everyone, positions[:9], 0)
-    set_score = joint._set_score.python_function
+    set_score = joint.score_of_set.python_function
     monkeypatch.setattr(joint, "MIN_TILE", 4)
     totals = []
     for at_a_time in (36, 8):  # 1 part and 6 of 6

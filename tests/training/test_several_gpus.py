@@ -39,7 +39,7 @@ def step_of(n_chunks: int, tower: dict):
     model, loop, schedule = tiny.trainer(
         2, spec, sizes=towers, compile_parts=True, collectives=AsAmongGpus
     )
-    graph = loop._one_step(schedule.plan(0)).get_concrete_function(next(loop._batches)).graph
+    graph = loop.one_step(schedule.plan(0)).get_concrete_function(next(loop.batches)).graph
     return graph, sent[: len(sent) // 2]
 
 
