@@ -35,7 +35,6 @@ def usage() -> str:
 
 
 def main() -> None:
-    """Runs the command that the first argument names."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "--helpfull", "help"):
         print(usage())

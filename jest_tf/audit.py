@@ -40,7 +40,6 @@ _RUNNER = units.runner_flag(_flag)
 
 
 def main(argv: list[str]) -> None:
-    """Writes table and page."""
     argv, beam = units.beam_of(argv, _RUNNER.value)
     config_flag.refuse_extra(argv)
     out = _OUT.value or ""
@@ -49,8 +48,7 @@ def main(argv: list[str]) -> None:
     if not _WORKDIR.value and not (_DATA.value and _REFERENCE.value):
         raise UserError("give --workdir (a run), or --data and --reference (a model that judges)")
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    # TensorFlow takes seconds to import: after the flags were found to be right.
-    from jest_tf.monitoring import audit, audit_page
+    from jest_tf.monitoring import audit
 
     given = {name: FLAGS[name].value for name in FLAGS}
     for name in MODELS:
@@ -63,7 +61,7 @@ def main(argv: list[str]) -> None:
     units.run(beam, "jest_tf.audit:open_units", {"given": given}, left, here)
     audit.finish(audited, out, _WRONG_SHARE.value)
     page = out.removesuffix(".parquet") + ".html"
-    write_atomically(page, audit_page.page(out, audited.manifest, cli.made_by("jest_tf.audit")))
+    write_atomically(page, audit.page(out, audited.manifest, cli.made_by("jest_tf.audit")))
     print(f"{audited.manifest.n_records:,} pairs -> {out}, {page}")
 
 

@@ -42,7 +42,6 @@ cli.tpu_flag(_flag)
 
 
 def main(argv: list[str]) -> None:
-    """Fills the cache that the flags name."""
     argv, beam = units.beam_of(argv, _RUNNER.value)
     config_flag.refuse_extra(argv)
     if not _DATA.value or not _OUT.value:
@@ -65,7 +64,6 @@ def make_cache(given: dict, beam: units.Beam | None):
 
 def open_cache(given: dict, on_all: bool = True):
     """(the cache that these flags name, what fills its shards); on_all: on all replicas here."""
-    # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data.sources import open_source, register
     from jest_tf.runtime.strategy import ONE_DEVICE, of_machine
     from jest_tf.training.cache_fill import filled_by_run
@@ -81,7 +79,7 @@ def open_cache(given: dict, on_all: bool = True):
     if run:
         how = {name: given[name] for name in ("dtype", "batch_size")}
         return filled_by_run(run, manifest, given["out"], runtime=runtime, **how)
-    return _datacompdr(given, manifest) if given["datacompdr"] else _import(given, manifest)
+    return _from_files(given, manifest)
 
 
 def open_units(given: dict) -> Callable[[int], None]:
@@ -90,37 +88,29 @@ def open_units(given: dict) -> Callable[[int], None]:
     return lambda index: fill([index])
 
 
-def _writer(given: dict, manifest, identity: dict, dim: int, scale: float, bias: float):
+def _from_files(given: dict, manifest):
+    """Of embeddings that are there: DataCompDR's, or files of any model's."""
+    from jest_tf.data.datacompdr import DataCompDR
     from jest_tf.data.reference_cache import CacheWriter
-
-    of_model = {"identity": identity, "dim": dim, "scale": scale, "bias": bias}
-    return CacheWriter(given["out"], manifest, dtype=given["dtype"], **of_model)
-
-
-def _import(given: dict, manifest):
     from jest_tf.data.reference_fill import StoredEmbeddings
 
-    of_model = [given[name] for name in ("dim", "scale", "bias")]
-    if None in of_model:
+    dim, scale, bias = (given[name] for name in ("dim", "scale", "bias"))
+    if given["datacompdr"]:
+        embeddings = DataCompDR(given["datacompdr"], given["teacher"])
+        # CLIP's scale is 100 after training. It has no bias, which only a sigmoid loss needs.
+        scale, bias = (100.0 if scale is None else scale), (0.0 if bias is None else bias)
+        identity, dim = {"datacompdr": f"teacher {given['teacher']}"}, embeddings.dim
+    elif None in (dim, scale, bias):
         raise UserError("--embeddings needs --scale, --bias and --dim of the model they are from")
-    writer = _writer(given, manifest, {"imported": given["name"]}, *of_model)
-    embeddings = StoredEmbeddings(given["embeddings"], given["dim"])
-    print(
-        f"{embeddings.places.n:,} embeddings in {len(embeddings.parts)} parts; "
-        f"{embeddings.places.n_repeated():,} ids repeat (first kept)"
-    )
-    return writer, functools.partial(writer.fill, embeddings.rows)
-
-
-def _datacompdr(given: dict, manifest):
-    from jest_tf.data.datacompdr import DataCompDR
-
-    embeddings = DataCompDR(given["datacompdr"], given["teacher"])
-    # CLIP's scale is 100 after training. It has no bias, which only a sigmoid loss needs.
-    scale = 100.0 if given["scale"] is None else given["scale"]
-    bias = 0.0 if given["bias"] is None else given["bias"]
-    identity = {"datacompdr": f"teacher {given['teacher']}"}
-    writer = _writer(given, manifest, identity, embeddings.dim, scale, bias)
+    else:
+        identity = {"imported": given["name"]}
+        embeddings = StoredEmbeddings(given["embeddings"], dim)
+        print(
+            f"{embeddings.places.n:,} embeddings in {len(embeddings.parts)} parts; "
+            f"{embeddings.places.n_repeated():,} ids repeat (first kept)"
+        )
+    of_model = {"identity": identity, "dim": dim, "scale": scale, "bias": bias}
+    writer = CacheWriter(given["out"], manifest, dtype=given["dtype"], **of_model)
     return writer, functools.partial(writer.fill, embeddings.rows)
 
 

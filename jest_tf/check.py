@@ -46,7 +46,6 @@ _COMPILE_ENV = _flag(
 
 
 def main(argv: list[str]) -> int:
-    """Prints the page; returns the exit code."""
     logging.set_verbosity(logging.WARNING)  # The page is all that is said.
     config_flag.refuse_extra(argv)
     config = config_flag.value_of(_CONFIG)
@@ -55,7 +54,7 @@ def main(argv: list[str]) -> int:
     topology = parse_topology(_COMPILE_FOR.value) if _COMPILE_FOR.value else None
     n_replicas, n_hosts = _layout(config, topology)
     if _ALL_RECORDS.value:
-        from jest_tf.preflight.records import check_records
+        from jest_tf.preflight.data_checks import check_records
 
         section = check_records(config, n_replicas, _REPORT.value)
         print(render([section]))
@@ -76,9 +75,7 @@ def main(argv: list[str]) -> int:
 def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Section]:
     from jest_tf.config import needs_reference
     from jest_tf.preflight import compiling, data_checks
-    from jest_tf.preflight.cost import check_cost
-    from jest_tf.preflight.mates import check_mates
-    from jest_tf.preflight.memory import check_memory
+    from jest_tf.preflight.cost import check_cost, check_memory
     from jest_tf.training.assemble import parts_of
 
     sections, reference = [], None
@@ -86,7 +83,7 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
     if _DATA.value:
         sections.append(data_checks.check_data(config, n_hosts))
         if "records" in dict(sections[-1].rows):  # a set that is prepared
-            sections.append(check_mates(config))
+            sections.append(data_checks.check_mates(config))
         if needs_reference(config):
             sections.append(data_checks.check_reference(config))
             if not sections[-1].problems:
@@ -103,8 +100,8 @@ def _with_tensorflow(config, n_replicas, n_hosts, device, topology) -> list[Sect
     if topology:
         if memory.problems:  # The compiler's word counts, not the estimate's.
             memory.add("note", f"an estimate: {memory.problems.pop()}")
-        environment = _COMPILE_ENV.value
-        sections.append(compiling.check_compile(config, parts, topology, environment, reference))
+        run = compiling.programs(config, parts, topology, _COMPILE_ENV.value, reference)
+        sections.append(compiling.check_compile(topology, run))
         progress.add()
     progress.close()
     return sections

@@ -5,13 +5,16 @@ Marks in the comments: [P] the paper's value, [R] recalled from it, unverified.
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from jest_tf import selection_spec
-from jest_tf.errors import UserError, nearest
+from jest_tf.errors import UserError, explaining, nearest
+from jest_tf.files import read_json
 from jest_tf.tuning import tuning_problems
 
 SAME_CAPTION = ("negative", "ignore")
@@ -180,7 +183,6 @@ DEFAULTS = {
 
 
 def base_config() -> ConfigDict:
-    """Every field of a run with its default."""
     number_or_text = config_dict.FieldReference(DEFAULTS["model"]["init_bias"], field_type=object)
     return ConfigDict(DEFAULTS | {"model": DEFAULTS["model"] | {"init_bias": number_or_text}})
 
@@ -242,22 +244,16 @@ def parse_arg(arg: str, **defaults) -> ConfigDict:
             raise UserError(
                 f"config argument {name!r} is unknown{hint}. Valid: {', '.join(defaults)}."
             )
-        values[name] = _typed(name, text, defaults[name])
+        kind, default = type(defaults[name]), defaults[name]
+        if kind is bool:
+            if text not in ("", "1", "0", "true", "false", "True", "False"):
+                raise UserError(f"config argument {name}={text!r}: expected true or false.")
+            values[name] = text not in ("0", "false", "False")
+            continue
+        told = f"config argument {name}={text!r}: expected {kind.__name__}, as {default!r}."
+        with explaining(ValueError, told):
+            values[name] = kind(text)
     return ConfigDict(values)
-
-
-def _typed(name: str, text: str, default):
-    if isinstance(default, bool):
-        if text not in ("", "1", "0", "true", "false", "True", "False"):
-            raise UserError(f"config argument {name}={text!r}: expected true or false.")
-        return text not in ("0", "false", "False")
-    try:
-        return type(default)(text)
-    except ValueError:
-        kind = type(default).__name__
-        raise UserError(
-            f"config argument {name}={text!r}: expected {kind}, as {default!r}."
-        ) from None
 
 
 def flat(values: Mapping, prefix: str = "") -> dict[str, Any]:
@@ -267,6 +263,16 @@ def flat(values: Mapping, prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, Mapping | ConfigDict)
         found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found
+
+
+ABSENT = "(absent)"
+
+
+def differences(*configs: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Dotted field → its value in each config, or ABSENT, of the fields in which they differ."""
+    values = [flat(config) for config in configs]
+    rows = {name: [v.get(name, ABSENT) for v in values] for name in sorted(set().union(*values))}
+    return {name: row for name, row in rows.items() if any(value != row[0] for value in row)}
 
 
 def problems(config: ConfigDict) -> list[str]:
@@ -392,3 +398,42 @@ def require_sound(found: list[str]) -> None:
     if found:
         lines = "\n".join(f"  - {line}" for line in found)
         raise UserError(f"the config has {len(found)} problem(s):\n{lines}")
+
+
+# Of config.json. Raised when a field changes its meaning; a new field with a default needs nothing.
+SCHEMA = 1
+_KEY = "schema"
+
+
+def to_store(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {_KEY: SCHEMA, **config}
+
+
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+    """The config of the run in a workdir, as a nested dict; UserError: none that can be read."""
+    file = Path(path) / "config.json"
+    if not file.exists():
+        raise UserError(f"{path} is not the workdir of a run: it has no config.json.")
+    return read_json(file)
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of this version, overlaid by `stored`; UserError: a newer one wrote it."""
+    schema = stored.get(_KEY, 1)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise UserError(
+            f"a newer version of jest_tf wrote this run (config schema {schema}; this one reads "
+            f"up to {SCHEMA}). Install that version, or a later one."
+        )
+    fields = {key: value for key, value in stored.items() if key != _KEY}
+    return _overlaid(base_config().to_dict(), fields)
+
+
+def _overlaid(defaults: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(defaults)
+    for key, value in stored.items():
+        default = defaults.get(key)
+        # Groups that are empty by default hold names of the user's: they are taken as they are.
+        is_group = isinstance(value, Mapping) and isinstance(default, Mapping) and default
+        found[key] = _overlaid(default, value) if is_group else value
+    return found

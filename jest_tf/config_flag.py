@@ -61,7 +61,6 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def shipped() -> list[str]:
-    """Names of the configs that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.py") if path.stem != "__init__")
 
 

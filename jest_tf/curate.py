@@ -41,7 +41,6 @@ _RUNNER = units.runner_flag(_flag)
 
 
 def main(argv: list[str]) -> None:
-    """Chooses and writes."""
     argv, beam = units.beam_of(argv, _RUNNER.value)
     config_flag.refuse_extra(argv)
     if not _AUDIT.value or not _OUT.value:
@@ -50,11 +49,18 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--write={', '.join(sorted(unknown))}: expected some of {WRITTEN}")
     if "tars" in _WRITE.value and not _TARS.value:
         raise UserError("--write=tars copies from --tars: give the tars that the data came from")
-    # TensorFlow takes seconds to import: after the flags were found to be right.
+    from jest_tf.data.sources import open_source, register
     from jest_tf.monitoring.audit import read_about
 
-    about = read_about(_AUDIT.value)
-    manifest = _manifest(about) if "manifest" in _WRITE.value else None
+    about, manifest = read_about(_AUDIT.value), None
+    if "manifest" in _WRITE.value:
+        register(_TFDS_MODULE.value)
+        manifest = open_source(_DATA.value or about["data_name"], _DATA_DIR.value)
+        if manifest.fingerprint != about["data"]:
+            raise UserError(
+                f"{_AUDIT.value} is an audit of another data set: {about['data_name']}, "
+                f"fingerprint {about['data']}, not of {manifest.name} ({manifest.fingerprint})."
+            )
     choice = _choose(about, beam)
     n, total = int(choice.kept.sum()), len(choice.kept)
     if not n:
@@ -64,19 +70,6 @@ def main(argv: list[str]) -> None:
     for name in _WRITE.value:
         _write(name, choice, manifest)
         print(f"wrote {name} -> {_OUT.value}")
-
-
-def _manifest(about: dict):
-    from jest_tf.data.sources import open_source, register
-
-    register(_TFDS_MODULE.value)
-    manifest = open_source(_DATA.value or about["data_name"], _DATA_DIR.value)
-    if manifest.fingerprint != about["data"]:
-        raise UserError(
-            f"{_AUDIT.value} is an audit of another data set: {about['data_name']}, fingerprint "
-            f"{about['data']}, not of {manifest.name} ({manifest.fingerprint})."
-        )
-    return manifest
 
 
 def _choose(about: dict, beam: units.Beam | None):

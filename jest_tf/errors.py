@@ -9,11 +9,18 @@ class UserError(ValueError):
     """A wrong input: what, what was found, what was expected, the fix. Entry points exit with 2."""
 
 
+def why(error: Exception) -> str:
+    """What went wrong, in short and without the path, which stands beside it."""
+    text = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
 @contextlib.contextmanager
 def explaining(
     kinds: type[Exception] | tuple[type[Exception], ...],
     text: str,
-    told: Callable[[Exception], str] = lambda error: getattr(error, "message", None) or str(error),
+    told: Callable[[Exception], str] = why,
+    raises: type[UserError] = UserError,
 ) -> Iterator[None]:
     """Raises a UserError for errors of these kinds; a UserError passes as it is.
 
@@ -25,7 +32,7 @@ def explaining(
         raise
     except kinds as error:
         kind = type(error).__name__
-        raise UserError(text.replace("{kind}", kind).replace("{error}", told(error))) from error
+        raise raises(text.replace("{kind}", kind).replace("{error}", told(error))) from error
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

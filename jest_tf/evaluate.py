@@ -8,15 +8,17 @@
 The run's config (`evals`) or a JSON file (`--evals`) says what to evaluate: docs/evaluation.md.
 """
 
+import json
 import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError, explaining
-from jest_tf.files import parse_json
+from jest_tf.files import parse_json, step_name, write_atomically
 
 FLAGS, _flag = cli.own_flags()
 _WORKDIR = _flag("string", "workdir", None, "Folder of a run.")
@@ -41,7 +43,6 @@ _TPU = cli.tpu_flag(_flag)
 
 
 def main(argv: list[str]) -> None:
-    """Evaluates what the flags name."""
     config_flag.refuse_extra(argv)
     if bool(_WORKDIR.value) == bool(_EXPORT.value):
         raise UserError("give either --workdir (a run) or --export (an exported model)")
@@ -58,22 +59,18 @@ def main(argv: list[str]) -> None:
 
     register(_TFDS_MODULE.value)
     runtime = of_machine(_TPU.value)
-    if _EXPORT.value:
-        _evaluate_export(_EXPORT.value, runtime)
+    if path := _EXPORT.value:
+        from jest_tf.serving.encoders import ExportEncoder
+
+        encoder = ExportEncoder.on_all(path, runtime)
+        specs = _specs(_given_specs() or encoder.info["metadata"].get("evals", {}))
+        out = _OUT.value or os.path.join(os.path.dirname(os.path.abspath(path)), "evaluations")
+        _run_all(specs, encoder, out, _DATA_DIR.value)
     elif _FOLLOW.value:
         _follow(_WORKDIR.value, runtime)
     else:
         given, run = _given_specs(), _load(_WORKDIR.value, _STEP.value, runtime)
         _measure(run, _specs(given or run.config.evals.to_dict()), _WORKDIR.value, runtime)
-
-
-def _evaluate_export(path: str, runtime) -> None:
-    from jest_tf.serving.encoders import ExportEncoder
-
-    encoder = ExportEncoder.on_all(path, runtime)
-    specs = _specs(_given_specs() or encoder.info["metadata"].get("evals", {}))
-    out = _OUT.value or os.path.join(os.path.dirname(os.path.abspath(path)), "evaluations")
-    _run_all(specs, encoder, out, _DATA_DIR.value)
 
 
 def _load(workdir: str, step: int | None, runtime):
@@ -86,7 +83,7 @@ def _load(workdir: str, step: int | None, runtime):
 def _follow(workdir: str, runtime) -> None:
     """Evaluates each checkpoint once, and offers each for the best exports; results are kept."""
     from jest_tf.export import export_run
-    from jest_tf.serving.best_exports import BestExports
+    from jest_tf.results import read_result
     from jest_tf.training.run.checkpoint import Checkpointer, CheckpointNotFound
     from jest_tf.training.run.restore import load_workdir
     from jest_tf.training.run.workdir import stored_config
@@ -103,7 +100,9 @@ def _follow(workdir: str, runtime) -> None:
         finished=lambda: total_steps in checkpoints.steps(),
     ):
         try:
-            results = _results_at(workdir, step, specs, runtime)
+            results = {name: read_result(_out(workdir), name, step) for name in specs}
+            if not all(results.values()):
+                results = _measure(_load(workdir, step, runtime), specs, workdir, runtime)
             if _BEST.value and not best.has(step):
                 best.offer(
                     step, results,
@@ -111,18 +110,6 @@ def _follow(workdir: str, runtime) -> None:
                 )  # fmt: skip
         except CheckpointNotFound:
             print(f"step {step}: the run has dropped this checkpoint already")
-
-
-def _results_at(
-    workdir: str, step: int, specs: Mapping[str, Any], runtime
-) -> dict[str, dict[str, Any]]:
-    """The results of a checkpoint: those that are there, or all of them measured now."""
-    from jest_tf.results import read_result
-
-    results = {name: read_result(_out(workdir), name, step) for name in specs}
-    if all(results.values()):
-        return results
-    return _measure(_load(workdir, step, runtime), specs, workdir, runtime)
 
 
 def _wait_for(path: str, seconds: float) -> None:
@@ -135,7 +122,6 @@ def _wait_for(path: str, seconds: float) -> None:
 
 
 def _measure(run, specs: Mapping[str, Any], workdir: str, runtime) -> dict[str, dict[str, Any]]:
-    """The results of a loaded run."""
     from jest_tf.serving.encoders import ModelEncoder
 
     config = run.config
@@ -155,7 +141,14 @@ def _run_all(
 ) -> dict[str, dict[str, Any]]:
     """Runs, writes and prints all evaluations; returns the results by name."""
     if _PROJECTOR.value:
-        _project(specs[_PROJECTOR.value]["data"], encoder, out, data_dir)
+        from jest_tf.evaluation.evaluators import projection
+        from jest_tf.monitoring.projector import write_projector
+
+        data, folder = specs[_PROJECTOR.value]["data"], os.path.join(out, "..", "projector")
+        folder = os.path.normpath(folder)
+        z, columns, images = projection(data, encoder, data_dir)
+        write_projector(folder, f"{encoder.description['model']} on {data}", z, columns, images)
+        print(f"tensorboard --logdir {folder}    # the tab Projector; this folder alone")
         return {}
     from jest_tf.evaluation.evaluators import require_data, run_evaluation
     from jest_tf.results import write_result
@@ -169,16 +162,6 @@ def _run_all(
         numbers = ", ".join(f"{k} {v:.4g}" for k, v in results[name]["metrics"].items())
         print(f"{name} at step {results[name].get('step')}: {numbers}\n  -> {path}", flush=True)
     return results
-
-
-def _project(data: str, encoder, out: str, data_dir: str | None) -> None:
-    from jest_tf.evaluation.evaluators import projection
-    from jest_tf.monitoring.projector import write_projector
-
-    folder = os.path.join(os.path.dirname(out.rstrip("/")), "projector")
-    z, columns, images = projection(data, encoder, data_dir)
-    write_projector(folder, f"{encoder.description['model']} on {data}", z, columns, images)
-    print(f"tensorboard --logdir {folder}    # the tab Projector; this folder alone")
 
 
 def _out(workdir: str) -> str:
@@ -212,6 +195,73 @@ def _specs(specs: Mapping[str, Any]) -> dict[str, Any]:
     for name, spec in chosen.items():
         checked_options(name, spec)
     return chosen
+
+
+_LIST = "best.json"
+# Where less is better; in every other metric of this package more is.
+_LESS_IS_BETTER = ("median_rank",)
+
+
+class BestExports:
+    """A folder of at most n exports, `step-00000100` each, and `best.json` with their scores.
+
+    by: `NAME:METRIC`, e.g. `retrieval:image_to_text/recall@10`; None if nothing is offered.
+    UserError: it names none of `evaluations`.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, by: str | None, n: int, evaluations: Mapping[str, Any]
+    ):
+        self.folder, self.n = Path(folder), n
+        self.name, _, self.metric = (by or "").partition(":")
+        if by and self.name not in evaluations:
+            raise UserError(
+                f"--best={by}: there is no evaluation {self.name!r}; there are "
+                f"{', '.join(evaluations)}"
+            )
+
+    def has(self, step: int) -> bool:
+        return step in self._kept()
+
+    def offer(
+        self, step: int, results: Mapping[str, Mapping[str, Any]], export: Callable[[str], Any]
+    ) -> bool:
+        """Exports a step that is among the n best, and drops what no longer is; True if kept.
+
+        results: by evaluation. export: writes to a path. UserError: there is no such metric.
+        """
+        metrics = results[self.name]["metrics"]
+        if self.metric not in metrics:
+            raise UserError(
+                f"evaluation {self.name!r} has no metric {self.metric!r}; it has "
+                f"{', '.join(metrics)}"
+            )
+        ranked = {**self._kept(), step: metrics[self.metric]}
+        sign = 1 if self.metric.endswith(_LESS_IS_BETTER) else -1
+        # Of equals the earlier step stays: it cost less.
+        best = sorted(ranked, key=lambda s: (sign * ranked[s], s))[: self.n]
+        if step not in best:
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        export(str(self.folder / step_name(step)))
+        exports = [{"step": s, "score": ranked[s], "path": step_name(s)} for s in best]
+        content = {"by": f"{self.name}:{self.metric}", "exports": exports}
+        write_atomically(self.folder / _LIST, json.dumps(content, indent=1))
+        for dropped in set(ranked) - set(best):
+            shutil.rmtree(self.folder / step_name(dropped), ignore_errors=True)
+        return True
+
+    def _kept(self) -> dict[int, float]:
+        try:
+            content = parse_json((self.folder / _LIST).read_text())
+        except FileNotFoundError:
+            return {}
+        if content["by"] != f"{self.name}:{self.metric}":
+            raise UserError(
+                f"{self.folder} holds the best exports by {content['by']}, not by "
+                f"{self.name}:{self.metric}: remove it, or keep to that metric"
+            )
+        return {entry["step"]: entry["score"] for entry in content["exports"]}
 
 
 if __name__ == "__main__":

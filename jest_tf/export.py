@@ -10,9 +10,12 @@ A SavedModel holds tokenizer and preprocessing, and loads with tensorflow and te
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jest_tf import cli, config_flag
+from jest_tf.config import flat
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json
 
@@ -38,7 +41,6 @@ _STEP = _flag("integer", "step", None, "Checkpoint to export; by default the new
 
 
 def main(argv: list[str]) -> None:
-    """Exports the model of `--workdir`."""
     config_flag.refuse_extra(argv)
     if not _WORKDIR.value:
         raise UserError("--workdir is missing. Give the folder of the run to export.")
@@ -67,25 +69,94 @@ def export_run(run, workdir: str, out: str) -> str:
     """Exports a LoadedRun with all that its workdir knows about it; returns the fingerprint."""
     from jest_tf.monitoring.labels import run_about
     from jest_tf.results import read_results
-    from jest_tf.serving.run_metadata import run_metadata
     from jest_tf.serving.saved_model import export_dual_encoder
 
-    made_with = {}
+    folder, config = Path(workdir), run.config.to_dict()
+    about, made_with = run_about(folder), {}
     with contextlib.suppress(OSError, ValueError):
-        made_with = parse_json((Path(workdir) / "environment.json").read_text())
-    metadata = run_metadata(
-        run.config.to_dict(),
-        run.step,
-        workdir,
-        cost=run.state.get("ledger"),
-        scores=read_results(Path(workdir) / "evaluations", run.step),
-        about=run_about(Path(workdir)),
-        environment={k: made_with.get(k) for k in TOLD} if made_with else {},
-    )
-    config = run.config
-    return export_dual_encoder(
-        run.model, run.tokenizer, config.model.image_size, out, metadata, config.data.image_size
-    )
+        made_with = parse_json((folder / "environment.json").read_text())
+    metadata = {
+        "name": config["name"],
+        "step": run.step,
+        "checkpoint": f"{workdir} at step {run.step}",
+        "data": _data(config["data"]),
+        "selection": _selection(config["selection"], config["reference"]["workdir"]),
+        "training": trained_how(config, run.step),
+        "cost": _filled(run.state.get("ledger") or {}),
+        "scores": list(read_results(folder / "evaluations", run.step)),
+        "licences": [
+            "Code: Apache-2.0",
+            *(about.get("licences") or [f"Data: as {config['data']['train']} states"]),
+        ],
+        "limits": [
+            *about.get("limits", []),
+            "Not examined for social bias, and not meant for decisions about people",
+        ],
+        "environment": _filled({name: made_with.get(name) for name in TOLD}),
+        "evals": dict(config["evals"]),
+    }
+    size, stored = run.config.model.image_size, run.config.data.image_size
+    return export_dual_encoder(run.model, run.tokenizer, size, out, metadata, stored)
+
+
+def _data(data: Mapping[str, Any]) -> dict[str, Any]:
+    learned_from = data["vocab_from"] or data["train"]
+    vocabulary = f"trained on {learned_from}" if learned_from else "that of the imported model"
+    return {
+        "training pairs": data["train"] or "none: the weights were imported as they are",
+        "vocabulary": data["vocab"] or vocabulary,
+        "augmentation": ", ".join(data["augment"]) or "none",
+        "order": f"shuffled: {data['shuffle']}, {data['n_lanes']} lanes",
+    }
+
+
+def _selection(selection: Mapping[str, Any], reference: str) -> dict[str, Any]:
+    b, super_batch = selection["sub_batch"], selection["super_batch"]
+    rows = {"policy": selection["policy"], "sub-batch (trained)": b}
+    if selection["policy"] == "uniform":
+        return rows
+    uses_reference = selection["criterion"] != "hard_learner"
+    return rows | {
+        "criterion": selection["criterion"],
+        "super-batch (scored)": super_batch,
+        "filter ratio": 1 - b / super_batch,
+        "chunks": selection["n_chunks"],
+        "temperature": selection["temperature"],
+        "greedy": selection["greedy"],
+        "scope": selection["scope"],
+        "reference": reference if uses_reference else "none",
+    }
+
+
+def trained_how(config: Mapping[str, Any], step: int) -> dict[str, Any]:
+    optimizer, reference = config["optimizer"], config["reference"]
+    weight, source = reference["distillation"], reference["workdir"] or reference["cache"]
+    told = {
+        "steps": f"{step:,} of {config['total_steps']:,}",
+        "examples trained on": step * config["selection"]["sub_batch"],
+        "loss": config["loss"],
+        "distillation": f"weight {weight:g}, from {source}" if weight else "none",
+        "precision": config["precision"],
+        "learning rate": optimizer["learning_rate"],
+        "weight decay": optimizer["weight_decay"],
+        "seed": config["seed"],
+    }
+    model = config["model"]
+    if ema := optimizer.get("ema"):
+        told["averaged weights"] = f"decay {ema:g}"
+    if not model.get("init"):
+        return told
+    trained = [f"{tower} {model[tower]['train']}" for tower in ("image", "text")]
+    adapters = [f"adapters of rank {model['lora']['rank']}"] * bool(model["lora"]["rank"])
+    return told | {
+        "starts from": model["init"].rstrip("/").rpartition("/")[2],
+        "trained parts": ", ".join(trained + adapters),
+    }
+
+
+def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts as one, without what is empty."""
+    return {key: value for key, value in flat(values).items() if value not in (None, "", [], ())}
 
 
 if __name__ == "__main__":

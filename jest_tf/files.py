@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jest_tf.errors import UserError
+from jest_tf.errors import explaining
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
@@ -31,13 +31,9 @@ def parse_json(text: str | bytes) -> Any:
 
 def read_json(path: str | os.PathLike) -> Any:
     """Content of a local file; UserError: it cannot be read as JSON."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return parse_json(file.read())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as JSON: {error}. Restore it from a copy."
-        ) from error
+    text = f"{path} cannot be read as JSON: {{error}}. Restore it from a copy."
+    with explaining((OSError, ValueError), text), open(path, encoding="utf-8") as file:
+        return parse_json(file.read())
 
 
 @contextlib.contextmanager
@@ -59,21 +55,21 @@ def replacing(path: str | os.PathLike, aside: str | None = None) -> Iterator[str
         raise
 
 
-@contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
+def writing(path: str | os.PathLike) -> contextlib.AbstractContextManager:
     """Turns an OSError of the block, which writes to `path`, into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error}. Free disk space or fix the "
-            "permissions, then rerun the same command; it continues from the newest checkpoint."
-        ) from error
+    text = f"{path} cannot be written: {{error}}. Free disk space or fix the permissions, then "
+    text += "rerun the same command; it continues from the newest checkpoint."
+    return explaining(OSError, text)
+
+
+def step_name(step: int) -> str:
+    """What the files of a step are called; sorts by name up to 99,999,999 steps."""
+    return f"step-{step:08d}"
 
 
 def step_file(folder: str | os.PathLike, step: int) -> Path:
-    """The file of a step in a folder that has one .npz for some steps; sorts by name."""
-    return Path(folder) / f"step-{step:08d}.npz"
+    """The file of a step in a folder that has one .npz for some steps."""
+    return Path(folder) / f"{step_name(step)}.npz"
 
 
 def steps_with_file(folder: str | os.PathLike) -> list[int]:

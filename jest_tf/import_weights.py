@@ -31,7 +31,6 @@ _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
 
 
 def main(argv: list[str]) -> None:
-    """Imports what `--from` names."""
     config_flag.refuse_extra(argv)
     if not _FROM.value or not _OUT.value:
         raise UserError("give --from (weights that you downloaded) and --out (a new workdir)")

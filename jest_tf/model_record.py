@@ -11,7 +11,7 @@ import json
 import os
 from typing import Any
 
-from jest_tf.errors import UserError
+from jest_tf.errors import explaining
 from jest_tf.files import parse_json, write_atomically
 
 SCHEMA = 1
@@ -53,8 +53,6 @@ class PixelRule:
 
 @dataclasses.dataclass(frozen=True)
 class ModelRecord:
-    """The content of `model.json`."""
-
     sizes: dict[str, Any]  # `asdict` of the DualEncoderConfig
     vocabulary: str  # its file in the workdir
     fingerprint: str  # of the tokenizer
@@ -95,15 +93,11 @@ class ModelRecord:
         path = os.path.join(workdir, FILE)
         if not os.path.exists(path):
             return None
-        try:
-            with open(path, encoding="utf-8") as file:
-                content = parse_json(file.read())
-            return cls._from_json(content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} cannot be used ({type(error).__name__}: {error}). Expected what jest_tf "
-                f"writes, schema {SCHEMA}. Restore it, or import the model again."
-            ) from error
+        kinds = (OSError, ValueError, KeyError, TypeError, AttributeError)
+        text = f"{path} cannot be used ({{kind}}: {{error}}). Expected what jest_tf writes, schema "
+        text += f"{SCHEMA}. Restore it, or import the model again."
+        with explaining(kinds, text), open(path, encoding="utf-8") as file:
+            return cls._from_json(parse_json(file.read()))
 
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> "ModelRecord":

@@ -57,7 +57,6 @@ _flag("boolean", "overwrite", False, "Prepare all again into a folder that holds
 
 
 def main(argv: list[str]) -> int:
-    """Prepares the source that the words and flags name."""
     argv, beam = units.beam_of(argv, FLAGS.runner)
     kind, paths = (argv[1], tuple(argv[2:])) if len(argv) > 1 else ("", ())
     if kind not in KINDS or not paths:
@@ -67,7 +66,6 @@ def main(argv: list[str]) -> int:
         )
     if not FLAGS.out:
         raise UserError("--out is missing. Name the folder to write.")
-    # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data import prepare
 
     settings = {name: FLAGS[name].value for name in FLAGS if name != "runner"}

@@ -44,7 +44,6 @@ def write_report(workdirs: list[str], out: Path, n_sample_steps: int = 4) -> int
 
     UserError: a folder is not the workdir of a run, or the page cannot be written.
     """
-    # They import TensorFlow: after the flags.
     from jest_tf.monitoring.html_report import page
     from jest_tf.monitoring.run_history import load_runs
 
@@ -57,8 +56,7 @@ def write_picture(workdir: str, out: Path) -> int:
     """Draws the selected and rejected examples of the newest kept step; returns the step."""
     from PIL import Image
 
-    from jest_tf.monitoring.picks_sheet import picks_sheet
-    from jest_tf.monitoring.samples import read_samples
+    from jest_tf.monitoring.samples import picks_sheet, read_samples
 
     folder = Path(workdir) / "samples"
     steps = steps_with_file(folder)
@@ -77,7 +75,7 @@ def write_picture(workdir: str, out: Path) -> int:
 
 def _write(out: Path, content: bytes) -> None:
     text = f"{out} cannot be written: {{error}}. Name another file."
-    with explaining(OSError, text, lambda error: error.strerror):
+    with explaining(OSError, text):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)
 

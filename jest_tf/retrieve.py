@@ -30,7 +30,6 @@ _OUT = _flag("string", "out", None, "index: its folder; query: where to write wh
 
 
 def main(argv: list[str]) -> None:
-    """Dispatches to `index` or `query`."""
     commands = {"index": _index, "query": _query}
     if len(argv) != 2 or argv[1] not in commands:
         raise UserError(

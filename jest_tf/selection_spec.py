@@ -75,14 +75,12 @@ def problems(fields: Mapping[str, Any]) -> list[str]:
     sizes = {name: fields[name] for name in ("super_batch", "sub_batch", "n_chunks")}
     too_small = [name for name, size in sizes.items() if size < 1]
     found += [f"selection.{name} is {sizes[name]}; expected at least 1." for name in too_small]
-    for name in ("temperature", "learner_weight"):
+    limits = {"temperature": "selection.greedy", "learner_weight": "criterion easy_reference"}
+    for name, limit in limits.items():
         if not fields[name] > 0:
-            limit = {
-                "temperature": "selection.greedy is the limit of 0",
-                "learner_weight": "criterion easy_reference is the limit of 0",
-            }[name]
             found.append(
-                f"selection.{name} is {fields[name]}; expected a positive number ({limit})."
+                f"selection.{name} is {fields[name]}; expected a positive number ({limit} is the "
+                "limit of 0)."
             )
     if fields["learner_weight"] != 1 and fields["criterion"] != "learnability":
         found.append(

@@ -11,7 +11,7 @@ import logging
 import pathlib
 
 from jest_tf import cli, config_flag
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 
 LOOPBACK = ("127.0.0.1", "localhost")
 THREADS = 8
@@ -25,30 +25,21 @@ _PORT = _flag(
 
 
 def main(argv: list[str]) -> None:
-    """Serves until it is stopped."""
     config_flag.refuse_extra(argv)
     folders = [folder for several in _INDEX.value for folder in several.split(",") if folder]
     if not folders:
         raise UserError("--index is missing. Make one: jest retrieve index --images=… --out=…")
-    try:
+    text = "{error}, which the search page needs: pip install 'jest_tf[serve]'"
+    with explaining(ImportError, text, lambda error: f"{error.name} is not installed"):
         import flask  # noqa: F401
         import waitress
-    except ImportError as error:
-        raise UserError(
-            f"{error.name} is not installed, which the search page needs: "
-            "pip install 'jest_tf[serve]'"
-        ) from error
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting is no fault
     app, n_images = make_app(folders)
-    try:
+    text = f"cannot listen at --host={_HOST.value} --port={_PORT.value}: {{error}}. Another --port,"
+    with explaining((OSError, ValueError), text + " or --port=0 for any that is free.", str):
         server = waitress.create_server(
             app, host=_HOST.value, port=_PORT.value, threads=THREADS, ident=None
         )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot listen at --host={_HOST.value} --port={_PORT.value}: {error}. "
-            "Another --port, or --port=0 for any that is free."
-        ) from error
     if _HOST.value not in LOOPBACK:
         print("everyone who reaches this machine can search these pictures: there is no password")
     host = f"[{_HOST.value}]" if ":" in _HOST.value else _HOST.value

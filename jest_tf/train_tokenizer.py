@@ -19,11 +19,9 @@ _DATA_DIR = _flag("string", "data_dir", None, "Where TFDS keeps its sets.")
 
 
 def main(argv: list[str]) -> None:
-    """Writes the vocabulary that the flags name."""
     config_flag.refuse_extra(argv)
     if not _DATA.value or not _OUT.value:
         raise UserError("give --data (as for training) and --out (the vocabulary to write)")
-    # TensorFlow takes seconds to import: after the flags were found to be right.
     from jest_tf.data import records, sources, tokenizer
 
     start = time.monotonic()

@@ -19,7 +19,6 @@ SUPER_BATCH = 640  # filter ratio 0.8, the paper's default
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The emoji experiment; see the module docstring for the arguments."""
     a = parse_arg(
         arg,
         reference=False,

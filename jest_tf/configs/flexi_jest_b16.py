@@ -19,7 +19,6 @@ from jest_tf.configs import jest_b16
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The Flexi-JEST run; see the module docstring for the arguments."""
     own, jest = jest_b16.split_arg(arg, ("score_tokens",))
     a = parse_arg(own, score_tokens=64)
     c = jest_b16.get_config(jest)

@@ -20,7 +20,6 @@ TIMES_LOADED = {50: 2, 80: 5, 90: 10}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The JEST run; see the module docstring for the arguments."""
     own, baseline = split_arg(arg, ("filter_percent", "reference", "policy", "criterion"))
     a = parse_arg(
         own,

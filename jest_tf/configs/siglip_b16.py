@@ -23,7 +23,6 @@ SENTENCEPIECE = "/mnt/BUCKET/sentencepiece.model"
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The uniform baseline; see the module docstring for the arguments."""
     a = parse_arg(
         arg,
         data="tfds:laion400m/images:train",

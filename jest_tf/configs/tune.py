@@ -18,7 +18,6 @@ from jest_tf.tuning import INIT
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Tuning; see the module docstring for the arguments."""
     a = parse_arg(
         arg, policy="joint", steps=2_000, seed=0, sub_batch=256, eval=0.05,
         image="full", text="full", lora=0, cache="",

@@ -24,7 +24,6 @@ from jest_tf.config import HELD_OUT, base_config, evaluation, parse_arg, set_bat
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Your pairs; see the module docstring for the arguments."""
     a = parse_arg(
         arg, reference=False, policy="joint", steps=10_000, seed=0, sub_batch=512, eval=0.05
     )

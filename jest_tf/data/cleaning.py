@@ -176,7 +176,7 @@ def _by_the_rule(picture: Image.Image, max_side: int | None) -> Image.Image:
         scale = 2 * max_side / min(picture.size)
         picture.draft("RGB", [round(scale * side) for side in picture.size])
     turn = _turn(picture)
-    picture = _on_white(_in_8_bits(picture))
+    picture = _rgb(picture)
     picture = picture if turn is None else picture.transpose(turn)
     if max_side is not None and min(picture.size) > max_side:
         scale = max_side / min(picture.size)
@@ -198,23 +198,16 @@ def _is_transparent(picture: Image.Image) -> bool:
     return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
 
 
-def _in_8_bits(picture: Image.Image) -> Image.Image:
-    """Of 16 bits scaled; of floating point only where the values say what is white."""
-    if not picture.mode.startswith(("I", "F")):
-        return picture
-    values = np.asarray(picture, np.float64)
-    low, high = values.min(), values.max()
-    white = 1.0 if picture.mode == "F" else 65535.0
-    if not 0 <= low <= high <= white:  # not-a-number fails too
-        raise ValueError(
-            f"its values go from {low:g} to {high:g}; expected 0 to {white:g}. Store it in 8 or 16 "
-            "bits"
-        )
-    return Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    """RGB, with what is transparent painted white."""
+def _rgb(picture: Image.Image) -> Image.Image:
+    """In 8 bits, on white. Floating point is scaled only where the values say what is white."""
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture, np.float64)
+        low, high = values.min(), values.max()
+        white = 1.0 if picture.mode == "F" else 65535.0
+        if not 0 <= low <= high <= white:  # not-a-number fails too
+            told = f"its values go from {low:g} to {high:g}; expected 0 to {white:g}"
+            raise ValueError(f"{told}. Store it in 8 or 16 bits")
+        picture = Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
     if _is_transparent(picture):
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from jest_tf.data.fields import hash64
-from jest_tf.data.formats.files import READ_ERRORS, find, open_binary, why
+from jest_tf.data.formats.files import READ_ERRORS, find, open_binary
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_records
 from jest_tf.data.reference_cache import unit_norm
@@ -72,7 +72,6 @@ class DataCompDR:
             (*READ_ERRORS, KeyError, IndexError, EOFError, zipfile.BadZipFile),
             f"{self.tars[tar]}: the .npz at byte {offset} is not as DataCompDR's "
             f"({{error}}); expected {IMAGES} and {TEXTS}, each [n, {N_TEACHERS} teachers x d]",
-            why,
         ):
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 both = [_floats(arrays[name]) for name in (IMAGES, TEXTS)]
@@ -124,9 +123,7 @@ def _members(path: str, number: int) -> Iterator[tuple[str, Member]]:
     found: dict[str, Member] = {}
     with (
         explaining(
-            (*READ_ERRORS, tarfile.TarError),
-            f"{path} cannot be read as a plain tar: {{error}}",
-            why,
+            (*READ_ERRORS, tarfile.TarError), f"{path} cannot be read as a plain tar: {{error}}"
         ),
         open_binary(path) as file,
         tarfile.open(fileobj=file, mode="r:") as tar,

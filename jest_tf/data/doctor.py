@@ -57,8 +57,6 @@ class SourceReport:
 
 @dataclasses.dataclass
 class Report:
-    """What `examine` found."""
-
     name: str
     records: int
     bad: int  # records that training cannot use

@@ -63,7 +63,7 @@ class Completer:
         """
         if not self._shards:
             return serialized
-        at = tf.searchsorted(tf.constant(self._firsts), tf.maximum(record, 0), side="right") - 1
+        at = tf.searchsorted(tf.constant(self._firsts), record, side="right") - 1
         tars = tf.gather(tf.constant([s.tar for s in self._shards]), at)
         return _completed()(serialized, tars)
 

@@ -45,12 +45,6 @@ class About:
         return cls(**{name: tuple(values.get(name) or ()) for name in names})
 
 
-def merged(parts: Sequence[About]) -> About:
-    """The notes of a mixture: each line once, in the order of its parts."""
-    of_parts = zip(*map(dataclasses.astuple, parts), strict=True)
-    return About(*(tuple(dict.fromkeys(itertools.chain(*lines))) for lines in of_parts))
-
-
 @dataclasses.dataclass(frozen=True)
 class Source:
     """How to read the tf.train.Examples of one origin, by the names of their features."""
@@ -245,7 +239,9 @@ def mix(manifests: Sequence[Manifest], weights: Sequence[float] | None, name: st
                 weight = weights[index] * records / manifest.n_records
             sources.append(dataclasses.replace(source, weight=weight))
         shards += [dataclasses.replace(s, source=s.source + offset) for s in manifest.shards]
-    return Manifest(name, tuple(sources), tuple(shards), merged([m.about for m in manifests]))
+    of_parts = zip(*(dataclasses.astuple(m.about) for m in manifests), strict=True)
+    about = About(*(tuple(dict.fromkeys(itertools.chain(*lines))) for lines in of_parts))
+    return Manifest(name, tuple(sources), tuple(shards), about)
 
 
 def split(manifest: Manifest, share: float, held_out: bool, name: str) -> Manifest:

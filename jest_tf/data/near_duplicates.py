@@ -61,12 +61,10 @@ class Search:
         return f"{self._folder}/{stage}-{index:06d}.{what}.npy"
 
     def left(self, stage: str) -> list[int]:
-        """The units of a stage that are not done."""
         n = self.stages[stage]
         return [i for i in range(n) if not os.path.exists(self.path(stage, i, "done"))]
 
     def do(self, stage: str, todo: Sequence[int]) -> None:
-        """Does some units of a stage."""
         with Counter(f"near duplicates, {stage}", len(todo), "units") as counter:
             for unit in counter.over(todo):
                 getattr(self, stage)(unit)

@@ -14,12 +14,11 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from jest_tf.data import order, prefilter
-from jest_tf.data.lanes import Segments, graph_only, lane_chunks, lane_tables
-from jest_tf.data.manifest import Manifest, check_files
+from jest_tf.data import order
+from jest_tf.data.lanes import graph_only, lane_chunks, lane_tables
+from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import EmbeddedReader, RecordReader, embedded
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.tokenizer import Tokenizer
@@ -30,6 +29,7 @@ from jest_tf.model_record import PixelRule
 DEFAULT_LANES = 8
 # Records decoded by one function call: it spreads the cost of the guard against bad records.
 CHUNK = 16
+PASSED_OVER = "passed_over"  # feature of a super-batch: numbers of the records that were
 
 
 @contextlib.contextmanager
@@ -135,7 +135,14 @@ def super_batches(
     batches = _decoded_batches(chunks, chunk, read, layout.batch_size)
     if layout.replicas_per_pipeline > 1:  # one batch is in the making; the other replicas' here
         batches = batches.prefetch(layout.replicas_per_pipeline - 1)
-    return batches.with_options(_options())
+    options = _untuned()
+    # The order is the product here; sharding is done by lanes.
+    options.deterministic = True
+    # The only rewriting that pays here; looking for the others takes time at every start.
+    options.experimental_optimization.apply_default_optimizations = False
+    options.experimental_optimization.map_and_batch_fusion = True
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return batches.with_options(options)
 
 
 def record_chunks(
@@ -164,7 +171,13 @@ def record_chunks(
     if layout.prefilter < 1:
         if reference_cache is None:
             raise UserError("data.prefilter chooses by a cache: set reference.cache.")
-        group = prefilter.group_size(chunk, layout.prefilter)
+        share = layout.prefilter
+        group = round(chunk / share)
+        if abs(group * share - chunk) > 1e-6:
+            raise UserError(
+                f"data.prefilter = {share}: of a group, {chunk} records are decoded, and {chunk} / "
+                f"{share} is not a whole number. Take {chunk / group:.6g}, or 0.5."
+            )
     streams = shared.once("streams", lambda: order.streams(manifest))
     pattern = order.mixture_pattern(manifest) if len(streams) > 1 else None
     lanes_here = n_lanes // hosts
@@ -187,9 +200,11 @@ def record_chunks(
     def best(*parts):
         parts = tuple(tf.ensure_shape(part, [group]) for part in parts)
         reader = RecordReader(manifest, 1, seed, reference_cache=reference_cache)
-        ways = functools.partial(prefilter.score, reader), lambda *_: tf.fill([1], -1.0)
+        ways = functools.partial(_pair_score, reader), lambda *_: tf.fill([1], -1.0)
         scores = tf.ensure_shape(_guarded(ways, group, *parts), [group])
-        return prefilter.best(scores, chunk, parts)
+        ranked = tf.argsort(scores, direction="DESCENDING", stable=True)
+        kept, passed = tf.sort(ranked[:chunk]), ranked[chunk:]  # both of static size
+        return *(tf.gather(part, kept) for part in parts), tf.gather(parts[1], passed)
 
     traced = shared.once(
         "lane", lambda: _traced(chunks_of, tf.TensorSpec([], tf.int64), tables.specs)
@@ -209,51 +224,23 @@ def _traced(function: Callable, *specs) -> Callable:
     return tf.function(function, autograph=False).get_concrete_function(*specs)
 
 
-def evaluation_batches(
-    manifest: Manifest,
-    tokenizer: Tokenizer,
-    batch_size: int,
-    image_size: int,
-    pixels: PixelRule = PixelRule(),
-) -> tf.data.Dataset:
-    """Every record once, in manifest order, with its first caption; elements as of `super_batches`.
-
-    The last batch is padded with valid = False and id = -1.
-    """
-    check_files(manifest)
-    shards = [entry for stream in order.streams(manifest) for entry in stream.shards]
-    ends = np.cumsum([shard.records for _, _, shard in shards]).tolist()
-    segments = Segments.of(order.lanes(order.Stream(shards, ends), n_lanes=1))
-    everything = tf.data.Dataset.range(segments.lane_sizes[0])
-    records = segments.read(everything, cycle_length=1)
-    padding = -(-manifest.n_records // batch_size) * batch_size - manifest.n_records
-    padded = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), b"")).repeat(padding)
-    chunk = chunk_size(batch_size)
-    chunks = records.concatenate(padded).batch(chunk, drop_remainder=True)
-    chunks = chunks.map(graph_only(lambda *parts: (tf.zeros_like(parts[0]), *parts)))
-    reader = RecordReader(manifest, image_size, draw_caption=False, pixels=pixels)
-    read = _reading(chunks.element_spec, chunk, reader, tokenizer)
-    batches = _decoded_batches(chunks, chunk, read, batch_size)
-    return batches.with_options(_options())
+def in_order(manifest: Manifest, tokenizer: Tokenizer, batch_size: int, **how) -> tf.data.Dataset:
+    """`super_batches` in the order of the manifest; the last of an epoch goes on with the next."""
+    layout = {"super_batch": batch_size, "seed": 0, "n_lanes": 1, "shuffle": False}
+    batches = super_batches(manifest, tokenizer, **layout, **how)
+    return batches.take(-(-manifest.n_records // batch_size))
 
 
 def check_layout(super_batch: int, n_lanes: int, hosts: int, replicas_per_host: int) -> None:
     """Raises UserError, naming the numbers, unless they divide one another."""
-    if n_lanes < 1 or super_batch % n_lanes:
-        raise UserError(
-            f"super_batch {super_batch} is not divisible by n_lanes {n_lanes}: every lane fills an "
-            "equal share of a step. Change data.n_lanes or super_batch."
-        )
-    if n_lanes % hosts:
-        raise UserError(
-            f"n_lanes {n_lanes} is not divisible by the {hosts} hosts: every host reads an equal "
-            "number of lanes. Set data.n_lanes to a multiple of the largest number of hosts."
-        )
-    if super_batch % (hosts * replicas_per_host):
-        raise UserError(
-            f"super_batch {super_batch} is not divisible by {hosts} hosts x {replicas_per_host} "
-            "replicas: every replica scores an equal share."
-        )
+    replicas = f"{hosts} hosts x {replicas_per_host} replicas: every replica scores as many"
+    for name, size, divisor, what in (
+        ("super_batch", super_batch, n_lanes, f"n_lanes {n_lanes}: every lane fills as much of it"),
+        ("n_lanes", n_lanes, hosts, f"the {hosts} hosts: every host reads as many lanes"),
+        ("super_batch", super_batch, hosts * replicas_per_host, replicas),
+    ):
+        if divisor < 1 or size % divisor:
+            raise UserError(f"{name} {size} is not divisible by {what}. Change one of them.")
 
 
 def chunk_size(divides: int) -> int:
@@ -273,7 +260,7 @@ def _reading(specs, chunk: int, reader: RecordReader, tokenizer: Tokenizer) -> C
         ways = reader.read, reader.without_image, reader.unreadable
         fields = _guarded(ways, chunk, *parts)
         if passed:
-            fields[prefilter.PASSED_OVER] = passed[0]  # [group - chunk]
+            fields[PASSED_OVER] = passed[0]  # [group - chunk]
         tokens = tokenizer(fields.pop("caption"))
         return fields | {"tokens": tf.ensure_shape(tokens, [chunk, tokenizer.n_tokens])}
 
@@ -289,12 +276,12 @@ def _decoded_batches(
     """
 
     def joined(parts):
-        passed = parts.pop(prefilter.PASSED_OVER, None)
+        passed = parts.pop(PASSED_OVER, None)
         joined = {
             name: tf.reshape(value, [batch_size, *value.shape[2:]]) for name, value in parts.items()
         }
         if passed is not None:
-            joined[prefilter.PASSED_OVER] = tf.reshape(passed, [passed.shape.num_elements()])
+            joined[PASSED_OVER] = tf.reshape(passed, [passed.shape.num_elements()])
         return joined
 
     chunks = chunks.map(
@@ -338,12 +325,11 @@ def _untuned() -> tf.data.Options:
     return options
 
 
-def _options() -> tf.data.Options:
-    options = _untuned()
-    # The order is the product here; sharding is done by lanes.
-    options.deterministic = True
-    # The only rewriting that pays here; looking for the others takes time at every start.
-    options.experimental_optimization.apply_default_optimizations = False
-    options.experimental_optimization.map_and_batch_fusion = True
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return options
+def _pair_score(reader: RecordReader, epoch: tf.Tensor, record: tf.Tensor, serialized, cached):
+    """Cosine of each pair by the reader's cache, float32 [c]; -1 of unusable records."""
+    read = reader.parse_all(epoch, record, serialized)
+    index = tf.cast(read["caption_index"], tf.int64)
+    reference = reader.reference_cache.parse(cached, index)
+    cosine = tf.reduce_sum(reference["reference_zimg"] * reference["reference_ztxt"], axis=1)
+    usable = read["has_text"] & (reference["id"] == read["id"]) & tf.math.is_finite(cosine)
+    return tf.where(usable, cosine, -1.0)

@@ -4,12 +4,6 @@ A source is cut into units. A finished unit leaves its shards and, last, a repor
 stopped goes on with the other units. After the last one come manifest.json and rejected.jsonl.
 """
 
-# ruff: noqa: E402
-if __name__ == "__main__":  # where the command was; scripts of users still call it here
-    import runpy
-
-    runpy.run_module("jest_tf.prepare", run_name="__main__", alter_sys=True)
-
 import collections
 import dataclasses
 import functools
@@ -25,10 +19,9 @@ import tensorflow as tf
 
 from jest_tf.data import cleaning, prepared, units
 from jest_tf.data.formats import folder, parquet, table, tar
-from jest_tf.data.formats.files import why
 from jest_tf.data.formats.pairs import Pair, PassedOver, Rejected, Settings, Unit, encoded
 from jest_tf.data.prepared import Summary
-from jest_tf.errors import UserError, explaining
+from jest_tf.errors import UserError, explaining, why
 from jest_tf.files import parse_json, replacing, write_atomically
 from jest_tf.progress import Counter
 
@@ -50,14 +43,14 @@ def prepare(
     UserError: the source cannot be understood, changed since the output was begun, or is rejected
     for the most part; or the output cannot be written.
     """
+
+    def where_and_why(error: Exception) -> str:
+        at = getattr(error, "filename", None)
+        return f"{at}: {why(error)}" if at else why(error)
+
     text = f"cannot go on: {{error}}. Units that are done are kept in {settings.out}: the same "
-    with explaining(CANNOT_WRITE, text + "command goes on from there.", _where_and_why):
+    with explaining(CANNOT_WRITE, text + "command goes on from there.", where_and_why):
         return _prepare(settings, say, beam)
-
-
-def _where_and_why(error: Exception) -> str:
-    at = getattr(error, "filename", None)
-    return f"{at}: {why(error)}" if at else why(error)
 
 
 def _prepare(settings: Settings, say: Callable[[str], None], beam: units.Beam | None) -> Summary:

@@ -187,7 +187,12 @@ def finish(settings: Settings, name: str, opened: Opened, say: Callable[[str], N
     summary.counts["records_with_a_repeated_id"] = ids.n_repeated()
     summary.passed_over = +summary.passed_over
     _judge(settings, summary)
-    summary.classes = tuple(sorted(classes, key=_in_order))
+
+    def in_order(name: str) -> tuple:  # those that are numbers in the order of numbers
+        is_number = name.isascii() and name.isdigit() and len(name) < 19
+        return (0, int(name), name) if is_number else (1, 0, name)
+
+    summary.classes = tuple(sorted(classes, key=in_order))
     if classes:
         _number_classes(settings, n_units, summary.classes)
         entries = [e for i in range(n_units) for e in _read_report(out, i)["shards"]]
@@ -240,12 +245,6 @@ def _judge(settings: Settings, summary: Summary) -> None:
         f"{problem}:{summary.reasons_text()}\nAll are in {settings.out}/rejected.jsonl. "
         f"--max_rejected (now {settings.max_rejected:g}) sets the share that is accepted."
     )
-
-
-def _in_order(name: str) -> tuple:
-    """Classes that are numbers in the order of numbers."""
-    is_number = name.isascii() and name.isdigit() and len(name) < 19
-    return (0, int(name), name) if is_number else (1, 0, name)
 
 
 def _number_classes(settings: Settings, n_units: int, classes: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from jest_tf.data import picture_files
 from jest_tf.model_record import PixelRule
-from jest_tf.ops.resizing import resize_matrix
+from jest_tf.ops import resize_matrix
 
 OWN_RULE = PixelRule()  # antialiased bilinear
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}

@@ -13,6 +13,7 @@ from jest_tf.data import fields, in_place, preprocess
 from jest_tf.data.fields import Record
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.reference_cache import CAPTIONS, ReferenceCache
+from jest_tf.data.units import HELD, HELD_BYTES
 from jest_tf.model_record import PixelRule
 from jest_tf.progress import Counter
 
@@ -20,8 +21,7 @@ from jest_tf.progress import Counter
 class RecordReader:
     """Reads the records of one manifest; every source by its own feature names.
 
-    seed: of the draw of one non-empty caption per visit (training); without `draw_caption` the
-    first of them is taken (evaluation). reference_cache: its records come along with the data's.
+    seed: of the draw of one non-empty caption per visit. reference_cache: its records come along.
     """
 
     def __init__(
@@ -29,14 +29,12 @@ class RecordReader:
         manifest: Manifest,
         image_size: int,
         seed: int = 0,
-        draw_caption: bool = True,
         reference_cache: ReferenceCache | None = None,
         pixels: PixelRule = PixelRule(),
     ):
         self.sources = manifest.sources
         self.image_size, self.pixels = image_size, pixels
-        self.seed, self.draw_caption = seed, draw_caption
-        self.reference_cache = reference_cache
+        self.seed, self.reference_cache = seed, reference_cache
         self.completed = in_place.Completer(manifest)
         self._first_records = manifest.firsts[:-1]
         self._shard_sources = [shard.source for shard in manifest.shards]
@@ -79,7 +77,6 @@ class RecordReader:
         return {"image": image}, decoded
 
     def no_picture(self, n: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What stands where there is no picture."""
         return {"image": tf.zeros([n, self.image_size, self.image_size, 3], tf.uint8)}
 
     def without_image(self, epoch: tf.Tensor, record: tf.Tensor, serialized: tf.Tensor, *_):
@@ -124,34 +121,28 @@ class RecordReader:
         return merged | {"source": source, "record": record}
 
     def _shard_of(self, record: tf.Tensor) -> tf.Tensor:
-        firsts = tf.constant(self._first_records, tf.int64)
-        return tf.maximum(tf.searchsorted(firsts, record, side="right") - 1, 0)
+        return tf.searchsorted(tf.constant(self._first_records), record, side="right") - 1
 
     def _parse(self, source: Source, serialized, shard, record, epoch) -> dict:
         wanted = ("image", "captions", "id" if source.id else "key")
         read = fields.in_graph(source, serialized, wanted)
-        record_id = self._id(source, read, shard, record)
+        # The record's own id, or a hash of source and key (or of file and index).
+        record_id, key = read.get("id"), read.get("key")
+        if not source.id and not source.key:
+            names = tf.gather(tf.constant(self._shard_names), shard)
+            index = record - tf.gather(tf.constant(self._first_records, tf.int64), shard)
+            index += tf.gather(tf.constant(self._shard_starts, tf.int64), shard)
+            key = tf.strings.join([names, tf.strings.as_string(index)], "#")
+        if not source.id:
+            record_id = hashed_id(source.name, key)
         caption, index, has_text = self._one_caption(read["captions"], record_id, epoch)
         return {
-            "id": tf.where(record < 0, tf.constant(-1, tf.int64), record_id),  # padding
+            "id": record_id,
             "encoded": read["image"],
             "caption": caption,
             "caption_index": tf.cast(index, tf.int32),
             "has_text": has_text,
         }
-
-    def _id(self, source: Source, read: dict, shard, record) -> tf.Tensor:
-        """int64 [c]: the record's own id, or a hash of source and key (or of file and index)."""
-        if source.id:
-            return read["id"]
-        if source.key:
-            key = read["key"]
-        else:
-            names = tf.gather(tf.constant(self._shard_names), shard)
-            index = record - tf.gather(tf.constant(self._first_records, tf.int64), shard)
-            index += tf.gather(tf.constant(self._shard_starts, tf.int64), shard)
-            key = tf.strings.join([names, tf.strings.as_string(index)], "#")
-        return hashed_id(source.name, key)
 
     def _one_caption(self, captions: tf.RaggedTensor, record_id, epoch):
         """A non-empty caption of each record, its index, whether there is one: all [c]."""
@@ -159,15 +150,13 @@ class RecordReader:
         places = tf.where(fields.are_texts(flat))[:, 0]
         rows = tf.gather(captions.value_rowids(), places)
         n = tf.math.unsorted_segment_sum(tf.ones_like(rows), rows, captions.nrows())
-        pick = tf.zeros_like(n)
-        if self.draw_caption:
-            visit = [
-                tf.fill(tf.shape(n), str(self.seed)),
-                tf.strings.as_string(record_id),
-                tf.strings.as_string(epoch),
-            ]
-            draw = tf.strings.to_hash_bucket_fast(tf.strings.join(visit, "/"), 2**31 - 1)
-            pick = draw % tf.maximum(n, 1)
+        visit = [
+            tf.fill(tf.shape(n), str(self.seed)),
+            tf.strings.as_string(record_id),
+            tf.strings.as_string(epoch),
+        ]
+        draw = tf.strings.to_hash_bucket_fast(tf.strings.join(visit, "/"), 2**31 - 1)
+        pick = draw % tf.maximum(n, 1)
         # One empty caption more, for records that have none.
         none = tf.size(flat, tf.int64)
         places = tf.concat([places, [none]], 0)
@@ -233,9 +222,24 @@ def shard_records(manifest: Manifest, index: int, pictures: bool = True) -> Iter
     keeps its place as `fields.UNREADABLE`.
     """
     shard = manifest.shards[index]
-    file = in_place.records(shard, pictures).as_numpy_iterator()
-    for number, serialized in enumerate(file, start=shard.start):
+    for number, serialized in enumerate(_serialized(shard, pictures), start=shard.start):
         yield _record(manifest, index, number, serialized)
+
+
+def _serialized(shard: Shard, pictures: bool) -> Iterator[bytes]:
+    """Records are asked for several at a time: a call of TensorFlow takes as long as a small one.
+
+    What comes before an error is given first.
+    """
+    file, done = in_place.records(shard, pictures), 0
+    at_once = HELD_BYTES * shard.records // max(1, shard.bytes) if shard.bytes else 0
+    at_once = min(in_place.BATCH if shard.tar else HELD, max(1, at_once))
+    try:
+        for batch in file.batch(at_once).as_numpy_iterator():
+            yield from batch
+            done += len(batch)
+    except tf.errors.OpError:
+        yield from file.skip(done).as_numpy_iterator()
 
 
 def _record(manifest: Manifest, index: int, number: int, serialized: bytes) -> Record:

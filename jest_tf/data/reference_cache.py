@@ -146,10 +146,22 @@ class CacheWriter:
             folder, identity, manifest.fingerprint, dim, dtype, scale, bias, records
         )
         tf.io.gfile.makedirs(folder)
-        self._claim()
+        # Whose shards these are: parts of two caches must never mix.
+        path = f"{folder}/incomplete.json"
+        if tf.io.gfile.exists(path):
+            with tf.io.gfile.GFile(path) as file:
+                found = parse_json(file.read())
+            wanted = json.loads(self._json())
+            different = [k for k in wanted if wanted[k] != found.get(k)]
+            if different:
+                shown = "; ".join(f"{k}: {found.get(k)} / {wanted[k]}" for k in different)
+                raise UserError(
+                    f"{folder} holds another cache (found / wanted): {shown[:800]}. Use an empty "
+                    "folder."
+                )
+        write_atomically(path, self._json())
 
     def missing_shards(self) -> list[int]:
-        """Indices that are still to be written."""
         paths = enumerate(self.cache.shard_paths)
         return [i for i, path in paths if not tf.io.gfile.exists(path)]
 
@@ -193,22 +205,6 @@ class CacheWriter:
             )
         write_atomically(f"{self.cache.folder}/cache.json", self._json())
         return self.cache
-
-    def _claim(self) -> None:
-        """Notes whose shards these are, or checks it: parts of two caches must never mix."""
-        path = f"{self.cache.folder}/incomplete.json"
-        if tf.io.gfile.exists(path):
-            with tf.io.gfile.GFile(path) as file:
-                found = parse_json(file.read())
-            wanted = json.loads(self._json())
-            different = [k for k in wanted if wanted[k] != found.get(k)]
-            if different:
-                shown = "; ".join(f"{k}: {found.get(k)} / {wanted[k]}" for k in different)
-                raise UserError(
-                    f"{self.cache.folder} holds another cache (found / wanted): {shown[:800]}. "
-                    "Use an empty folder."
-                )
-        write_atomically(path, self._json())
 
     def _json(self) -> str:
         content = dataclasses.asdict(self.cache) | {"version": VERSION}

@@ -40,7 +40,8 @@ def embed(
         manifest = whole.with_shards([whole.shards[index]])
         captions = [record.captions for record in shard_records(manifest, 0, pictures=False)]
         ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
-        batches = pipeline.evaluation_batches(manifest, tokenizer, batch_size, image_size, pixels)
+        how = {"image_size": image_size, "pixels": pixels}
+        batches = pipeline.in_order(manifest, tokenizer, batch_size, **how)
         images = itertools.chain.from_iterable(
             zip(_known(encode_image(b["image"]), b), b["id"].numpy(), strict=True) for b in batches
         )
@@ -84,7 +85,13 @@ class StoredEmbeddings:
         self.places = SortedRuns()
         for name, _, _ in found.files:
             path = found.path(name)
-            for group in range(_n_groups(path)):
+            if not path.endswith((".npz", ".parquet")):
+                raise UserError(f"{path}: expected .npz or .parquet")
+            n_groups = 1
+            if path.endswith(".parquet"):
+                with open_parquet(path) as file:
+                    n_groups = file.num_row_groups
+            for group in range(n_groups):
                 ids = np.asarray(_read_part(path, group, ("id",))["id"], np.int64)
                 self.places.add(ids, len(self.parts))
                 self.parts.append((path, group))
@@ -129,15 +136,6 @@ class StoredEmbeddings:
         if widths != {self._dim}:
             raise UserError(f"{path}: embeddings of width {sorted(widths)}; expected {self._dim}")
         return zimg, ztxt
-
-
-def _n_groups(path: str) -> int:
-    if path.endswith(".npz"):
-        return 1
-    if not path.endswith(".parquet"):
-        raise UserError(f"{path}: expected .npz or .parquet")
-    with open_parquet(path) as file:
-        return file.num_row_groups
 
 
 def _read_part(path: str, group: int, names: Sequence[str]) -> dict:

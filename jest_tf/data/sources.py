@@ -18,7 +18,7 @@ SCHEMES = {
 _PART = re.compile(r"(?P<name>.+)#(?P<which>all_but|held_out)=(?P<share>0?\.\d+)")
 
 
-def open_source(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
+def open_source(name: str, data_dir: str | None = None) -> Manifest:
     """Opens one data set, or a mixture; UserError: nothing there, or weights for some only.
 
     name is one of
@@ -26,17 +26,15 @@ def open_source(name: str, data_dir: str | None = None, keys: dict | None = None
         PATH                          a manifest, or the folder that holds a manifest.json
         …#all_but=SHARE, …#held_out=SHARE   without, or only, the last SHARE of each shard
         a@0.7,b@0.3 or a,b            several of these, all with a weight or none
-    keys: TFDS feature names {image, captions, id, key, label} that replace the detected ones.
     """
     if part := _PART.fullmatch(name):
-        whole = open_source(part["name"], data_dir, keys)
+        whole = open_source(part["name"], data_dir)
         return split(whole, float(part["share"]), part["which"] == "held_out", name)
     if "," in name:
-        names = [part.strip() for part in name.split(",")]
-        return open_mixture(names, data_dir, keys)
+        return _open_mixture([part.strip() for part in name.split(",")], data_dir)
     scheme, _, rest = name.partition(":")
     if scheme in SCHEMES:
-        return importlib.import_module(SCHEMES[scheme]).open_named(rest, data_dir, keys)
+        return importlib.import_module(SCHEMES[scheme]).open_named(rest, data_dir)
     if not tf.io.gfile.exists(name):
         raise UserError(
             f"no data set at {name!r}: expected tfds:BUILDER/CONFIG:SPLIT, a manifest (.json), or "
@@ -46,17 +44,14 @@ def open_source(name: str, data_dir: str | None = None, keys: dict | None = None
     return Manifest.load(path)
 
 
-def open_mixture(
-    names: Sequence[str], data_dir: str | None = None, keys: dict | None = None
-) -> Manifest:
-    """One manifest of several sources named as for `open_source`, each with `@WEIGHT` or none."""
+def _open_mixture(names: Sequence[str], data_dir: str | None) -> Manifest:
     parts = [name.rpartition("@") if "@" in name else (name, "", "") for name in names]
     weighted = [bool(at) for _, at, _ in parts]
     if any(weighted) != all(weighted):
         raise UserError(f"mixture {','.join(names)}: give @WEIGHT to every part, or to none")
     with explaining(ValueError, f"mixture {','.join(names)}: {{error}}; write e.g. a@0.7,b@0.3"):
         weights = [float(weight) for _, _, weight in parts] if all(weighted) else None
-    manifests = [open_source(source, data_dir, keys) for source, _, _ in parts]
+    manifests = [open_source(source, data_dir) for source, _, _ in parts]
     return mix(manifests, weights, ",".join(names))
 
 

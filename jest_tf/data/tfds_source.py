@@ -19,7 +19,7 @@ KEY_NAMES = ("key", "file_name", "image/filename", "url", "filename")
 LABELS_FILE = "labels.jsonl"  # beside the shards of a prepared set, where its builder wrote one
 
 
-def open_named(name: str, data_dir: str | None = None, keys: dict | None = None) -> Manifest:
+def open_named(name: str, data_dir: str | None = None) -> Manifest:
     """Manifest of `BUILDER[/CONFIG][/VERSION]:SPLIT`, e.g. `coco_captions:train`, prepared if need
     be. The name of a manifest of TFDS is of this form.
 
@@ -32,7 +32,7 @@ def open_named(name: str, data_dir: str | None = None, keys: dict | None = None)
             tfds.disable_progress_bar()  # in a log every redrawn bar is a line of its own
         print(f"preparing {builder_name} in {builder.data_dir}", flush=True)
         builder.download_and_prepare(file_format="tfrecord")
-    return manifest(builder, split or "train", keys)
+    return manifest(builder, split or "train")
 
 
 def find_builder(name: str, data_dir: str | None = None):

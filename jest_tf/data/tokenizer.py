@@ -65,7 +65,15 @@ class Tokenizer(tf.Module):
             self.unknown_id = int(self._tokenizer.string_to_id("").numpy())
             self._vocab = None
         else:
-            self._vocab = vocab = _read_vocab(content, self.vocab_path)
+            path = self.vocab_path
+            with explaining(UnicodeDecodeError, f"vocabulary {path} is not UTF-8 text: {{error}}"):
+                self._vocab = vocab = content.decode("utf-8").splitlines()
+            ends = {END, "[SEP]"} & set(vocab)
+            if not vocab or vocab[0] != PAD or UNKNOWN not in vocab or not ends:
+                raise UserError(
+                    f"vocabulary {path}: expected one token a line, the first {PAD}, with "
+                    f"{UNKNOWN} and {END} (or [SEP]); it starts with {vocab[:3]}"
+                )
             self.vocab_size = len(vocab)
             self.end_id = vocab.index(END if END in vocab else "[SEP]")
             self.unknown_id = vocab.index(UNKNOWN)
@@ -147,19 +155,6 @@ class Tokenizer(tf.Module):
         return [text.replace(" ##", "") for text in words]
 
 
-def _read_vocab(content: bytes, path: str) -> list[str]:
-    try:
-        vocab = content.decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"vocabulary {path} is not UTF-8 text: {error}") from error
-    if not vocab or vocab[0] != PAD or UNKNOWN not in vocab or not {END, "[SEP]"} & set(vocab):
-        raise UserError(
-            f"vocabulary {path}: expected one token a line, the first {PAD}, with {UNKNOWN} and "
-            f"{END} (or [SEP]); it starts with {vocab[:3]}"
-        )
-    return vocab
-
-
 def train_wordpiece(captions: Iterable[str | bytes], vocab_size: int, path: str) -> int:
     """Learns a lower-case WordPiece vocabulary, writes it, one token a line, and returns its size.
 
@@ -213,11 +208,9 @@ def read_sentencepiece(path: str):
     """The ModelProto of a file; UserError: it is no SentencePiece model."""
     from sentencepiece import sentencepiece_model_pb2
 
-    try:
-        with open(path, "rb") as file:
-            model = sentencepiece_model_pb2.ModelProto.FromString(file.read())
-    except (OSError, DecodeError) as error:
-        raise UserError(f"{path} cannot be read as a SentencePiece model: {error}") from error
+    text = f"{path} cannot be read as a SentencePiece model: {{error}}"
+    with explaining((OSError, DecodeError), text), open(path, "rb") as file:
+        model = sentencepiece_model_pb2.ModelProto.FromString(file.read())
     if not model.pieces:
         raise UserError(f"{path} is no SentencePiece model: it holds no pieces")
     return model

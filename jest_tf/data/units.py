@@ -85,12 +85,11 @@ def run(
 
     options = PipelineOptions([f"--runner={beam.runner}", *beam.options])
     hook, threading.excepthook = threading.excepthook, _ends_with_its_worker
+    told = explaining(Exception, f"--runner={beam.runner}: {{error}} {KEPT}", _reason)
     try:
-        with apache_beam.Pipeline(options=options) as pipeline:
+        with told, apache_beam.Pipeline(options=options) as pipeline:  # each raises its own types
             units = pipeline | apache_beam.Create(list(todo)) | apache_beam.Reshuffle()
             _ = units | apache_beam.Map(do, opener, json.dumps(arguments))
-    except Exception as error:  # each runner raises types of its own
-        raise UserError(f"--runner={beam.runner}: {_reason(error)} {KEPT}") from error
     finally:
         threading.excepthook = hook
     if lost := left():

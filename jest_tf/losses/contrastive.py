@@ -6,20 +6,39 @@ With z_ij = scale·<zimg_i, ztxt_j> + bias and b examples over all replicas:
     softmax  L = 1/2b · Σ_i [LSE_j z_ij + LSE_j z_ji - 2·z_ii]        (CLIP; bias drops out)
 
 The gradient is made in the same pass as the loss, while a tile of logits is at hand (see `tiles`):
-[n, d] is kept, never [n, b]. A teacher adds the loss of `distillation`. With captions, the sums
-over j ≠ i leave out the rows whose caption is that of i.
+[n, d] is kept, never [n, b]. With captions, the sums over j ≠ i leave out the rows whose caption is
+that of i.
+
+A teacher adds distillation from the reference on the chosen batch (ACED, arXiv 2411.18674). With
+t_ij = scale·<zimg_i, ztxt_j> of the reference, s_ij likewise of the learner, P = softmax t and
+p = softmax s over the b texts of an image:
+
+    L = 1/2b · Σ_i [KL(P_i· || p_i·) + KL(P_·i || p_·i)]        (the second over images of a text)
+    G_ij = dL/ds_ij = 1/2b · [(p - P)_ij over texts + (p - P)_ij over images]
+
+Its biases drop out, and the reference has no gradient: its embeddings are those that scored the
+batch.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from jest_tf.collectives import LOCAL, Collectives
 from jest_tf.errors import UserError
-from jest_tf.losses.distillation import Teacher, distillation
 from jest_tf.losses.tiles import Normalisers, PairBatch, PairGradients, normalisers, pair_gradients
 
 KINDS = ("sigmoid", "softmax")
+
+
+class Teacher(NamedTuple):
+    """The reference's view of this replica's rows."""
+
+    zimg: tf.Tensor  # unit-norm float32 [n, d']
+    ztxt: tf.Tensor
+    scale: tf.Tensor  # of its logits
+    weight: float  # of the distillation; the contrastive loss has 1
 
 
 def loss_and_gradients(
@@ -97,3 +116,63 @@ def _softmax(
     matched = scale * tf.reduce_sum(batch.zimg * batch.ztxt)
     loss = 0.5 * (tf.reduce_sum(images.rows) + tf.reduce_sum(texts.rows)) - matched
     return loss / batch.total, gradients
+
+
+def distillation(
+    batch: PairBatch,
+    scale: tf.Tensor,
+    own: tuple[Normalisers, Normalisers],
+    teacher: Teacher,
+    collectives: Collectives,
+    *,
+    block: int,
+) -> tuple[tf.Tensor, PairGradients]:
+    """This replica's weighted share of loss and gradient; own: the learner's normalisers."""
+    zimg, ztxt = (tf.stop_gradient(tf.cast(z, tf.float32)) for z in (teacher.zimg, teacher.ztxt))
+    theirs = PairBatch.gather(zimg, ztxt, collectives)._replace(all_captions=batch.all_captions)
+    their_scale = tf.stop_gradient(tf.cast(teacher.scale, tf.float32))
+    their = normalisers(theirs, their_scale, collectives, block=block)
+    weight = tf.constant(teacher.weight, tf.float32)
+    return _distillation(batch, theirs, scale, their_scale, own, their, weight, block=block)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _distillation(
+    batch: PairBatch,
+    theirs: PairBatch,
+    scale: tf.Tensor,
+    their_scale: tf.Tensor,
+    own_normalisers: tuple[Normalisers, Normalisers],
+    their_normalisers: tuple[Normalisers, Normalisers],
+    weight: tf.Tensor,
+    *,
+    block: int,
+) -> tuple[tf.Tensor, PairGradients]:
+    factor = weight / (2 * batch.total)
+
+    def weights_of(theirs: PairBatch, own: Normalisers, their: Normalisers) -> Callable:
+        def weights(similarity: tf.Tensor, rows: tf.Tensor) -> tuple:
+            local = rows - batch.first_row
+            z = tf.gather(theirs.zimg, local)
+            s = batch.without_ignored(scale * similarity, rows)
+            t = their_scale * tf.matmul(z, theirs.all_ztxt, transpose_b=True)
+            t = theirs.without_ignored(t, rows)
+            g, loss = tf.zeros_like(s), tf.zeros([])
+            for own_lse, their_lse in (
+                (tf.gather(own.rows, local)[:, None], tf.gather(their.rows, local)[:, None]),
+                (own.columns, their.columns),
+            ):
+                log_p, log_wanted = s - own_lse, t - their_lse
+                wanted = tf.exp(log_wanted)
+                g += tf.exp(log_p) - wanted
+                loss += tf.reduce_sum(wanted * (log_wanted - log_p))
+            # A bias shifts every logit and its log-sum-exp alike: its gradient is zero.
+            return factor * g, factor * loss, tf.zeros([])
+
+        return weights
+
+    both = (
+        weights_of(theirs, own_normalisers[0], their_normalisers[0]),
+        weights_of(theirs.turned, own_normalisers[1], their_normalisers[1]),
+    )
+    return pair_gradients(batch, scale, both, block)

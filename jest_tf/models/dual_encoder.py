@@ -10,19 +10,9 @@ import tensorflow as tf
 from jest_tf.config import flat
 from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
-from jest_tf.models.lora import Adapter, Lora, kernel_of
 from jest_tf.models.text_transformer import TextTransformer
+from jest_tf.models.transformer import Adapter, Lora, TowerConfig, kernel_of
 from jest_tf.models.vit import VisionTransformer
-
-
-@dataclasses.dataclass(frozen=True)
-class TowerConfig:
-    """Size of a transformer: `width` is split over `heads`; `mlp_dim` is the hidden width."""
-
-    width: int
-    depth: int
-    heads: int
-    mlp_dim: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,17 +72,17 @@ class DualEncoderConfig:
                 f"model.variant = custom needs all sizes; model.sizes lacks {sorted(missing)}. It "
                 "is what jest_tf.import_weights writes: start from such a workdir instead."
             )
+        expected = {field.name for field in dataclasses.fields(TowerConfig)}
         for name in ("image", "text"):
-            if not isinstance(values[name], TowerConfig):
-                values[name] = _tower(name, base.get(name, {}) | values[name])
+            if isinstance(values[name], TowerConfig):
+                continue
+            tower = base.get(name, {}) | values[name]
+            if set(tower) != expected:
+                raise UserError(
+                    f"model.{name} has settings {sorted(tower)}: expected {sorted(expected)}"
+                )
+            values[name] = TowerConfig(**tower)
         return cls(**values)
-
-
-def _tower(name: str, values: dict[str, Any]) -> TowerConfig:
-    expected = {field.name for field in dataclasses.fields(TowerConfig)}
-    if set(values) != expected:
-        raise UserError(f"model.{name} has settings {sorted(values)}: expected {sorted(expected)}")
-    return TowerConfig(**values)
 
 
 def _siglip(width: int, depth: int, heads: int) -> DualEncoderConfig:
@@ -147,17 +137,13 @@ class DualEncoder(keras.Model):
     ) -> None:
         super().__init__(dtype=dtype, name=name)
         self.config, self.pixels, self.lora = config, pixels, lora
+        how = {"embed_dim": config.embed_dim, "dtype": self.dtype_policy, "lora": lora}
+        how["recompute"] = recompute
         with keras.name_scope(self.name):
-            self.image_tower = VisionTransformer(
-                image_size=config.image_size, patch_size=config.patch_size,
-                embed_dim=config.embed_dim, seed=seed, dtype=self.dtype_policy, name="image",
-                recompute=recompute, lora=lora, **dataclasses.asdict(config.image),
-            )  # fmt: skip
-            self.text_tower = TextTransformer(
-                n_tokens=config.n_tokens, vocab_size=config.vocab_size,
-                embed_dim=config.embed_dim, seed=seed, dtype=self.dtype_policy, name="text",
-                recompute=recompute, lora=lora, **dataclasses.asdict(config.text),
-            )  # fmt: skip
+            sizes = {"image_size": config.image_size, "patch_size": config.patch_size}
+            self.image_tower = VisionTransformer(config.image, seed, name="image", **sizes, **how)
+            sizes = {"n_tokens": config.n_tokens, "vocab_size": config.vocab_size}
+            self.text_tower = TextTransformer(config.text, seed, name="text", **sizes, **how)
         constant = keras.initializers.Constant
         self.log_scale = self.add_weight(
             shape=(), initializer=constant(math.log(config.init_scale)), dtype="float32",

@@ -1,13 +1,16 @@
 """Pre-norm transformer blocks shared by the image and the text tower."""
 
+import dataclasses
 import functools
 import zlib
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from jest_tf.models.fused import gelu, layer_norm
-from jest_tf.models.lora import Adapter, Lora
+
+PREFIX = "lora_"  # of an adapter's name; the kernel's own name follows
 
 
 def derived_seed(seed: int, name: str) -> int:
@@ -39,6 +42,71 @@ def dense(
     )
     layer.build((None, n_in))
     return layer
+
+
+class Lora(NamedTuple):
+    """rank of an adapter, and alpha: its product is multiplied by alpha / rank."""
+
+    rank: int
+    alpha: float
+
+
+class Adapter(keras.layers.Layer):
+    """alpha/rank · x·A·B, to be added to x·kernel: [..., n_in] -> [..., n_out].
+
+    B starts at zero, so that a model with new adapters is the model without them. A is [n_in, rank]
+    and B [rank, n_out]; no product as large as the kernel is made, forwards or backwards.
+    """
+
+    def __init__(self, n_in: int, n_out: int, lora: Lora, initializer, name: str, **kwargs) -> None:
+        super().__init__(name=PREFIX + name, **kwargs)
+        self.factor = lora.alpha / lora.rank
+        self.a = self.add_weight(shape=(n_in, lora.rank), initializer=initializer, name="a")
+        self.b = self.add_weight(shape=(lora.rank, n_out), initializer="zeros", name="b")
+        self.built = True
+
+    def call(self, x: tf.Tensor, columns: slice = slice(None)) -> tf.Tensor:
+        """`columns`: of the kernel, where only some are used."""
+        b = tf.convert_to_tensor(self.b)[:, columns]
+        return keras.ops.matmul(keras.ops.matmul(x, tf.convert_to_tensor(self.a)), b) * self.factor
+
+    def merged_into(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The kernel [n_in, n_out] that does the work of both, float32."""
+        return kernel + self.factor * tf.matmul(self.a.value, self.b.value)
+
+
+def kernel_of(adapter: Adapter) -> str:
+    """Path of the kernel that an adapter stands beside: …/lora_up/a -> …/up/kernel."""
+    place, _, name = adapter.a.path.removesuffix("/a").rpartition("/")
+    name = name.removeprefix(PREFIX)
+    return f"{place}/{name}_kernel" if name == "qkv" else f"{place}/{name}/kernel"
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerConfig:
+    """Size of a transformer: `width` is split over `heads`; `mlp_dim` is the hidden width."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+
+
+class Tower(keras.layers.Layer):
+    """What both towers share: the blocks, and the norm behind them."""
+
+    def __init__(self, size: TowerConfig, seed: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.width, self._size, self.seed = size.width, dataclasses.astuple(size), seed
+
+    def add_blocks(self, recompute: bool, lora: Lora | None) -> None:
+        """Makes them; in the name scope of the tower."""
+        width, depth, heads, mlp_dim = self._size
+        names = [f"{self.name}/block_{k}" for k in range(depth)]
+        how = (width, heads, mlp_dim, self.seed)
+        policy = self.dtype_policy
+        self.blocks = [Block(*how, name, recompute, lora, dtype=policy) for name in names]
+        self.norm = LayerNorm(width, dtype=policy, name="norm")
 
 
 class LayerNorm(keras.layers.Layer):

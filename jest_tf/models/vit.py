@@ -7,9 +7,17 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.errors import UserError
-from jest_tf.models.lora import Lora
-from jest_tf.models.transformer import Block, LayerNorm, Mlp, dense, glorot_uniform, normal
-from jest_tf.ops.resizing import resize_matrix
+from jest_tf.models.transformer import (
+    LayerNorm,
+    Lora,
+    Mlp,
+    Tower,
+    TowerConfig,
+    dense,
+    glorot_uniform,
+    normal,
+)
+from jest_tf.ops import resize_matrix
 
 
 @cache
@@ -61,7 +69,13 @@ class PatchEmbedding(keras.layers.Layer):
 
     def call(self, images: tf.Tensor, patch_size: int | None = None) -> tf.Tensor:
         p = patch_size or self.patch_size
-        rows, columns = self._grid_of(images, p)
+        height, width = images.shape[1:3]
+        if height is None or width is None or height % p or width % p:
+            raise UserError(
+                f"images of {height} x {width} pixels cannot be cut into patches of {p}: height "
+                "and width must be known and divisible by patch_size; change one of them"
+            )
+        rows, columns = height // p, width // p
         kernel, positions = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.positions)
         if p != self.patch_size:
             kernel = resize_patch_kernel(kernel, p)
@@ -73,15 +87,6 @@ class PatchEmbedding(keras.layers.Layer):
         tokens = keras.ops.matmul(patches, tf.reshape(kernel, [p * p * 3, self.width]))
         added = tf.reshape(positions, [rows * columns, self.width])
         return tokens + (added + tf.convert_to_tensor(self.patch_bias))
-
-    def _grid_of(self, images: tf.Tensor, p: int) -> tuple[int, int]:
-        height, width = images.shape[1:3]
-        if height is None or width is None or height % p or width % p:
-            raise UserError(
-                f"images of {height} x {width} pixels cannot be cut into patches of {p}: height "
-                "and width must be known and divisible by patch_size; change one of them"
-            )
-        return height // p, width // p
 
 
 class AttentionPooling(keras.layers.Layer):
@@ -136,29 +141,22 @@ class AttentionPooling(keras.layers.Layer):
         return pooled + self.mlp(self.norm(pooled))
 
 
-class VisionTransformer(keras.layers.Layer):
+class VisionTransformer(Tower):
     """Images [n, h, w, 3] -> [n, embed_dim], not normalised."""
 
     def __init__(
-        self, *, image_size: int, patch_size: int, width: int, depth: int, heads: int,
-        mlp_dim: int, embed_dim: int, seed: int, recompute: bool = False,
-        lora: Lora | None = None, **kwargs,
+        self, size: TowerConfig, seed: int, *, image_size: int, patch_size: int, embed_dim: int,
+        recompute: bool = False, lora: Lora | None = None, **kwargs,
     ) -> None:  # fmt: skip
-        super().__init__(**kwargs)
-        policy = self.dtype_policy
+        super().__init__(size, seed, **kwargs)
+        policy, width = self.dtype_policy, size.width
         with keras.name_scope(self.name):
             self.embedding = PatchEmbedding(
                 image_size, patch_size, width, seed, "image/embedding", dtype=policy
             )
-            of_block = (width, heads, mlp_dim, seed)
-            self.blocks = [
-                Block(*of_block, f"image/block_{k}", recompute, lora, dtype=policy)
-                for k in range(depth)
-            ]
-            self.norm = LayerNorm(width, dtype=policy, name="norm")
-            self.pooling = AttentionPooling(
-                width, heads, mlp_dim, seed, "image/pooling", dtype=policy
-            )
+            self.add_blocks(recompute, lora)
+            sizes = (width, size.heads, size.mlp_dim)
+            self.pooling = AttentionPooling(*sizes, seed, "image/pooling", dtype=policy)
             self.projection = None
             if width != embed_dim:
                 kernel = normal(width**-0.5, seed, "image/projection")

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import heapq
 import json
 import os
 import shutil
@@ -22,15 +23,25 @@ import tensorflow as tf
 from jest_tf.data.cleaning import read_picture
 from jest_tf.data.fields import Record, hash64, is_text
 from jest_tf.data.manifest import Manifest
-from jest_tf.data.records import shard_records
+from jest_tf.data.records import look_up, shard_records
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import explaining
 from jest_tf.files import claimed_folder, parse_json, replacing
 from jest_tf.monitoring import cross_fit
 from jest_tf.monitoring.cross_fit import CrossFit, pair_rank
 from jest_tf.monitoring.ledger import Ledger
-from jest_tf.monitoring.verdicts import DUPLICATE, Verdicts, judge, mates, representatives
-from jest_tf.pages.html import thumbnail
+from jest_tf.monitoring.verdicts import (
+    DUPLICATE,
+    LEARNED,
+    UNSEEN,
+    USEFUL,
+    WRONG,
+    Verdicts,
+    judge,
+    mates,
+    representatives,
+)
+from jest_tf.pages.html import png_uri, render, thumbnail
 from jest_tf.progress import Counter
 
 VERSION = 4
@@ -75,7 +86,6 @@ class Audit:
 
     @property
     def models(self) -> dict[str, ReferenceCache]:
-        """The caches that are given."""
         found = {"reference": self.reference, "learner": self.learner}
         return {name: cache for name, cache in found.items() if cache}
 
@@ -223,7 +233,7 @@ def unit_of(audit: Audit, out: str) -> Callable[[int], None]:
 
     def one(index: int) -> None:
         text = f"{audit.manifest.shards[index].path} cannot be read: {{error}}"
-        with explaining(tf.errors.OpError, text, lambda error: error.message.splitlines()[0]):
+        with explaining(tf.errors.OpError, text):
             write_unit(audit, fit, index, part_path(out, index))
 
     return one
@@ -246,13 +256,11 @@ def begin(audit: Audit, out: str) -> None:
 
 
 def missing_parts(audit: Audit, out: str) -> list[int]:
-    """Shards whose rows are not there yet."""
     n_units = len(audit.manifest.shards)
     return [i for i in range(n_units) if not os.path.exists(part_path(out, i))]
 
 
 def in_threads(audit: Audit, out: str, workers: int, todo: Sequence[int]) -> None:
-    """Writes the rows of these shards."""
     counter = Counter("audit", len(todo), "shards")
     with futures.ThreadPoolExecutor(workers) as pool, counter:
         collections.deque(counter.over(pool.map(unit_of(audit, out), todo)), maxlen=0)
@@ -274,20 +282,6 @@ def finish(audit: Audit, out: str, wrong_share: float | None = None) -> Verdicts
         "ledger_since_step": audit.ledger.since if audit.ledger else None,
     }
     n_mates = mates(table["caption_hash"])
-    _join(paths, out, found, representative, n_mates, about)
-    shutil.rmtree(f"{out}.parts")
-    return found
-
-
-def _join(
-    paths: Sequence[str],
-    out: str,
-    found: Verdicts,
-    representative: np.ndarray,
-    n_mates: np.ndarray,
-    about: Mapping,
-) -> None:
-    """One file of all rows, with verdicts; a row group a shard."""
     keys = _keys(paths, np.unique(representative[found.verdict == DUPLICATE]))
     writer, first = None, 0
     with replacing(out) as aside:
@@ -314,6 +308,8 @@ def _join(
                 writer = pq.ParquetWriter(aside, schema)
             writer.write_table(table.replace_schema_metadata(schema.metadata))
         writer.close()
+    shutil.rmtree(f"{out}.parts")
+    return found
 
 
 def _keys(paths: Sequence[str], records: np.ndarray) -> dict[int, str]:
@@ -341,3 +337,66 @@ def row_groups(path: str, columns: Sequence[str] | None = None) -> Iterator[pa.T
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns)
+
+
+SHOWN = 16  # pictures of each verdict, and on the border of two
+MEANING = {
+    WRONG: "Other pairs' texts and pictures fit better than their own.",
+    LEARNED: "The learner fits the pair at least as well as the reference.",
+    USEFUL: "Not wrong, and not yet learned as far as is known.",
+    DUPLICATE: "Picture and caption are those of an earlier pair.",
+    UNSEEN: "Never scored: not loaded, not readable, or the policy asks no model.",
+}
+NUMBERS = (
+    "wrong_rank", "reference_rank", "reference_score", "learnability", "times_loaded",
+    "times_selected",
+)  # fmt: skip
+COLUMNS = ("record", "key", "source", "caption", "verdict", "rule", "border", *NUMBERS)
+
+
+def page(path: str, manifest: Manifest, generated: str) -> str:
+    """The page about an audit's file. Pictures are read from the data set."""
+    about = read_about(path)
+    counts: dict[str, collections.Counter] = {}
+    examples, border = {name: [] for name in MEANING}, []
+    for table in row_groups(path):
+        rows = table.select([n for n in COLUMNS if n in table.column_names]).to_pylist()
+        for row in rows:
+            row["kind"] = DUPLICATE if row["verdict"].startswith(DUPLICATE) else row["verdict"]
+            counts.setdefault(row["source"], collections.Counter())[row["kind"]] += 1
+        for name, kept in examples.items():
+            here = [row for row in rows if row["kind"] == name]
+            examples[name] = heapq.nsmallest(SHOWN, kept + here, lambda row: _draw(row["record"]))
+        here = [row for row in rows if not np.isnan(row["border"])]
+        border = heapq.nsmallest(SHOWN, border + here, lambda row: row["border"])
+    total = sum(counts.values(), collections.Counter())
+    groups = [(name, rows, MEANING[name]) for name, rows in examples.items()]
+    groups.append(("On the border", border, "The pairs nearest to the thresholds."))
+    return render(
+        "audit.html.j2",
+        title=f"Audit of {about['data_name']}",
+        generated=generated,
+        contents=["Shares", *(name for name, rows, _ in groups if rows)],
+        about=about,
+        total=total,
+        counts=counts if len(counts) == 1 else counts | {"all": total},
+        verdicts=list(MEANING),
+        is_ranked=np.isfinite(about["threshold"]),
+        groups=[(name, text, _cards(rows, manifest)) for name, rows, text in groups if rows],
+    )
+
+
+def _draw(record: int) -> int:
+    """A number that looks drawn: examples come from everywhere, and are always the same."""
+    return record * 0x9E3779B97F4A7C15 % 2**64
+
+
+def _cards(rows: Sequence[dict], manifest: Manifest) -> list[dict]:
+    cards = []
+    for row, record in zip(rows, look_up(manifest, [r["record"] for r in rows]), strict=True):
+        known = [n for n in NUMBERS if row.get(n) is not None and np.isfinite(row[n])]
+        told = [f"{name.replace('_', ' ')} {row[name]:.3g}" for name in known]
+        details = [row["verdict"] + ": " + row["rule"], ", ".join(told), row["key"]]
+        picture = picture_bytes(record.image)
+        cards.append({"image": png_uri(picture), "text": row["caption"][:200], "details": details})
+    return cards

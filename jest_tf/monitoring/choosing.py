@@ -1,17 +1,83 @@
 """Which pairs of an audit to keep: a rule, one of each group of near duplicates, the best share."""
 
-from collections.abc import Iterator
+import ast
+import difflib
+import operator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from jest_tf.data import keep_rule, near_duplicates, units
+from jest_tf.data import near_duplicates, units
 from jest_tf.data.reference_cache import ReferenceCache
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import replacing
 from jest_tf.monitoring.audit import row_groups
 from jest_tf.monitoring.verdicts import representatives
+
+OPERATORS = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
+    ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Add: operator.add, ast.Sub: operator.sub,
+    ast.Mult: operator.mul, ast.Div: operator.truediv, ast.And: operator.and_,
+    ast.Or: operator.or_, ast.BitAnd: operator.and_, ast.BitOr: operator.or_,
+    ast.In: lambda column, values: column.isin(values),
+    ast.NotIn: lambda column, values: ~column.isin(values),
+}  # fmt: skip
+
+
+def parse_rule(text: str, columns: Sequence[str]) -> pc.Expression:
+    """The filter of Arrow tables that a rule describes; UserError: none, or no such column.
+
+    Only names of columns, constants, comparisons, `in`, `and`, `or`, `not` and arithmetic are
+    known: a rule such as `verdict != "learned" and reference_score > 0.2` is data, never run.
+    """
+    problem = f"--keep={text!r} is no rule ({{error}}). Write comparisons of columns joined by "
+    problem += "and, or, not, such as: verdict != 'wrong pair' and reference_score > 0.2"
+    kinds = (SyntaxError, ValueError, TypeError, KeyError, RecursionError)
+    with explaining(kinds, problem, str):
+        return _expression(ast.parse(text.strip(), mode="eval").body, columns)
+
+
+def require_column(name: str, columns: Sequence[str]) -> None:
+    """Raises UserError unless there is a column of that name."""
+    if name not in columns:
+        close = difflib.get_close_matches(name, columns, n=1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"the audit has no column {name!r}. {hint}It has: {', '.join(columns)}.")
+
+
+def _expression(node: ast.expr, columns: Sequence[str]) -> pc.Expression:
+    def inner(child: ast.expr) -> pc.Expression:
+        return _expression(child, columns)
+
+    match node:
+        case ast.Name(id=name):
+            require_column(name, columns)
+            return pc.field(name)
+        case ast.Constant(value=bool() | int() | float() | str() as value):
+            return pc.scalar(value)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return ~inner(operand)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return pc.scalar(0) - inner(operand)
+        case ast.BinOp(left=left, op=op, right=right):
+            return OPERATORS[type(op)](inner(left), inner(right))
+        case ast.BoolOp(op=op, values=[first, *others]):
+            result = inner(first)
+            for other in others:
+                result = OPERATORS[type(op)](result, inner(other))
+            return result
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            result, left = None, inner(left)
+            for op, right in zip(ops, comparators, strict=True):
+                is_list = isinstance(op, ast.In | ast.NotIn)
+                right = ast.literal_eval(right) if is_list else inner(right)
+                one = OPERATORS[type(op)](left, list(right) if is_list else right)
+                result, left = one if result is None else result & one, right
+            return result
+    raise ValueError(f"{ast.unparse(node)} is not allowed")
 
 
 class Choice:
@@ -24,16 +90,15 @@ class Choice:
             self.kept = np.ones(file.metadata.num_rows, bool)
 
     def keep(self, rule: str) -> None:
-        """Keeps what a rule is true of; see `jest_tf.data.keep_rule`."""
-        expression = keep_rule.parse(rule, self.columns)
-        try:
+        """Keeps what a rule is true of; see `parse_rule`."""
+        expression = parse_rule(rule, self.columns)
+        # pyarrow raises several types for kinds that do not fit.
+        with explaining(Exception, f"--keep={rule!r} cannot be computed: {{error}}"):
             parts = [
                 ds.dataset(table).to_table(columns={"kept": expression})["kept"].fill_null(False)
                 for table in row_groups(self._path, self.columns)
             ]
             kept = np.concatenate([part.to_numpy() for part in parts])
-        except Exception as error:  # pyarrow raises several types for kinds that do not fit
-            raise UserError(f"--keep={rule!r} cannot be computed: {error}") from error
         if kept.dtype != bool:
             raise UserError(f"--keep={rule!r} gives {kept.dtype}; expected true or false.")
         self.kept &= kept
@@ -96,7 +161,7 @@ class Choice:
 
     def _kept_best_first(self, by: str) -> np.ndarray:
         """Kept rows by descending value; equal ones in order, those without a value last."""
-        keep_rule.require_column(by, self.columns)
+        require_column(by, self.columns)
         values = self._column(by)
         if values.dtype.kind not in "iuf":
             raise UserError(f"--by={by}: the column holds no numbers.")

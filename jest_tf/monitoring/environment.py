@@ -26,15 +26,19 @@ def collect() -> dict[str, Any]:
     `packages` name → version or None; `git` revision and dirty flag, or None outside a repository;
     `python`, `platform`, `cpu`, `n_cpus`, `memory_bytes`, `host`, `argv`, `started_utc`, `jest_tf`.
     """
+    lines = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return {
         "jest_tf": jest_tf.__version__,
         "git": git_state(Path(jest_tf.__file__).resolve().parent),
         "packages": {name: package_version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": next(models, platform.processor() or platform.machine()),
         "n_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "host": socket.gethostname(),
         "argv": sys.argv,
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -42,7 +46,6 @@ def collect() -> dict[str, Any]:
 
 
 def package_version(name: str) -> str | None:
-    """Installed version, or None."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
     return None
@@ -63,18 +66,4 @@ def _git(folder: Path, *arguments: str) -> str | None:
     how = {"capture_output": True, "text": True, "errors": "replace", "timeout": GIT_SECONDS}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, check=True, **how).stdout.strip()
-    return None
-
-
-def _cpu_model() -> str:
-    lines = []
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
-
-
-def _memory_bytes() -> int | None:
-    with contextlib.suppress(ValueError, OSError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jest_tf.monitoring.run_history import RunHistory, config_differences
-from jest_tf.monitoring.run_summary import COLUMNS, verdict
+from jest_tf.config import differences
+from jest_tf.monitoring.run_history import COLUMNS, RunHistory, verdict
 from jest_tf.monitoring.samples import GROUPS, Samples
 from jest_tf.pages.charts import GREY, Chart, Line, bar_chart, line_chart
 from jest_tf.pages.html import data_uri, render
@@ -59,6 +59,10 @@ def page(runs: Sequence[RunHistory], generated: str) -> str:
         "training": _curves(runs, TRAINING_CURVES),
         "cost": _cost(runs),
     }
+    scored = [r.summary | {"name": r.name} for r in runs if "image_to_text_r1" in r.summary]
+    ahead = verdict(scored) if len(scored) > 1 else ""
+    if len(runs) > 1 and len(scored) < 2:
+        ahead = "No comparison of scores: fewer than two of these runs have a retrieval evaluation."
     shown = values | {
         "evaluations": values["evaluations"]["rows"],
         "selection": any(values["selection"].values()),
@@ -68,20 +72,12 @@ def page(runs: Sequence[RunHistory], generated: str) -> str:
         title=" against ".join(run.name for run in runs),
         generated=generated,
         contents=["Summary", *(n.capitalize() for n in shown if shown[n]), "Configuration"],
-        verdict=_verdict(runs),
-        differences=config_differences(runs) if len(runs) > 1 else None,
+        verdict=ahead,
+        differences=differences(*(run.config for run in runs)) if len(runs) > 1 else None,
         runs=runs,
         columns=COLUMNS,
         **values,
     )
-
-
-def _verdict(runs: Sequence[RunHistory]) -> str:
-    """Who is ahead; empty for one run."""
-    scored = [r.summary | {"name": r.name} for r in runs if "image_to_text_r1" in r.summary]
-    if len(runs) > 1 and len(scored) < 2:
-        return "No comparison of scores: fewer than two of these runs have a retrieval evaluation."
-    return verdict(scored) if len(scored) > 1 else ""
 
 
 def evaluations(runs: Sequence[RunHistory], wanted: Sequence[str] = ()) -> dict[str, Any]:
@@ -141,22 +137,18 @@ def labelled(runs: Sequence[RunHistory]) -> list[Chart]:
         ),
     ]  # fmt: skip
     for kind, of_pool in sorted(pool.items(), key=lambda item: -item[1]):
-        note = f"{of_pool:.0%} of the data set. {_accepted(known, kind, of_pool)}"
+        note = f"{of_pool:.0%} of the data set."
+        for _, run in known if of_pool else ():  # the share of its candidates that each run selects
+            s = run.config["selection"]
+            kept = s["sub_batch"] / s["super_batch"]
+            if kept < 1:
+                share_of = kept * run.windows[-1].shares.get(kind, 0.0) / of_pool
+                note += (
+                    f" {run.name} ends by selecting {share_of:.0%} of these (chance: {kept:.0%})."
+                )
         of_kind = lambda w, kind=kind: w.shares.get(kind, 0.0)  # noqa: E731
         charts.append(share(f"Label “{kind}”", of_kind, of_pool, note))
     return [chart for chart in charts if chart]
-
-
-def _accepted(known: Sequence[tuple[int, RunHistory]], kind: str, of_pool: float) -> str:
-    """What share of the candidates of a kind each run selects at its end."""
-    said = []
-    for _, run in known:
-        s = run.config["selection"]
-        kept = s["sub_batch"] / s["super_batch"]
-        if kept < 1 and of_pool:
-            share = kept * run.windows[-1].shares.get(kind, 0.0) / of_pool
-            said.append(f"{run.name} ends by selecting {share:.0%} of these (chance: {kept:.0%}).")
-    return " ".join(said)
 
 
 def _selection(runs: Sequence[RunHistory]) -> list[Chart]:

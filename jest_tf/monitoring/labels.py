@@ -58,7 +58,6 @@ class Labels:
         return self.shares(self._ids)
 
     def noisy_share(self, shares: Mapping[str, float]) -> float:
-        """Sum of the shares of the noisy labels."""
         return sum(share for label, share in shares.items() if label in self.noisy)
 
     def save(self, path: Path) -> None:
@@ -94,20 +93,22 @@ def read_labels(paths: Iterable[str], manifest: Manifest | None = None) -> Label
     """
     label_by_id, noisy = {}, {}
     for path in paths:
-        names = _sources_beside(path, manifest) if manifest else ()
+        names = ()
+        if manifest:  # the sources whose shards lie beside the file; all where none does
+            folder, sources = path.rpartition("/")[0] + "/", manifest.sources
+            beside = {s.source for s in manifest.shards if s.path.startswith(folder)}
+            names = [s.name for i, s in enumerate(sources) if i in beside or not beside]
         for number, row in _rows(path):
-            try:
+            text = f"{path} line {number}: expected {{id or key, label, noisy}}, found {row} "
+            text += "({error})."
+            kinds = (KeyError, TypeError, ValueError, AttributeError)
+            with explaining(kinds, text, repr):
                 label = str(row["label"])
                 is_noisy = bool(row.get("noisy", label != CLEAN))
                 if "id" in row:
                     ids = [int(row["id"])]
                 else:
                     ids = [int(hashed_id(name, tf.constant(str(row["key"])))) for name in names]
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise UserError(
-                    f"{path} line {number}: expected {{id or key, label, noisy}}, found {row} "
-                    f"({error!r})."
-                ) from error
             label_by_id |= dict.fromkeys(ids, label)
             if noisy.setdefault(label, is_noisy) != is_noisy:
                 raise UserError(
@@ -115,13 +116,6 @@ def read_labels(paths: Iterable[str], manifest: Manifest | None = None) -> Label
                     "in others. Give the two meanings two names."
                 )
     return Labels(label_by_id, [label for label, is_noisy in noisy.items() if is_noisy])
-
-
-def _sources_beside(path: str, manifest: Manifest) -> list[str]:
-    """Names of the sources whose shards lie beside a file; of all where none does."""
-    folder = path.rpartition("/")[0] + "/"
-    beside = {s.source for s in manifest.shards if s.path.startswith(folder)}
-    return [source.name for i, source in enumerate(manifest.sources) if i in beside or not beside]
 
 
 def keep_about(about: About, workdir: Path, manifest: Manifest | None = None) -> None:

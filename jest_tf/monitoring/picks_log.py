@@ -40,7 +40,15 @@ class PicksLog:
         self._record_bytes = sub_batch * ID_DTYPE.itemsize
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._match_header(start_step)
+            path = self._folder / "header.json"
+            if not (path.exists() and start_step > 0):
+                (self._folder / "ids.bin").unlink(missing_ok=True)
+                write_atomically(path, json.dumps(self._header))
+            elif (found := _read_header(self._folder)) != self._header:
+                raise UserError(
+                    f"{path} says {found}, this run has {self._header}. Continue with the same "
+                    "log.picks_every_steps and selection.sub_batch, or take another --workdir."
+                )
             # Open as long as the run.
             self._file = open(self._folder / "ids.bin", "ab")  # noqa: SIM115
             self._cut(start_step // every_steps)
@@ -70,19 +78,6 @@ class PicksLog:
 
     def close(self) -> None:
         self._file.close()
-
-    def _match_header(self, start_step: int) -> None:
-        path = self._folder / "header.json"
-        if path.exists() and start_step > 0:
-            found = _read_header(self._folder)
-            if found != self._header:
-                raise UserError(
-                    f"{path} says {found}, this run has {self._header}. Continue with the same "
-                    "log.picks_every_steps and selection.sub_batch, or take another --workdir."
-                )
-            return
-        (self._folder / "ids.bin").unlink(missing_ok=True)
-        write_atomically(path, json.dumps(self._header))
 
     def _cut(self, n_records: int) -> None:
         n_found = self._file.tell() // self._record_bytes
@@ -116,7 +111,6 @@ class Picks:
         return self._n_records * self.every_steps
 
     def steps(self) -> range:
-        """All recorded steps."""
         return range(self.every_steps, self.last_step + 1, self.every_steps)
 
     def ids(self, step: int) -> np.ndarray:

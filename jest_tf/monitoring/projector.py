@@ -37,8 +37,18 @@ def write_projector(
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["\t".join(f"{x:.6g}" for x in row) for row in embeddings]
     (folder / "embeddings.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "metadata.tsv").write_text(_metadata(columns), encoding="utf-8")
-    sprite, side = _sprite(images)
+    cells = zip(*columns.values(), strict=True)
+    rows = [[" ".join(str(cell).split()) for cell in row] for row in cells]
+    # A single column has no title line, as the projector wants it.
+    rows = [list(columns)] * (len(columns) > 1) + rows
+    text = "\n".join("\t".join(row) for row in rows) + "\n"
+    (folder / "metadata.tsv").write_text(text, encoding="utf-8")
+    per_row = int(np.ceil(np.sqrt(len(images))))
+    side = max(1, min(THUMBNAIL, SPRITE_SIDE // per_row))
+    sprite = Image.new("RGB", (per_row * side, per_row * side), "white")
+    for i, image in enumerate(images):
+        tile = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+        sprite.paste(tile, (i % per_row * side, i // per_row * side))
     sprite.save(folder / "sprite.png")
     config = ProjectorConfig()
     tensor = config.embeddings.add()
@@ -49,23 +59,3 @@ def write_projector(
     text = text_format.MessageToString(config)
     (folder / "projector_config.pbtxt").write_text(text, encoding="utf-8")
     return folder
-
-
-def _metadata(columns: Mapping[str, Sequence[str]]) -> str:
-    """Tab separated; a single column has no title line, as the projector wants it."""
-    rows = [
-        [" ".join(str(cell).split()) for cell in row] for row in zip(*columns.values(), strict=True)
-    ]
-    titles = [list(columns)] if len(columns) > 1 else []
-    return "\n".join("\t".join(row) for row in titles + rows) + "\n"
-
-
-def _sprite(images: np.ndarray) -> tuple[Image.Image, int]:
-    """The images row by row in a square, and the side of each in pixels."""
-    per_row = int(np.ceil(np.sqrt(len(images))))
-    side = max(1, min(THUMBNAIL, SPRITE_SIDE // per_row))
-    sprite = Image.new("RGB", (per_row * side, per_row * side), "white")
-    for i, image in enumerate(images):
-        tile = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
-        sprite.paste(tile, (i % per_row * side, i // per_row * side))
-    return sprite, side

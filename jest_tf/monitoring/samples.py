@@ -12,15 +12,23 @@ samples/step-00000100.npz    plain numpy arrays of n examples, no pickle:
 
 import contextlib
 import dataclasses
-import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from jest_tf.errors import explaining
-from jest_tf.files import step_file, steps_with_file, write_atomically, writing
+from jest_tf.files import replacing, step_file, steps_with_file, writing
+from jest_tf.pages.contact_sheet import Hit, Row, contact_sheet, end_of
+
+# Of a sheet of pictures.
+COLUMNS = 8
+# TensorBoard shows pictures in narrow cards: fewer columns keep the captions readable.
+GROUP_COLUMNS = 4
+KEY_LENGTH = 14  # characters, one line
+CAPTION_LINES = 4  # a key, then three: the captions of broken pairs tell the story
 
 # Group → how a person would call it.
 GROUPS = {
@@ -52,7 +60,6 @@ class Samples:
             raise ValueError(f"samples: every field needs the same length, got {lengths}")
 
     def of(self, group: str) -> "Samples":
-        """The examples of one group, in their order."""
         rows = np.flatnonzero(self.group == group)
         return Samples(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
 
@@ -83,15 +90,14 @@ def pick_samples(
 
 def write_samples(folder: str | os.PathLike, step: int, samples: Samples) -> Path:
     """Write one step's samples atomically; returns the file."""
-    buffer = io.BytesIO()
     arrays = {f.name: np.asarray(getattr(samples, f.name)) for f in dataclasses.fields(samples)}
     for name in ("group", "caption", "source", "key"):
         arrays[name] = arrays[name].astype(np.str_)
-    np.savez_compressed(buffer, **arrays)
     path = step_file(folder, step)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
+        with replacing(path) as aside, open(aside, "wb") as file:
+            np.savez_compressed(file, **arrays)
     return path
 
 
@@ -120,3 +126,27 @@ def cut_samples(folder: str | os.PathLike, last_step: int) -> None:
 
 def _first(rows: np.ndarray, keys: np.ndarray, n: int) -> np.ndarray:
     return rows[np.argsort(keys, kind="stable")[:n]]
+
+
+def picks_sheet(samples: Samples, title: str) -> np.ndarray:
+    """uint8 [h, w, 3]: the best COLUMNS examples of each group, captions and scores below."""
+    rows = [Row(name, _hits(samples.of(group))[:COLUMNS]) for group, name in GROUPS.items()]
+    rows = [row for row in rows if row.hits]
+    return np.asarray(contact_sheet(rows, title, label_lines=CAPTION_LINES))
+
+
+def group_sheet(samples: Samples, group: str) -> np.ndarray:
+    """All examples of one group, at least one, best first, row by row; uint8 [h, w, 3]."""
+    hits = _hits(samples.of(group))
+    rows = [Row("", hits[i : i + GROUP_COLUMNS]) for i in range(0, len(hits), GROUP_COLUMNS)]
+    sheet = contact_sheet(rows, GROUPS[group], label_lines=CAPTION_LINES, query_width=0)
+    return np.asarray(sheet)
+
+
+def _hits(samples: Samples) -> list[Hit]:
+    """Each with the end of its record's key, then its caption, below."""
+    columns = samples.image, samples.score, samples.key, samples.caption
+    return [
+        Hit(Image.fromarray(i), float(s), f"{end_of(str(key), KEY_LENGTH)} {caption}".strip())
+        for i, s, key, caption in zip(*columns, strict=True)
+    ]

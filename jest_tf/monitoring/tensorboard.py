@@ -101,9 +101,12 @@ class TensorBoard:
 
     def cockpit(self) -> None:
         """Write the layout of the tab Custom Scalars: what belongs together in one chart."""
-        layout = layout_pb2.Layout(
-            category=[_category(title, charts) for title, charts in COCKPIT.items()]
-        )
+        layout = layout_pb2.Layout()
+        for title, charts in COCKPIT.items():
+            category = layout.category.add(title=title)
+            for name, patterns in charts.items():
+                lines = category.chart.add(title=name).multiline
+                lines.tag.extend(f"^{tag(pattern)}$" for pattern in patterns)
         with self._writer.as_default(step=0):
             tf.summary.experimental.write_raw_pb(custom_scalar.pb(layout).SerializeToString())
 
@@ -175,14 +178,6 @@ def tag(name: str) -> str:
     """The tag of a name: a known group gets its place in front."""
     numbers = [number for number, group in enumerate(GROUPS, start=1) if name.startswith(group)]
     return f"{numbers[0]:02d} {name}" if numbers else name
-
-
-def _category(title: str, charts: Mapping[str, list[str]]) -> layout_pb2.Category:
-    def chart(name: str, patterns: list[str]) -> layout_pb2.Chart:
-        lines = [f"^{tag(pattern)}$" for pattern in patterns]
-        return layout_pb2.Chart(title=name, multiline=layout_pb2.MultilineChartContent(tag=lines))
-
-    return layout_pb2.Category(title=title, chart=[chart(*item) for item in charts.items()])
 
 
 def cut_events(logdir: str | os.PathLike, last_step: int) -> None:

@@ -61,7 +61,13 @@ def contact_sheet(
         y = top + number * row_height
         sheet.line(y)
         if query_width:
-            _draw_query(sheet, row, y + _GAP, tile, query_width - 2 * _GAP)
+            inner = query_width - 2 * _GAP
+            if row.image is None:
+                sheet.text(_MARGIN, y + _GAP + tile // 4, row.text, _QUERY_SIZE, inner, n_lines=4)
+            else:
+                sheet.paste(thumbnail(row.image, tile), _MARGIN, y + _GAP)
+                name = end_of(row.text, int(inner / (_WIDTH * _SMALL_SIZE)))
+                sheet.text(_MARGIN, y + _GAP + tile + 4, name, _SMALL_SIZE, inner)
         for column, hit in enumerate(row.hits):
             x = _MARGIN + query_width + column * (tile + _GAP)
             _draw_hit(sheet, hit, x, y + _GAP, tile, label_lines)
@@ -124,15 +130,6 @@ def thumbnail(image: Image.Image, tile: int) -> Image.Image:
     square = Image.new("RGB", (tile, tile), _TILE)
     square.paste(image, ((tile - image.width) // 2, (tile - image.height) // 2), image)
     return square
-
-
-def _draw_query(sheet: _Sheet, row: Row, y: int, tile: int, width: int) -> None:
-    if row.image is not None:
-        sheet.paste(thumbnail(row.image, tile), _MARGIN, y)
-        name = end_of(row.text, int(width / (_WIDTH * _SMALL_SIZE)))
-        sheet.text(_MARGIN, y + tile + 4, name, _SMALL_SIZE, width)
-        return
-    sheet.text(_MARGIN, y + tile // 4, row.text, _QUERY_SIZE, width, n_lines=4)
 
 
 def _draw_hit(sheet: _Sheet, hit: Hit, x: int, y: int, tile: int, label_lines: int) -> None:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 
 from ml_collections import ConfigDict
@@ -95,18 +95,25 @@ def _explain(name: str, topology: Topology, answer: dict) -> str:
     return "\n".join(lines)
 
 
-def check_compile(
-    config: ConfigDict,
-    parts: Parts,
-    topology: Topology,
-    environment: str,
-    reference_config: ConfigDict | None = None,
-) -> Section:
-    """Compiles the selection and the train step of every plan for all chips of a topology."""
+def check_compile(topology: Topology, run: Iterable[Compiled]) -> Section:
+    """The `programs` of a run, as they are compiled for all chips of a topology."""
     title = f"Compiled for {topology.name}: {topology.n_chips} chips, one replica each"
     with Section(title) as section:
-        for compiled in programs(config, parts, topology, environment, reference_config):
-            _describe(section, compiled, topology)
+        for compiled in run:
+            free = topology.device.memory - compiled.used
+            section.add(
+                compiled.name,
+                f"HBM {binary(compiled.used)} used, {binary(free)} free per chip; "
+                f"{decimal(compiled.flops)}FLOP (loop bodies once); in "
+                f"{compiled.compile_seconds:.0f} s",
+            )
+            once = [c["bytes"] for c in compiled.collectives if not c["in_loop"]]
+            looped = [c["bytes"] for c in compiled.collectives if c["in_loop"]]
+            section.add(
+                "  collectives",
+                f"{len(once)} of {binary(sum(once))} a step, and {len(looped)} in loops of "
+                f"{binary(sum(looped))} a turn",
+            )
         section.add("what this proves", NOT_PROVEN)
     return section
 
@@ -143,19 +150,3 @@ def _in_child(function: Callable, *arguments: object) -> bytes:
                 "the process that lowers the program was killed, probably for lack of memory on "
                 "this machine: it holds the weights of both models and the optimizer."
             ) from None
-
-
-def _describe(section: Section, compiled: Compiled, topology: Topology) -> None:
-    free = topology.device.memory - compiled.used
-    section.add(
-        compiled.name,
-        f"HBM {binary(compiled.used)} used, {binary(free)} free per chip; "
-        f"{decimal(compiled.flops)}FLOP (loop bodies once); in {compiled.compile_seconds:.0f} s",
-    )
-    once = [c["bytes"] for c in compiled.collectives if not c["in_loop"]]
-    looped = [c["bytes"] for c in compiled.collectives if c["in_loop"]]
-    section.add(
-        "  collectives",
-        f"{len(once)} of {binary(sum(once))} a step, and {len(looped)} in loops of "
-        f"{binary(sum(looped))} a turn",
-    )

@@ -1,12 +1,16 @@
 """The data and the reference that a config names, as far as they can be seen without training."""
 
+import math
 import os
+from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
 from jest_tf.config import needs_reference
-from jest_tf.data import in_place, order
+from jest_tf.data import doctor, fields, in_place, order
+from jest_tf.data.fields import hash64, is_text
 from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import RecordReader
 from jest_tf.data.reference_cache import ReferenceCache
@@ -41,7 +45,11 @@ def check_data(config: ConfigDict, n_hosts: int) -> Section:
         _describe(section, config, manifest, n_hosts)
         caption = _one_record(section, config, manifest)
         _tokens(section, config, caption)
-        _evaluations(section, config)
+        for name, spec in config.evals.items():
+            sources = [spec.get(role, "") for role in ("data", "train", "validation")]
+            if not any("tfds:" in source for source in sources):  # which that would prepare
+                require_data(name, spec.to_dict(), config.data.data_dir)
+                section.add(f"evaluation {name}", f"{spec.kind} on {spec.data}")
     return section
 
 
@@ -53,10 +61,16 @@ def check_reference(config: ConfigDict) -> Section:
         section = Section(f"Reference cache: {cache}")
         section.add("embeddings", "computed by the run before step 1, with those of the learner")
         return section
-    if cache:  # then no step runs the reference: it may read as it likes
-        return _check_cache(config)
-    with Section(f"Reference: {config.reference.workdir}") as section:
-        _check_run(section, config, config.reference.workdir)
+    if not cache:
+        with Section(f"Reference: {config.reference.workdir}") as section:
+            _check_run(section, config, config.reference.workdir)
+        return section
+    with Section(f"Reference: the cache {cache}") as section:  # it may read as it likes
+        stored = ReferenceCache.load(cache)
+        stored.check_manifest(open_source(config.data.train, config.data.data_dir))
+        section.add("embeddings", f"{stored.dim} wide, of {sum(stored.records):,} records")
+        made_by = ", ".join(f"{k} {v}" for k, v in stored.identity.items())
+        section.add("made by", made_by or "not said")
     return section
 
 
@@ -92,16 +106,6 @@ def _check_run(section: Section, config: ConfigDict, workdir: str) -> None:
             f"it takes pictures resized by {pixels}, this run by {inputs.pixel_rule(config)}. Set "
             "--config.data.resize, or use a cache of it."
         )
-
-
-def _check_cache(config: ConfigDict) -> Section:
-    with Section(f"Reference: the cache {config.reference.cache}") as section:
-        cache = ReferenceCache.load(config.reference.cache)
-        cache.check_manifest(open_source(config.data.train, config.data.data_dir))
-        section.add("embeddings", f"{cache.dim} wide, of {sum(cache.records):,} records")
-        made_by = ", ".join(f"{k} {v}" for k, v in cache.identity.items())
-        section.add("made by", made_by or "not said")
-    return section
 
 
 def reference_config(config: ConfigDict) -> ConfigDict | None:
@@ -149,10 +153,10 @@ def _describe(section: Section, config: ConfigDict, manifest: Manifest, n_hosts:
 def _one_record(section: Section, config: ConfigDict, manifest: Manifest) -> str:
     shard = manifest.shards[0]
     raw = next(iter(in_place.records(shard)))
-    reader = RecordReader(manifest, config.data.image_size, draw_caption=False)
+    reader = RecordReader(manifest, config.data.image_size, config.seed)
     zero = tf.zeros([1], tf.int64)
     text = f"the first record of {shard.path} cannot be read: {{error}}"
-    with explaining(tf.errors.OpError, text, lambda error: error.message.splitlines()[0]):
+    with explaining(tf.errors.OpError, text):
         record = {name: value[0] for name, value in reader.read(zero, zero, raw[None]).items()}
     caption = record["caption"].numpy().decode("utf-8", "replace")
     if not record["valid"]:
@@ -207,10 +211,156 @@ def _cut_captions(section: Section, config: ConfigDict, tokenizer: Tokenizer) ->
     )
 
 
-def _evaluations(section: Section, config: ConfigDict) -> None:
-    """Opens what evaluations read, except TFDS sets, which that would prepare."""
-    for name, spec in config.evals.items():
-        sources = [spec.get(role, "") for role in ("data", "train", "validation")]
-        if not any("tfds:" in source for source in sources):
-            require_data(name, spec.to_dict(), config.data.data_dir)
-            section.add(f"evaluation {name}", f"{spec.kind} on {spec.data}")
+def check_records(config: ConfigDict, n_replicas: int, folder: str) -> Section:
+    """Reads and decodes all of `data.train`; writes JSON and a page with samples to `folder`."""
+    register(config.data.tfds_module)
+    with Section(f"All records of {config.data.train}") as section:
+        manifest = open_source(config.data.train, config.data.data_dir)
+        report = doctor.examine(manifest)
+        _describe_records(section, report, doctor.write(report, folder))
+        doctor.check_bound(report, config.data.max_bad_share)
+        # Steps that load hardly more than they train on would be refused.
+        s, multiple = config.selection, math.lcm(config.data.n_lanes, n_replicas)
+        needed = spare_super_batch(s.sub_batch, report.bad / report.records, multiple)
+        if report.bad and s.super_batch < needed:
+            section.problems.append(
+                f"{report.bad:,} of {report.records:,} records cannot be used, and a step loads "
+                f"{s.super_batch} to train on {s.sub_batch}: steps with fewer usable ones are "
+                f"refused. Set --config.selection.super_batch={needed}, or prepare the data again "
+                "without them."
+            )
+    return section
+
+
+def _describe_records(section: Section, report: doctor.Report, written: tuple[str, str]) -> None:
+    for name, source in report.sources.items():
+        kinds = [f"{n:,} {kind.replace('_', ' ')}" for kind, n in source.counts.most_common()]
+        section.add(name, f"{source.records:,} records; {', '.join(kinds) or 'nothing wrong'}")
+    section.add("repeated", f"{report.duplicate_ids:,} ids, {report.duplicate_captions:,} captions")
+    if named := [f"{text[:40]!r} {n:,} x" for text, n in report.most_repeated.items()][:5]:
+        section.add("most often", ", ".join(named))
+    section.add("written", " and ".join(written))
+    section.problems += [f"{path}: {why}" for path, why in report.unreadable_shards.items()]
+    if report.shared_ids:
+        section.problems.append(
+            f"{report.shared_ids:,} ids are those of records of another source: embeddings by id "
+            "would go to the wrong record. Prepare one of the sources again with another --name."
+        )
+
+
+# Standard deviations of the number of bad records in a step that are kept in reserve: about one
+# step in 30,000 is still refused.
+DEVIATIONS = 4
+
+
+def spare_super_batch(sub_batch: int, bad_share: float, multiple_of: int = 1) -> int:
+    """The smallest super-batch that practically always holds `sub_batch` usable records.
+
+    A step with fewer is refused: with B = b, 1% of bad records would refuse nearly all. Their
+    number among B is taken as binomial. bad_share: below 1. multiple_of: what B must be divisible
+    by.
+    """
+    size = -(-sub_batch // multiple_of) * multiple_of
+    while True:
+        bad = size * bad_share + DEVIATIONS * (size * bad_share * (1 - bad_share)) ** 0.5
+        if size - bad >= sub_batch:
+            return size
+        size += multiple_of
+
+
+SAMPLED = 8192  # rows that are looked at: q of 1e-4 then rests on thousands of pairs
+MOST_SHARDS = 64  # that they are read from
+BLOCK = 1024
+# Near mates are all that joint selection sees beyond single scores. q is the chance that two
+# different rows are near: among b rows, a row has about b·q near mates.
+# With fewer mates in a batch, greedy joint selection takes mostly what independent top-k takes: 87%
+# of it at 0.09 on the emoji pool, 70% at 0.34 (`python -m benchmarks.bq`).
+FEW = 0.1
+
+
+def check_mates(config: ConfigDict) -> Section:
+    """b·q of `data.train`: by captions, and by the reference's embeddings where they are stored."""
+    section = Section("Near mates: rows of a sub-batch that are close to one another")
+    found = {}
+    try:
+        manifest = open_source(config.data.train, config.data.data_dir)
+        found["same caption"] = captions_q(manifest)
+        if config.reference.cache:
+            cache = ReferenceCache.load(config.reference.cache)
+            cache.check_manifest(manifest)
+            found["reference: a match"] = reference_q(manifest, cache)
+    except (UserError, OSError) as error:  # the sections on data and reference say so
+        section.add("not counted", str(error).partition(":")[0])
+    if not found:
+        return section
+    b = config.selection.sub_batch
+    for label, q in found.items():
+        section.add(label, f"b·q = {b * q:.2g}: {q:.2g} of the pairs of rows, times b = {b:,}")
+    section.add("policy", recommended(max(b * q for q in found.values())))
+    return section
+
+
+def recommended(bq: float) -> str:
+    """What the runs of docs/results.md say for so many mates."""
+    if bq < FEW:
+        return (
+            "independent_top_k, or joint with selection.greedy: with so few near mates in a batch "
+            "both select mostly the same (docs/results.md)"
+        )
+    return (
+        "joint with selection.greedy takes other examples here than independent_top_k, of a higher "
+        "joint score; that the model gets better was not shown (docs/results.md)"
+    )
+
+
+def captions_q(manifest: Manifest) -> float:
+    """Chance that two rows have the same caption, on an even sample of the set."""
+    hashes = []
+    for index, path, skipped, stride in _even(manifest, [s.path for s in manifest.shards]):
+        source = manifest.sources[manifest.shards[index].source]
+        for serialized in _every(path, skipped, manifest.shards[index].records, stride):
+            captions = fields.in_python(source, serialized).captions
+            hashes += [hash64(text) for text in captions[:1] if is_text(text)]
+    return equal_share(np.array(hashes, np.int64))
+
+
+def reference_q(manifest: Manifest, cache: ReferenceCache) -> float:
+    """Chance that the reference calls the picture of a row and the caption of another a match."""
+    rows = []
+    for index, path, _, stride in _even(manifest, cache.shard_paths):
+        rows += list(_every(path, 0, manifest.shards[index].records, stride))
+    parsed = cache.parse(tf.constant(rows), tf.zeros([len(rows)], tf.int64))
+    zimg, ztxt = (parsed[f"reference_{side}"].numpy() for side in ("zimg", "ztxt"))
+    return match_share(zimg, ztxt, cache.scale, cache.bias)
+
+
+def equal_share(values: np.ndarray) -> float:
+    """Share of the pairs of different rows that have the same value."""
+    _, counts = np.unique(values, return_counts=True)
+    n = len(values)
+    return float(np.sum(counts * (counts - 1.0)) / max(1, n * (n - 1)))
+
+
+def match_share(zimg: np.ndarray, ztxt: np.ndarray, scale: float, bias: float) -> float:
+    """Share of the pairs i ≠ j with scale·<x_i, y_j> + bias > 0. zimg, ztxt: [n, d]."""
+    n, matches = len(zimg), 0
+    for start in range(0, n, BLOCK):
+        logits = scale * (zimg[start : start + BLOCK] @ ztxt.T) + bias
+        matches += int((logits > 0).sum())
+    matches -= int((scale * np.sum(zimg * ztxt, axis=1) + bias > 0).sum())
+    return matches / max(1, n * (n - 1))
+
+
+def _even(manifest: Manifest, paths: list[str]) -> Iterator[tuple[int, str, int, int]]:
+    """(index, path, records to skip, stride) of the shards that a sample is read from."""
+    n = len(manifest.shards)
+    used = np.unique(np.linspace(0, n - 1, min(n, MOST_SHARDS)).astype(int)).tolist()
+    stride = -(-sum(manifest.shards[index].records for index in used) // SAMPLED)
+    for index in used:
+        yield index, paths[index], manifest.shards[index].start, max(1, stride)
+
+
+def _every(path: str, skipped: int, n: int, stride: int) -> Iterator[bytes]:
+    """Every `stride`-th of the n records behind the first `skipped`."""
+    file = tf.data.TFRecordDataset(path).skip(skipped).take(n)
+    return file.shard(stride, 0).as_numpy_iterator()

@@ -46,7 +46,6 @@ def render(sections: list[Section]) -> str:
 
 
 def n_problems(sections: list[Section]) -> int:
-    """How many problems all sections hold."""
     return sum(len(section.problems) for section in sections)
 
 
@@ -94,15 +93,9 @@ def check_sizes(config: ConfigDict, n_replicas: int, n_hosts: int) -> Section:
     steps = config.total_steps
     section.add("the run", f"{steps:,} steps: {steps * small:,} trained, {steps * big:,} loaded")
     if s.policy == "uniform":
-        section.add("in reserve", _reserve(big - small))
+        text = f"a step survives {big - small:,} records that cannot be used; no other use of them"
+        if big == small:
+            text = "nothing: a step with a record that cannot be used is refused (`check "
+            text += "--all_records` names the super_batch that your data need)"
+        section.add("in reserve", text)
     return section
-
-
-def _reserve(spare: int) -> str:
-    """What a uniform run's larger super-batch is for."""
-    if not spare:
-        return (
-            "nothing: a step with a record that cannot be used is refused (`check --all_records` "
-            "names the super_batch that your data need)"
-        )
-    return f"a step survives {spare:,} records that cannot be used; no other use is made of them"

@@ -56,12 +56,6 @@ def _joined(spread: Spread, summed: tf.Tensor, dtype: tf.DType, shape: tuple) ->
     return spread.joined(summed, dtype, shape)
 
 
-def _among_gpus(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the replicas are the GPUs of one machine."""
-    is_one_machine = isinstance(strategy, tf.distribute.MirroredStrategy)
-    return is_one_machine and all("GPU" in name for name in strategy.extended.worker_devices)
-
-
 class ReplicaCollectives(SummingCollectives):
     """Exchanges among the replicas of the current strategy (mirrored, multi-worker, TPU).
 
@@ -80,7 +74,9 @@ class ReplicaCollectives(SummingCollectives):
         strategy = self._context.strategy
         self.in_loops = isinstance(strategy, tf.distribute.TPUStrategy)
         self.word = summed_word(self.in_loops)
-        self.pads = _among_gpus(strategy)
+        is_one_machine = isinstance(strategy, tf.distribute.MirroredStrategy)
+        devices = strategy.extended.worker_devices if is_one_machine else ()
+        self.pads = is_one_machine and all("GPU" in name for name in devices)
 
     def all_reduce_sum(self, x: Any) -> Any:
         return self._context.all_reduce(tf.distribute.ReduceOp.SUM, x)

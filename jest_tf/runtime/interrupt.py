@@ -25,7 +25,6 @@ class Interrupt:
 
     @property
     def requested(self) -> bool:
-        """Whether the run was asked to stop."""
         return self._signal is not None
 
     @property

@@ -79,7 +79,9 @@ class Peers:
         try:
             yield
         except LOST_PEER_ERRORS as error:
-            if self._n_hosts == 1 or not _is_of_exchange(error):
+            # The runtime's own words: seen with a killed worker in a step, a barrier, the scope.
+            is_named = "Collective" in error.message or "/job:worker" in error.message
+            if self._n_hosts == 1 or not is_named or is_read_error(error):
                 raise
             logging.error(
                 "Another worker process or host is gone: this one stops too. Its own log says why. "
@@ -104,12 +106,6 @@ def is_read_error(error: tf.errors.OpError) -> bool:
     Such an error is none of an exchange, even if its text names the host that was reading.
     """
     return isinstance(error, tf.errors.DataLossError) or bool(READ_WORDS.search(error.message))
-
-
-def _is_of_exchange(error: tf.errors.OpError) -> bool:
-    # The runtime's own words: seen with a killed worker in a step, in a barrier and in the scope.
-    is_named = "Collective" in error.message or "/job:worker" in error.message
-    return is_named and not is_read_error(error)
 
 
 def _reason(error: tf.errors.OpError) -> str:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from jest_tf.collectives import TILE_VALUES, Collectives, LocalCollectives
 from jest_tf.config import base_config
 from jest_tf.devices import gpu_memory, tile_values
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.runtime.collectives import ReplicaCollectives
 from jest_tf.runtime.peers import Peers
 
@@ -107,7 +107,6 @@ class Runtime:
 
     @functools.cached_property
     def peers(self) -> Peers:
-        """The worker processes of the run."""
         n_workers = self.n_hosts if self.kind == "multi_worker" else 1
         return Peers(self.strategy, n_workers, self.is_chief, self.n_hosts)
 
@@ -208,30 +207,23 @@ def _multi_worker() -> tf.distribute.Strategy:
             "strategy.kind = 'multi_worker' reads the cluster from the variable TF_CONFIG, which "
             "is not set. Start the processes with launch/multi_worker.sh."
         )
-    try:
+    text = 'TF_CONFIG cannot be used: {error}. Expected e.g. {"cluster": {"worker": '
+    text += '["10.0.0.1:12345", "10.0.0.2:12345"]}, "task": {"type": "worker", "index": 0}}.'
+    with explaining((ValueError, TypeError, KeyError), text):
         return tf.distribute.MultiWorkerMirroredStrategy()
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"TF_CONFIG cannot be used: {error}. Expected e.g. "
-            '{"cluster": {"worker": ["10.0.0.1:12345", "10.0.0.2:12345"]}, '
-            '"task": {"type": "worker", "index": 0}}.'
-        ) from error
 
 
 def _tpu(config: ml_collections.ConfigDict) -> tf.distribute.Strategy:
-    try:
+    text = f"strategy.kind = 'tpu', strategy.tpu = {config.tpu!r}: no TPU was found ({{error}}). "
+    text += "Use 'local' on a TPU VM or the name of a pod slice; elsewhere use "
+    text += "--config.strategy.kind=default."
+    # The three forms in which TensorFlow says that there is no TPU (traps: seen on 2.20).
+    with explaining((tf.errors.NotFoundError, IndexError, ValueError), text):
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=config.tpu)
         if config.tpu != "local":
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
-    # The three forms in which TensorFlow says that there is no TPU (traps: seen on 2.20).
-    except (tf.errors.NotFoundError, IndexError, ValueError) as error:
-        raise UserError(
-            f"strategy.kind = 'tpu', strategy.tpu = {config.tpu!r}: no TPU was found ({error}). "
-            "Use 'local' on a TPU VM or the name of a pod slice; elsewhere use "
-            "--config.strategy.kind=default."
-        ) from error
 
 
 def _has_gpu() -> bool:

@@ -23,8 +23,6 @@ MAX_MEMBERS = 1024  # Of the chosen, whose embeddings are copied at a time for â
 
 
 class _Picks(NamedTuple):
-    """What is picked so far."""
-
     taken: tf.Tensor  # [n] bool
     positions: tf.Tensor  # [n_chunks, m] int32
     rows: tf.Tensor  # [m, Î£ 2d], embeddings of the last chunk's picks that this replica owns

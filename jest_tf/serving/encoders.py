@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401 - registers the ops inside an export
 
 from jest_tf.data.tokenizer import Tokenizer
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
@@ -40,11 +40,8 @@ class ModelEncoder:
         by_rows: Callable = on_one_device,
     ):
         self.decode_size, self.pixels = decode_size, model.pixels
-        self.description = description | {
-            "preprocessing": saved_model.preprocessing(
-                image_size, decode_size, tokenizer, model.pixels
-            )
-        }
+        how = saved_model.preprocessing(image_size, decode_size, tokenizer, model.pixels)
+        self.description = description | {"preprocessing": how}
         self.encode_image, self._encode_tokens = towers(model, image_size, by_rows)
         # Strings stay on the host.
         self._tokenize = tf.function(tokenizer, reduce_retracing=True, autograph=False)
@@ -104,14 +101,13 @@ class ExportEncoder:
 
 def read_info(path: str) -> dict[str, Any]:
     """The content of an export's `model.json`; UserError: no export there."""
-    try:
-        with tf.io.gfile.GFile(f"{path}/{saved_model.INFO_FILE}") as file:
-            info = parse_json(file.read())
-    except (tf.errors.OpError, ValueError) as error:
-        raise UserError(
-            f"{path} holds no exported model ({saved_model.INFO_FILE} cannot be read: {error}). "
-            "Make one: python -m jest_tf.export --workdir=DIR --out=DIR/export"
-        ) from error
+    text = f"{path} holds no exported model ({saved_model.INFO_FILE} cannot be read: {{error}}). "
+    text += "Make one: python -m jest_tf.export --workdir=DIR --out=DIR/export"
+    with (
+        explaining((tf.errors.OpError, ValueError), text),
+        tf.io.gfile.GFile(f"{path}/{saved_model.INFO_FILE}") as file,
+    ):
+        info = parse_json(file.read())
     if info.get("format") != saved_model.FORMAT:
         raise UserError(f"{path} has export format {info.get('format')}: export the run again")
     return info

@@ -156,8 +156,12 @@ class ImageIndex:
     def _commit(self) -> None:
         """Makes the rows count: first in the array's header, then in meta.json."""
         self.meta["n"] = len(self.items)
+        # The header of the .npy format 1.0, always of one length, so that rows can be appended.
+        shape = len(self.items), self.meta["d"]
+        text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
+        text = text.ljust(_HEADER_BYTES - 11) + "\n"
         with open(self.path / EMBEDDINGS, "r+b") as file:
-            file.write(_npy_header(len(self.items), self.meta["d"]))
+            file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode())
         write_atomically(self.path / META, json.dumps(self.meta, indent=1).encode())
 
     def drop_uncommitted(self) -> None:
@@ -168,10 +172,3 @@ class ImageIndex:
 
 def _line(item: Item) -> str:
     return json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n"
-
-
-def _npy_header(n: int, d: int) -> bytes:
-    """Header of the .npy format 1.0, always of the same length, so that rows can be appended."""
-    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, {d}), }}"
-    text = text.ljust(_HEADER_BYTES - 11) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1")

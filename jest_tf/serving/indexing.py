@@ -15,9 +15,9 @@ from PIL import Image
 
 from jest_tf.data.cleaning import IMAGE_ENDINGS, normalised, open_image
 from jest_tf.data.evaluation_data import EvaluationData
-from jest_tf.data.formats.files import ends_as, walk, why
+from jest_tf.data.formats.files import ends_as, walk
 from jest_tf.data.sources import open_source
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, why
 from jest_tf.progress import Counter
 from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.image_index import META, ImageIndex, Item
@@ -33,8 +33,6 @@ READ_AHEAD = 32
 
 @dataclass
 class Report:
-    """What became of the images."""
-
     added: int = 0
     known: int = 0
     total: int = 0

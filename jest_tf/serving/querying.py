@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from jest_tf.data.cleaning import normalised, open_image
@@ -16,10 +17,37 @@ from jest_tf.errors import UserError
 from jest_tf.pages.contact_sheet import Hit, Row, contact_sheet
 from jest_tf.serving.encoders import ExportEncoder
 from jest_tf.serving.image_index import ImageIndex, Item
-from jest_tf.serving.search import ExactSearch
 
 SHEET_FILE, RESULTS_FILE = "contact_sheet.png", "results.json"
 MAX_SHEET_COLUMNS = 20
+AT_ONCE = 64  # queries: a million rows then take 256 MB of scores
+
+
+class ExactSearch:
+    """Finds the rows of float32 [n, d] with the highest dot product, all of them compared.
+
+    A memory map is read once; the rows then lie on the device.
+    """
+
+    def __init__(self, embeddings: np.ndarray):
+        self._rows = tf.constant(embeddings)
+        queries = tf.TensorSpec([None, embeddings.shape[1]], tf.float32)
+        self._search = tf.function(
+            lambda queries, k: tf.math.top_k(tf.matmul(queries, self._rows, transpose_b=True), k),
+            input_signature=[queries, tf.TensorSpec([], tf.int32)],
+            autograph=False,
+        )
+
+    def __call__(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(scores float32 [q, k] in falling order, rows int32 [q, k]) of queries float32 [q, d].
+
+        Of equal scores the lower row comes first; fewer than k if there are fewer rows.
+        """
+        queries, k = np.asarray(queries, np.float32), tf.constant(min(k, len(self._rows)))
+        starts = range(0, max(len(queries), 1), AT_ONCE)
+        found = [self._search(tf.constant(queries[i : i + AT_ONCE]), k) for i in starts]
+        scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return scores, rows
 
 
 class Searcher:
@@ -61,7 +89,19 @@ class Searcher:
         started = time.monotonic()
         queries = [{"text": text} for text in texts] + [{"image": path} for path in images]
         embeddings = [self.encoder.encode_text(list(texts))] if texts else []
-        embeddings += [self._encode_files(images)] if images else []
+        if images:
+            try:
+                encoded = [normalised(Path(path).read_bytes()) for path in images]
+            except OSError as error:
+                problem = f"--image={error.filename} cannot be read: {error.strerror}"
+                raise UserError(problem) from error
+            zimg, ok = self.encoder.encode_image_bytes(encoded)
+            if not ok.all():
+                path = images[int(np.argmin(ok))]
+                raise UserError(
+                    f"--image={path} is no JPEG, PNG, GIF, BMP or WebP, or it is damaged"
+                )
+            embeddings.append(zimg)
         for query, hits in zip(queries, self.nearest(np.concatenate(embeddings), k), strict=True):
             query["results"] = hits
         return {
@@ -75,10 +115,15 @@ class Searcher:
     def nearest(self, embeddings: np.ndarray, k: int) -> list[list[dict[str, Any]]]:
         """The k nearest images of each embedding [q, d], best first: {rank, score, id, …}."""
         found = zip(*self._search(embeddings, k), strict=True)
+        items = self.index.items
         return [
-            [self._hit(*hit) for hit in zip(range(1, k + 1), scores, rows, strict=False)]
+            [
+                {"rank": rank, "score": float(score), "id": items[row].id,
+                 "label": items[row].label, "row": int(row)}
+                for rank, score, row in zip(range(1, k + 1), scores, rows, strict=False)
+            ]
             for scores, rows in found
-        ]
+        ]  # fmt: skip
 
     def picture(self, item: Item, max_side: int | None = None) -> Image.Image | None:
         """The picture of an item, from the index or its file; None if it cannot be read."""
@@ -97,23 +142,6 @@ class Searcher:
         content = json.dumps(found, indent=1, ensure_ascii=False)
         (folder / RESULTS_FILE).write_text(content + "\n", encoding="utf-8")
         return folder / SHEET_FILE, folder / RESULTS_FILE
-
-    def _encode_files(self, paths: Sequence[str]) -> np.ndarray:
-        try:
-            encoded = [normalised(Path(path).read_bytes()) for path in paths]
-        except OSError as error:
-            raise UserError(f"--image={error.filename} cannot be read: {error.strerror}") from error
-        zimg, ok = self.encoder.encode_image_bytes(encoded)
-        if not ok.all():
-            path = paths[int(np.argmin(ok))]
-            raise UserError(f"--image={path} is no JPEG, PNG, GIF, BMP or WebP, or it is damaged")
-        return zimg
-
-    def _hit(self, rank: int, score: float, row: int) -> dict[str, Any]:
-        item = self.index.items[row]
-        return {
-            "rank": rank, "score": float(score), "id": item.id, "label": item.label, "row": int(row)
-        }  # fmt: skip
 
     def _sheet_row(self, query: dict[str, Any]) -> Row:
         hits = []

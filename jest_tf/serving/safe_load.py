@@ -8,51 +8,19 @@ TensorFlow runs the initialiser of a SavedModel while it loads, unless the file 
 meta graph with an object graph. Any other file is refused.
 """
 
+import re
 from collections.abc import Iterable
+from importlib import resources
 
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 
 GRAPH_FILE = "saved_model.pb"
 _INITIALISERS = ("saved_model_main_op", "legacy_init_op")
-# Arithmetic, shapes, control flow and variables.
-_COMPUTE = """
-Abs Add AddN AddV2 All Any ArgMax ArgMin Assert AssignVariableOp AvgPool BatchMatMulV2 BiasAdd
-Bitcast BitwiseAnd BroadcastTo Case Cast Ceil ClipByValue ConcatV2 Const Conv2D Cumsum
-DenseBincount DepthwiseConv2dNative DivNoNan Einsum Elu EnsureShape Equal Erf Erfc Exp ExpandDims
-Fill Floor FloorDiv FloorMod
-FusedBatchNormV3 GatherNd GatherV2 Greater GreaterEqual Identity IdentityN If InvertPermutation
-IsFinite LeakyRelu Less LessEqual LinSpace Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr
-MatMul MatrixBandPart Max MaxPool Maximum Mean Min Minimum MirrorPad Mul Neg NoOp NotEqual OneHot
-OnesLike Pack Pad PadV2 PartitionedCall Placeholder PlaceholderWithDefault Pow Prod Range Rank
-ReadVariableOp RealDiv Reciprocal Relu Relu6 Reshape ReverseV2 Rint Roll Round Rsqrt ScatterNd
-Select SelectV2 Selu Shape ShapeN Sigmoid Sign Size Slice Softmax Softplus Split SplitV Sqrt Square
-SquaredDifference Squeeze StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile
-StopGradient StridedSlice Sub Sum Tanh TensorListFromTensor TensorListGetItem TensorListLength
-TensorListReserve TensorListSetItem TensorListStack TensorScatterUpdate Tile TopKV2 Transpose
-TruncateDiv Unpack VarHandleOp VarIsInitializedOp Where While ZerosLike
-"""
-# Texts: cleaning and tokenizing. Vocabularies lie in the graph; tables from files are not here.
-_TEXT = """
-AsString CaseFoldUTF8 FastBertNormalize FastWordpieceTokenizeWithOffsets NormalizeUTF8 RaggedGather
-RaggedRange RaggedTensorToSparse RaggedTensorToTensor ReduceJoin RegexFullMatch RegexReplace
-SentencepieceOp SentencepieceTokenizeOp StaticRegexFullMatch StaticRegexReplace StringJoin
-StringLength StringLower StringSplitV2 StringStrip StringUpper Substr UnicodeDecode
-UnicodeDecodeWithOffsets UnicodeEncode UnicodeTranscode UnsortedSegmentJoin
-"""
-# Pictures: decoding bytes that are given, resizing, and tf.data as a `try` for each picture.
-_IMAGES = """
-AdjustContrastv2 BatchDatasetV2 ConcatenateDataset CropAndResize DatasetToSingleElement
-DecodeAndCropJpeg DecodeBmp DecodeGif DecodeImage DecodeJpeg DecodePaddedRaw DecodePng DecodeRaw
-DecodeWebP ExtractJpegShape FilterDataset FlatMapDataset IgnoreErrorsDataset MapDataset
-OptionsDataset ParallelInterleaveDatasetV4 ParallelMapDatasetV2 PrefetchDataset RangeDataset
-ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor ScaleAndTranslate TakeDataset
-TensorDataset TensorSliceDataset
-"""
-ALLOWED = frozenset(f"{_COMPUTE} {_TEXT} {_IMAGES}".split())
+_LIST = resources.files("jest_tf") / "serving" / "allowed_ops.txt"
+ALLOWED = frozenset(re.sub("#.*", "", _LIST.read_text("utf-8")).split())
 # TensorFlow writes two functions for saving and restoring in a TensorFlow 1 session into every
 # SavedModel. Nothing in TensorFlow 2 calls them: they may hold these, if nothing else calls them.
 _SAVER = {"DisableCopyOnRead", "MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"}
@@ -60,20 +28,14 @@ _SAVER = {"DisableCopyOnRead", "MergeV2Checkpoints", "RestoreV2", "SaveV2", "Sha
 
 def load(path: str):
     """`tf.saved_model.load` of a model that only computes; UserError: no such model."""
-    try:
+    # TensorFlow and protobuf raise many types for damaged files.
+    with explaining(Exception, f"the SavedModel in {path} does not load: {{error}}", str):
         if found := objections(path):
             raise UserError(
                 f"the SavedModel in {path} is not loaded: {'; '.join(found)}. A model may hold "
                 "only operations that compute; export the run again with `jest export`."
             )
         return tf.saved_model.load(path)
-    except UserError:
-        raise
-    except (
-        OSError, DecodeError, tf.errors.OpError, ValueError, KeyError, TypeError, AttributeError,
-        IndexError, RuntimeError,
-    ) as error:  # fmt: skip
-        raise UserError(f"the SavedModel in {path} does not load: {error}") from error
 
 
 def objections(path: str) -> list[str]:

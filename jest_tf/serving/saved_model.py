@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jinja2
 import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
@@ -26,7 +27,6 @@ from jest_tf.files import write_atomically
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.progress import Counter
-from jest_tf.serving.model_card import model_card
 
 INFO_FILE, CARD_FILE = "model.json", "model_card.md"
 FORMAT = 1
@@ -58,7 +58,14 @@ def export_dual_encoder(
     """
     path = path.rstrip("/")
     decode_size = decode_size or image_size
-    _require_replaceable(path)
+    # A workdir has a model.json too, and must never be taken for an older export.
+    has_info, is_workdir = (tf.io.gfile.exists(f"{path}/{n}") for n in (INFO_FILE, "config.json"))
+    is_export = has_info and not is_workdir
+    is_empty = not tf.io.gfile.exists(path) or (
+        tf.io.gfile.isdir(path) and not tf.io.gfile.listdir(path)
+    )
+    if not (is_export or is_empty):
+        raise UserError(f"{path} is there and is no export of this program: give another --out")
     info = {
         "format": FORMAT,
         "fingerprint": fingerprint(model, tokenizer, image_size, decode_size),
@@ -76,7 +83,12 @@ def export_dual_encoder(
     }
     incomplete = f"{path}.incomplete"
     _remove(incomplete)
-    _write_saved_model(_in_float32(model), tokenizer, image_size, decode_size, incomplete)
+    if model.compute_dtype != "float32":
+        # bfloat16 outside XLA is slower on most servers, and gives other embeddings than training.
+        copy = DualEncoder(model.config, dtype="float32", pixels=model.pixels)
+        copy.set_weights(model.get_weights())
+        model = copy
+    _write_saved_model(model, tokenizer, image_size, decode_size, incomplete)
     write_atomically(f"{incomplete}/{INFO_FILE}", json.dumps(info, indent=1) + "\n")
     write_atomically(f"{incomplete}/{CARD_FILE}", model_card(info))
     _remove(path)
@@ -123,18 +135,6 @@ def encode_pixels(
     else:
         images = preprocess.fit_decoded(images, image_size, model.pixels)
     return model.encode_image(preprocess.to_model_range(images))
-
-
-def _in_float32(model: DualEncoder) -> DualEncoder:
-    """The model itself, or a copy that computes in float32.
-
-    bfloat16 outside XLA is slower on most servers, and gives other embeddings than training.
-    """
-    if model.compute_dtype == "float32":
-        return model
-    copy = DualEncoder(model.config, dtype="float32", pixels=model.pixels)
-    copy.set_weights(model.get_weights())
-    return copy
 
 
 def _write_saved_model(
@@ -192,15 +192,33 @@ def _without_xla(graph_file: str) -> None:
         file.write(saved.SerializeToString(deterministic=True))
 
 
-def _require_replaceable(path: str) -> None:
-    # A workdir has a model.json too, and must never be taken for an older export.
-    has_info, is_workdir = (tf.io.gfile.exists(f"{path}/{n}") for n in (INFO_FILE, "config.json"))
-    if not tf.io.gfile.exists(path) or (has_info and not is_workdir):
-        return
-    if not tf.io.gfile.isdir(path) or tf.io.gfile.listdir(path):
-        raise UserError(f"{path} is there and is no export of this program: give another --out")
-
-
 def _remove(path: str) -> None:
     if tf.io.gfile.exists(path):
         tf.io.gfile.rmtree(path)
+
+
+def model_card(info: Mapping[str, Any]) -> str:
+    """Markdown from the content of `model.json`.
+
+    Of `info["metadata"]` it reads, where present: `name`, `data`, `selection`, `training`, `cost`
+    (each a flat dict), `scores` (results of evaluations), `licences` and `limits` (lists of text),
+    `checkpoint`, `environment`.
+    """
+    env = jinja2.Environment(
+        loader=jinja2.PackageLoader("jest_tf"), autoescape=False, trim_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    env.filters["shown"] = _shown
+    meta = info["metadata"]
+    results = meta.get("scores") or []
+    rules = {r: None for result in results for r in result.get("rules", {}).values()}
+    card = env.get_template("model_card.md.j2").render(info, meta=meta, rules=list(rules))
+    return card.strip() + "\n"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value).replace("|", "\\|").replace("\n", " ")

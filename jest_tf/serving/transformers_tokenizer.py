@@ -94,6 +94,12 @@ def _sentencepiece(model, lower: bool) -> dict[str, Any]:
         steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
     prefix = "always" if spec.add_dummy_prefix else "never"
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": prefix, "split": False}
+    unigram = {
+        "type": "Unigram",
+        "unk_id": model.trainer_spec.unk_id,
+        "vocab": [[piece.piece, piece.score] for piece in model.pieces],
+        "byte_fallback": model.trainer_spec.byte_fallback,
+    }
     is_bpe = model.trainer_spec.model_type == SENTENCEPIECE_BPE
     return {
         "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
@@ -106,21 +112,12 @@ def _sentencepiece(model, lower: bool) -> dict[str, Any]:
                 {"type": "Fuse"},
             ],
         },
-        "model": _bpe(model) if is_bpe else _unigram(model),
+        "model": _bpe(model) if is_bpe else unigram,
         "user_defined": [
             _added(piece.piece, i, special=False)
             for i, piece in enumerate(model.pieces)
             if piece.type == USER_DEFINED
         ],
-    }
-
-
-def _unigram(model) -> dict[str, Any]:
-    return {
-        "type": "Unigram",
-        "unk_id": model.trainer_spec.unk_id,
-        "vocab": [[piece.piece, piece.score] for piece in model.pieces],
-        "byte_fallback": model.trainer_spec.byte_fallback,
     }
 
 

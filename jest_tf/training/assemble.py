@@ -15,7 +15,7 @@ from jest_tf.errors import UserError
 from jest_tf.files import parse_json
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder, DualEncoderConfig
-from jest_tf.models.lora import PREFIX, Lora
+from jest_tf.models.transformer import PREFIX, Lora
 from jest_tf.selection import Collectives, SelectionSpec
 from jest_tf.training import optimizer
 from jest_tf.training.jest_model import JestModel
@@ -81,17 +81,14 @@ def build_jest_model(
         compile_parts=compile_parts,
         observe=config.log.ledger_records > 0,
     )
-    model.optimizer = optimizer.build(
-        config.optimizer,
-        config.total_steps,
-        learner.trainable_variables,
-        learning_rates(learner.trainable_variables, config),
-    )
+    variables = learner.trainable_variables
+    parts = [variable.path.split("/")[1] for variable in variables]
+    rates = [config.model[p].learning_rate if p in TOWERS else 1.0 for p in parts]
+    model.optimizer = optimizer.build(config.optimizer, config.total_steps, variables, rates)
     return model
 
 
 def selection_spec(config: ConfigDict) -> SelectionSpec:
-    """The policy of `config.selection`."""
     return SelectionSpec(loss=config.loss, **config.selection.to_dict())
 
 
@@ -157,15 +154,7 @@ def _height(place: list[str]) -> int:
     return -1 if first in ("embedding", "token_embedding", "positions") else 10**6
 
 
-def learning_rates(variables: list[keras.Variable], config: ConfigDict) -> list[float]:
-    """What multiplies the learning rate of each variable."""
-    parts = [variable.path.split("/")[1] for variable in variables]
-    return [config.model[p].learning_rate if p in TOWERS else 1.0 for p in parts]
-
-
 class Parts(NamedTuple):
-    """What a step is made of."""
-
     learner: DualEncoderConfig
     reference: DualEncoderConfig | None  # None where none is needed, or it is cached
     spec: SelectionSpec

@@ -15,7 +15,8 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from jest_tf.config import needs_reference
-from jest_tf.data.pipeline import evaluation_batches
+from jest_tf.data.manifest import check_files
+from jest_tf.data.pipeline import in_order
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.files import parse_json, write_atomically
@@ -76,15 +77,17 @@ def calibrate(config: ConfigDict, run: LoadedRun) -> Calibration:
 def _embeddings(run: LoadedRun, config: ConfigDict) -> list[np.ndarray]:
     """(zimg, ztxt, tokens) of up to MAX_PAIRS pairs of the sample."""
     manifest = open_source(config.reference.calibrate, config.data.data_dir)
+    check_files(manifest)
     rows: list[list[np.ndarray]] = [[], [], []]
     encode_image, encode_text = towers(run.model, run.model.config.image_size)
-    for batch in evaluation_batches(
-        manifest, run.tokenizer, 64, run.config.data.image_size, run.model.pixels
-    ):
-        valid, tokens = batch["valid"].numpy(), batch["tokens"]
+    how = {"image_size": run.config.data.image_size, "pixels": run.model.pixels}
+    left = manifest.n_records  # the last batch begins anew
+    for batch in in_order(manifest, run.tokenizer, 64, **how):
+        valid, tokens = batch["valid"].numpy()[:left], batch["tokens"]
         values = encode_image(batch["image"]), encode_text(tokens), tokens.numpy()
         for column, value in zip(rows, values, strict=True):
-            column.append(value[valid])
+            column.append(value[: len(valid)][valid])
+        left -= len(valid)
         if sum(map(len, rows[0])) >= MAX_PAIRS:
             break
     columns = [np.concatenate(column)[:MAX_PAIRS] for column in rows]

@@ -217,7 +217,6 @@ class CostModel:
         n_replicas: int,
         reference_dim: int | None = None,
     ) -> "CostModel":
-        """What a run of this config is priced by."""
         return cls(
             learner, spec, config.data.image_size, reference, reference_dim, n_replicas,
             config.strategy.micro_batch, config.strategy.recompute,
@@ -226,7 +225,6 @@ class CostModel:
         )  # fmt: skip
 
     def step(self, plan: StepPlan) -> StepCost:
-        """FLOPs and examples of one step at `plan`."""
         spec, flops = self.spec, {}
         scores = spec.policy != "uniform"
         dims = []
@@ -277,7 +275,8 @@ class CostModel:
 def split_seconds(seconds: float, n_steps: int, parts: Mapping[str, float]) -> dict[str, float]:
     """The measured time of `n_steps` steps by phase, under the ledger's names.
 
-    Each of `parts` (see `part_times`) counts as long as it took alone; the rest is training.
+    Each of `parts` (see `HostLoop.part_seconds`) counts as long as it took alone; the rest is
+    training.
     """
     alone = n_steps * sum(parts.values())
     fits = min(1.0, seconds / alone) if alone else 1.0
@@ -311,7 +310,6 @@ class CostLedger:
 
     @property
     def totals(self) -> dict[str, float]:
-        """What the run has spent so far, in short."""
         return {
             "examples_scored": self.examples_scored,
             "examples_trained": self.examples_trained,

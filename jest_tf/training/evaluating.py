@@ -66,10 +66,20 @@ class Evaluations:
             values |= {f"forgetting/{name}/{k}": v for k, v in changes.items()}
             self._outputs.evaluation(step, values, totals)
             self._outputs.note(described(name, step, result))
-            self._stop_if_forgotten(name, step, result)
+            start, metric = self._start(name, step), headline(result)
+            share = self._config.log.min_score_share
+            if not start or metric not in start["metrics"]:
+                continue
+            before, now = start["metrics"][metric], result["metrics"][metric]
+            if now < share * before:
+                self.stopped = (
+                    f"{metric} of {name} is {now:.4f}, below {share:g} times the {before:.4f} of "
+                    "step 0 (log.min_score_share). Lower optimizer.learning_rate or train fewer "
+                    "parts, in another workdir; --config.log.min_score_share=0 goes on with this "
+                    "run."
+                )
 
     def due(self, step: int) -> list[str]:
-        """Names of the evaluations of a step."""
         evals = self._config.evals
         if step == 0:
             return list(evals) if self._config.model.init else []
@@ -85,19 +95,6 @@ class Evaluations:
             metrics, before = result["metrics"], start["metrics"]
             result[CHANGES] = {k: metrics[k] - before[k] for k in metrics if k in before}
         return result
-
-    def _stop_if_forgotten(self, name: str, step: int, result: Mapping[str, Any]) -> None:
-        start, metric = self._start(name, step), headline(result)
-        share = self._config.log.min_score_share
-        if not start or metric not in start["metrics"]:
-            return
-        before, now = start["metrics"][metric], result["metrics"][metric]
-        if now < share * before:
-            self.stopped = (
-                f"{metric} of {name} is {now:.4f}, below {share:g} times the {before:.4f} of step "
-                "0 (log.min_score_share). Lower optimizer.learning_rate or train fewer parts, in "
-                "another workdir; --config.log.min_score_share=0 goes on with this run."
-            )
 
     def _start(self, name: str, step: int) -> dict[str, Any] | None:
         """The result of step 0, for a later step of a run that starts from trained weights."""

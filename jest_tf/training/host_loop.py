@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.runtime.strategy import Runtime
+from jest_tf.selection import select
+from jest_tf.training.cost import SCORE_LEARNER, SCORE_REFERENCE, SELECT
 from jest_tf.training.jest_model import JestModel, Observed, StepOutput
 from jest_tf.training.resolution import StepPlan
 
 
 class _Call(NamedTuple):
-    """One call of a program."""
-
     kept: dict[str, tf.Tensor]  # of each of its steps, name -> [n, ...]
     wait: tf.Tensor | float  # seconds
     candidates: list  # `id`, `source`, `valid` of its last batch, [replicas][k] each
@@ -53,7 +53,6 @@ class HostLoopResult:
 
     @property
     def is_read(self) -> bool:
-        """Whether the host has asked for the values."""
         return bool(self._values)
 
     @property
@@ -132,7 +131,6 @@ class HostLoop:
         return HostLoopResult(compiled, output, calls)
 
     def is_compiled(self, plan: StepPlan) -> bool:
-        """Whether there is a program for the plan already."""
         return plan in self._programs
 
     def _call(self, batch: dict, kept: dict, wait: tf.Tensor | float) -> "_Call":
@@ -153,6 +151,42 @@ class HostLoop:
         return tf.function(
             lambda scored, selection: run(diagnose, args=(scored, selection)), autograph=False
         )
+
+    def part_seconds(self, plan: StepPlan, result: HostLoopResult) -> dict[str, float]:
+        """Seconds of score_learner, score_reference and select, run alone; those the step has.
+
+        They are parts of one program and cannot be timed inside it; see `cost.split_seconds`. It
+        takes about two scorings, once a plan.
+        """
+        model, batch, scored = self._model, result.last_batch, result.last.scored
+        parts = {}
+        if scored.learner is not None:
+            embed = functools.partial(model.embed, model.learner, at=plan.score)
+            parts[SCORE_LEARNER] = self._seconds(embed, batch)
+        if scored.reference is not None and "reference_zimg" not in batch:
+            embed = functools.partial(model.embed, model.reference, at=plan.reference)
+            parts[SCORE_REFERENCE] = self._seconds(embed, batch)
+        if model.spec.policy != "uniform":
+            parts[SELECT] = self._seconds(
+                lambda rows: select(model.spec, *rows, model.collectives()), scored, n=1
+            )
+        return parts
+
+    def _seconds(self, part: Callable, values: tuple | dict, n: int = 2) -> float:
+        """Of the program that makes the first n results of a part."""
+
+        def one_number(values):  # nothing else has to leave the device
+            return tf.add_n([tf.reduce_sum(tf.cast(x, tf.float32)) for x in part(values)[:n]])
+
+        compiled = self._runtime.compiled(one_number)
+        program = tf.function(
+            functools.partial(lambda rows: self._runtime.strategy.run(compiled, args=(rows,))),
+            autograph=False,
+        )
+        for _ in range(2):  # the first call compiles
+            started = time.monotonic()
+            self._first(program(values)).numpy()
+        return time.monotonic() - started
 
     def first_replica(self, values):
         """The nest of per-replica tensors as the first replica has it; None stays None."""

@@ -14,11 +14,11 @@ import tensorflow as tf
 from jest_tf.config import SAME_CAPTION
 from jest_tf.data import preprocess
 from jest_tf.data.augmentation import N_DRAWS, Augment
-from jest_tf.data.prefilter import PASSED_OVER
+from jest_tf.data.pipeline import PASSED_OVER
 from jest_tf.data.records import ZIMG
 from jest_tf.errors import UserError
 from jest_tf.losses import grad_cache
-from jest_tf.losses.distillation import Teacher
+from jest_tf.losses.contrastive import Teacher
 from jest_tf.models.dual_encoder import DualEncoder
 from jest_tf.models.text_transformer import shorten_tokens
 from jest_tf.ops.words import from_words, summed_word, to_words
@@ -35,8 +35,7 @@ from jest_tf.selection import (
     pair_rank,
     select,
 )
-from jest_tf.selection.draw import local_index
-from jest_tf.selection.sampling import uniform
+from jest_tf.selection.draw import local_index, uniform
 from jest_tf.training.optimizer import GuardedAdamW
 from jest_tf.training.resolution import Fidelity, StepPlan
 
@@ -266,16 +265,13 @@ class JestModel(keras.Model):
         if self.spec.scores_learner:
             learner = self.embed(self.learner, batch, plan.score)
         if self.spec.scores_reference or self.distillation:
-            reference = self.reference_view(batch, plan)
+            if "reference_zimg" in batch:  # it came with the data
+                zimg, ztxt = batch["reference_zimg"], batch["reference_ztxt"]
+                scale, bias = (tf.constant(value, tf.float32) for value in self.cached_reference)
+                reference = Embeddings(zimg, ztxt, scale, bias, self.captions(batch))
+            else:
+                reference = self.embed(self.reference, batch, plan.reference)
         return Scored(learner, reference, batch["valid"], seed)
-
-    def reference_view(self, batch: dict[str, tf.Tensor], plan: StepPlan) -> Embeddings:
-        """The frozen model's embeddings: those that came with the data, or computed here."""
-        if "reference_zimg" in batch:
-            zimg, ztxt = batch["reference_zimg"], batch["reference_ztxt"]
-            scale, bias = (tf.constant(value, tf.float32) for value in self.cached_reference)
-            return Embeddings(zimg, ztxt, scale, bias, self.captions(batch))
-        return self.embed(self.reference, batch, plan.reference)
 
     def embed(self, model: DualEncoder, batch: dict[str, tf.Tensor], at: Fidelity) -> Embeddings:
         """One model's embeddings of this replica's rows, without gradient."""

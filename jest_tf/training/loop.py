@@ -12,7 +12,7 @@ import functools
 import math
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import ml_collections
 import tensorflow as tf
@@ -20,14 +20,14 @@ from absl import logging
 
 from jest_tf.config import profiled_steps, replica_problems, require_sound
 from jest_tf.data.pipeline import Shared, super_batches
-from jest_tf.data.retry import BadRecords, resilient_steps
+from jest_tf.data.retry import BadRecords, reason_of, resilient_steps, unreadable
 from jest_tf.data.sources import register
 from jest_tf.errors import UserError
 from jest_tf.evaluation.evaluators import require_data
 from jest_tf.monitoring.profiler import StepProfiler
 from jest_tf.runtime import strategy
 from jest_tf.runtime.interrupt import Interrupt
-from jest_tf.runtime.peers import WorkerLost
+from jest_tf.runtime.peers import WorkerLost, is_read_error
 from jest_tf.runtime.strategy import Runtime
 from jest_tf.training import assemble, cache_fill, calibration, inputs
 from jest_tf.training.assemble import choose_trained
@@ -35,8 +35,6 @@ from jest_tf.training.cost import CostLedger, CostModel
 from jest_tf.training.evaluating import Evaluations
 from jest_tf.training.host_loop import HostLoop, OnSteps, ignore
 from jest_tf.training.jest_model import JestModel
-from jest_tf.training.part_times import part_seconds
-from jest_tf.training.read_errors import run_reading_again
 from jest_tf.training.run import restore
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.outputs import Files, Silent
@@ -75,8 +73,6 @@ def train(config: ml_collections.ConfigDict, workdir_path: str, on_steps: OnStep
 
 
 class Trainer:
-    """One run: its parts, its state, and the loop over its steps."""
-
     def __init__(self, config, workdir: Workdir, runtime: Runtime, on_steps: OnSteps = ignore):
         self.config, self.workdir, self.runtime, self.on_steps = config, workdir, runtime, on_steps
         with runtime.peers.chief_first():
@@ -90,7 +86,12 @@ class Trainer:
         self.bad_records = BadRecords(config.data.max_bad_share)
         self.step = self._restore()
         self.shared_input = Shared()
-        self._require_shared_workdir()
+        began = (workdir.path / "config.json").exists()
+        runtime.peers.require_equal(
+            self.step if began else -1,
+            f"The worker processes see different runs in {workdir.path}. Give all of them one "
+            "folder that they share as --workdir. Steps to start at (-1: nothing is there):",
+        )
         self.host_loop = HostLoop(self.model, runtime, self._batches())
         state = workdir, self.step, self.ledger.totals, self.inputs.manifest.n_records
         self.outputs = Files(config, *state) if runtime.is_chief else Silent()
@@ -119,8 +120,13 @@ class Trainer:
             if self.config.model.init or self.step:
                 self._evaluate_if_due()
             while self.step < total and not self._stopping(interrupt):
-                self._advance(self._steps_until_next_event())
-                self._save_if_due()
+                # No log, evaluation or save may fall inside a host loop.
+                events = [every - self.step % every for every in self.cadences]
+                events += [total - self.step, self.schedule.steps_left(self.step)]
+                self._advance(min(self.config.strategy.steps_per_loop, *events))
+                every = self.config.checkpoint.every_steps
+                if self.save_is_due or self.step >= total or (every and self.step % every == 0):
+                    self._save()
                 self._evaluate_if_due()
             self._save()
         self.profiler.stop()
@@ -181,29 +187,17 @@ class Trainer:
         token = max(peers.of_all(secrets.randbits(48) if is_chief else 0))
         return Group(self.runtime.worker, peers.n_workers, f"{token:x}")
 
-    def _require_shared_workdir(self) -> None:
-        began = (self.workdir.path / "config.json").exists()
-        self.runtime.peers.require_equal(
-            self.step if began else -1,
-            f"The worker processes see different runs in {self.workdir.path}. Give all of them one "
-            "folder that they share as --workdir. Steps to start at (-1: nothing is there):",
-        )
-
     def _build_model(self) -> JestModel:
         config, n_replicas = self.config, self.runtime.n_replicas
         tokenizer, pixels = self.inputs.tokenizer, self.inputs.pixels
         learner = assemble.build_model(config, tokenizer.vocab_size, pixels)
         choose_trained(learner, config)
         if self.runtime.is_chief:
-            record = inputs.model_record(learner, tokenizer, config.data.image_size)
-            record.save(self.workdir.path)
-        reference = restore.load_reference(
-            config,
-            tokenizer,
-            self.workdir.path / restore.REFERENCE_RECORD,
-            pixels,
-            self.runtime.is_chief,
-        )
+            own = inputs.model_record(learner, tokenizer, config.data.image_size)
+            own.save(self.workdir.path)
+        record = self.workdir.path / restore.REFERENCE_RECORD
+        how = record, pixels, self.runtime.is_chief
+        reference = restore.load_reference(config, tokenizer, *how)
         if reference and self.calibration:
             reference.log_scale.assign(math.log(self.calibration.scale))
             reference.bias.assign(self.calibration.bias)
@@ -214,14 +208,9 @@ class Trainer:
         self.costs = CostModel.of(config, learner.config, spec, sizes[1], n_replicas, dim)
         logits = self.calibration or self.cache
         return assemble.build_jest_model(
-            config,
-            learner,
-            reference,
-            self.schedule.plan(0),
-            self.runtime.collectives,
-            (logits.scale, logits.bias) if self.cache else None,
-            self.runtime.compile_parts,
-        )
+            config, learner, reference, self.schedule.plan(0), self.runtime.collectives,
+            (logits.scale, logits.bias) if self.cache else None, self.runtime.compile_parts,
+        )  # fmt: skip
 
     def _variables(self) -> dict:
         learner, optimizer = self.model.learner, self.model.optimizer
@@ -254,35 +243,19 @@ class Trainer:
         )
 
     def _batches_from(self, step: int) -> Iterator:
-        config = self.config
+        config, data = self.config, self.config.data
 
         def per_host(host: int, n_hosts: int, replicas: int) -> tf.data.Dataset:
             return super_batches(
-                self.inputs.manifest,
-                self.inputs.tokenizer,
-                super_batch=config.selection.super_batch,
-                image_size=config.data.image_size,
-                seed=config.seed,
-                start_step=step,
-                n_lanes=config.data.n_lanes,
-                input_pipeline_id=host,
-                num_input_pipelines=n_hosts,
-                replicas_per_pipeline=replicas,
-                shuffle=config.data.shuffle,
-                prefilter=config.data.prefilter,
-                reference_cache=self.cache,
-                image_cache=self.image_cache,
-                pixels=self.inputs.pixels,
-                shared=self.shared_input,
-            )
+                self.inputs.manifest, self.inputs.tokenizer,
+                super_batch=config.selection.super_batch, image_size=data.image_size,
+                seed=config.seed, start_step=step, n_lanes=data.n_lanes, input_pipeline_id=host,
+                num_input_pipelines=n_hosts, replicas_per_pipeline=replicas, shuffle=data.shuffle,
+                prefilter=data.prefilter, reference_cache=self.cache, image_cache=self.image_cache,
+                pixels=self.inputs.pixels, shared=self.shared_input,
+            )  # fmt: skip
 
         return iter(self.runtime.distribute(per_host))
-
-    def _steps_until_next_event(self) -> int:
-        """Steps of the next host loop: no log, evaluation or save may fall inside it."""
-        events = [every - self.step % every for every in self.cadences]
-        events += [self.config.total_steps - self.step, self.schedule.steps_left(self.step)]
-        return min(self.config.strategy.steps_per_loop, *events)
 
     def _advance(self, n_steps: int) -> None:
         """Begins the next steps, and while they run reads what those before them did.
@@ -301,22 +274,16 @@ class Trainer:
             if self.profiler.is_tracing:
                 result.read()  # a trace ends when the device has done its steps
         if result.compiled:
-            self.step_log.part_seconds[plan] = part_seconds(
-                self.model, self.runtime, plan, result.last_batch, result.last.scored
-            )
+            self.step_log.part_seconds[plan] = self.host_loop.part_seconds(plan, result)
         before, self.step = self.pending, self.step + n_steps
-        is_read = result.compiled or self._is_event()
+        is_due = any(self.step % every == 0 for every in self.cadences)
+        is_read = result.compiled or is_due or self.step >= self.config.total_steps
         self.pending = Pending(self.step, n_steps, plan, result if is_read else result.light())
         self.on_steps(self.step, result)
         if before:
             self._write(before)
         if is_read:
             self._settle()
-
-    def _is_event(self) -> bool:
-        """Whether this step is logged, saved or evaluated."""
-        is_due = any(self.step % every == 0 for every in self.cadences)
-        return is_due or self.step >= self.config.total_steps
 
     def _settle(self) -> None:
         """Reads what the pending steps did, if there are any."""
@@ -334,9 +301,14 @@ class Trainer:
             raise
 
     def _stopping(self, interrupt: Interrupt) -> bool:
+        minutes = self.config.checkpoint.every_minutes
+        is_due = minutes and time.monotonic() - self.saved_at >= 60 * minutes
+        # By the chief's clock, and once: all workers must save the same steps.
+        asks = bool(is_due and self.runtime.is_chief and not self.has_asked)
+        self.has_asked |= asks
         # What one worker alone knows, all are told by the number that they exchange anyway.
         code = interrupt.signal_number + FORGOT * bool(self.evaluations.stopped)
-        told = self.runtime.peers.of_all_before(code + SAVE * self._asks_to_save())
+        told = self.runtime.peers.of_all_before(code + SAVE * asks)
         self.save_is_due = any(code >= SAVE for code in told)
         codes = [code % SAVE for code in told]
         if signal_number := max(code % FORGOT for code in codes):
@@ -349,20 +321,6 @@ class Trainer:
         if self.evaluations.due(self.step):
             self.checkpoints.wait()
             self.evaluations.run_due(self.step, self.ledger, self.ledger.totals)
-
-    def _asks_to_save(self) -> bool:
-        """Whether the chief's clock says so: once, for all workers must save the same steps."""
-        minutes = self.config.checkpoint.every_minutes
-        is_due = minutes and time.monotonic() - self.saved_at >= 60 * minutes
-        asks = bool(is_due and self.runtime.is_chief and not self.has_asked)
-        self.has_asked |= asks
-        return asks
-
-    def _save_if_due(self) -> None:
-        every = self.config.checkpoint.every_steps
-        is_last = self.step >= self.config.total_steps
-        if self.save_is_due or is_last or (every and self.step % every == 0):
-            self._save()
 
     def _save(self) -> None:
         """Saves the whole state, after everything that was written for its steps is on disk."""
@@ -397,3 +355,50 @@ class Trainer:
             captions = inputs.sample_captions(self.inputs.manifest, self.image_cache)
             n_cut, n = self.inputs.tokenizer.count_cut(captions), len(captions)
             self.outputs.note(inputs.cut_text(n_cut, n, self.inputs.tokenizer.n_tokens))
+
+
+MAX_RETRIES = 5  # without a new step in between; the waits double from a second on
+
+
+def run_reading_again(begin: Callable, sleep: Callable[[float], None] = time.sleep) -> int:
+    """`Trainer.run` of a new trainer, and of another one after each read error.
+
+    A program of several steps may have been under way, and only a checkpoint is known to be whole:
+    `begin` restores the newest. UserError: a step could not be read after all retries.
+    """
+    failures, furthest, trainer = 0, -1, None
+    while True:
+        try:
+            trainer = begin()
+        except UserError:
+            # Missing files are wrong input at the start, but after a read error they may come back.
+            if not 0 < failures < MAX_RETRIES:
+                raise
+            failures += 1
+        else:
+            error = _read_error_of(trainer)
+            if not isinstance(error, tf.errors.OpError):
+                return error
+            failures = 1 if trainer.step > furthest else failures + 1
+            furthest = max(furthest, trainer.step)
+            if failures > MAX_RETRIES:
+                manifest = trainer.inputs.manifest
+                raise unreadable(manifest, trainer.step, failures, error) from error
+            logging.warning(
+                "read error after step %d (%s: %s); attempt %d of %d, from the newest checkpoint",
+                trainer.step, type(error).__name__, reason_of(error),
+                failures, MAX_RETRIES,
+            )  # fmt: skip
+        trainer = error = None  # its weights, before those of the next
+        sleep(2.0 ** (failures - 1))
+
+
+def _read_error_of(trainer) -> tf.errors.OpError | int:
+    """The read error that ended the trainer, or its exit code."""
+    try:
+        return trainer.run()
+    except tf.errors.OpError as error:
+        if not (is_read_error(error) or "IteratorGetNext" in error.message):
+            raise
+        trainer.outputs.close()
+        return error.with_traceback(None)  # its frames hold the trainer

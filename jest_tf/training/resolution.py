@@ -199,7 +199,11 @@ class ResolutionSchedule:
 
     def plan(self, step: int) -> StepPlan:
         """The plan of a step, counted from 0."""
-        return self._plan_at(self._resolution(step))
+        if self._random:
+            draw = np.random.default_rng([self._seed, step // self._hold_steps])
+            return self._plan_at(self._random[int(draw.integers(len(self._random)))])
+        stage = sum(step >= end for end in self._ends[:-1])
+        return self._plan_at(self._staged[stage])
 
     def plans(self) -> tuple[StepPlan, ...]:
         """All plans that the run can meet, in order: each is one program to compile."""
@@ -211,13 +215,6 @@ class ResolutionSchedule:
             return self._hold_steps - step % self._hold_steps
         ahead = [end - step for end in self._ends if end > step]
         return ahead[0] if ahead else 1
-
-    def _resolution(self, step: int) -> Resolution:
-        if self._random:
-            draw = np.random.default_rng([self._seed, step // self._hold_steps])
-            return self._random[int(draw.integers(len(self._random)))]
-        stage = sum(step >= end for end in self._ends[:-1])
-        return self._staged[stage]
 
     def _plan_at(self, resolution: Resolution) -> StepPlan:
         trained = dataclasses.replace(self._full, resolution=resolution)

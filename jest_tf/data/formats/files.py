@@ -19,7 +19,7 @@ from tensorflow.python.lib.io import _pywrap_file_io
 
 from jest_tf.data.cleaning import IMAGE_ENDINGS as IMAGE_ENDINGS
 from jest_tf.data.formats.pairs import encoded
-from jest_tf.errors import UserError, explaining
+from jest_tf.errors import UserError, explaining, why
 
 # No picture that training accepts has a larger file.
 MAX_FILE_BYTES = 1 << 28
@@ -81,18 +81,12 @@ def open_parquet(path: str):
     import pyarrow.parquet as pq
 
     # pyarrow raises several types for files that are no Parquet.
-    with explaining(Exception, f"{path} cannot be read as Parquet: {{error}}", why):
+    with explaining(Exception, f"{path} cannot be read as Parquet: {{error}}"):
         return pq.ParquetFile(open_binary(path))
 
 
 def ends_as(name: str, endings: Sequence[str]) -> bool:
     return name.lower().endswith(tuple(endings))
-
-
-def why(error: Exception) -> str:
-    """What went wrong, in short and without the path, which stands beside it."""
-    text = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def why_rejected(error: Exception) -> str:
@@ -334,6 +328,6 @@ def _common(folders: Sequence[str]) -> str:
 def _status(path: str) -> tuple[int, int]:
     if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{path} is not a plain file")
-    with explaining(READ_ERRORS, f"{path} cannot be read: {{error}}", why):
+    with explaining(READ_ERRORS, f"{path} cannot be read: {{error}}"):
         status = tf.io.gfile.stat(path)
         return status.length, status.mtime_nsec // 10**9

@@ -101,8 +101,6 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A source, before its records are read."""
-
     root: str  # folder that all names are relative to
     listing: Iterable[tuple[str, int, int]]  # (name, bytes, seconds) of its files, by name
     units: Sequence[Unit]
@@ -120,10 +118,8 @@ class Columns:
 
     def find(self, role: str, names: Iterable[str]) -> str | None:
         """Which of `names` plays a role of USUAL; None if none does."""
-        known = _folded(tuple(names))
         given = getattr(self, role, None)
-        wanted = (given,) if given else USUAL[role]
-        return next((known[_fold(n)] for n in wanted if _fold(n) in known), None)
+        return _first_of((given,) if given else USUAL[role], tuple(names))
 
     def require(self, role: str, names: Iterable[str], where: str) -> str:
         """As `find`; raises UserError where there is none."""
@@ -149,6 +145,12 @@ class Columns:
         values = {role: fields[name] if name else None for role, name in names.items()}
         values["label"] = self.own_label(values["label"])
         return {"captions": values.pop("caption"), **values}
+
+
+@functools.lru_cache(maxsize=1024)
+def _first_of(wanted: tuple[str, ...], names: tuple[str, ...]) -> str | None:
+    known = _folded(names)
+    return next((known[_fold(name)] for name in wanted if _fold(name) in known), None)
 
 
 @functools.lru_cache(maxsize=64)

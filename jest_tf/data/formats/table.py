@@ -1,4 +1,6 @@
-"""Rows of CSV, TSV and JSON lines: their cells by column names, and where each row begins."""
+"""Rows of CSV, TSV and JSON lines, by column names and with where each begins; caption files of
+published sets: COCO's and Karpathy's JSON, Flickr's .token, a list of rows.
+"""
 
 import codecs
 import csv
@@ -7,6 +9,8 @@ import functools
 import io
 import itertools
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 
 from jest_tf.data.formats import files, pairs
@@ -16,6 +20,7 @@ from jest_tf.files import parse_json
 # Python's own limit, 128 kB, is below what web captions come to.
 csv.field_size_limit(1 << 26)
 ENDINGS = (".csv", ".tsv", ".jsonl")
+ANNOTATIONS = (".json", ".token", ".token.txt")
 SEPARATORS = {"\\t": "\t", "tab": "\t", "TAB": "\t"}
 # A quoted cell that is longer was never meant to be one.
 MAX_QUOTED_LINES = 1000
@@ -23,8 +28,6 @@ MAX_QUOTED_LINES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a table is to be read."""
-
     columns: pairs.Columns
     separator: str | None = None  # None: found from the header
     quotes: bool = True  # a cell may be quoted, as CSV has it
@@ -191,7 +194,7 @@ def _json_row(line: str, end: int, columns: pairs.Columns) -> Row:
 def _lines(path: str, begin: int = 0) -> Iterator[tuple[str, int]]:
     r"""(line with its end, byte after it); lines end in \n, \r\n or \r and in nothing else."""
     text = f"{path} cannot be read: {{error}}"
-    with explaining(files.READ_ERRORS, text, files.why), files.open_binary(path) as binary:
+    with explaining(files.READ_ERRORS, text), files.open_binary(path) as binary:
         start = binary.read(3)
         if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise UserError(f"{path} is UTF-16; save it as UTF-8.")
@@ -247,3 +250,86 @@ def _is_row(line: str, separator: str, width: int, image_at: int) -> bool:
     """Whether a line, taken for itself, is a row that names a picture."""
     cells = line.rstrip("\r\n").split(separator)
     return len(cells) == width and files.ends_as(cells[image_at].strip(), files.IMAGE_ENDINGS)
+
+
+def annotation_rows(
+    path: str, folder: str, columns: pairs.Columns, split: tuple[str, ...]
+) -> Iterator[Row]:
+    """A row per caption of a file that one of ANNOTATIONS names. JSON is read whole.
+
+    folder: with the pictures. split: of Karpathy's JSON; empty: all. UserError: another format.
+    """
+    if not path.lower().endswith(".json"):
+        yield from _token_rows(path)
+        return
+    text = f"{path} cannot be read as JSON: {{error}}"
+    with explaining(files.READ_ERRORS, text), files.open_binary(path) as file:
+        content = parse_json(file.read())
+    if isinstance(content, list):
+        yield from _listed(content, columns)
+        return
+    images = content.get("images") if isinstance(content, dict) else None
+    if isinstance(images, list) and isinstance(content.get("annotations"), list):
+        yield from _coco(path, images, content["annotations"])
+    elif isinstance(images, list) and any("sentences" in i for i in images if isinstance(i, dict)):
+        yield from _karpathy(path, folder, images, split)
+    else:
+        found = sorted(content)[:8] if isinstance(content, dict) else type(content).__name__
+        raise UserError(
+            f"{path}: expected COCO's captions (images, annotations), Karpathy's (images with "
+            f"sentences), or a list of {{file_name, text}}; found {found}."
+        )
+
+
+def _token_rows(path: str) -> Iterator[Row]:
+    """`0.jpg#2<TAB>a caption`, as Flickr8k and Flickr30k."""
+    for line, end in _lines(path):
+        if not line.strip():
+            continue
+        image, tab, text = line.rstrip("\r\n").partition("\t")
+        match = re.fullmatch(r"(.+)#\d+", image)
+        problem = None if tab and match else f"expected NAME#NUMBER, TAB, caption: {line[:60]!r}"
+        yield Row(match[1] if match else image[:200], {"captions": text}, end, problem)
+
+
+def _listed(content: list, columns: pairs.Columns) -> Iterator[Row]:
+    for number, row in enumerate(content, 1):
+        name = columns.find("image", row) if isinstance(row, dict) else None
+        if name and isinstance(row[name], str):
+            yield Row(row[name], columns.pair_fields(row), number)
+        else:
+            yield Row(f"entry {number}", {}, number, "an entry without a picture's name")
+
+
+def _coco(path: str, images: list, annotations: list) -> Iterator[Row]:
+    """Pictures that no caption names come without one, so that they are rejected by name."""
+    names = {i.get("id"): i.get("file_name") for i in images if isinstance(i, dict)}
+    if annotations and not any(isinstance(a, dict) and "caption" in a for a in annotations):
+        raise UserError(
+            f"{path} has annotations without captions (COCO's instances or keypoints?); give the "
+            "captions_….json of the set."
+        )
+    for number, note in enumerate(annotations, 1):
+        note = note if isinstance(note, dict) else {}
+        name = names.get(note.get("image_id"))
+        if isinstance(name, str):
+            yield Row(name, {"captions": note.get("caption")}, number)
+        else:
+            yield Row(f"annotation {number}", {}, number, "a caption of no picture in the file")
+
+
+def _karpathy(path: str, folder: str, images: list, split: tuple[str, ...]) -> Iterator[Row]:
+    images = [image if isinstance(image, dict) else {} for image in images]
+    splits = Counter(str(image.get("split")) for image in images)
+    if unknown := set(split) - set(splits):
+        raise UserError(f"{path}: no split {sorted(unknown)}; it has {dict(splits)}")
+    for number, image in enumerate(images, 1):
+        if split and image.get("split") not in split:
+            continue
+        name, below = image.get("filename"), image.get("filepath")
+        if not isinstance(name, str):
+            yield Row(f"image {number}", {}, number, "an image without a filename")
+            continue
+        if isinstance(below, str) and below and os.path.isdir(os.path.join(folder, below)):
+            name = f"{below}/{name}"
+        yield Row(name, {"captions": image.get("sentences")}, number)

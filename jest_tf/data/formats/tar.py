@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 
 from jest_tf.data.formats import files, pairs
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -40,10 +40,8 @@ def read_tar(
 
     In a compressed or remote one, read once, members of a key must follow one another.
     """
-    try:
+    with explaining(files.READ_ERRORS, f"{path} cannot be read: {{error}}"):
         file = files.open_binary(path)
-    except files.READ_ERRORS as error:
-        raise UserError(f"{path} cannot be read: {files.why(error)}") from error
     with file:
         is_plain = (in_place or not files.is_remote(path)) and _is_plain(file)
         if in_place and not is_plain:

@@ -62,7 +62,9 @@ def open_source(path: str) -> Source:
     for kind in FORMATS:
         if kind.is_this(tensors):
             hints = HINTS.get(kind, lambda _: Hints())(folder)
-            return Source(path, kind, kind.views(tensors), hints, _vocabulary(folder))
+            lists = (sorted(folder.glob(pattern)) for pattern in VOCABULARIES)
+            vocabulary = next((str(found[0]) for found in lists if found), None)
+            return Source(path, kind, kind.views(tensors), hints, vocabulary)
     known = "; ".join(kind.DESCRIPTION for kind in FORMATS)
     raise UserError(
         f"{path} holds {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}, …) of another "
@@ -101,13 +103,6 @@ def _shards(index: Path) -> list[str]:
     if missing or not names:
         raise UserError(f"{index} names shards that are not there: {', '.join(missing) or 'none'}")
     return [str(index.parent / os.path.basename(name)) for name in sorted(names)]
-
-
-def _vocabulary(folder: Path) -> str | None:
-    for pattern in VOCABULARIES:
-        if found := sorted(folder.glob(pattern)):
-            return str(found[0])
-    return None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -272,7 +272,6 @@ def depth(tensors: Tensors, pattern: str) -> int:
 
 @functools.cache
 def our_shapes(config: DualEncoderConfig) -> dict[str, Shape]:
-    """Shape of each of our variables."""
     with tf.Graph().as_default():  # no weight takes memory here
         model = DualEncoder(config)
     return {v.path.partition("/")[2]: tuple(v.shape) for v in model.variables}

@@ -7,14 +7,14 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import h5py
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 FLOATS = tuple(DTYPES.values())
@@ -34,7 +34,6 @@ class Tensor:
     read: Callable[[], np.ndarray]
 
     def floats(self) -> np.ndarray:
-        """The values as float32."""
         return np.asarray(self.read()).astype(np.float32, copy=False)
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Tensor":
@@ -49,8 +48,14 @@ Tensors = dict[str, Tensor]
 def open_tensors(paths: Sequence[str]) -> Tensors:
     """All tensors of a file or its shards; UserError: a pickle, damage, or a repeated tensor."""
     found: Tensors = {}
+    readers = {".safetensors": _safetensors, ".npz": _npz, ".h5": _h5}
     for path in paths:
-        tensors = _open_one(path)
+        refuse_pickle(path)
+        reader = readers.get(os.path.splitext(path)[1])
+        if reader is None:
+            raise UserError(f"{path}: expected one of {', '.join(readers)} (docs/weights.md)")
+        with _damage_is_told(path):
+            tensors = reader(path)
         if twice := sorted(found.keys() & tensors.keys()):
             raise UserError(f"{path} repeats {twice[0]} and {len(twice) - 1} more of other shards")
         found |= tensors
@@ -67,29 +72,10 @@ def refuse_pickle(path: str) -> None:
         )
 
 
-def _open_one(path: str) -> Tensors:
-    refuse_pickle(path)
-    readers = {".safetensors": _safetensors, ".npz": _npz, ".h5": _h5}
-    reader = readers.get(os.path.splitext(path)[1])
-    if reader is None:
-        raise UserError(f"{path}: expected one of {', '.join(readers)} (docs/weights.md)")
-    with _damage_is_told(path):
-        return reader(path)
-
-
-@contextlib.contextmanager
-def _damage_is_told(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (
-        OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, OverflowError,
-        zipfile.BadZipFile, safetensors.SafetensorError,
-    ) as error:  # fmt: skip
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{path} cannot be read: {error}. The file is cut or damaged: fetch it again."
-        ) from error
+def _damage_is_told(path: str) -> contextlib.AbstractContextManager:
+    # zipfile, safetensors, h5py and numpy raise many types.
+    text = f"{path} cannot be read: {{error}}. The file is cut or damaged: fetch it again."
+    return explaining(Exception, text)
 
 
 def _safetensors(path: str) -> Tensors:
@@ -120,19 +106,13 @@ def _npz(path: str) -> Tensors:
             if info.compress_type == zipfile.ZIP_STORED and not is_fortran and math.prod(shape):
                 # Mapped, so that a block of a stacked array is read without the others.
                 kind = ml_dtypes.bfloat16 if is_bfloat16 else dtype
-                at = _data_offset(path, info) + begin
+                with open(path, "rb") as file:  # behind the local header, name and extra field
+                    file.seek(info.header_offset + 26)
+                    at = begin + info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
                 read = functools.partial(np.memmap, path, kind, "r", at, shape)
             name = info.filename.removesuffix(".npy")
             found[name] = Tensor(shape, "bfloat16" if is_bfloat16 else dtype.name, read)
     return found
-
-
-def _data_offset(path: str, info: zipfile.ZipInfo) -> int:
-    """Where a member's bytes begin: behind its local header, name and extra field."""
-    with open(path, "rb") as file:
-        file.seek(info.header_offset + 26)
-        name, extra = struct.unpack("<HH", file.read(4))
-    return info.header_offset + 30 + name + extra
 
 
 def _read_npy(path: str, member: str, is_bfloat16: bool) -> np.ndarray:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from jest_tf.config import needs_reference
-from jest_tf.errors import UserError
+from jest_tf.errors import explaining
 from jest_tf.models.dual_encoder import DualEncoderConfig
 from jest_tf.runtime.collectives import SummingCollectives
 from jest_tf.selection import Embeddings, select
@@ -125,12 +125,9 @@ def hlo_of(name: str, program: Callable, *specs) -> bytes:
         return program(*tf.nest.pack_sequence_as(specs, filled))
 
     compiled = tf.function(flat_program, jit_compile=True, autograph=False)
-    try:
+    text = f"{name} cannot be lowered for TPU: {{error}}"
+    with explaining((ValueError, TypeError, tf.errors.OpError), text, _explain):
         return compiled.experimental_get_compiler_ir(*flat)(stage="hlo_serialized")
-    except (ValueError, TypeError, tf.errors.OpError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{name} cannot be lowered for TPU: {_explain(error)}") from error
 
 
 def _explain(error: Exception) -> str:

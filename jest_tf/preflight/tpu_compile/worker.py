@@ -7,6 +7,7 @@ private interfaces of jax 0.10.2; `get_topology_desc` is the only public one.
 """
 
 import json
+import math
 import os
 import re
 import sys
@@ -113,10 +114,7 @@ def size_of(shapes: str) -> int:
     total = 0
     for kind, dimensions in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes):
         if kind in BYTES:
-            count = 1
-            for size in filter(None, dimensions.split(",")):
-                count *= int(size)
-            total += count * BYTES[kind]
+            total += BYTES[kind] * math.prod(map(int, filter(None, dimensions.split(","))))
     return total
 
 

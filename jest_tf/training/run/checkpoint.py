@@ -23,29 +23,18 @@ import json
 import os
 import re
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import safetensors
 from absl import logging
 
-from jest_tf.errors import UserError
-from jest_tf.files import parse_json
+from jest_tf.errors import UserError, explaining
+from jest_tf.files import parse_json, step_name
 from jest_tf.training.run import shards, storage
-from jest_tf.training.run.shards import ALONE, INDEX, VARIABLES, Group, Share
-from jest_tf.training.run.storage import Digest, new_file
-from jest_tf.training.run.tensor_file import (
-    Variable,
-    describe,
-    read_npz,
-    read_tensors,
-    tf_variable,
-    write_tensors,
-)
+from jest_tf.training.run.shards import ALONE, INDEX, NOTE, VARIABLES, Group, Share
+from jest_tf.training.run.storage import Digest, Variable, describe, new_file, tf_variable
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -54,12 +43,6 @@ NPZ = "variables.npz"
 FORMATS = {1: NPZ, 2: VARIABLES, 3: INDEX}
 FOLDER_NAME = re.compile(r"step-(\d{8,})")
 N_DIFFERENCES_SHOWN = 8
-# What numpy, zipfile, json and our own reading raise for content that is not what we write.
-NOT_AS_WRITTEN = (
-    ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, RuntimeError,
-    NotImplementedError, OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
-    safetensors.SafetensorError,
-)  # fmt: skip
 
 
 class CheckpointNotSaved(UserError):
@@ -163,7 +146,8 @@ class Checkpointer:
         except OSError as error:
             damage = str(error)
         if damage:
-            self._sweep_quietly()
+            with contextlib.suppress(OSError):
+                storage.sweep(self._root)
             raise CheckpointNotSaved(
                 f"Checkpoint of step {step} was not saved in {self._root}: {damage}\n"
                 f"Steps that are saved: {self.steps() or 'none'}. Free disk space or fix the "
@@ -186,19 +170,28 @@ class Checkpointer:
             step = self.newest_sound_step()
             if step is None:
                 return None
-        else:
-            self._check_sound(step)
+        elif step not in self.steps():
+            raise CheckpointNotFound(
+                f"{self._root} has no checkpoint of step {step}; it has {self.steps() or 'none'}."
+            )
+        elif reason := self._damage(step, self._folder(step)):
+            raise CheckpointDamaged(
+                f"Checkpoint of step {step} in {self._root} is damaged: {reason}. "
+                "Take another step, or none, to restore the newest sound one."
+            )
         folder = self._folder(step)
-        with self._damage_is_told(step):
+        text = f"Checkpoint of step {step} in {self._root} fits its manifest but was not written "
+        text += "by this program: {kind}: {error}. Take another one."
+        # numpy, zipfile, safetensors and json raise many types for what was written by others.
+        with explaining(Exception, text, str, CheckpointDamaged):
             content, manifest = (
                 parse_json((folder / name).read_bytes()) for name in (STATE, MANIFEST)
             )
             state = dict(content["state"])
             stored = {n: v for n, v in content["variables"].items() if n.startswith(only)}
-        self._check_matches(step, variables, stored)
-        with self._damage_is_told(step):
+            self._check_matches(step, variables, stored)
             name = FORMATS[manifest["format"]]
-            read = read_npz if name == NPZ else read_tensors
+            read = storage.read_npz if name == NPZ else storage.read_tensors
             files = shards.by_file(folder, stored) if name == INDEX else {name: stored}
             for name, of_file in files.items():
                 read(folder / name, of_file, lambda n, v: tf_variable(variables[n]).assign(v))
@@ -260,20 +253,19 @@ class Checkpointer:
         if not share.values or step == self._last_step or step in self.steps():
             return
         self._last_step = step
-        try:
+        text = f"The share of worker process {self._group.rank} of the checkpoint of step {step} "
+        text += f"was not written to {self._root}: {{error}}"
+        with explaining(OSError, text, str, CheckpointNotSaved):
             staged = storage.stage(self._folder(step), self._group.token)
-            shards.write_note(staged, self._group.rank, self._write_files(staged, share))
-        except OSError as error:
-            raise CheckpointNotSaved(
-                f"The share of worker process {self._group.rank} of the checkpoint of step {step} "
-                f"was not written to {self._root}: {error}"
-            ) from error
+            files = self._write_files(staged, share)
+            with new_file(staged / NOTE.format(self._group.rank)) as file:
+                file.write(json.dumps(files).encode())
 
     def _write_files(self, staged: Path, share: Share) -> dict[str, Digest]:
         files = {}
         for name, values in share.values.items():
             with new_file(staged / name) as file:
-                write_tensors(file, values)
+                storage.write_tensors(file, values)
                 files[name] = file.digest()
         return files
 
@@ -299,19 +291,18 @@ class Checkpointer:
         return staged
 
     def _wait_for(self, staged: Path, rank: int) -> dict[str, Digest]:
-        """The files of another worker process, once it has written them."""
+        """The files of another worker process, once its note is there, and whole."""
         began = time.monotonic()
-        while (files := shards.read_note(staged, rank)) is None:
-            if time.monotonic() - began > self._patience:
-                raise TimeoutError(
-                    f"worker process {rank} did not write its share in {self._patience} s; its log "
-                    "says why"
-                )
+        while time.monotonic() - began <= self._patience:
+            with contextlib.suppress(OSError, ValueError):
+                return parse_json((staged / NOTE.format(rank)).read_bytes())
             time.sleep(shards.POLL)
-        return files
+        raise TimeoutError(
+            f"worker process {rank} did not write its share in {self._patience} s; its log says why"
+        )
 
     def _folder(self, step: int) -> Path:
-        return self._root / folder_name(step)
+        return self._root / step_name(step)
 
     def _damage(self, step: int, folder: Path) -> str | None:
         """What is wrong with the finished checkpoint of `step` in `folder`, or None."""
@@ -339,28 +330,6 @@ class Checkpointer:
             return f"{folder.name} cannot be read: {type(error).__name__}: {error}"
         return None
 
-    def _check_sound(self, step: int) -> None:
-        if step not in self.steps():
-            raise CheckpointNotFound(
-                f"{self._root} has no checkpoint of step {step}; it has {self.steps() or 'none'}."
-            )
-        if reason := self._damage(step, self._folder(step)):
-            raise CheckpointDamaged(
-                f"Checkpoint of step {step} in {self._root} is damaged: {reason}. "
-                "Take another step, or none, to restore the newest sound one."
-            )
-
-    @contextlib.contextmanager
-    def _damage_is_told(self, step: int) -> Iterator[None]:
-        """What fails inside although the checksums hold was written by something else."""
-        try:
-            yield
-        except NOT_AS_WRITTEN as error:
-            raise CheckpointDamaged(
-                f"Checkpoint of step {step} in {self._root} fits its manifest but was not "
-                f"written by this program: {type(error).__name__}: {error}. Take another one."
-            ) from error
-
     def _check_matches(self, step: int, variables: Mapping[str, Variable], stored: dict) -> None:
         expected = {name: describe(variable) for name, variable in variables.items()}
         differences = [
@@ -387,17 +356,6 @@ class Checkpointer:
                 storage.remove(self._folder(step))
             except OSError as error:
                 logging.warning("Old checkpoint of step %d was not removed: %s", step, error)
-
-    def _sweep_quietly(self) -> None:
-        try:
-            storage.sweep(self._root)
-        except OSError as error:
-            logging.warning("Could not clean up after a failed save: %s", error)
-
-
-def folder_name(step: int) -> str:
-    """Folder of a step; sorts by name up to 99,999,999 steps."""
-    return f"step-{step:08d}"
 
 
 def _text(description: dict | None) -> str:

@@ -17,7 +17,7 @@ from jest_tf.data import tokenizer as vocabularies
 from jest_tf.data.records import read_captions
 from jest_tf.data.sources import open_source
 from jest_tf.data.tokenizer import Tokenizer
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.model_record import PixelRule, TokenizerRule
 from jest_tf.models.dual_encoder import CUSTOM, DualEncoder, DualEncoderConfig
 from jest_tf.models.weights import big_vision, folder, rules
@@ -60,7 +60,14 @@ def import_run(
     kind = source.format
     config = kind.measure(source.tensors).config(options.heads or source.hints.heads, path)
     weights = rules.to_ours(kind.rules(config), source.tensors, config, path)
-    margin = _margin(config, options.image_size or source.hints.side, path)
+    side = options.image_size or source.hints.side or config.image_size
+    margin = side - config.image_size  # that no patch covers, as 6 of 384 px in patches of 14
+    if not 0 <= margin < config.patch_size:
+        raise UserError(
+            f"{path}: pictures of {side} px do not fit {config.image_size // config.patch_size} "
+            f"patches of {config.patch_size} px a side ({config.image_size} px). Give the files of "
+            "one model, or --image_size."
+        )
     resize = options.resize or source.hints.resize or DEFAULT_RESIZE.get(kind, "bicubic")
     if resize not in RESIZES:
         raise UserError(
@@ -89,18 +96,6 @@ def import_run(
     )
 
 
-def _margin(config: DualEncoderConfig, side: int | None, what: str) -> int:
-    """Pixels of a picture that no patch covers, as 6 of 384 in patches of 14."""
-    margin = (side or config.image_size) - config.image_size
-    if not 0 <= margin < config.patch_size:
-        raise UserError(
-            f"{what}: pictures of {side} px do not fit {config.image_size // config.patch_size} "
-            f"patches of {config.patch_size} px a side ({config.image_size} px). Give the files of "
-            "one model, or --image_size."
-        )
-    return margin
-
-
 def _tokenizer(
     source: folder.Source, config: DualEncoderConfig, options: Options, aside: str
 ) -> Tokenizer:
@@ -114,10 +109,8 @@ def _tokenizer(
     # Our tokenizer tells kinds by the ending; public files end on .model, .spm or nothing.
     ending = ".txt" if path.endswith(".txt") else ".model"
     kept = os.path.join(aside, inputs.KEPT_VOCABULARY + ending)
-    try:
+    with explaining(OSError, f"--vocab={path} cannot be read: {{error}}"):
         shutil.copyfile(path, kept)
-    except OSError as error:
-        raise UserError(f"--vocab={path} cannot be read: {error.strerror}") from error
     rule = _text_rule(kept, source.hints.tokenizer, options.text)
     tokenizer, rows = Tokenizer(kept, config.n_tokens, rule), config.vocab_size
     if tokenizer.vocab_size > rows * MORE_PIECES or tokenizer.vocab_size * MORE_ROWS < rows:
@@ -199,7 +192,13 @@ def _name(variable: keras.Variable) -> str:
 def _check(model: DualEncoder, margin: int, path: str, report: Callable[[str], None]) -> None:
     """Compares embeddings with stored ones; UserError: they are missing or differ by too much."""
     side = model.config.image_size
-    try:
+    text = (
+        f"--check={path}: {{error}}. Expected a plain .npz with images float32 [n, "
+        f"{side + margin}, {side + margin}, 3] in [-1, 1] and zimg, or tokens int [n, "
+        f"{model.config.n_tokens}] and ztxt, or all four."
+    )
+    kinds = (OSError, ValueError, KeyError, IndexError, tf.errors.InvalidArgumentError)
+    with explaining(kinds, text):
         with np.load(path, allow_pickle=False) as arrays:
             stored = {name: arrays[name] for name in arrays.files}
         pairs = {}
@@ -214,14 +213,6 @@ def _check(model: DualEncoder, margin: int, path: str, report: Callable[[str], N
         if not pairs:
             raise KeyError("images, tokens")
         largest = {k: float(np.abs(ours - theirs).max()) for k, (ours, theirs) in pairs.items()}
-    except (OSError, ValueError, KeyError, IndexError, tf.errors.InvalidArgumentError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"--check={path}: {error}. Expected a plain .npz with images float32 [n, "
-            f"{side + margin}, {side + margin}, 3] in [-1, 1] and zimg, or tokens int [n, "
-            f"{model.config.n_tokens}] and ztxt, or all four."
-        ) from error
     told = ", ".join(f"{name} {value:.2g}" for name, value in largest.items())
     report(f"largest difference from {path}: {told}")
     if not max(largest.values()) <= CHECK_LIMIT:

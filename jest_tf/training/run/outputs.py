@@ -14,8 +14,7 @@ from jest_tf.evaluation.evaluators import headlines
 from jest_tf.monitoring.ledger import LedgerFiles
 from jest_tf.monitoring.metrics_log import MetricsLog
 from jest_tf.monitoring.picks_log import PicksLog
-from jest_tf.monitoring.picks_sheet import group_sheet
-from jest_tf.monitoring.samples import GROUPS, Samples, cut_samples, write_samples
+from jest_tf.monitoring.samples import GROUPS, Samples, cut_samples, group_sheet, write_samples
 from jest_tf.monitoring.tensorboard import EvaluationCurves, TensorBoard
 from jest_tf.progress import Progress
 from jest_tf.results import cut_results, result_path
@@ -107,7 +106,6 @@ class Files:
         self._progress.update(step, **totals, values=values)
 
     def note(self, text: str) -> None:
-        """A line of its own on the terminal."""
         self._progress.note(text)
 
     def finished(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:

@@ -21,7 +21,7 @@ from jest_tf.errors import UserError
 from jest_tf.files import parse_json, write_atomically
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
-from jest_tf.models.lora import PREFIX
+from jest_tf.models.transformer import PREFIX
 from jest_tf.models.vit import resize_patch_kernel, resize_positions
 from jest_tf.training.assemble import build_model, choose_trained
 from jest_tf.training.inputs import workdir_rules

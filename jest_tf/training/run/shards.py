@@ -7,7 +7,6 @@ with their checksums. The chief waits for the notes: the folder is what all proc
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from jest_tf.files import parse_json
-from jest_tf.training.run.storage import Digest, new_file
-from jest_tf.training.run.tensor_file import Variable, describe, n_bytes, values_of
+from jest_tf.training.run.storage import Variable, describe, n_bytes, values_of
 
 VARIABLES = "variables.safetensors"
 INDEX = "variables.safetensors.index.json"
+NOTE = "share-{:05d}.json"  # of a worker process: the checksums of what it has written
 FILE_NAME = re.compile(r"variables-\d{5}-of-\d{5}\.safetensors")
 MAX_FILE_BYTES = 5 * 10**9  # as Hugging Face cuts them
 # Seconds that the chief waits for the others' files, also when the run is ending by an error.
@@ -70,11 +69,9 @@ class Share:
 
     @property
     def is_split(self) -> bool:
-        """Whether there are several files."""
         return len(self.files) > 1
 
     def index(self) -> dict[str, Any]:
-        """The content of the index."""
         total = sum(n_bytes(**of_one) for of_one in self.described.values())
         lies_in = {name: file for file, names in self.files.items() for name in names}
         return {"metadata": {"total_size": total}, "weight_map": lies_in}
@@ -109,21 +106,3 @@ def by_file(folder: Path, stored: Iterable[str]) -> dict[str, dict]:
             raise ValueError(f"{INDEX}: {name} in {lies_in[name]!r}")
         files.setdefault(lies_in[name], {})[name] = stored[name]
     return files
-
-
-def write_note(staged: Path, rank: int, files: Mapping[str, Digest]) -> None:
-    """Tells the chief what this process has written."""
-    with new_file(_note(staged, rank)) as file:
-        file.write(json.dumps(files).encode())
-
-
-def read_note(staged: Path, rank: int) -> dict[str, Digest] | None:
-    """The files of worker process `rank`; None while its note is not there, or not whole."""
-    try:
-        return parse_json(_note(staged, rank).read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def _note(staged: Path, rank: int) -> Path:
-    return staged / f"share-{rank:05d}.json"

@@ -25,11 +25,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
-from jest_tf.config import flat
-from jest_tf.errors import UserError
+from jest_tf.config import ABSENT, completed, differences, read_config, to_store
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json, read_json, write_atomically
 from jest_tf.monitoring import environment
-from jest_tf.stored_config import completed, read_config, to_store
 
 # Fields in which a continued run may differ from its start, each with the reason why the learned
 # weights and the record of the run stay meaningful. `*` matches any text.
@@ -49,7 +48,6 @@ MAY_DIFFER: dict[str, str] = {
 # Fields that say where something lies. What lies there is compared by fingerprint.
 PLACES = ("data.train", "data.vocab", "data.vocab_from", "reference.workdir", "reference.cache")
 N_DIFFERENCES_SHOWN = 20
-ABSENT = "(absent)"
 LOCK, OWNER = "run.lock", "run.owner.json"
 
 
@@ -77,12 +75,16 @@ class Workdir:
         """
         if not self.is_new:
             self.compare(inputs)
-        try:
+        with _writing(self.path):
             write_atomically(self.path / "inputs.json", _json_bytes(inputs))
-            _record_environment(self.path / "environment.json")
+            # The environment of this start; those of earlier ones stay under `earlier`. A record
+            # for people: a damaged one must not stop a run.
+            file, earlier = self.path / "environment.json", []
+            with contextlib.suppress(FileNotFoundError, ValueError, AttributeError):
+                last = parse_json(file.read_text(encoding="utf-8"))
+                earlier = last.pop("earlier", []) + [last]
+            write_atomically(file, _json_bytes(environment.collect() | {"earlier": earlier}))
             write_atomically(self.path / "config.json", _json_bytes(to_store(self.config)))
-        except OSError as error:
-            raise _not_writable(self.path, error) from error
 
     def compare(self, inputs: Mapping[str, Any]) -> None:
         """Raises UserError if config or inputs are not those that were written here, if any."""
@@ -110,7 +112,9 @@ class Workdir:
     export = property(lambda self: self.path / "export")
 
     def close(self) -> None:
-        _release(self._lock)
+        if self._lock and self._lock.is_locked:
+            (self.path / OWNER).unlink(missing_ok=True)
+            self._lock.release()
 
     def __enter__(self) -> "Workdir":
         return self
@@ -130,33 +134,33 @@ def open_workdir(
     is_writer: the one process that makes the folder and takes the lock; other workers compare.
     UserError: not a folder, no permission, another run is writing here, another config.
     """
-    path = Path(_local_path(path))
-    config = _as_json(config)
-    lock = None
-    try:
+    path, config = os.fspath(path), _as_json(config)
+    if not path:
+        raise UserError("--workdir is empty. Give the folder to write this run in.")
+    if "://" in path:
+        raise UserError(
+            f"--workdir={path}: a workdir is a local or mounted folder (a lock and appended files "
+            "need one). Mount the bucket, for example with gcsfuse, and give the mounted path."
+        )
+    path = Path(os.path.abspath(os.path.expanduser(path)))
+    with _writing(path), contextlib.ExitStack() as on_error:
+        workdir = Workdir(path, config)
         if is_writer:
             path.mkdir(parents=True, exist_ok=True)
-            lock = _locked(path)
-        workdir = Workdir(path, config, _lock=lock)
+            workdir = dataclasses.replace(workdir, _lock=_locked(path))
+            on_error.callback(workdir.close)
         if not workdir.is_new:
             before = read_config(path)
             _refuse_other_config(path, before, config)
             if config["total_steps"] > before["total_steps"]:
                 workdir = dataclasses.replace(workdir, grown_from=before["total_steps"])
-        return workdir
-    except OSError as error:
-        _release(lock)
-        raise _not_writable(path, error) from error
-    except UserError:
-        _release(lock)
-        raise
+        on_error.pop_all()
+    return workdir
 
 
-def _not_writable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"workdir {path} cannot be written: {error.strerror or error}. Give a folder that this "
-        "user may create and write files in."
-    )
+def _writing(path: Path) -> contextlib.AbstractContextManager:
+    text = f"workdir {path} cannot be written: {{error}}. Give a folder that this user may create "
+    return explaining(OSError, text + "and write files in.")
 
 
 def stored_config(path: str | os.PathLike) -> ConfigDict:
@@ -164,21 +168,11 @@ def stored_config(path: str | os.PathLike) -> ConfigDict:
     return ConfigDict(completed(read_config(path)))
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted field → (before, now) of every field that differs between two nested configs."""
-    flat_before, flat_now = flat(before), flat(now)
-    return {
-        field: (flat_before.get(field, ABSENT), flat_now.get(field, ABSENT))
-        for field in sorted(flat_before | flat_now)
-        if flat_before.get(field, ABSENT) != flat_now.get(field, ABSENT)
-    }
-
-
 def _refuse_other_config(path: Path, before: Mapping, now: Mapping):
     has_fingerprints = (path / "inputs.json").exists()
     before, now = _as_json(completed(before)), _as_json(completed(now))
 
-    def may(field: str, values: tuple) -> bool:
+    def may(field: str, values: list) -> bool:
         if field == "total_steps" and ABSENT not in values:
             return values[0] < values[1]
         if field in PLACES and has_fingerprints:
@@ -202,31 +196,6 @@ def _refuse_other_config(path: Path, before: Mapping, now: Mapping):
         + "\nTake another --workdir, or the config of that run to continue it."
         + (" total_steps may only grow." if "total_steps" in refused else "")
     )
-
-
-def _record_environment(file: Path) -> None:
-    """Write the environment of this start; those of earlier starts stay under `earlier`."""
-    now = environment.collect()
-    earlier = []
-    if file.exists():
-        try:
-            last = parse_json(file.read_text(encoding="utf-8"))
-            earlier = last.pop("earlier", []) + [last]
-        except (ValueError, AttributeError):
-            earlier = []  # A record for people: a damaged one must not stop a run.
-    write_atomically(file, _json_bytes(now | {"earlier": earlier}))
-
-
-def _local_path(path: str | os.PathLike) -> str:
-    text = os.fspath(path)
-    if not text:
-        raise UserError("--workdir is empty. Give the folder to write this run in.")
-    if "://" in text:
-        raise UserError(
-            f"--workdir={text}: a workdir is a local or mounted folder (a lock and appended files "
-            "need one). Mount the bucket, for example with gcsfuse, and give the mounted path."
-        )
-    return os.path.abspath(os.path.expanduser(text))
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,9 +228,3 @@ def _locked(path: Path) -> FileLock:
         lock.release()
         raise
     return lock
-
-
-def _release(lock: FileLock | None) -> None:
-    if lock and lock.is_locked:
-        Path(lock.lock_file).with_name(OWNER).unlink(missing_ok=True)
-        lock.release()
