@@ -358,10 +358,8 @@ ANEW_OPTIONS = {
 }
 ANEW_CHOSEN = "distilled, learner's weight 0.5"
 # Filter first, then select: the stored scores pass over what CLIPScore does (32%: whole records of
-# each group), joint selection takes every second pair of the rest, at equal FLOPs. And the filtered
-# pairs distilled without selection: which of both helps. Decided as all claims, on the test part.
+# each group), joint selection takes every second pair of the rest, at equal FLOPs.
 ANEW_FILTERED, ANEW_FILTERED_STEPS, FILTERS = "new_filtered_joint", 482, {"data.prefilter": 0.32}
-ANEW_CLIPSCORE_DISTILLED = "new_clipscore_distilled"
 HALVING = {"selection.super_batch": 256, "selection.greedy": True}
 
 
@@ -387,10 +385,6 @@ def _anew() -> tuple[list[Row], list[Row]]:
         _uniform(
             ANEW_CLIPSCORE, "offline CLIPScore by the reference, best 30%", HEADLINE,
             *flops, overrides=at(2e-3, {"data.train": OWN_BEST}), **by,
-        ),
-        _uniform(
-            ANEW_CLIPSCORE_DISTILLED, "offline CLIPScore, best 32%, distilled", HEADLINE,
-            *flops, overrides=at(2e-3, FILTERS | DISTILS), **by,
         ),
         _selecting(
             ANEW_FILTERED, f"best 32% by CLIPScore, then joint, greedy, {ANEW_CHOSEN}", HEADLINE,

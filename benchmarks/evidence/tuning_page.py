@@ -274,9 +274,6 @@ def _claims(evidence: Evidence) -> str:
          d(short, tuning.TOP_K_PREFILTERED), verdict),
         ("It equals independent top-k behind the same prefilter.",
          d(short, tuning.TOP_K_PREFILTERED), equivalent),
-        ("The prefilter makes the short recipe better.", d(short, tuning.JOINT_ALL), verdict),
-        ("Taking the best makes it better than drawing.", d(short, tuning.JOINT_SAMPLED), verdict),
-        ("Distilling the base makes it better.", d(tuning.JOINT_BOTH, short), verdict),
         ("It beats uniform sampling that distils the base, at equal FLOPs.",
          d(short, tuning.UNIFORM_DISTILLED), verdict),
         ("On photographs (b·q above 1) joint beats independent top-k.",
@@ -289,8 +286,6 @@ def _claims(evidence: Evidence) -> str:
          d(suites.ANEW_JOINT, suites.ANEW_REFERENCE), verdict),
         ("From nothing, filtering and then selecting beats offline CLIPScore at equal FLOPs.",
          d(suites.ANEW_FILTERED, suites.ANEW_CLIPSCORE), verdict),
-        ("From nothing, it beats distilling the filtered pairs without selection.",
-         d(suites.ANEW_FILTERED, suites.ANEW_CLIPSCORE_DISTILLED), verdict),
     ]  # fmt: skip
     body = [
         [text, f"**{judge(found)}**", interval(found), str(found.n)]

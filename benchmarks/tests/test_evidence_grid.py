@@ -52,8 +52,7 @@ def test_approximations_are_compared_at_equal_flops():
         assert total == pytest.approx(suites.SAME_FLOPS, rel=0.01), cell.name
 
 
-ANEW = (suites.ANEW_UNIFORM, suites.ANEW_CLIPSCORE, suites.ANEW_CLIPSCORE_DISTILLED,
-        suites.ANEW_FILTERED, suites.ANEW_JOINT)  # fmt: skip
+ANEW = (suites.ANEW_UNIFORM, suites.ANEW_CLIPSCORE, suites.ANEW_FILTERED, suites.ANEW_JOINT)
 
 
 @pytest.mark.parametrize("names", [tuning.SHORT, tuning.LONG, ANEW], ids=["60", "180", "new"])
