@@ -30,12 +30,12 @@ done
 # TensorFlow keeps what it compiled until its process ends: 9 GB after all tests. So each part has a
 # process of its own, of at most 3 GB. Two run at a time, the longest first. A process costs 5 s.
 PARTS=(
-  "examples"
-  "benchmarks/tests/test_*.py"
-  "tests/training/test_[l-z]*.py"
-  "tests/test_[g-s]*.py"
-  "tests/data tests/pages tests/evaluation tests/monitoring tests/browser"
   "tests/tpu_compile tests/beam tests/field"
+  "tests/data tests/pages tests/evaluation tests/monitoring tests/browser"
+  "tests/test_[g-s]*.py"
+  "examples"
+  "tests/training/test_[l-z]*.py"
+  "benchmarks/tests/test_*.py"
   "tests/test_t[s-z]*.py"
   "tests/training/test_[a-g]*.py"
   "tests/models tests/runtime tests/serving tests/preflight"

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
-from multi_worker_run import SAVED_EVERY, STEPS, config_of, shrink_towers
+from multi_worker_run import SAVED_EVERY, STEPS, config_of
+from small_shards import example, write_shard
 
-from jest_tf.models import dual_encoder
+from jest_tf.data.manifest import Manifest, Source
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import Picks
 from jest_tf.results import read_result
@@ -44,7 +45,7 @@ def two_workers(logs: pathlib.Path, *arguments) -> tuple[int, list[str]]:
             "--logs", logs, "--", sys.executable, HERE / "multi_worker_run.py", "multi_worker",
             *map(str, arguments),
         ],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=1200,
@@ -67,8 +68,16 @@ def two_free_ports() -> int:
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Empty: the first workers to use it prepare it, one after the other."""
-    return tmp_path_factory.mktemp("data")
+    """Random pairs. The first workers to use them make the vocabulary, one after the other."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    pictures = rng.integers(0, 256, [96, 16, 16, 3], np.uint8)
+    records = [
+        example(id=n, image=tf.io.encode_png(picture).numpy(), captions=f"picture {n} of {n % 7}")
+        for n, picture in enumerate(pictures)
+    ]
+    shards = [write_shard(folder / f"{i}.tfrecord", records[i::2]) for i in range(2)]
+    Manifest("random", (Source("random", id="id"),), tuple(shards)).save(str(folder / "data.json"))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +131,7 @@ def test_each_worker_writes_its_share_and_one_process_reads_all(stopped):
     assert all(np.any(v.numpy()) for name, v in variables.items() if name.endswith("kernel"))
 
 
-def test_started_again_two_workers_end_as_one_uninterrupted_device(
-    stopped, data_dir, tmp_path, monkeypatch
-):
+def test_started_again_two_workers_end_as_one_uninterrupted_device(stopped, data_dir, tmp_path):
     workdir, *_ = stopped
     code, logs = two_workers(tmp_path / "logs", data_dir, workdir)
     assert code == 0, "\n".join(logs)
@@ -132,12 +139,12 @@ def test_started_again_two_workers_end_as_one_uninterrupted_device(
     assert "2 replica(s)" in logs[0]
 
     one, config = tmp_path / "one device", config_of("default", str(data_dir))
-    alone = steps_of_one_device(config, one, monkeypatch)
+    alone = steps_of_one_device(config, one)
     picks = [Picks(workdir / "picks").ids(step) for step in range(1, STEPS + 1)]
     alike = near_ties.steps_alike(assemble.selection_spec(config), alone, picks)
     found, expected = losses(workdir), losses(one)
-    assert list(found) == list(expected) == list(range(10, STEPS + 1, 10))
-    for step in range(10, alike + 1, 10):
+    assert list(found) == list(expected) == list(range(SAVED_EVERY, STEPS + 1, SAVED_EVERY))
+    for step in range(SAVED_EVERY, alike + 1, SAVED_EVERY):
         assert found[step] == pytest.approx(expected[step], rel=LOSS_RTOL)
     results = [read_result(folder / "evaluations", "retrieval", STEPS) for folder in (workdir, one)]
     assert results[0]["data"] == results[1]["data"]
@@ -149,10 +156,8 @@ def test_started_again_two_workers_end_as_one_uninterrupted_device(
         agreement.assert_weights_alike(*(saved(folder, "learner/.*") for folder in (workdir, one)))
 
 
-def steps_of_one_device(config, workdir: pathlib.Path, monkeypatch) -> list:
+def steps_of_one_device(config, workdir: pathlib.Path) -> list:
     """Trains in this process; the results of all steps, one by one."""
-    monkeypatch.setattr(dual_encoder, "VARIANTS", dict(dual_encoder.VARIANTS))
-    shrink_towers()
     results = []
     assert loop.train(config, str(workdir), lambda step, result: results.append(result)) == 0
     return results
