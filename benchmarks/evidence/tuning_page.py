@@ -146,7 +146,8 @@ def _said_of_nothing(evidence: Evidence) -> list[str]:
 def _decisions(evidence: Evidence) -> str:
     """Situation -> policy -> gain; intervals are of 95%."""
     body, d = [], evidence.difference
-    tuned, photos, new = "a good model, noisy pairs", "photographs, b·q above 1", "no model yet"
+    tuned, new = "a good model, noisy pairs", "no model yet"
+    photos = "photographs, b·q 1.7 by class"
     recipe, few, then = tuning.RECIPE, "joint, greedy", "the best 32%, then joint"
     short, brief = tuning.JOINT_PREFILTERED, "the short recipe"
     for policy, name in (("the recipe", recipe), (brief, short)):
@@ -276,7 +277,7 @@ def _claims(evidence: Evidence) -> str:
          d(short, tuning.TOP_K_PREFILTERED), equivalent),
         ("It beats uniform sampling that distils the base, at equal FLOPs.",
          d(short, tuning.UNIFORM_DISTILLED), verdict),
-        ("On photographs (b·q above 1) joint beats independent top-k.",
+        ("On photographs (b·q 1.7 by class) joint beats independent top-k.",
          d(PHOTOS_JOINT, PHOTOS_TOP_K), verdict),
         ("From nothing, joint selection beats uniform sampling at equal FLOPs.",
          d(suites.ANEW_JOINT, suites.ANEW_UNIFORM), verdict),
