@@ -36,7 +36,16 @@ def define() -> flags.FlagHolder:
 
 def parse(argv: Sequence[str]) -> list[str]:
     """Parses all flags, as `absl.app` does; UserError: unknown, a wrong value, or no config."""
-    argv, added = _take_evaluations(_with_paths(argv))
+    argv, added = _with_paths(argv), []
+    for word in argv:
+        if match := _EVALUATION.fullmatch(word):
+            added.append(match)
+        elif re.match(rf"--{NAME}\.evals\.\w+=", word):
+            raise UserError(
+                f"{word} adds an evaluation: expected KIND[@STEPS]:DATA, e.g. "
+                f"{word.partition('=')[0]}=retrieval@500:data/coco."
+            )
+    argv = [word for word in argv if not _EVALUATION.fullmatch(word)]
     sys.argv[:] = argv  # ml_collections looks for overrides there
     try:
         rest = flags.FLAGS(argv)
@@ -85,18 +94,6 @@ def _with_paths(argv: Sequence[str]) -> list[str]:
                 f"({', '.join(shipped())}) or the path of a file."
             )
     return argv
-
-
-def _take_evaluations(argv: Sequence[str]) -> tuple[list[str], list[re.Match]]:
-    """The arguments without those that add an evaluation, and these."""
-    for word in argv:
-        if re.match(rf"--{NAME}\.evals\.\w+=", word) and not _EVALUATION.fullmatch(word):
-            raise UserError(
-                f"{word} adds an evaluation: expected KIND[@STEPS]:DATA, e.g. "
-                f"{word.partition('=')[0]}=retrieval@500:data/coco."
-            )
-    found = [(word, _EVALUATION.fullmatch(word)) for word in argv]
-    return [word for word, match in found if not match], [match for _, match in found if match]
 
 
 def value_of(flag: flags.FlagHolder) -> ConfigDict:

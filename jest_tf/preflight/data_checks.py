@@ -296,21 +296,17 @@ def check_mates(config: ConfigDict) -> Section:
     b = config.selection.sub_batch
     for label, q in found.items():
         section.add(label, f"b·q = {b * q:.2g}: {q:.2g} of the pairs of rows, times b = {b:,}")
-    section.add("policy", recommended(max(b * q for q in found.values())))
-    return section
-
-
-def recommended(bq: float) -> str:
-    """What the runs of docs/results.md say for so many mates."""
-    if bq < FEW:
-        return (
-            "independent_top_k, or joint with selection.greedy: with so few near mates in a batch "
-            "both select mostly the same (docs/results.md)"
-        )
-    return (
+    policy = (
         "joint with selection.greedy takes other examples here than independent_top_k, of a higher "
         "joint score; that the model gets better was not shown (docs/results.md)"
     )
+    if max(b * q for q in found.values()) < FEW:
+        policy = (
+            "independent_top_k, or joint with selection.greedy: with so few near mates in a batch "
+            "both select mostly the same (docs/results.md)"
+        )
+    section.add("policy", policy)
+    return section
 
 
 def captions_q(manifest: Manifest) -> float:

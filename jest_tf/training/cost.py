@@ -28,7 +28,10 @@ def image_tower_flops(model: DualEncoderConfig, at: Fidelity) -> int:
     patches = 2 * tokens * 3 * at.resolution.patch_size**2 * tower.width
     projection = 2 * tower.width * model.embed_dim if tower.width != model.embed_dim else 0
     blocks = at.image_depth * _block_flops(tower, tokens)
-    return patches + blocks + _pooling_flops(tower, tokens) + projection
+    # The MAP head, with its key and value projections folded (see AttentionPooling).
+    pooling = 2 * tokens * tower.width * 2 * tower.heads
+    pooling += 2 * 2 * tower.width**2 + 4 * tower.width * tower.mlp_dim
+    return patches + blocks + pooling + projection
 
 
 def text_tower_flops(model: DualEncoderConfig, at: Fidelity) -> int:
@@ -107,7 +110,10 @@ def blocks_flops(
     patches = at.resolution.n_patches
     image = at.image_depth * _block_flops(model.image, patches)
     text = (at.text_depth - 1) * _block_flops(model.text, at.n_tokens)
-    text += _last_block_flops(model.text, at.n_tokens)
+    # The last block makes keys and values of all tokens, and one query.
+    width, tokens = model.text.width, at.n_tokens
+    text += 2 * tokens * 2 * width * width + 2 * (2 * width * width + 2 * tokens * width)
+    text += 4 * width * model.text.mlp_dim
     return of_image * image + of_text * text
 
 
@@ -162,20 +168,6 @@ def _block_flops(tower: TowerConfig, tokens: int) -> int:
     width = tower.width
     attention = 2 * tokens * (4 * width * width + 2 * tokens * width)
     return attention + 4 * tokens * width * tower.mlp_dim
-
-
-def _last_block_flops(tower: TowerConfig, tokens: int) -> int:
-    width = tower.width
-    keys_and_values = 2 * tokens * 2 * width * width
-    one_query = 2 * (2 * width * width + 2 * tokens * width)
-    return keys_and_values + one_query + 4 * width * tower.mlp_dim
-
-
-def _pooling_flops(tower: TowerConfig, tokens: int) -> int:
-    """MAP head with its key and value projections folded (see AttentionPooling)."""
-    width = tower.width
-    attention = 2 * tokens * width * 2 * tower.heads
-    return attention + 2 * 2 * width * width + 4 * width * tower.mlp_dim
 
 
 @dataclasses.dataclass(frozen=True)

@@ -315,7 +315,8 @@ class JestModel(keras.Model):
             return loss, gradients
         # One buffer, and not as many exchanges as there are variables.
         shapes = [tuple(variable.shape) for variable in learner.trainable_variables]
-        packed = collectives.all_reduce_sum(self._program(_packed)([loss, *gradients]))
+        pack = self._program(lambda tensors: tf.concat([tf.reshape(x, [-1]) for x in tensors], 0))
+        packed = collectives.all_reduce_sum(pack([loss, *gradients]))
         return self._program(functools.partial(_unpacked, shapes=shapes))(packed)
 
     def teacher(self, parts: list["Part"], reference: Embeddings) -> Teacher:
@@ -358,10 +359,6 @@ class JestModel(keras.Model):
         optimizer: GuardedAdamW = self.optimizer
         optimizer.apply_if(accepted, [g * clip for g in gradients], variables)
         return metrics
-
-
-def _packed(tensors: list[tf.Tensor]) -> tf.Tensor:
-    return tf.concat([tf.reshape(x, [-1]) for x in tensors], axis=0)
 
 
 def _unpacked(packed: tf.Tensor, shapes: list[tuple]) -> tuple[tf.Tensor, list[tf.Tensor]]:
