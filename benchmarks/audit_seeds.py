@@ -21,7 +21,6 @@ from benchmarks.figure_page import FigurePage
 from benchmarks.figures import DOCS, MEASURED, emit, made
 from jest_tf.monitoring.labels import Labels, read_labels
 
-N_SEEDS = 5
 GOAL = ">= 1.25"
 SAMPLE = 3_000  # pairs that cleanlab judges, at most: it takes as long as all else
 EMOJI, EMOJI_STEPS = "tfds:emoji_captions/pool:train[:20%]", 400  # 12,000 pairs
@@ -86,10 +85,10 @@ def of_emoji(root: str, data_dir: str, seed: int) -> tuple[list[str], list[str]]
 SETS = {"photographs": photographs, "emoji": of_emoji}
 
 
-def audited(name: str, root: str, data_dir: str) -> list[str]:
+def audited(name: str, root: str, data_dir: str, n_seeds: int) -> list[str]:
     """The tables of all seeds; trains and audits what is missing."""
-    tables = [f"{root}/{name}-{seed}.parquet" for seed in range(N_SEEDS)]
-    missing = [seed for seed in range(N_SEEDS) if not os.path.exists(tables[seed])]
+    tables = [f"{root}/{name}-{seed}.parquet" for seed in range(n_seeds)]
+    missing = [seed for seed in range(n_seeds) if not os.path.exists(tables[seed])]
     arguments = {seed: SETS[name](root, data_dir, seed) for seed in missing}
     for seed, (training, _) in arguments.items():
         command("jest_tf.train", f"--workdir={root}/{name}-{seed}", *training)
@@ -140,13 +139,14 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/audit_seeds", help="folder of models and audits")
     parser.add_argument("--data_dir", default="data/prepared", help="where TFDS keeps its sets")
     parser.add_argument("--sets", default=",".join(SETS), help="comma-separated")
+    parser.add_argument("--seeds", type=int, default=5, help="references of each set")
     args = parser.parse_args()
     root = os.path.abspath(args.workdir)
     os.makedirs(root, exist_ok=True)
     for name in args.sets.split(","):
         runs, labels = [], None
         data = (EMOJI, args.data_dir) if name == "emoji" else (f"{root}/photos/pool", None)
-        for seed, table in enumerate(audited(name, root, args.data_dir)):
+        for seed, table in enumerate(audited(name, root, args.data_dir, args.seeds)):
             labels = labels or labels_of(name, root)
             (rows,) = audit_noise.judged(table, labels)
             (sampled,) = audit_noise.judged(table, labels, data, sample=SAMPLE)
