@@ -11,14 +11,15 @@ import tensorflow as tf
 def main() -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     tf.distribute.ReductionToOneDevice = lambda: None  # what `_mirrored` asks for among CPUs
     import tiny
 
     found = {}
     for n_replicas in (1, 2):
-        model, loop, schedule = tiny.trainer(n_replicas, observe=True)
+        _, loop, schedule = tiny.trainer(n_replicas, observe=True)
         results = [loop.run(schedule.plan(step), 1) for step in range(2)]
-        extended = loop._runtime.strategy.extended
+        extended = tiny.runtime(n_replicas).strategy.extended
         ops = type(getattr(extended, "_cross_device_ops", None)).__name__
         found[n_replicas] = {
             "picks": [sorted(result.picks[0].tolist()) for result in results],

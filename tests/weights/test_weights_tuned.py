@@ -36,14 +36,12 @@ def config_of(start, how: str):
     c.selection.super_batch, c.selection.sub_batch, c.selection.n_chunks = 8, 4, 2
     c.strategy.jit_compile = False
     c.evals.retrieval = evaluation("retrieval", str(start / "data.json"), batch_size=8)
-    if how == "frozen":
-        c.model.image.train = "frozen"
     if how == "lora":
         c.model.lora.rank = 2
     return c
 
 
-@pytest.mark.parametrize("how", ["frozen", "lora", "full"])
+@pytest.mark.parametrize("how", ["lora", "full"])
 def test_there_and_back_with_training_between(how, start, tmp_path):
     config = config_of(start, how)
     follow_init(config, str(tmp_path / "tuned"))
@@ -62,5 +60,4 @@ def test_there_and_back_with_training_between(how, start, tmp_path):
     ztxt = [run.model.encode_text(run.tokenizer(texts)).numpy() for run in (first, tuned, again)]
     np.testing.assert_allclose(zimg[2], zimg[1], atol=1e-6)
     np.testing.assert_allclose(ztxt[2], ztxt[1], atol=1e-6)
-    assert (np.abs(zimg[1] - zimg[0]).max() > 1e-6) == (how != "frozen")
-    assert np.abs(ztxt[1] - ztxt[0]).max() > 1e-6
+    assert min(np.abs(z[1] - z[0]).max() for z in (zimg, ztxt)) > 1e-6
