@@ -22,9 +22,9 @@ from benchmarks.evidence.grid import (
 CONFIG, PHOTOS_CONFIG = "examples/emoji/tune.py", "examples/photos/tune.py"
 STEPS, FLOPS_STEPS = 60, 161  # a test checks that both cost the same
 LONG_STEPS, LONG_FLOPS_STEPS = 180, 483  # and these
-MAIN_SEEDS, PHOTO_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2)
+MAIN_SEEDS, PHOTO_SEEDS, FEW_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2), (0, 1)
 TRIAL_SEED = 100  # reported nowhere else
-GREEDY = {"selection.greedy": True}
+GREEDY, DRAWS = {"selection.greedy": True}, {"selection.greedy": False}
 DISTILS = {"reference.distillation": 1.0}
 # Twice as many pairs are loaded, and the stored scores pass over half of them, at no cost in FLOPs.
 PREFILTERED = {"data.prefilter": 0.5}
@@ -45,6 +45,8 @@ UNIFORM_FLOPS, CLIPSCORE = "uniform_flops", "clipscore_flops"
 JOINT_PREFILTERED, JOINT_BOTH = "joint_prefiltered", "joint_prefiltered_distilled"
 # The short recipe with the other policy, and its seed 0 again: its five seeds are of earlier code.
 TOP_K_PREFILTERED, AGAIN = "top_k_prefiltered", "joint_prefiltered_again"
+# Rows that differ from the short recipe, or from uniform sampling, in one thing.
+JOINT_SAMPLED, JOINT_ALL = "joint_prefiltered_sampled", "joint_greedy"
 UNIFORM_DISTILLED = "uniform_distilled"
 # At the recipe's rate: whether the short rows' rate made CLIPScore end below the base.
 CLIPSCORE_LOW = "clipscore_flops_low"
@@ -67,7 +69,7 @@ _ROWS = {
     ),
     TOP_K_PREFILTERED: (
         "independent_top_k", "independent top-k, prefiltered", STEPS, CACHED | PREFILTERED,
-        JOINT_PREFILTERED, (0,),
+        JOINT_PREFILTERED, MAIN_SEEDS,
     ),
     JOINT_PREFILTERED: (
         "joint", "joint, greedy, prefiltered", STEPS, _SELECTS, JOINT_PREFILTERED, MAIN_SEEDS,
@@ -85,20 +87,28 @@ _ROWS = {
     ),
     CLIPSCORE_LOW: (
         "uniform", "offline CLIPScore, best 30%, same FLOPs, 1e-4", FLOPS_STEPS, _BEST,
-        JOINT_PREFILTERED, (0, 1),
+        JOINT_PREFILTERED, FEW_SEEDS,
     ),
     UNIFORM_DISTILLED: (
         "uniform", "uniform, distilled, same FLOPs", FLOPS_STEPS, CACHED | DISTILS,
-        JOINT_PREFILTERED, (0,),
+        JOINT_PREFILTERED, FEW_SEEDS,
+    ),
+    JOINT_SAMPLED: (
+        "joint", "joint, sampled, prefiltered", STEPS, CACHED | PREFILTERED | DRAWS,
+        JOINT_PREFILTERED, FEW_SEEDS,
+    ),
+    JOINT_ALL: (
+        "joint", "joint, greedy, not prefiltered", STEPS, CACHED | GREEDY, JOINT_PREFILTERED,
+        FEW_SEEDS,
+    ),
+    JOINT_BOTH: (
+        "joint", "joint, greedy, prefiltered, distilled", STEPS, _SELECTS | DISTILS,
+        JOINT_PREFILTERED, FEW_SEEDS,
     ),
 }  # fmt: skip
-# What was tried and no row came of: policy, label, steps, overrides.
-_OPTIONS = {
-    JOINT_BOTH: ("joint", "joint, greedy, prefiltered, distilled", STEPS, _SELECTS | DISTILS),
-}
 SHORT = (
-    UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, CLIPSCORE_LOW, TOP_K_PREFILTERED,
-    JOINT_PREFILTERED,
+    UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, CLIPSCORE_LOW, TOP_K_PREFILTERED, JOINT_ALL,
+    JOINT_SAMPLED, JOINT_BOTH, JOINT_PREFILTERED,
 )  # fmt: skip
 LONG = (LONG_CLIPSCORE, LONG_JOINT)
 # On the trial seed: name and rate. The longer ones at their full length, at the rate that was best
@@ -130,7 +140,7 @@ def _row(name: str) -> Row:
 def _trials() -> list[Row]:
     rows = []
     for name, rate in TRIED:
-        policy, label, steps, more = (_OPTIONS | _ROWS)[name][:4]
+        policy, label, steps, more = _ROWS[name][:4]
         steps = steps if name in LONG else STEPS
         argument = f"policy={policy},steps={steps},validate_every={steps}"
         overrides = _overrides(policy, more | {RATE: rate})
