@@ -4,6 +4,12 @@ A source is cut into units. A finished unit leaves its shards and, last, a repor
 stopped goes on with the other units. After the last one come manifest.json and rejected.jsonl.
 """
 
+# ruff: noqa: E402
+if __name__ == "__main__":  # where the command was; scripts of users still call it here
+    import runpy
+
+    runpy.run_module("jest_tf.prepare", run_name="__main__", alter_sys=True)
+
 import collections
 import dataclasses
 import functools
