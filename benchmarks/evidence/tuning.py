@@ -106,9 +106,10 @@ _ROWS = {
         JOINT_PREFILTERED, FEW_SEEDS,
     ),
 }  # fmt: skip
+VARIANTS = (JOINT_ALL, JOINT_SAMPLED, JOINT_BOTH)  # of the short recipe, no baselines
 SHORT = (
-    UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, CLIPSCORE_LOW, TOP_K_PREFILTERED, JOINT_ALL,
-    JOINT_SAMPLED, JOINT_BOTH, JOINT_PREFILTERED,
+    UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, CLIPSCORE_LOW, TOP_K_PREFILTERED, *VARIANTS,
+    JOINT_PREFILTERED,
 )  # fmt: skip
 LONG = (LONG_CLIPSCORE, LONG_JOINT)
 # On the trial seed: name and rate. The longer ones at their full length, at the rate that was best

@@ -106,7 +106,8 @@ def short_answer(evidence: Evidence) -> list[str]:
             "Tuning on all pairs (uniform sampling) moves the base by "
             f"{interval(over(tuning.UNIFORM_FLOPS))} points at the FLOPs of the short recipe."
         )
-    baselines = [n for n in tuning.SHORT if n in evidence.tuned and n != short]
+    own = {short, *tuning.VARIANTS}
+    baselines = [n for n in tuning.SHORT if n in evidence.tuned and n not in own]
     if short in evidence.tuned and baselines:
         strongest = max(baselines, key=lambda name: evidence.tuned[name].test_mean().mean)
         said.append(
