@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from jest_tf.data import order
 from jest_tf.data.lanes import graph_only, lane_chunks, lane_tables
-from jest_tf.data.manifest import Manifest
+from jest_tf.data.manifest import Manifest, check_files
 from jest_tf.data.records import EmbeddedReader, RecordReader, embedded
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.tokenizer import Tokenizer
@@ -225,7 +225,11 @@ def _traced(function: Callable, *specs) -> Callable:
 
 
 def in_order(manifest: Manifest, tokenizer: Tokenizer, batch_size: int, **how) -> tf.data.Dataset:
-    """`super_batches` in the order of the manifest; the last of an epoch goes on with the next."""
+    """`super_batches` in the order of the manifest; the last of an epoch goes on with the next.
+
+    UserError: a shard is lost, or not as it was listed.
+    """
+    check_files(manifest)
     layout = {"super_batch": batch_size, "seed": 0, "n_lanes": 1, "shuffle": False}
     batches = super_batches(manifest, tokenizer, **layout, **how)
     return batches.take(-(-manifest.n_records // batch_size))

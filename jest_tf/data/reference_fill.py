@@ -38,10 +38,10 @@ def embed(
 
     def rows(whole: Manifest, index: int) -> Iterator[tuple]:
         manifest = whole.with_shards([whole.shards[index]])
-        captions = [record.captions for record in shard_records(manifest, 0, pictures=False)]
-        ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
         how = {"image_size": image_size, "pixels": pixels}
         batches = pipeline.in_order(manifest, tokenizer, batch_size, **how)
+        captions = [record.captions for record in shard_records(manifest, 0, pictures=False)]
+        ztxt = _embed_texts(captions, tokenizer, encode_text, batch_size)
         images = itertools.chain.from_iterable(
             zip(_known(encode_image(b["image"]), b), b["id"].numpy(), strict=True) for b in batches
         )

@@ -15,7 +15,6 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from jest_tf.config import needs_reference
-from jest_tf.data.manifest import check_files
 from jest_tf.data.pipeline import in_order
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
@@ -77,7 +76,6 @@ def calibrate(config: ConfigDict, run: LoadedRun) -> Calibration:
 def _embeddings(run: LoadedRun, config: ConfigDict) -> list[np.ndarray]:
     """(zimg, ztxt, tokens) of up to MAX_PAIRS pairs of the sample."""
     manifest = open_source(config.reference.calibrate, config.data.data_dir)
-    check_files(manifest)
     rows: list[list[np.ndarray]] = [[], [], []]
     encode_image, encode_text = towers(run.model, run.model.config.image_size)
     how = {"image_size": run.config.data.image_size, "pixels": run.model.pixels}

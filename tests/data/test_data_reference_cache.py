@@ -1,6 +1,7 @@
 """Cached reference embeddings arrive with their own record and caption, or are refused."""
 
 import itertools
+import pathlib
 
 import numpy as np
 import pytest
@@ -145,6 +146,22 @@ def test_it_resumes_and_parts_add_up(manifest, tokenizer, tmp_path, monkeypatch,
     assert len(batches) == 4
     writer.finish()
     assert run()[1] == []
+
+
+@pytest.mark.parametrize("n_left", [None, 8])
+def test_a_shard_that_was_lost_or_cut_between_records_is_named(
+    manifest, tokenizer, tmp_path, n_left
+):
+    shard = manifest.shards[1].path
+    kept = list(tf.data.TFRecordDataset(shard).take(n_left or 0).as_numpy_iterator())
+    pathlib.Path(shard).unlink()
+    if kept:
+        write_shard(pathlib.Path(shard), kept)
+    writer = writer_for(tmp_path / "cache", manifest)
+    with pytest.raises(UserError, match="1.tfrecord"):
+        reference_fill.embed(
+            writer, tokenizer, encode_image, encode_text, image_size=4, batch_size=8, shards=[1]
+        )
 
 
 def test_another_reference_or_other_data_is_refused(manifest, make_manifest, tokenizer, tmp_path):
