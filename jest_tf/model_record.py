@@ -53,6 +53,8 @@ class PixelRule:
 
 @dataclasses.dataclass(frozen=True)
 class ModelRecord:
+    """The content of `model.json`."""
+
     sizes: dict[str, Any]  # `asdict` of the DualEncoderConfig
     vocabulary: str  # its file in the workdir
     fingerprint: str  # of the tokenizer

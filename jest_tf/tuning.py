@@ -70,6 +70,8 @@ def initial_bias(config: ConfigDict) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedTower:
+    """What of a tower is trained."""
+
     blocks: int | None = None  # the last so many and what follows; None: all, embeddings included
     cached: bool = False  # its embeddings come with the data
     rank: int = 0  # of adapters, trained instead of weights

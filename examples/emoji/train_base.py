@@ -65,14 +65,14 @@ def main(argv: list[str]) -> None:
         f"--config={CONFIG}{arguments}", f"--config.data.data_dir={data_dir}",
         f"--workdir={trained}",
     ]  # fmt: skip
-    _run("jest_tf.train", *train)
+    run_command("jest_tf.train", *train)
     for folder in (out, imported):
         if (folder / "config.json").exists():
             shutil.rmtree(folder)
-    _run("jest_tf.export", f"--workdir={trained}", "--format=huggingface", "--dtype=float16",
+    run_command("jest_tf.export", f"--workdir={trained}", "--format=huggingface", "--dtype=float16",
          f"--out={out}")  # fmt: skip
-    _run("jest_tf.import_weights", f"--from={out}", f"--out={imported}")
-    _run("jest_tf.evaluate", f"--workdir={imported}", f"--evals={EVALUATIONS}",
+    run_command("jest_tf.import_weights", f"--from={out}", f"--out={imported}")
+    run_command("jest_tf.evaluate", f"--workdir={imported}", f"--evals={EVALUATIONS}",
          f"--data_dir={data_dir}", "--tfds_module=examples.emoji.builder")  # fmt: skip
     (out / "README.md").write_text(told(trained, imported), encoding="utf-8")
     print(f"{out}: {sum(f.stat().st_size for f in out.iterdir()) / 1e6:.1f} MB")
@@ -110,7 +110,8 @@ def score(result: dict) -> float:
     return metrics["top1"] if result["kind"] == "zero_shot" else retrieval_score(metrics)
 
 
-def _run(module: str, *arguments: str) -> None:
+def run_command(module: str, *arguments: str) -> None:
+    """Prints and runs a command of the project; UserError: it failed."""
     words = ["python", "-m", module, *arguments]
     print(shlex.join(words), flush=True)
     if code := subprocess.run([sys.executable, *words[1:]], check=False).returncode:

@@ -1,6 +1,7 @@
 """The data doctor: reads every record once and says what is in a data set, and what is wrong."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import io
@@ -57,6 +58,8 @@ class SourceReport:
 
 @dataclasses.dataclass
 class Report:
+    """What `examine` found."""
+
     name: str
     records: int
     bad: int  # records that training cannot use
@@ -177,12 +180,11 @@ def _examine_shard(manifest: Manifest, index: int, counter: Counter):
 
 
 def _examine_image(part: SourceReport, image: bytes, reason: str | None, where: tuple) -> bool:
-    try:
-        if reason:
-            raise ValueError(reason)
-        with Image.open(io.BytesIO(image)) as picture:
+    side = 0
+    if not reason:
+        with contextlib.suppress(OSError, ValueError), Image.open(io.BytesIO(image)) as picture:
             side = min(picture.size)
-    except (OSError, ValueError):
+    if not side:
         part.note("unreadable_image", where)
         return False
     bucket = next((s for s in SIDES if side <= s), None)

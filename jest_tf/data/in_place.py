@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.data.fields import example, parse_examples
-from jest_tf.data.formats.files import READ_ERRORS, is_remote, read_part, why
+from jest_tf.data.formats.files import READ_ERRORS, is_remote, read_part
 from jest_tf.data.manifest import Manifest, Shard
 from jest_tf.errors import explaining
 
@@ -102,7 +102,7 @@ def _part(path: str, offset: int, length: int) -> bytes:
     if not length:
         return b""
     text = f"{path} cannot be read at byte {offset:,}: {{error}}"
-    with explaining(READ_ERRORS, text, why):
+    with explaining(READ_ERRORS, text):
         content = read_part(path, offset, length)
         if len(content) < length:
             raise EOFError("it ends earlier than when it was listed")

@@ -92,6 +92,8 @@ class StreamTables(NamedTuple):
 
 
 class LaneTables(NamedTuple):
+    """A host's lanes."""
+
     streams: tuple[StreamTables, ...]
     given: tf.Tensor  # records that each gave before the start
     first: tf.Tensor  # number of the first lane

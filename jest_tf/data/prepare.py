@@ -25,7 +25,15 @@ import tensorflow as tf
 
 from jest_tf.data import cleaning, prepared, units
 from jest_tf.data.formats import folder, parquet, table, tar
-from jest_tf.data.formats.pairs import Pair, PassedOver, Rejected, Settings, Unit, encoded
+from jest_tf.data.formats.pairs import (
+    Item,
+    Pair,
+    PassedOver,
+    Rejected,
+    Settings,
+    Unit,
+    encoded,
+)
 from jest_tf.data.prepared import Summary
 from jest_tf.errors import UserError, explaining, why
 from jest_tf.files import parse_json, replacing, write_atomically
@@ -133,29 +141,8 @@ def convert(
     with prepared.ShardWriter(settings, name, index, unit.tar) as writer:
         for items in units.together(unit.read(), lambda item: len(getattr(item, "image", b""))):
             progress.add(0, pairs=len(items))
-            images = [item.image for item in items if isinstance(item, Pair)]
-            checked, usable = iter(cleaning.check_images(images, settings.max_side)), []
-            for pair in items:
-                if isinstance(pair, PassedOver):
-                    passed[pair.reason] += 1
-                    continue
-                if isinstance(pair, Rejected):
-                    rejected.append((pair.key, pair.reason))
-                    continue
-                image, size, reason = next(checked)
-                captions = cleaning.clean_captions(pair.captions, counts)
-                if not captions and pair.label:  # the name of its class is what is known about it
-                    captions = [pair.label.encode()]
-                if reason or not captions:
-                    rejected.append((pair.key, reason or "no caption"))
-                    continue
-                offset = pair.offset
-                if offset is not None and image is not pair.image:  # it had to be normalised
-                    counts["pictures_kept_in_the_index"] += 1
-                    offset = None
-                kept = dataclasses.replace(pair, image=image, captions=captions, offset=offset)
-                usable.append((kept, size))
-            writer.write(usable)
+            passed.update(item.reason for item in items if isinstance(item, PassedOver))
+            writer.write(_usable(items, settings.max_side, rejected, counts))
     report = {
         "unit": unit.name,
         "records": sum(shard["records"] for shard in writer.shards),
@@ -168,6 +155,33 @@ def convert(
     }
     prepared.write_report(settings.out, index, report)
     progress.add()
+
+
+def _usable(
+    items: Sequence[Item], max_side: int | None, rejected: list, counts: collections.Counter
+) -> list[tuple[Pair, tuple[int, int]]]:
+    """The pairs that training can use, each with its picture's size; the others are noted."""
+    images = [item.image for item in items if isinstance(item, Pair)]
+    checked, usable = iter(cleaning.check_images(images, max_side)), []
+    for item in items:
+        if isinstance(item, Rejected):
+            rejected.append((item.key, item.reason))
+        if not isinstance(item, Pair):
+            continue
+        image, size, reason = next(checked)
+        captions = cleaning.clean_captions(item.captions, counts)
+        if not captions and item.label:  # the name of its class is what is known about it
+            captions = [item.label.encode()]
+        if reason or not captions:
+            rejected.append((item.key, reason or "no caption"))
+            continue
+        offset = item.offset
+        if offset is not None and image is not item.image:  # it had to be normalised
+            counts["pictures_kept_in_the_index"] += 1
+            offset = None
+        pair = dataclasses.replace(item, image=image, captions=captions, offset=offset)
+        usable.append((pair, size))
+    return usable
 
 
 SOURCE = "source.json"

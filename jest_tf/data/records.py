@@ -232,7 +232,7 @@ def _serialized(shard: Shard, pictures: bool) -> Iterator[bytes]:
     What comes before an error is given first.
     """
     file, done = in_place.records(shard, pictures), 0
-    at_once = HELD_BYTES * shard.records // max(1, shard.bytes) if shard.bytes else 0
+    at_once = HELD_BYTES * shard.records // shard.bytes if shard.bytes else 1
     at_once = min(in_place.BATCH if shard.tar else HELD, max(1, at_once))
     try:
         for batch in file.batch(at_once).as_numpy_iterator():

@@ -37,6 +37,8 @@ COLUMNS = {
 
 @dataclasses.dataclass
 class Ledger:
+    """The columns of the tracked records; see the module's docstring."""
+
     n_records: int
     stride: int = 1
     since: int = 0

@@ -28,6 +28,8 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class RunHistory:
+    """What a run did."""
+
     path: Path
     name: str
     config: dict[str, Any]

@@ -1,4 +1,9 @@
-"""Who is drawn: the m largest perturbed logits over all replicas, the same answer on each."""
+"""Who is drawn: the m largest perturbed logits over all replicas, the same answer on each.
+
+Adding a standard Gumbel variable to each logit and keeping the m largest is exactly drawing m
+without replacement, one after another, with probability proportional to exp(logit). The variables
+are a function of (seed, chunk, global position) and of nothing else.
+"""
 
 import dataclasses
 import functools

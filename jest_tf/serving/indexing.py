@@ -33,6 +33,8 @@ READ_AHEAD = 32
 
 @dataclass
 class Report:
+    """What became of the images."""
+
     added: int = 0
     known: int = 0
     total: int = 0

@@ -155,6 +155,8 @@ def _height(place: list[str]) -> int:
 
 
 class Parts(NamedTuple):
+    """What a step is made of."""
+
     learner: DualEncoderConfig
     reference: DualEncoderConfig | None  # None where none is needed, or it is cached
     spec: SelectionSpec

@@ -30,6 +30,8 @@ LEARNER_VERSION = 2  # 1 learned fewer tokens than asked
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
+    """What a run reads, and how it reads text and pictures."""
+
     manifest: Manifest
     tokenizer: Tokenizer
     pixels: PixelRule

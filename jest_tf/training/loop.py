@@ -46,6 +46,8 @@ EXIT_STOPPED = 3  # too many refused steps in a row, or a score fell too far; sa
 FORGOT = 1000  # added to a signal's number where a score fell too far
 SAVE = 10_000  # added where a checkpoint is due by the clock
 EXIT_WORKER_LOST = 4  # another worker process or host is gone; the last checkpoint is kept
+# Read errors without a new step in between; the waits double from a second on.
+MAX_RETRIES = 5
 
 
 def train(config: ml_collections.ConfigDict, workdir_path: str, on_steps: OnSteps = ignore) -> int:
@@ -73,6 +75,8 @@ def train(config: ml_collections.ConfigDict, workdir_path: str, on_steps: OnStep
 
 
 class Trainer:
+    """One run: its parts, its state, and the loop over its steps."""
+
     def __init__(self, config, workdir: Workdir, runtime: Runtime, on_steps: OnSteps = ignore):
         self.config, self.workdir, self.runtime, self.on_steps = config, workdir, runtime, on_steps
         with runtime.peers.chief_first():
@@ -355,9 +359,6 @@ class Trainer:
             captions = inputs.sample_captions(self.inputs.manifest, self.image_cache)
             n_cut, n = self.inputs.tokenizer.count_cut(captions), len(captions)
             self.outputs.note(inputs.cut_text(n_cut, n, self.inputs.tokenizer.n_tokens))
-
-
-MAX_RETRIES = 5  # without a new step in between; the waits double from a second on
 
 
 def run_reading_again(begin: Callable, sleep: Callable[[float], None] = time.sleep) -> int:

@@ -22,6 +22,12 @@ from jest_tf.training.jest_model import Scored, StepOutput
 from jest_tf.training.resolution import StepPlan
 from jest_tf.training.run.outputs import Files, Silent
 
+# Rows that the accuracy looks at: enough for two digits, and quick on any host.
+ACCURACY_ROWS = 1024
+# Examples are kept of so many steps at the full cadence; then of ever fewer, so that the log of a
+# run of a million steps stays small.
+KEPT_AT_FULL_CADENCE = 100
+
 
 class Pending(NamedTuple):
     """Steps that a device may still be computing. step: finished steps after them."""
@@ -171,20 +177,11 @@ class StepLog:
             self._outputs.samples(step, examples)
 
 
-# Rows that the accuracy looks at: enough for two digits, and quick on any host.
-ACCURACY_ROWS = 1024
-
-
 def pool_accuracy(scored: Scored) -> float:
     """Share of candidates whose own text is the learner's nearest, among the first valid ones."""
     rows = np.flatnonzero(scored.valid.numpy())[:ACCURACY_ROWS]
     zimg, ztxt = (z.numpy()[rows].astype(np.float32) for z in scored.learner[:2])
     return float(np.mean(np.argmax(zimg @ ztxt.T, axis=1) == np.arange(len(rows))))
-
-
-# Examples are kept of so many steps at the full cadence; then of ever fewer, so that the log of a
-# run of a million steps stays small.
-KEPT_AT_FULL_CADENCE = 100
 
 
 def shows_examples(step: int, every_steps: int) -> bool:

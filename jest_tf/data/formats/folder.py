@@ -179,10 +179,12 @@ class _Tree:
         by_folder = self.settings.classes_from_folders
         self.db.execute(_RECORDS, (not self.named or by_folder,))
         n_records = self._count("record")
-        if n_records and (
-            self.named or by_folder or self._count(f"file WHERE kind = 0 AND {_HAS_TEXT}")
-        ):
-            return n_records
+        has_texts = self.named or self._count(f"file WHERE kind = 0 AND {_HAS_TEXT}")
+        if not n_records or not (has_texts or by_folder):
+            raise UserError(self._nothing_found())
+        return n_records
+
+    def _nothing_found(self) -> str:
         looked = f"looked for {', '.join(CAPTION_FILES[:3])} …"
         looked = f"{self.named[0]} names none" if self.named else looked
         text = f"{self.folder}: no image with a caption found ({looked}, and for NAME.txt beside "
@@ -191,7 +193,7 @@ class _Tree:
             text += f" There is {', '.join(self.others)}: name a caption file with --captions=FILE;"
             text += " for tars, Parquet and tables of whole data sets there are other kinds (see"
             text += " --help)."
-        raise UserError(text)
+        return text
 
     def _count(self, what: str) -> int:
         return self.db.execute(f"SELECT COUNT(*) FROM {what}").fetchone()[0]

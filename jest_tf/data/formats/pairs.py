@@ -101,6 +101,8 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
+    """A source, before its records are read."""
+
     root: str  # folder that all names are relative to
     listing: Iterable[tuple[str, int, int]]  # (name, bytes, seconds) of its files, by name
     units: Sequence[Unit]

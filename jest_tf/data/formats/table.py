@@ -28,6 +28,8 @@ MAX_QUOTED_LINES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
+    """How a table is to be read."""
+
     columns: pairs.Columns
     separator: str | None = None  # None: found from the header
     quotes: bool = True  # a cell may be quoted, as CSV has it
