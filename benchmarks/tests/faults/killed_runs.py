@@ -13,6 +13,8 @@ import signal
 import sys
 import time
 
+import tensorflow as tf
+
 from benchmarks.faults import tiny_run
 from benchmarks.faults.state import differing_parts, state_of
 from jest_tf.training import evaluating, host_loop
@@ -89,13 +91,16 @@ def main(folder: pathlib.Path) -> None:
 
     def run(name: str, plant=lambda: None) -> int:
         command = tiny_run.arguments(
-            folder / "data", folder / name, kind="criterion=hard_learner", steps=STEPS
-        )
+            folder / "data", folder / name, "--config.model.variant=nano",
+            kind="criterion=hard_learner", steps=STEPS,
+        )  # fmt: skip
         return ended(tiny_run.fork_train(command, log, plant))
 
     def ended(pid: int) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
+    # As in conftest.py: a graph that runs a few times is not worth rewriting.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     # Writing records uses TensorFlow, so that not even this may happen here.
     assert ended(tiny_run.fork(lambda: tiny_run.write_data(folder / "data"), log)) == 0
     codes = [run("undisturbed")]
