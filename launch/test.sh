@@ -30,21 +30,21 @@ done
 # TensorFlow keeps what it compiled until its process ends: 9 GB after all tests. So each part has a
 # process of its own, of at most 3 GB. Two run at a time, the longest first. A process costs 5 s.
 PARTS=(
-  "tests/training/test_[l-z]*.py"
   "tests/data tests/pages tests/evaluation tests/monitoring tests/browser"
   "tests/weights benchmarks/tests/faults"
   "tests/tpu_compile tests/beam tests/field"
-  "examples"
+  "tests/training/test_[l-z]*.py"
   "tests/test_[g-s]*.py"
+  "tests/training/test_h*.py tests/losses"
+  "examples"
   "benchmarks/tests/test_*.py"
   "tests/test_[a-f]*.py tests/test_t[a-r]*.py"
   "tests/training/test_[a-g]*.py"
-  "tests/test_t[s-z]*.py"
-  "tests/models tests/runtime tests/serving tests/preflight"
-  "tests/selection/test_[a-i]*.py"
   "tests/selection/test_[j-z]*.py"
+  "tests/models tests/runtime tests/serving tests/preflight"
+  "tests/test_t[s-z]*.py"
   "tests/training/test_j*.py"
-  "tests/training/test_h*.py tests/losses"
+  "tests/selection/test_[a-i]*.py"
 )
 
 # Shows what a part printed when it has ended, and keeps its exit code.
