@@ -25,7 +25,7 @@ from jest_tf.errors import UserError  # noqa: E402
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-TEXT_FLAGS = ("--text", "--separator")
+TEXT_FLAGS = ("--text", "--separator", "--keep")
 
 
 def own_flags() -> tuple[flags.FlagValues, Callable[..., flags.FlagHolder]]:

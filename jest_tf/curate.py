@@ -25,7 +25,9 @@ _TOP = _flag(
     "float", "top", None, "Keep this share of all pairs: the best --by.",
     lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
-_BY = _flag("string", "by", "reference_score", "Column whose highest values are best.")
+_BY = _flag(
+    "string", "by", "reference_score", "Column whose highest values are best; -NAME: lowest."
+)
 _PER_SOURCE = _flag("bool", "per_source", False, "--top: the share of each source.")
 _DEDUP = _flag(
     "float", "dedup", None, "Keep one of the pictures that are this near (1: the same).",
@@ -55,7 +57,11 @@ def main(argv: list[str]) -> None:
     about, manifest = read_about(_AUDIT.value), None
     if "manifest" in _WRITE.value:
         register(_TFDS_MODULE.value)
-        manifest = open_source(_DATA.value or about["data_name"], _DATA_DIR.value)
+        try:
+            manifest = open_source(_DATA.value or about["data_name"], _DATA_DIR.value)
+        except UserError as error:
+            text = f"cannot open the audited data: {error} --data says where they lie now."
+            raise UserError(text) from error
         if manifest.fingerprint != about["data"]:
             raise UserError(
                 f"{_AUDIT.value} is an audit of another data set: {about['data_name']}, "
@@ -77,7 +83,7 @@ def _choose(about: dict, beam: units.Beam | None):
     from jest_tf.monitoring.choosing import Choice
 
     choice = Choice(_AUDIT.value)
-    if _KEEP.value:
+    if _KEEP.value is not None:
         choice.keep(_KEEP.value)
     if _DEDUP.value is not None:
         folder = _EMBEDDINGS.value or f"{_AUDIT.value}.reference"

@@ -151,7 +151,7 @@ def kept_records(out):
 
 def test_a_subset_holds_the_records_as_they_were(data, table, tmp_path, capsys):
     rule = '--keep=verdict != "wrong pair" and not (record < 10 or source in ("b",))'
-    assert curated(table, tmp_path, f"--data={data}", rule, "--write=manifest,keys.parquet") == 0
+    assert curated(table, tmp_path, rule, "--write=manifest,keys.parquet") == 0
     kept = kept_records(tmp_path)
     verdict = pq.read_table(table)["verdict"].to_pylist()
     assert kept == [n for n in range(10, 60) if verdict[n] != "wrong pair"]
@@ -175,6 +175,19 @@ def test_the_best_share_is_kept(table, tmp_path, per_source):
     assert kept_records(tmp_path) == sorted(np.concatenate(best))
     with open(tmp_path / "keys.csv", newline="") as file:
         assert [r["key"] for r in csv.DictReader(file)] == [key(n) for n in kept_records(tmp_path)]
+
+
+def test_a_rule_names_all_duplicates_at_once(table, tmp_path):
+    assert curated(table, tmp_path, "--keep=verdict != 'duplicate'", "--write=keys.parquet") == 0
+    told = pq.read_table(table)["verdict"].to_pylist()
+    assert kept_records(tmp_path) == [n for n in range(N) if not told[n].startswith("duplicate")]
+    assert len(kept_records(tmp_path)) < N
+
+
+def test_the_lowest_values_are_best_if_asked(table, tmp_path):
+    assert curated(table, tmp_path, "--top=0.25", "--by=-wrong_rank", "--write=keys.parquet") == 0
+    rank = np.nan_to_num(pq.read_table(table)["wrong_rank"].to_numpy(), nan=9)
+    assert kept_records(tmp_path) == sorted(np.argsort(rank, kind="stable")[: N // 4])
 
 
 @pytest.mark.parametrize("cosine", [1.0, 0.98])
@@ -238,6 +251,13 @@ def test_uids_and_tars_for_other_trainers(table, tmp_path):
         (["--keep=__import__('os').getcwd()"], "is no rule"),
         (["--keep=record <"], "is no rule"),
         (["--keep=caption > 3"], "cannot be computed"),
+        (["--keep=caption"], "gives string; expected a comparison"),
+        (["--keep="], "is no rule"),
+        (["--keep='red' in caption"], "after `in` comes a list"),
+        (["--keep=verdict != 'wrong'"], "no verdict is 'wrong'; expected one of 'wrong pair'"),
+        (["--keep=verdict not in ('lerned',)"], "no verdict is 'lerned'"),
+        (["--keep=verdict == useful"], "A text stands in quotes"),
+        (["--top=0.5", "--by=wrong_rank"], "--by=-wrong_rank"),
         (["--top=0.5", "--by=learnability"], "no column 'learnability'"),
         (["--top=0.5", "--by=caption"], "holds no numbers"),
         (["--dedup=0.9"], "give --embeddings"),
@@ -270,6 +290,8 @@ def test_an_audit_of_another_data_set_is_refused(data, cache, table, tmp_path, c
     ]
     assert commands.run(audit, command) == 2
     assert "belongs to other data: fingerprint" in capsys.readouterr().err
+    assert curated(table, tmp_path, f"--data={tmp_path}/gone.json") == 2
+    assert "gone.json'" in (told := capsys.readouterr().err) and "--data says where" in told
     (tmp_path / "no.parquet").write_text("no table")
     assert curated(tmp_path / "no.parquet", tmp_path) == 2
     assert "is not an audit" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What a config names → a Manifest."""
 
+import dataclasses
 import importlib
 import os
 import re
@@ -19,7 +20,8 @@ _PART = re.compile(r"(?P<name>.+)#(?P<which>all_but|held_out)=(?P<share>0?\.\d+)
 
 
 def open_source(name: str, data_dir: str | None = None) -> Manifest:
-    """Opens one data set, or a mixture; UserError: nothing there, or weights for some only.
+    """Opens one data set, or a mixture, called `name` as it opens again; UserError: nothing there,
+    or weights for some only.
 
     name is one of
         tfds:BUILDER[/CONFIG]:SPLIT   prepared below `data_dir` if need be, files read in place
@@ -41,7 +43,7 @@ def open_source(name: str, data_dir: str | None = None) -> Manifest:
             "its folder. `python -m jest_tf.prepare` makes a manifest."
         )
     path = name.rstrip("/") + "/manifest.json" if tf.io.gfile.isdir(name) else name
-    return Manifest.load(path)
+    return dataclasses.replace(Manifest.load(path), name=name)
 
 
 def _open_mixture(names: Sequence[str], data_dir: str | None) -> Manifest:

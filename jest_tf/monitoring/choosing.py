@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.errors import UserError, explaining
 from jest_tf.files import replacing
 from jest_tf.monitoring.audit import row_groups
-from jest_tf.monitoring.verdicts import representatives
+from jest_tf.monitoring.verdicts import DUPLICATE, VERDICTS, representatives
 
 OPERATORS = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
@@ -26,6 +27,8 @@ OPERATORS = {
     ast.NotIn: lambda column, values: ~column.isin(values),
 }  # fmt: skip
 
+LOW_IS_GOOD = ("wrong_rank", "reference_rank", "reference_loss")
+
 
 def parse_rule(text: str, columns: Sequence[str]) -> pc.Expression:
     """The filter of Arrow tables that a rule describes; UserError: none, or no such column.
@@ -33,10 +36,11 @@ def parse_rule(text: str, columns: Sequence[str]) -> pc.Expression:
     Only names of columns, constants, comparisons, `in`, `and`, `or`, `not` and arithmetic are
     known: a rule such as `verdict != "learned" and reference_score > 0.2` is data, never run.
     """
-    problem = f"--keep={text!r} is no rule ({{error}}). Write comparisons of columns joined by "
-    problem += "and, or, not, such as: verdict != 'wrong pair' and reference_score > 0.2"
+    problem = f"--keep={text!r} is no rule ({{error}}). Write comparisons of columns (==, !=, <, "
+    problem += "in) joined by and, or, not, such as: verdict != 'wrong pair' and reference_score > "
+    problem += "0.2. Texts stand in quotes, numbers do not."
     kinds = (SyntaxError, ValueError, TypeError, KeyError, RecursionError)
-    with explaining(kinds, problem, str):
+    with explaining(kinds, problem, lambda error: getattr(error, "msg", str(error))):
         return _expression(ast.parse(text.strip(), mode="eval").body, columns)
 
 
@@ -45,7 +49,8 @@ def require_column(name: str, columns: Sequence[str]) -> None:
     if name not in columns:
         close = difflib.get_close_matches(name, columns, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
-        raise UserError(f"the audit has no column {name!r}. {hint}It has: {', '.join(columns)}.")
+        hint += f"It has: {', '.join(columns)}. A text stands in quotes."
+        raise UserError(f"the audit has no column {name!r}. {hint}")
 
 
 def _expression(node: ast.expr, columns: Sequence[str]) -> pc.Expression:
@@ -55,7 +60,10 @@ def _expression(node: ast.expr, columns: Sequence[str]) -> pc.Expression:
     match node:
         case ast.Name(id=name):
             require_column(name, columns)
-            return pc.field(name)
+            field = pc.field(name)
+            if name != "verdict":
+                return field
+            return pc.if_else(pc.starts_with(field, f"{DUPLICATE} of "), DUPLICATE, field)
         case ast.Constant(value=bool() | int() | float() | str() as value):
             return pc.scalar(value)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -71,13 +79,26 @@ def _expression(node: ast.expr, columns: Sequence[str]) -> pc.Expression:
             return result
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             result, left = None, inner(left)
+            _check_verdicts(node)
             for op, right in zip(ops, comparators, strict=True):
                 is_list = isinstance(op, ast.In | ast.NotIn)
+                if is_list and not isinstance(right, ast.Tuple | ast.List | ast.Set):
+                    raise ValueError("after `in` comes a list, such as ('useful', 'learned')")
                 right = ast.literal_eval(right) if is_list else inner(right)
                 one = OPERATORS[type(op)](left, list(right) if is_list else right)
                 result, left = one if result is None else result & one, right
             return result
     raise ValueError(f"{ast.unparse(node)} is not allowed")
+
+
+def _check_verdicts(node: ast.Compare) -> None:
+    """Raises ValueError where `verdict` is compared with a text that is none: != would keep all."""
+    sides = [node.left, *node.comparators]
+    if any(isinstance(side, ast.Name) and side.id == "verdict" for side in sides):
+        told = {inner.value for inner in ast.walk(node) if isinstance(inner, ast.Constant)}
+        if unknown := sorted(told - set(VERDICTS), key=str):
+            valid = ", ".join(map(repr, VERDICTS))
+            raise ValueError(f"no verdict is {unknown[0]!r}; expected one of {valid}")
 
 
 class Choice:
@@ -93,15 +114,15 @@ class Choice:
         """Keeps what a rule is true of; see `parse_rule`."""
         expression = parse_rule(rule, self.columns)
         # pyarrow raises several types for kinds that do not fit.
-        with explaining(Exception, f"--keep={rule!r} cannot be computed: {{error}}"):
+        problem = f"--keep={rule!r} cannot be computed: {{error}}. Texts stand in quotes, numbers "
+        with explaining(Exception, problem + "do not."):
             parts = [
-                ds.dataset(table).to_table(columns={"kept": expression})["kept"].fill_null(False)
+                ds.dataset(table).to_table(columns={"kept": expression})["kept"]
                 for table in row_groups(self._path, self.columns)
             ]
-            kept = np.concatenate([part.to_numpy() for part in parts])
-        if kept.dtype != bool:
-            raise UserError(f"--keep={rule!r} gives {kept.dtype}; expected true or false.")
-        self.kept &= kept
+        if parts[0].type != pa.bool_():
+            raise UserError(f"--keep={rule!r} gives {parts[0].type}; expected a comparison.")
+        self.kept &= np.concatenate([part.fill_null(False).to_numpy() for part in parts])
 
     def dedup(
         self,
@@ -160,12 +181,18 @@ class Choice:
                 first += len(table)
 
     def _kept_best_first(self, by: str) -> np.ndarray:
-        """Kept rows by descending value; equal ones in order, those without a value last."""
-        require_column(by, self.columns)
-        values = self._column(by)
+        """Kept rows by descending value, of `-NAME` by ascending; equal ones in order, those
+        without a value last.
+        """
+        name = by.removeprefix("-")
+        require_column(name, self.columns)
+        values = self._column(name)
         if values.dtype.kind not in "iuf":
             raise UserError(f"--by={by}: the column holds no numbers.")
+        if by == name and name in LOW_IS_GOOD:
+            raise UserError(f"--by={by} is high for bad pairs. --by=-{name} prefers the low ones.")
         values = values if values.dtype.kind == "f" else values.astype(np.float64)
+        values = np.negative(values, out=values) if by != name else values
         values[np.isnan(values)] = -np.inf
         best = np.argsort(np.negative(values, out=values), kind="stable")
         return best[self.kept[best]]

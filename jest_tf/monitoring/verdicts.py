@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-WRONG, LEARNED, USEFUL, DUPLICATE, UNSEEN = (
+VERDICTS = WRONG, LEARNED, USEFUL, DUPLICATE, UNSEEN = (
     "wrong pair", "learned", "useful", "duplicate", "not seen",
 )  # fmt: skip
 
