@@ -66,8 +66,8 @@ def lanes(stream: Stream, n_lanes: int, here: range | None = None) -> list[list[
     total = ends[-1]
     if total < n_lanes:
         raise UserError(
-            f"{shards[0][2].path} and its {len(shards) - 1} fellow shards hold {total} records, "
-            f"fewer than the {n_lanes} lanes of the input. Use fewer lanes, or more data."
+            f"a data source ({shards[0][2].path} …) holds {total} record(s), fewer than the "
+            f"{n_lanes} lanes of the input. Use more data, or --config.data.n_lanes={total}."
         )
     result = []
     for lane in range(n_lanes) if here is None else here:

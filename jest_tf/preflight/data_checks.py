@@ -141,6 +141,13 @@ def _describe(section: Section, config: ConfigDict, manifest: Manifest, n_hosts:
             f"would learn them by heart. {steps:,} steps are {MOST_PASSES:,} passes: lower "
             "--config.total_steps, or train on more data."
         )
+    if config.selection.super_batch > manifest.n_records:
+        section.problems.append(
+            f"a step loads {config.selection.super_batch:,} pairs, and there are "
+            f"{manifest.n_records:,}: a super-batch would hold the same pair more than once, as a "
+            "negative of itself. Use more data, or smaller batches (--config.selection.super_batch "
+            "and sub_batch; sub_batch= of most configs sets both)."
+        )
     for stream in order.streams(manifest):
         order.lanes(stream, n_lanes)  # Raises if a lane would stay empty.
     per_lane = n_files / n_lanes
@@ -198,6 +205,11 @@ def _cut_captions(section: Section, config: ConfigDict, tokenizer: Tokenizer) ->
     if not captions:
         return
     n_cut = tokenizer.count_cut(captions)
+    if captions == captions[:1]:
+        section.problems.append(
+            f"all captions are {captions[0][:60].decode('utf-8', 'replace')!r}: nothing can be "
+            "learned from them. Were they prepared from the right column or field?"
+        )
     section.add("captions cut", inputs.cut_text(n_cut, len(captions), config.data.n_tokens))
     if n_cut <= MOST_CUT * len(captions):
         return

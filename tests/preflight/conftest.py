@@ -20,7 +20,8 @@ def png() -> bytes:
 def config(tmp_path, png):
     """A sound config on three records, with a vocabulary of five tokens."""
     c = base_config()
-    c.data.train = write_records(tmp_path, [example(png, "Red square, red")] * 3)
+    records = [example(png, text) for text in ["Red square, red"] * 2 + ["red square, red"]]
+    c.data.train = write_records(tmp_path, records)
     c.data.vocab = str(tmp_path / "vocab.txt")
     c.data.n_lanes = 1
     c.selection.super_batch = c.selection.sub_batch = 2

@@ -32,6 +32,7 @@ def test_few_shards_for_many_lanes_are_pointed_out(config):
     [
         (lambda c: c.data.update(train="/nowhere"), "no data set at '/nowhere'"),
         (lambda c: c.data.update(n_lanes=4), "fewer than the 4 lanes"),
+        (lambda c: c.selection.update(super_batch=4), "loads 4 pairs, and there are 3"),
         (lambda c: c.data.update(vocab="/nowhere.txt"), "no file '/nowhere.txt'"),
         (lambda c: c.data.update(train="tfds:no_such_set:train"), "TFDS has no set 'no_such_set'"),
     ],
@@ -41,6 +42,12 @@ def test_what_cannot_be_opened_is_a_problem(config, change, problem):
     section = check_data(config, n_hosts=1)
     assert len(section.problems) == 1
     assert problem in section.problems[0]
+
+
+def test_one_caption_for_all_is_a_problem(config, tmp_path, png):
+    (tmp_path / "same").mkdir()
+    config.data.train = write_records(tmp_path / "same", [example(png, "Red square")] * 2)
+    assert "all captions are 'Red square'" in check_data(config, n_hosts=1).problems[0]
 
 
 @pytest.mark.parametrize("image, caption", [(b"no image", "a caption"), (None, " ")])
@@ -103,10 +110,10 @@ def test_so_many_passes_that_all_is_learned_by_heart_are_a_problem(config):
 
 def test_captions_that_are_cut_are_told_and_many_are_a_problem(config):
     rows = dict(check_data(config, n_hosts=1).rows)
-    assert rows["captions cut"].startswith("0 of 1 captions (0.0%) are cut")
+    assert rows["captions cut"].startswith("0 of 2 captions (0.0%) are cut")
     config.data.n_tokens = 3
     (problem,) = check_data(config, n_hosts=1).problems
-    assert "1 of 1 captions (100.0%) are cut" in problem and "--config.data.n_tokens=7" in problem
+    assert "2 of 2 captions (100.0%) are cut" in problem and "--config.data.n_tokens=7" in problem
 
 
 def test_a_cache_alone_is_a_reference(config, tmp_path):
@@ -117,7 +124,7 @@ def test_a_cache_alone_is_a_reference(config, tmp_path):
     )  # fmt: skip
     writer.write_shard(0, [(n, np.eye(8)[0], np.eye(8)[:1]) for n in range(3)])
     config.selection.policy, config.reference.cache = "joint", folder
-    assert "no finished reference cache" in check_reference(config).problems[0]
+    assert "nor a finished reference cache" in check_reference(config).problems[0]
     writer.finish()
     section = check_reference(config)
     assert section.problems == []
@@ -139,7 +146,7 @@ def test_near_mates_are_counted_and_a_policy_is_named(config, tmp_path, png):
     section = check_mates(config)
     assert section.problems == []
     rows = dict(section.rows)
-    assert rows["same caption"].startswith("b·q = 2: 1 of the pairs"), "three equal captions"
+    assert rows["same caption"].startswith("b·q = 0.67: 0.33 of"), "two of three are equal"
     several = rows["policy"]
     (tmp_path / "other").mkdir()
     records = [example(png, text) for text in ("red", "blue")]
