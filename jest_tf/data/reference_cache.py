@@ -47,8 +47,9 @@ class ReferenceCache:
         with (
             explaining(
                 tf.errors.OpError,
-                f"no finished reference cache in {folder} ({{error}}). Run "
-                "`python -m jest_tf.cache_reference` (again: it goes on where it stopped).",
+                f"{folder} is neither a run (config.json) nor a finished reference cache "
+                "(cache.json: {error}). Correct the name; a cache that was begun is finished by "
+                "the same `python -m jest_tf.cache_reference` again.",
             ),
             explaining(
                 (ValueError, KeyError, TypeError),
@@ -156,8 +157,8 @@ class CacheWriter:
             if different:
                 shown = "; ".join(f"{k}: {found.get(k)} / {wanted[k]}" for k in different)
                 raise UserError(
-                    f"{folder} holds another cache (found / wanted): {shown[:800]}. Use an empty "
-                    "folder."
+                    f"{folder} holds another cache (found / wanted): {shown[:800]}. Name another "
+                    "--out, or remove that folder."
                 )
         write_atomically(path, self._json())
 

@@ -311,10 +311,11 @@ def test_names_as_other_systems_write_them(tmp_path, out):
     folder = pictures(tmp_path / "in" / "sub", 1).parent
     (folder / "caf\u00e9.jpg").write_bytes(picture(1))
     (folder / "Stra\u00dfe e\u0301.jpg").write_bytes(picture(2))
-    rows = "sub\\0.jpg,picture 0\ncafe\u0301.jpg,picture 1\nStra\u00dfe \u00e9.jpg,picture 2\n"
+    rows = "sub\\0.jpg,picture 0\n.\\cafe\u0301.jpg,picture 1\nStra\u00dfe \u00e9.jpg,picture 2\n"
     (folder / "captions.txt").write_text("image,caption\n" + rows)
     assert run(prepare, ["folder", folder, f"--out={out}"]) == 0
     assert sorted(captions_of(out)) == numbered(3)
+    assert ["caf\u00e9.jpg"] in [f["key"] for f in features_of(out)]
     assert run(prepare, ["folder", folder, f"--out={folder}"]) == 2
 
 

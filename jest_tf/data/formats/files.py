@@ -170,7 +170,9 @@ def _real_file(path: str) -> str:
 
 def other_spellings(name: str) -> list[str]:
     """A name that Windows (`\\`) or macOS (é of two signs) wrote, as it may be here."""
-    return [name.replace("\\", "/"), *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]
+    slashed = posixpath.normpath(name.replace("\\", "/"))
+    both = (unicodedata.normalize(f, n) for n in (name, slashed) for f in ("NFC", "NFD"))
+    return [slashed, *both]
 
 
 @dataclasses.dataclass(frozen=True)
