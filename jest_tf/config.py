@@ -22,7 +22,7 @@ STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 PRECISIONS = ("float32", "bfloat16")
 VARIANTS = ("nano", "mu", "Ti", "S", "B", "L", "custom")
 RESIZES = ("bilinear", "bicubic", "bilinear_plain")
-AUGMENTATIONS = ("flip", "colour", "cutout")
+AUGMENTATIONS = ("flip", "colour", "cutout", "crop")
 HELD_OUT = "held_out"  # data of an evaluation: what `data.eval_share` keeps out of training
 
 
@@ -67,7 +67,8 @@ DEFAULTS = {
         "n_lanes": 8,  # data lanes: independent reading orders; a multiple of the number of hosts
         "shuffle": True,  # off only to look at data in file order
         "max_bad_share": 0.05,  # share of unusable records above which the run saves and stops
-        # Augmentation of the selected images, drawn by seed, step and row: flip, colour, cutout.
+        # Augmentation of the selected images, drawn by seed, step and row: flip, colour, cutout,
+        # crop.
         "augment": (),  # none, as in SigLIP
     },
     "model": {

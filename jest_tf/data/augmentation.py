@@ -13,10 +13,11 @@ from jest_tf.errors import UserError
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.2 * 255, 0.2, 0.2, 0.05
 CUTOUT_SIDE, GREY = 0.3, 127.5
+CROP_SIDE = 0.7  # the smallest side of a crop, of the picture's
 # keras-cv asks for the ranges of draws that it is never asked to make.
 _UNUSED = 0.0
-# Uniform numbers in [0, 1) that a picture takes: the flip, the colours, the cutout, in this order.
-_DRAWS = {"flip": 1, "colour": 4, "cutout": 4}
+# Uniform numbers in [0, 1) that a picture takes, in this order.
+_DRAWS = {"flip": 1, "colour": 4, "cutout": 4, "crop": 4}
 N_DRAWS = sum(_DRAWS.values())
 
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -27,8 +28,9 @@ def augmentation(names: tuple[str, ...]) -> Augment:
     0..255.
 
     names: any of `flip` (horizontal), `colour` (brightness, contrast, saturation, hue), `cutout`
-    (one grey rectangle), applied in this order; another is a UserError. All compile under XLA
-    (keras-cv's crops and RandAugment do not). A picture's draws alone say how it changes.
+    (one grey rectangle), `crop` (a part of 0.7 to 1 of each side, resized to the whole), applied in
+    the order of `names`; another is a UserError. All compile under XLA (keras-cv's crops and
+    RandAugment do not). A picture's draws alone say how it changes.
     """
     unknown = set(names) - set(_DRAWS)
     if unknown:
@@ -67,7 +69,12 @@ def augmentation(names: tuple[str, ...]) -> Augment:
         rectangles = {name: tf.cast(value, tf.int32) for name, value in rectangles.items()}
         return rectangle.augment_images(images, rectangles)
 
-    changes = {"flip": flip, "colour": colour, "cutout": cutout}
+    def crop(images: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        _, height, width, _ = images.shape
+        rows, columns = _crop_of(u[:, 0], u[:, 1], height), _crop_of(u[:, 2], u[:, 3], width)
+        return tf.einsum("nih,njw,nhwc->nijc", rows, columns, images)
+
+    changes = {"flip": flip, "colour": colour, "cutout": cutout, "crop": crop}
     ends = dict(zip(_DRAWS, itertools.accumulate(_DRAWS.values()), strict=True))
 
     def augment(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -77,3 +84,15 @@ def augmentation(names: tuple[str, ...]) -> Augment:
         return tf.clip_by_value(images, 0.0, 255.0)
 
     return augment
+
+
+def _crop_of(size: tf.Tensor, start: tf.Tensor, side: int) -> tf.Tensor:
+    """Bilinear weights [n, side, side] of pixels (last axis) in pixels of a crop resized to `side`.
+
+    size, start: draws [n], of the crop's length (CROP_SIDE to 1) and of where it lies.
+    """
+    share = (CROP_SIDE + (1 - CROP_SIDE) * size)[:, None]
+    of_whole = (tf.range(side, dtype=tf.float32) + 0.5) * share  # centres of pixels in the crop
+    at = of_whole + start[:, None] * (1 - share) * side - 0.5
+    at = tf.clip_by_value(at, 0.0, side - 1.0)[:, :, None]
+    return tf.maximum(0.0, 1 - tf.abs(at - tf.range(side, dtype=tf.float32)))
