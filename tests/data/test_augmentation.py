@@ -1,5 +1,6 @@
 """Pictures are changed as their draws say, alike under XLA, whatever stands beside them."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,6 +22,22 @@ def with_draws(**columns):
     for column, values in columns.items():
         draws[:, int(column[1:])] = values
     return draws
+
+
+def _crop_and_resize(picture, box):
+    """Keras's own affine transformation, bilinear, edges repeated."""
+    height, width = picture.shape[:2]
+    top, left, bottom, right = box
+    rows, columns = bottom - top, right - left
+    # Centres of pixels: out + 0.5 -> (out + 0.5) * share + start - 0.5.
+    move = [
+        *(columns, 0, left * width + 0.5 * columns - 0.5),
+        *(0, rows, top * height + 0.5 * rows - 0.5),
+        *(0, 0),
+    ]
+    return keras.ops.image.affine_transform(
+        picture, np.float32(move), interpolation="bilinear", fill_mode="nearest"
+    )
 
 
 def test_nothing_is_changed_by_default():
@@ -61,9 +78,22 @@ def test_cutout_is_one_grey_rectangle_where_the_draws_say():
     np.testing.assert_array_equal(cut[~grey], IMAGES[~grey])
 
 
+def test_a_crop_is_the_part_that_the_draws_say_resized_to_the_whole():
+    draws = rng.random((4, N_DRAWS)).astype(np.float32)
+    draws[0, 9:] = [1, 0.3, 1, 0.7]  # all of both sides
+    cropped = compiled("crop")(IMAGES, draws).numpy()
+    np.testing.assert_allclose(cropped[0], IMAGES[0], atol=1e-3)
+    for picture, whole, u in zip(cropped[1:], IMAGES[1:], draws[1:, 9:], strict=True):
+        (top, height), (left, width) = (
+            (b * (0.3 - 0.3 * a), 0.7 + 0.3 * a) for a, b in (u[:2], u[2:])
+        )
+        box = [[top, left, top + height, left + width]]
+        np.testing.assert_allclose(picture, _crop_and_resize(whole, box[0]), atol=0.01)
+
+
 def test_neighbours_do_not_matter():
     draws = rng.random((4, N_DRAWS)).astype(np.float32)
-    augment = augmentation(("flip", "colour", "cutout"))
+    augment = augmentation(("flip", "colour", "cutout", "crop"))
     alone = [augment(IMAGES[i : i + 1], draws[i : i + 1])[0] for i in range(4)]
     np.testing.assert_allclose(augment(IMAGES, draws), alone, atol=1e-3)
 
