@@ -58,12 +58,12 @@ def test_flags_and_rest_reach_main(tmp_path):
 
 
 def test_home_and_variables_are_filled_in_wherever_a_path_may_stand(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/me")
     monkeypatch.setenv("DATA", "/data")
     words = ["program", "folder", "~/photos", "--out=~/x", "--config.data.train=~/a@1,$DATA/b@2"]
     assert cli.expand_paths([*words, "--data", "${DATA}/c", "--k=10", "a~b", "$NONE/x"]) == [
-        "program", "folder", "/home/me/photos", "--out=/home/me/x",
-        "--config.data.train=/home/me/a@1,/data/b@2", "--data", "/data/c", "--k=10", "a~b",
+        "program", "folder", "/me/photos", "--out=/me/x",
+        "--config.data.train=/me/a@1,/data/b@2", "--data", "/data/c", "--k=10", "a~b",
         "$NONE/x",
     ]  # fmt: skip
     texts = ["program", "--text=~ $DATA", "--text", "~/x", "--separator=~"]

@@ -37,13 +37,6 @@ SPECS = {
     )
 }
 SHARED = "joint learnability sigmoid"
-# Between processes the same exchanges take other ways: one of each policy that has some.
-ACROSS_PROCESSES = (
-    SHARED,
-    "joint hard_learner softmax",
-    "independent_top_k learnability softmax",
-    "independent_sampled learnability sigmoid",
-)
 
 _RNG = np.random.default_rng(12)
 LEARNER = oracle.random_model(_RNG, 96, 24, 12.0, -5.0)
@@ -75,10 +68,10 @@ def wide(ids):
     return tf.cast(ids, tf.int64) * (2**33 + 1) + 2**31
 
 
-def replica_step(collectives, names=tuple(SPECS)):
+def replica_step(collectives):
     """{positions: name -> [b], n_candidates: name -> [], share: ids [b / R] of SHARED's picks}."""
     inputs = tensors(collectives.rank, collectives.size)
-    picked = {name: select(SPECS[name], *inputs, collectives) for name in names}
+    picked = {name: select(spec, *inputs, collectives) for name, spec in SPECS.items()}
     n = BASE.super_batch // collectives.size
     ids = collectives.rank * n + tf.range(n)
     # A type that does not fill 32 bits, one that fills them, and one of 64.
@@ -121,8 +114,7 @@ def main():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     step = tf.function(
-        lambda: strategy.run(lambda: replica_step(ReplicaCollectives(), ACROSS_PROCESSES)),
-        autograph=False,
+        lambda: strategy.run(lambda: replica_step(ReplicaCollectives())), autograph=False
     )
     report = tf.nest.map_structure(lambda x: x.numpy().tolist(), step())
     print(json.dumps(report), flush=True)

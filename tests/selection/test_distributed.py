@@ -15,16 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from counting import CountingCollectives
-from distributed_cases import (
-    ACROSS_PROCESSES,
-    BASE,
-    SHARED,
-    SPECS,
-    VALID,
-    expected,
-    replica_step,
-    tensors,
-)
+from distributed_cases import BASE, SHARED, SPECS, VALID, expected, replica_step, tensors
 
 from benchmarks.selection_costs import traffic
 from jest_tf.runtime.collectives import ReplicaCollectives
@@ -85,7 +76,7 @@ def test_scope_replica_takes_equal_shares_and_moves_no_example(logical_devices):
 
 
 def test_two_processes_pick_what_one_does():
-    """Every policy that exchanges anything, under MultiWorkerMirroredStrategy on this host."""
+    """Every policy, criterion and loss, under MultiWorkerMirroredStrategy on this host."""
     with socket.socket() as one, socket.socket() as two:
         for s in (one, two):
             s.bind(("localhost", 0))
@@ -114,7 +105,7 @@ def test_two_processes_pick_what_one_does():
     codes = [process.returncode for process in processes]
     assert codes == [0, 0], "\n".join(errors[-3000:] for _, errors in outputs)
     told = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
-    for name in ACROSS_PROCESSES:
+    for name in SPECS:
         truth = expected(name).tolist()
         assert told[0]["positions"][name] == truth, name
         assert told[1]["positions"][name] == truth, name

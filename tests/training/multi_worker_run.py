@@ -13,7 +13,6 @@ import sys
 
 STEPS = 12
 SAVED_EVERY = 4
-EVALUATED_AT = 8
 FILE_BYTES = 100_000
 
 
@@ -34,9 +33,7 @@ def config_of(kind: str, data_dir: str):
     c.strategy.kind = kind
     c.strategy.jit_compile = False
     c.log.every_steps = c.checkpoint.every_steps = SAVED_EVERY
-    c.evals = {
-        "retrieval": evaluation("retrieval", c.data.train, batch_size=15, every_steps=EVALUATED_AT)
-    }
+    c.evals = {"retrieval": evaluation("retrieval", c.data.train, batch_size=15)}
     return c
 
 
