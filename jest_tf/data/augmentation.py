@@ -29,8 +29,9 @@ def augmentation(names: tuple[str, ...]) -> Augment:
 
     names: any of `flip` (horizontal), `colour` (brightness, contrast, saturation, hue), `cutout`
     (one grey rectangle), `crop` (a part of 0.7 to 1 of each side, resized to the whole), applied in
-    the order of `names`; another is a UserError. All compile under XLA (keras-cv's crops and
-    RandAugment do not). A picture's draws alone say how it changes.
+    the order of `names`; another is a UserError. All compile under XLA (keras-cv's crops, its
+    RandAugment and Keras's affine transformation do not). A picture's draws alone say how it
+    changes.
     """
     unknown = set(names) - set(_DRAWS)
     if unknown:

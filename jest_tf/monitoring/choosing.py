@@ -27,6 +27,7 @@ OPERATORS = {
     ast.NotIn: lambda column, values: ~column.isin(values),
 }  # fmt: skip
 
+# Columns that are high for bad pairs: `--top` by one of them would keep the worst.
 LOW_IS_GOOD = ("wrong_rank", "reference_rank", "reference_loss")
 
 
