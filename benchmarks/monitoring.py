@@ -1,12 +1,12 @@
 """What watching a run and using its model cost, as JSON lines.
 
-    python -m benchmarks.monitoring [--figures=logging,report,query,retrieval] \
+    python -m benchmarks.monitoring [--figures=logging,ledger,report,query,retrieval] \
         [--data_dir=data/prepared] [--variants=mu,B]
 
-`logging`: a run of configs/emoji.py (joint), logging switched on and off in turns. `report`: the
-page of a run of 2,000 steps. `query`: one text against 100,000 indexed images, models of random
-weights. `retrieval`: 5,000 images against 25,000 texts, in a process of its own. Measure on an idle
-machine.
+`logging`: a run of configs/emoji.py (joint), logging switched on and off in turns. `ledger`: what
+the ledger of records adds to a step of that run, timed alone. `report`: the page of a run of 2,000
+steps. `query`: one text against 100,000 indexed images, models of random weights. `retrieval`:
+5,000 images against 25,000 texts, in a process of its own. Measure on an idle machine.
 """
 
 import itertools
@@ -17,6 +17,7 @@ import tempfile
 import time
 
 import numpy as np
+import tensorflow as tf
 from absl import flags, logging
 
 from benchmarks.figures import emit
@@ -28,8 +29,10 @@ from jest_tf.errors import UserError
 from jest_tf.evaluation.retrieval import Positives, retrieval_metrics
 from jest_tf.models.dual_encoder import VARIANTS, DualEncoder
 from jest_tf.monitoring.html_report import page
+from jest_tf.monitoring.ledger import Ledger
 from jest_tf.monitoring.run_history import load_runs
 from jest_tf.runtime import strategy
+from jest_tf.selection import Embeddings, pair_loss, pair_rank
 from jest_tf.serving.image_index import ImageIndex, Item
 from jest_tf.serving.querying import Searcher
 from jest_tf.serving.saved_model import export_dual_encoder
@@ -39,7 +42,10 @@ from jest_tf.training.run.workdir import open_workdir
 
 FLAGS = flags.FlagValues()
 _FIGURES = flags.DEFINE_list(
-    "figures", ["logging", "report", "query", "retrieval"], "What to print.", flag_values=FLAGS
+    "figures",
+    ["logging", "ledger", "report", "query", "retrieval"],
+    "What to print.",
+    flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", "data/prepared", "Where the emoji data are prepared.", flag_values=FLAGS
@@ -121,6 +127,51 @@ def _log_in_turns(trainer) -> dict[str, list[float]]:
         times["log with examples"].append(time.perf_counter() - started)
     loud.close()
     return times
+
+
+def ledger_row() -> dict:
+    """Time that the ledger takes, of a step's: losses and ranks on the device, counts on the host.
+
+    Both are timed alone, on a super-batch of the run's size.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _trainer(pathlib.Path(folder))
+        steps = _seconds(lambda: trainer._advance(1), BLOCK_STEPS)
+        n_records = trainer.inputs.manifest.n_records
+        selection, dim = trainer.config.selection, trainer.model.learner.config.embed_dim
+    rng, n = np.random.default_rng(0), selection.super_batch
+    models = [Embeddings(unit(rng, n, dim), unit(rng, n, dim), 10.0, -5.0) for _ in range(2)]
+    valid = tf.ones([n], tf.bool)
+
+    @tf.function(jit_compile=trainer.config.strategy.jit_compile, autograph=False)
+    def observed():
+        losses = [pair_loss("sigmoid", model, valid) for model in models]
+        return tf.stack(losses + [pair_rank(model, valid) for model in models], axis=1)
+
+    ledger, losses = Ledger(n_records), observed().numpy()
+    code = 2 * rng.permutation(n_records)[:n] + (np.arange(n) < selection.sub_batch)
+    on_device = _seconds(lambda: observed().numpy(), BLOCK_STEPS)
+    on_host = _seconds(lambda: ledger.add(code, losses), BLOCK_STEPS)
+    return {
+        "figure": "ledger_cost", "value": (on_device + on_host) / steps, "goal": "<= 0.01",
+        "unit": "share", "numerator": on_device + on_host, "denominator": steps,
+        "repeats": BLOCK_STEPS,
+        "context": {
+            "config": "configs/emoji.py:quick", "on_device_seconds": on_device,
+            "on_host_seconds": on_host,
+        },
+    }  # fmt: skip
+
+
+def _seconds(call, n: int) -> float:
+    """Median of n calls; a first one, that compiles, is left out."""
+    call()
+    times = []
+    for _ in range(n):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
 
 
 def _trainer(folder: pathlib.Path):
@@ -249,6 +300,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     groups = {
         "logging": lambda: [logging_row()],
+        "ledger": lambda: [ledger_row()],
         "report": report_rows,
         "query": lambda: itertools.chain.from_iterable(map(query_rows, _VARIANTS.value)),
         "retrieval": retrieval_rows,
