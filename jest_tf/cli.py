@@ -6,18 +6,22 @@ as "failed call to cuInit" on every machine without a GPU. It imports no TensorF
 flag must be refused in a second, and importing TensorFlow takes several.
 """
 
+import contextlib
 import ctypes
 import datetime
+import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Two programs on one GPU, such as a training and `evaluate --follow`: each takes what it needs.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
+import filelock  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
 from jest_tf import config_flag  # noqa: E402
@@ -84,7 +88,8 @@ def run(
             # The flags were parsed as absl's global ones; the values are shared, the mark is not.
             flag_values.mark_as_parsed()
         try:
-            sys.exit(main(argv))
+            with only_writer(flag_values.out if flag_values and "out" in flag_values else None):
+                sys.exit(main(argv))
         except UserError as error:
             _exit(error)
         except KeyboardInterrupt:
@@ -99,6 +104,33 @@ def run(
 
     bound_arenas()
     app.run(guarded, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def only_writer(out: str | None) -> Iterator[None]:
+    """Refuses a second command of this user and machine that writes to the same local path.
+
+    Two of them would write each other's unfinished files. The lock is a file apart from the output,
+    and ends with the process, however that ends.
+    """
+    if not out or "://" in out:
+        yield
+        return
+    name = hashlib.sha256(os.path.realpath(out).encode()).hexdigest()[:32]
+    folder = os.path.join(tempfile.gettempdir(), f"jest_tf-{os.getuid()}")
+    os.makedirs(folder, exist_ok=True)
+    lock = filelock.FileLock(os.path.join(folder, f"{name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(
+            f"--out={out}: another command is writing there. Let it end, or stop it and give this "
+            "command again; or take another --out."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def expand_paths(argv: Sequence[str]) -> list[str]:

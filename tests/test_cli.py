@@ -20,6 +20,7 @@ from jest_tf.errors import UserError
 
 FLAGS = flags.FlagValues()
 _MODE = flags.DEFINE_string("mode", "fine", "What to do.", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "Where to write.", flag_values=FLAGS)
 
 
 def main(argv):
@@ -74,6 +75,17 @@ def test_user_error_is_one_line_and_exit_code_2(tmp_path):
     done = run(tmp_path, "--mode=user")
     assert done.returncode == 2
     assert done.stderr == "error: --mode is 'user'; give another\n"
+
+
+def test_two_commands_do_not_write_to_one_place(tmp_path):
+    out = tmp_path / "table"
+    with cli.only_writer(str(out)):
+        done = run(tmp_path, f"--out={tmp_path}/./table")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: --out={tmp_path}/./table: another command is")
+        assert run(tmp_path, f"--out={out}2").returncode == 0, "another place"
+    assert run(tmp_path, f"--out={out}").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["entry.py"], "no file is left there"
 
 
 def test_an_interrupt_says_what_is_kept(tmp_path):
