@@ -6,7 +6,10 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from jest_tf import cli
+from jest_tf.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -26,6 +29,8 @@ def main(argv):
     assert "tensorflow" not in sys.modules
     if _MODE.value == "user":
         raise UserError("--mode is 'user'; give another")
+    if _MODE.value == "disk":
+        os.makedirs(__file__ + "/out")
     if _MODE.value == "bug":
         raise ValueError("a bug")
     if _MODE.value == "stop":
@@ -68,12 +73,21 @@ def test_home_and_variables_are_filled_in_wherever_a_path_may_stand(monkeypatch)
     ]  # fmt: skip
     texts = ["program", "--text=~ $DATA", "--text", "~/x", "--separator=~"]
     assert cli.expand_paths(texts) == texts
+    for word in ("C:\\photos", "--out=d:/photos"):
+        with pytest.raises(UserError, match="a path of Windows"):
+            cli.expand_paths(["program", word])
 
 
 def test_user_error_is_one_line_and_exit_code_2(tmp_path):
     done = run(tmp_path, "--mode=user")
     assert done.returncode == 2
     assert done.stderr == "error: --mode is 'user'; give another\n"
+
+
+def test_a_place_that_cannot_be_written_is_the_users_error(tmp_path):
+    done = run(tmp_path, "--mode=disk")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}/entry.py/out: Not a directory. ")
 
 
 def test_an_interrupt_says_what_is_kept(tmp_path):
