@@ -86,7 +86,7 @@ def run_curate(root: pathlib.Path) -> None:
     choice.dedup(1, "reference_score")
     choice.top(0.5, "reference_score", True)
     choice.write_rows(str(root / "keys.parquet"))
-    subset.write_uids(choice.kept_keys(), str(root / "uids.npy"))
+    np.save(root / "uids.npy", subset.uids(choice.kept_keys()))
 
 
 def make_records(root: pathlib.Path, n: int) -> None:

@@ -34,7 +34,7 @@ _WRONG_SHARE = _flag(
     "float", "wrong_share", None, "Judge this share wrong, instead of what the ranks tell.",
     lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
-_flag("integer", "batch_size", 256, "Pairs scored at a time.")
+_flag("integer", "batch_size", 256, "Pairs scored at a time.", lower_bound=1)
 _WORKERS = _flag("integer", "workers", 4, "Shards read at once.", lower_bound=1)
 _RUNNER = units.runner_flag(_flag)
 

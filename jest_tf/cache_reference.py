@@ -12,6 +12,7 @@ Rerunning goes on where it stopped. `--runner=FlinkRunner -- …` spreads the wo
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 from jest_tf import cli, config_flag
@@ -36,7 +37,7 @@ _DATA = _flag("string", "data", None, "Data set, as for training.")
 cli.data_flags(_flag)
 _OUT = _flag("string", "out", None, "Folder of the cache.")
 _flag("enum", "dtype", "float16", "As stored.", enum_values=["float16", "bfloat16"])
-_flag("integer", "batch_size", 256, "Records at a time.")
+_flag("integer", "batch_size", 256, "Records at a time.", lower_bound=1)
 _RUNNER = units.runner_flag(_flag)
 cli.tpu_flag(_flag)
 
@@ -103,11 +104,16 @@ def _from_files(given: dict, manifest):
     elif None in (dim, scale, bias):
         raise UserError("--embeddings needs --scale, --bias and --dim of the model they are from")
     else:
-        identity = {"imported": given["name"]}
         embeddings = StoredEmbeddings(given["embeddings"], dim)
+        identity = {"imported": given["name"], "files": embeddings.fingerprint}
         print(
             f"{embeddings.places.n:,} embeddings in {len(embeddings.parts)} parts; "
             f"{embeddings.places.n_repeated():,} ids repeat (first kept)"
+        )
+    if not 0 < scale < math.inf or not math.isfinite(bias):
+        raise UserError(
+            f"--scale={scale:g} --bias={bias:g}: expected a positive number, such as 117.3 (what "
+            "the logits are multiplied by, not its logarithm), and a number."
         )
     of_model = {"identity": identity, "dim": dim, "scale": scale, "bias": bias}
     writer = CacheWriter(given["out"], manifest, dtype=given["dtype"], **of_model)

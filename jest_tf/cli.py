@@ -9,8 +9,10 @@ flag must be refused in a second, and importing TensorFlow takes several.
 import contextlib
 import ctypes
 import datetime
+import errno
 import hashlib
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -29,6 +31,11 @@ from jest_tf.errors import UserError  # noqa: E402
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+# Of an OSError that the user can mend: rights, space, a file where a folder should be.
+OF_THE_DISK = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
+    errno.EISDIR, errno.EEXIST,
+)  # fmt: skip
 TEXT_FLAGS = ("--text", "--separator", "--keep")
 
 
@@ -92,6 +99,11 @@ def run(
                 sys.exit(main(argv))
         except UserError as error:
             _exit(error)
+        except OSError as error:
+            if error.errno not in OF_THE_DISK or not error.filename:
+                raise
+            text = f"{error.filename}: {error.strerror}. Free disk space, or name a place that can "
+            _exit(UserError(text + "be read and written."))
         except KeyboardInterrupt:
             print(f"\ninterrupted: {kept}", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
@@ -136,12 +148,18 @@ def only_writer(out: str | None) -> Iterator[None]:
 def expand_paths(argv: Sequence[str]) -> list[str]:
     """The words with `~` and `$VARIABLES` filled in: a shell leaves them in `--out=~/x`.
 
-    Any flag may name a path, or several with commas between; only TEXT_FLAGS never do.
+    Any flag may name a path, or several with commas between; only TEXT_FLAGS never do. UserError: a
+    path of Windows, which would be taken for the name of a file.
     """
     expanded = list(argv[:1])
     for before, word in zip(argv, argv[1:], strict=False):
         name, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
         if (name or before) not in TEXT_FLAGS:
+            if re.match(r"[A-Za-z]:[\\/]", value):
+                raise UserError(
+                    f"{word}: a path of Windows. Here / separates folders and no drive has a "
+                    "letter; in WSL, C:\\photos is /mnt/c/photos."
+                )
             value = ",".join(
                 os.path.expanduser(part) for part in os.path.expandvars(value).split(",")
             )

@@ -254,6 +254,8 @@ def parse_arg(arg: str, **defaults) -> ConfigDict:
         told = f"config argument {name}={text!r}: expected {kind.__name__}, as {default!r}."
         with explaining(ValueError, told):
             values[name] = kind(text)
+    if values.get("sub_batch", 1) < 1:  # configs divide by it
+        raise UserError(f"config argument sub_batch={values['sub_batch']}: expected at least 1.")
     return ConfigDict(values)
 
 
@@ -294,20 +296,28 @@ BOUNDS = (
     (lambda x: x >= 1, "at least 1", (
         "total_steps", "data.image_size", "data.n_tokens", "data.n_lanes", "model.image_size",
         "model.patch_size", "strategy.steps_per_loop", "checkpoint.keep", "log.every_steps",
-        "log.samples_every_steps",
+        "log.samples_every_steps", "log.samples_per_group", "log.max_refused_steps",
     )),
-    (lambda x: x > 0, "a positive number", (
+    (lambda x: x >= 8, "at least 8 tokens", ("data.vocab_size",)),
+    (lambda x: 0 < x < math.inf, "a positive number", (
         "model.image.learning_rate", "model.text.learning_rate", "model.lora.alpha",
         "optimizer.learning_rate", "optimizer.clip_norm", "model.init_scale",
+    )),
+    (lambda x: 0 <= x < math.inf, "a number that is not negative", (
+        "seed", "optimizer.weight_decay", "optimizer.warmup_steps", "checkpoint.every_minutes",
+        "checkpoint.every_steps", "log.picks_every_steps", "log.ledger_records",
     )),
     (lambda x: x >= 0, "a weight above 0, or 0 for none", ("reference.distillation",)),
     (lambda x: x >= 0, "a number, or 0 for all GPUs", ("strategy.n_devices",)),
     (lambda x: x >= 0, "the examples of one pass, or 0 for all at once", ("strategy.micro_batch",)),
     (lambda x: x >= 0, "a rank such as 8, or 0 for none", ("model.lora.rank",)),
     (lambda x: 0 <= x < 1, "a share below 1, or 0 for none", ("data.eval_share",)),
-    (lambda x: 0 <= x < 1, "a decay such as 0.999, or 0 for none", ("optimizer.ema",)),
+    (lambda x: 0 <= x < 1, "a decay such as 0.999, or 0 for none", (
+        "optimizer.ema", "optimizer.beta_1", "optimizer.beta_2",
+    )),
     (lambda x: 0 < x <= 1, "a share above 0, 1 for all records", ("data.prefilter",)),
     (lambda x: 0 <= x <= 1, "0 (never) to 1", ("log.min_score_share",)),
+    (lambda x: 0 <= x <= 1, "a share, 0 to 1", ("data.max_bad_share",)),
 )  # fmt: skip
 
 
@@ -325,6 +335,8 @@ def _wrong_values(c: ConfigDict) -> Iterator[str]:
     if c.data.prefilter < 1 and not c.reference.cache:
         yield f"data.prefilter is {c.data.prefilter}, but reference.cache, which scores, is empty."
     for name, spec in c.evals.items():
+        if (every := spec.get("every_steps", 0)) < 0:
+            yield f"evals.{name}.every_steps is {every}; expected steps, or 0 for at the end."
         if spec.data == HELD_OUT and not c.data.eval_share:
             yield (
                 f"evals.{name}.data is {HELD_OUT!r}, but data.eval_share is 0: nothing is held "
@@ -383,6 +395,31 @@ def replica_problems(config: ConfigDict, n_hosts: int, n_replicas: int) -> list[
     if config.data.n_lanes % n_hosts:
         found.append(
             f"data.n_lanes = {config.data.n_lanes} is not a multiple of the {n_hosts} hosts."
+        )
+    return found
+
+
+# Passes over the data, trained: more are a slip of the pen and no experiment.
+MOST_PASSES = 1_000
+
+
+def data_problems(config: ConfigDict, n_records: int) -> list[str]:
+    """What is wrong with the sizes for this many records: `check` and `train` say it."""
+    s, found = config.selection, []
+    passes = config.total_steps * s.sub_batch / n_records
+    if passes > MOST_PASSES:
+        steps = max(1, MOST_PASSES * n_records // s.sub_batch)
+        found.append(
+            f"the run trains {passes:,.0f} times on each of the {n_records:,} records: it would "
+            f"learn them by heart. {steps:,} steps are {MOST_PASSES:,} passes: lower "
+            "--config.total_steps, or train on more data."
+        )
+    if s.super_batch > n_records:
+        found.append(
+            f"a step loads {s.super_batch:,} pairs, and there are {n_records:,}: a super-batch "
+            "would hold the same pair more than once, as a negative of itself. Use more data, or "
+            "smaller batches (--config.selection.super_batch and sub_batch; sub_batch= of most "
+            "configs sets both)."
         )
     return found
 

@@ -15,7 +15,8 @@ import os
 
 from jest_tf import cli, config_flag
 from jest_tf.data import units
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
+from jest_tf.files import replacing
 
 FLAGS, _flag = cli.own_flags()
 WRITTEN = ("manifest", "keys.csv", "keys.parquet", "uids.npy", "tars")
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--write={', '.join(sorted(unknown))}: expected some of {WRITTEN}")
     if "tars" in _WRITE.value and not _TARS.value:
         raise UserError("--write=tars copies from --tars: give the tars that the data came from")
+    from jest_tf.data import subset
     from jest_tf.data.sources import open_source, register
     from jest_tf.monitoring.audit import read_about
 
@@ -67,15 +69,22 @@ def main(argv: list[str]) -> None:
                 f"{_AUDIT.value} is an audit of another data set: {about['data_name']}, "
                 f"fingerprint {about['data']}, not of {manifest.name} ({manifest.fingerprint})."
             )
+        subset.require_own(_OUT.value)
     choice = _choose(about, beam)
     n, total = int(choice.kept.sum()), len(choice.kept)
     if not n:
         raise UserError("no pair of the audit is kept: loosen --keep or --top.")
-    os.makedirs(_OUT.value, exist_ok=True)
+    # What the kept pairs may not allow comes before anything is written.
+    uids = subset.uids(choice.kept_keys()) if "uids.npy" in _WRITE.value else None
+    if "tars" in _WRITE.value:
+        subset.require_tars(_TARS.value, choice.kept_keys(), f"{_OUT.value}/tars")
     print(f"{n:,} of {total:,} pairs ({n / total:.1%}) are kept")
-    for name in _WRITE.value:
-        _write(name, choice, manifest)
-        print(f"wrote {name} -> {_OUT.value}")
+    told = f"--out={_OUT.value} cannot be written: {{error}}. Free disk space, or name a folder "
+    with explaining(OSError, told + "that can be written to."):
+        os.makedirs(_OUT.value, exist_ok=True)
+        for name in _WRITE.value:
+            _write(name, choice, manifest, uids)
+            print(f"wrote {name} -> {_OUT.value}")
 
 
 def _choose(about: dict, beam: units.Beam | None):
@@ -100,14 +109,17 @@ def _choose(about: dict, beam: units.Beam | None):
     return choice
 
 
-def _write(name: str, choice, manifest) -> None:
+def _write(name: str, choice, manifest, uids) -> None:
+    import numpy as np
+
     from jest_tf.data import subset
 
     out, path = _OUT.value, f"{_OUT.value}/{name}"
     if name == "manifest":
         subset.write_manifest(manifest, choice.kept, out, f"{manifest.name} (curated)")
     elif name == "uids.npy":
-        subset.write_uids(choice.kept_keys(), path)
+        with replacing(path) as aside, open(aside, "wb") as file:
+            np.save(file, uids)
     elif name == "tars":
         subset.copy_tars(_TARS.value, choice.kept_keys(), f"{out}/tars")
     elif name == "keys.parquet":

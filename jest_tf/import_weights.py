@@ -18,7 +18,9 @@ _flag("string", "vocab", "", "SentencePiece file, where none lies beside the wei
 _flag("string", "check", "", ".npz of images, tokens, zimg, ztxt to equal within 1e-5.")
 _flag("string", "trim_vocab", "", "Data set: keep only token rows that its captions use.")
 _HEADS = _flag("list", "heads", [], "IMAGE,TEXT attention heads, where no file tells.")
-_flag("integer", "image_size", 0, "Side of the pictures in pixels, if no file tells.")
+_flag(
+    "integer", "image_size", 0, "Side of the pictures in pixels, if no file tells.", lower_bound=0
+)
 _flag(
     "enum", "resize", "", "How pictures are resized (`data.resize`), instead of what the files "
     "say.", enum_values=["", "bilinear", "bicubic", "bilinear_plain"],

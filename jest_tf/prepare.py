@@ -55,6 +55,16 @@ _flag(
 )  # fmt: skip
 _flag("boolean", "overwrite", False, "Prepare all again into a folder that holds something else.")
 
+# Flags that some kinds alone read: with another one they would change nothing.
+_COPIES = ("folder", "webdataset", "csv", "parquet")
+READ_BY = {
+    **dict.fromkeys(("captions", "split", "classes_from_folders"), ("folder",)),
+    **dict.fromkeys(("separator", "quotes"), ("folder", "csv")),
+    "image_column": ("folder", "csv", "parquet", "img2dataset"),
+    "allow_outside": ("folder", "csv", "parquet"),
+    **dict.fromkeys(("label_column", "max_side", "max_rejected", "records_per_shard"), _COPIES),
+}
+
 
 def main(argv: list[str]) -> int:
     argv, beam = units.beam_of(argv, FLAGS.runner)
@@ -64,6 +74,12 @@ def main(argv: list[str]) -> int:
             f"expected a kind ({', '.join(KINDS)}) and files or a folder, found "
             f"{' '.join(argv[1:]) or 'nothing'}; see --help."
         )
+    for name, kinds in READ_BY.items():
+        if kind not in kinds and FLAGS[name].value != FLAGS[name].default:
+            raise UserError(
+                f"--{name} is for the kind {' or '.join(kinds)}; {kind} does not read it. Leave it "
+                "out."
+            )
     if not FLAGS.out:
         raise UserError("--out is missing. Name the folder to write.")
     from jest_tf.data import prepare

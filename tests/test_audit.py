@@ -7,6 +7,7 @@ import tarfile
 
 import commands
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -241,6 +242,24 @@ def test_uids_and_tars_for_other_trainers(table, tmp_path):
             names = [f"{n:032x}.{e}" for n in numbers for e in ("jpg", "txt")]
             assert tar.getnames() == names
             assert tar.extractfile(names[0]).read() == b"%4d" % numbers[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--write=manifest,keys.csv,uids.npy"], "does not end in a uid of 32 hex digits"),
+        (["--write=keys.csv,tars", "--tars={tmp}/other.tar"], "no record of the audit lies there"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_anything_is(table, tmp_path, capsys, flags, told):
+    plain = pq.read_table(table)
+    keys = pa.array([f"00000.tar:{n}" for n in range(plain.num_rows)])
+    plain = plain.set_column(plain.schema.get_field_index("key"), "key", keys)
+    pq.write_table(plain, tmp_path / "a.parquet")
+    tarfile.open(tmp_path / "other.tar", "w").close()
+    out = tmp_path / "out"
+    assert curated(tmp_path / "a.parquet", out, *(f.format(tmp=tmp_path) for f in flags)) == 2
+    assert told in capsys.readouterr().err and not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from jest_tf import cli
+from jest_tf.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -27,6 +30,8 @@ def main(argv):
     assert "tensorflow" not in sys.modules
     if _MODE.value == "user":
         raise UserError("--mode is 'user'; give another")
+    if _MODE.value == "disk":
+        os.makedirs(__file__ + "/out")
     if _MODE.value == "bug":
         raise ValueError("a bug")
     if _MODE.value == "stop":
@@ -69,6 +74,9 @@ def test_home_and_variables_are_filled_in_wherever_a_path_may_stand(monkeypatch)
     ]  # fmt: skip
     texts = ["program", "--text=~ $DATA", "--text", "~/x", "--separator=~"]
     assert cli.expand_paths(texts) == texts
+    for word in ("C:\\photos", "--out=d:/photos"):
+        with pytest.raises(UserError, match="a path of Windows"):
+            cli.expand_paths(["program", word])
 
 
 def test_user_error_is_one_line_and_exit_code_2(tmp_path):
@@ -86,6 +94,12 @@ def test_two_commands_do_not_write_to_one_place(tmp_path):
         assert run(tmp_path, f"--out={out}2").returncode == 0, "another place"
     assert run(tmp_path, f"--out={out}").returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["entry.py"], "no file is left there"
+
+
+def test_a_place_that_cannot_be_written_is_the_users_error(tmp_path):
+    done = run(tmp_path, "--mode=disk")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}/entry.py/out: Not a directory. ")
 
 
 def test_an_interrupt_says_what_is_kept(tmp_path):

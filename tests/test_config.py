@@ -61,6 +61,8 @@ def _get(config, dotted: str):
 def test_wrong_argument_names_the_valid_one(arg, expected):
     with pytest.raises(UserError, match=expected):
         load("emoji", arg)
+    with pytest.raises(UserError, match="sub_batch=0: expected at least 1"):
+        load("your_data", "sub_batch=0")
 
 
 @pytest.mark.parametrize("name", ["tune", "your_data"])
@@ -96,6 +98,13 @@ def test_shipped_config_is_sound(emoji):
         ("strategy.kind", "gpu", "Valid: default"),
         ("profile.steps", "10:15", "such as 10-15"),
         ("profile.steps", "15-10", "not lower"),
+        ("seed", -1, "not negative"),
+        ("optimizer.learning_rate", float("inf"), "positive number"),
+        ("optimizer.beta_2", 1.0, "a decay"),
+        ("checkpoint.every_steps", -1, "not negative"),
+        ("log.max_refused_steps", 0, "at least 1"),
+        ("data.max_bad_share", 2.0, "a share, 0 to 1"),
+        ("data.vocab_size", 0, "at least 8 tokens"),
     ],
 )
 def test_each_problem_names_field_value_and_fix(emoji, field, value, expected):
@@ -125,6 +134,15 @@ def test_distillation_needs_a_reference_under_any_policy(emoji):
     emoji.reference.distillation = -1.0
     (found,) = config_lib.problems(emoji)
     assert "reference.distillation is -1.0" in found
+
+
+def test_sizes_against_the_data_are_told(emoji):
+    s = emoji.selection
+    assert config_lib.data_problems(emoji, s.super_batch) == []
+    (told,) = config_lib.data_problems(emoji, s.super_batch - 1)
+    assert f"a step loads {s.super_batch:,} pairs, and there are {s.super_batch - 1:,}" in told
+    emoji.total_steps = 10**6
+    assert "learn them by heart" in config_lib.data_problems(emoji, s.super_batch)[0]
 
 
 def test_profiled_steps_are_read_from_text():

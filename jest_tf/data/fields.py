@@ -1,7 +1,7 @@
 """What a record says by its Source, read in a graph and in Python by one rule."""
 
 import hashlib
-import unicodedata
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -9,9 +9,19 @@ import tensorflow as tf
 
 from jest_tf.data.manifest import Source
 
-# A caption is empty when its first bytes, as UTF-8, hold nothing but blanks and control characters.
+# A caption is empty when its first bytes, as UTF-8, hold nothing that can be seen.
 MAX_JUDGED_BYTES = 4096
-_EMPTY = r"[\x00-\x20\x7f-\x{a0}\pZ]*"
+# Blanks and control characters; what Unicode lets a font ignore (zero-width characters, byte-order
+# marks, marks of direction, fillers, selectors of variants); the Braille cell without a dot. As
+# ranges, since the tables of RE2 and of Python are of different versions of Unicode.
+_UNSEEN = (
+    (0x00, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160),
+    (0x1680, 0x1680), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2000, 0x200F), (0x2028, 0x202F),
+    (0x205F, 0x206F), (0x2800, 0x2800), (0x3000, 0x3000), (0x3164, 0x3164), (0xFE00, 0xFE0F),
+    (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A),
+    (0xE0000, 0xE0FFF),
+)  # fmt: skip
+_EMPTY = rf"[\x00-\x20{''.join(f'{chr(a)}-{chr(b)}' for a, b in _UNSEEN[1:])}]*"
 ALL = ("image", "captions", "id", "key", "label")
 
 
@@ -60,10 +70,7 @@ def are_texts(captions: tf.Tensor) -> tf.Tensor:
 
 def is_text(caption: bytes) -> bool:
     """`are_texts` of one caption, in Python."""
-    text = caption[:MAX_JUDGED_BYTES].decode("utf-8", "ignore")
-    return any(
-        not (c <= " " or "\x7f" <= c <= "\xa0" or unicodedata.category(c)[0] == "Z") for c in text
-    )
+    return not re.fullmatch(_EMPTY, caption[:MAX_JUDGED_BYTES].decode("utf-8", "ignore"))
 
 
 def in_graph(source: Source, serialized: tf.Tensor, wanted: tuple[str, ...] = ALL) -> dict:

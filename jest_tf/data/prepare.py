@@ -39,6 +39,10 @@ from jest_tf.errors import UserError, explaining, why
 from jest_tf.files import parse_json, replacing, write_atomically
 from jest_tf.progress import Counter
 
+LEFT = (
+    "{} holds what was prepared so far. The same command goes on with it, also with another "
+    "--max_rejected; after other flags or a changed source give --overwrite, which begins anew."
+)
 CANNOT_WRITE = (OSError, tf.errors.OpError)
 OPENER = "jest_tf.data.prepare:open_units"
 OPENERS = {
@@ -94,8 +98,11 @@ def _prepare(settings: Settings, say: Callable[[str], None], beam: units.Beam | 
     say(f"{len(opened.units):,} units, {len(left()):,} to do here, {by}")
     arguments = {"settings": dataclasses.asdict(settings), "n_units": len(opened.units)}
     in_threads = functools.partial(_in_threads, settings, name, opened.units, say)
-    units.run(beam, OPENER, arguments, left, in_threads)
-    return prepared.finish(settings, name, opened, say)
+    try:
+        units.run(beam, OPENER, arguments, left, in_threads)
+        return prepared.finish(settings, name, opened, say)
+    except UserError as error:
+        raise UserError(f"{error}\n{LEFT.format(settings.out)}") from error
 
 
 def open_units(settings: dict, n_units: int) -> Callable[[int], object]:
@@ -201,10 +208,14 @@ def claim(out: str, wanted: dict, files: Iterable[tuple[str, int, int]], overwri
         for name in filter(OWN.fullmatch, tf.io.gfile.listdir(out)):
             tf.io.gfile.remove(f"{out}/{name}")
     source, listing = f"{out}/{SOURCE}", f"{out}/{LISTING}"
-    units = sorted(name for name in tf.io.gfile.listdir(out) if name.startswith("unit-"))
-    if not tf.io.gfile.exists(source):
-        if units:  # another run writes its source before its units
-            raise UserError(f"{out} holds {units[0]} of another run; use an empty folder.")
+    names = sorted(tf.io.gfile.listdir(out))
+    others = [n for n in names if n.startswith("unit-") or n == "manifest.json"]
+    if SOURCE not in names:
+        if others:  # another run writes its source before these
+            raise UserError(
+                f"--out={out} holds {others[0]} of another run or program. Name an empty folder, "
+                "or --overwrite to write over it."
+            )
         with (
             replacing(listing) as aside,
             tf.io.gfile.GFile(aside, "wb") as file,

@@ -24,6 +24,7 @@ from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json, put_in_place, replacing, write_atomically
 
 MAX_CLASSES = 100_000
+HINTS = {"captions_not_utf8": ": they lost the bytes that are not. Save the source as UTF-8"}
 NOISE = "noise.jsonl"
 CLEAN = "clean"  # in a `noise` column: nothing is wrong with the pair
 
@@ -314,7 +315,7 @@ def _tell(summary: Summary, path: str, rejected_path: str, say: Callable[[str], 
     say(f"{total:,} seen in all")
     for name, count in sorted(summary.counts.items()):
         if count:
-            say(f"{count:,} {name.replace('_', ' ')}")
+            say(f"{count:,} {name.replace('_', ' ')}{HINTS.get(name, '')}")
 
 
 def list_img2dataset(settings: Settings, say: Callable[[str], None]) -> Summary:
@@ -329,6 +330,11 @@ def list_img2dataset(settings: Settings, say: Callable[[str], None]) -> Summary:
         path = _absolute(path)
         return Shard(path, records, bytes=tf.io.gfile.stat(path).length)
 
+    if tf.io.gfile.exists(f"{settings.out}/source.json"):
+        raise UserError(
+            f"--out={settings.out} holds a set of another kind, whose manifest would be lost. Name "
+            "an empty folder."
+        )
     found = find(settings.paths, (".tfrecord", ".tfrecords"), settings.out)
     with futures.ThreadPoolExecutor(settings.workers) as pool:
         shards = list(pool.map(count, [found.path(name) for name, _, _ in found.files]))

@@ -2,12 +2,15 @@
 
 import functools
 import itertools
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from jest_tf.data import pipeline
+from jest_tf.data.fields import hash64
 from jest_tf.data.formats.files import find, open_binary, open_parquet
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_records
@@ -95,7 +98,11 @@ class StoredEmbeddings:
                 ids = np.asarray(_read_part(path, group, ("id",))["id"], np.int64)
                 self.places.add(ids, len(self.parts))
                 self.parts.append((path, group))
-        self._load(0)  # wrong widths are told at once
+        zimg, _ = self._load(0)  # wrong widths are told at once
+        # A cache that was begun with other files is not gone on with.
+        told = [(os.path.basename(name), n_bytes) for name, n_bytes, _ in found.files]
+        start = np.ascontiguousarray(zimg[:16], np.float32).tobytes()
+        self.fingerprint = f"{hash64(json.dumps(told).encode() + start) % 2**64:016x}"
 
     def rows(self, manifest: Manifest, shard: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(id, zimg [d], ztxt [captions, d]) of unit norm for each record of a shard.
@@ -120,6 +127,11 @@ class StoredEmbeddings:
                 found[int(number)] = unit_norm(zimg[row]), unit_norm(np.atleast_2d(ztxt[row]))
         for number, (record_id, n_captions) in enumerate(records):
             zimg, ztxt = found.pop(number)
+            if not (np.isfinite(zimg).all() and np.isfinite(ztxt).all()):
+                raise UserError(
+                    f"{self.parts[parts[number]][0]}: the embedding of record {record_id} holds "
+                    "what is no number. Embed it again, or prepare the data without it."
+                )
             if len(ztxt) != max(1, n_captions):
                 raise UserError(
                     f"record {record_id} has {n_captions} captions but {len(ztxt)} text "

@@ -33,6 +33,7 @@ def write_manifest(manifest: Manifest, kept: np.ndarray, out: str, name: str) ->
     """
     chosen = json.dumps([manifest.fingerprint, hashlib.sha256(kept.tobytes()).hexdigest()])
     claim = f"{out}/subset.json"
+    require_own(out)
     if not tf.io.gfile.exists(claim) or tf.io.gfile.GFile(claim).read() != chosen:
         for old in tf.io.gfile.glob(f"{out}/shard-*.tfrecord"):
             tf.io.gfile.remove(old)
@@ -58,6 +59,17 @@ def write_manifest(manifest: Manifest, kept: np.ndarray, out: str, name: str) ->
     return path
 
 
+def require_own(out: str) -> None:
+    """UserError: a data set that is no subset lies in `out`, and would be removed."""
+    if tf.io.gfile.exists(f"{out}/subset.json"):
+        return
+    if others := tf.io.gfile.glob([f"{out}/shard-*.tfrecord", f"{out}/manifest.json"]):
+        raise UserError(
+            f"--out={out} holds {os.path.basename(others[0])} of another data set. Name an empty "
+            "folder."
+        )
+
+
 def _units(manifest: Manifest, parts: Sequence[np.ndarray]) -> list[list[int]]:
     """Shards of one source, and one tar, that follow one another and go into one new shard."""
 
@@ -77,13 +89,11 @@ def _units(manifest: Manifest, parts: Sequence[np.ndarray]) -> list[list[int]]:
     return units
 
 
-def write_uids(keys: Iterable[str], path: str) -> int:
+def uids(keys: Iterable[str]) -> np.ndarray:
     """DataComp's list of a subset: sorted uids, two uint64 each; UserError: a key holds no uid."""
     array = np.fromiter(map(_uid, keys), np.dtype("u8,u8"))
     array.sort()
-    with replacing(path) as aside, open(aside, "wb") as file:
-        np.save(file, array)
-    return len(array)
+    return array
 
 
 def _uid(key: str) -> tuple[int, int]:
@@ -94,6 +104,22 @@ def _uid(key: str) -> tuple[int, int]:
             "uids.npy out of --write."
         )
     return int(match[1][:16], 16), int(match[1][16:], 16)
+
+
+def require_tars(patterns: Sequence[str], keys: Iterable[str], out: str) -> None:
+    """UserError: the patterns name no tar that one of the keys (TAR:KEY) begins with."""
+    names = {name for name, _, _ in find(patterns, tar.ENDINGS, out).files}
+    for key in keys:
+        if any(key[: colon.start()] in names for colon in re.finditer(":", key)):
+            return
+    raise UserError(_not_there(patterns))
+
+
+def _not_there(patterns: Sequence[str]) -> str:
+    return (
+        f"--tars={','.join(patterns)}: no record of the audit lies there. Give the tars that the "
+        "data set was prepared from."
+    )
 
 
 def copy_tars(patterns: Sequence[str], keys: Iterable[str], out: str) -> int:
@@ -120,10 +146,7 @@ def copy_tars(patterns: Sequence[str], keys: Iterable[str], out: str) -> int:
                     target.addfile(member, io.BytesIO(source.extractfile(member).read()))
                     copied.add(kept[0])
     if not copied:
-        raise UserError(
-            f"--tars={','.join(patterns)}: no record of the audit lies there. Give the tars that "
-            "the data set was prepared from."
-        )
+        raise UserError(_not_there(patterns))
     return len(copied)
 
 

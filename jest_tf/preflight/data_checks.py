@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from jest_tf.config import needs_reference
+from jest_tf.config import data_problems, needs_reference
 from jest_tf.data import doctor, fields, in_place, order
 from jest_tf.data.fields import hash64, is_text
 from jest_tf.data.manifest import Manifest, check_files
@@ -26,8 +26,6 @@ from jest_tf.training.run.workdir import stored_config
 
 # A vocabulary of so few records is learned at once; of more, by the run itself.
 SMALL = 200_000
-# Passes over the data, trained: more are a slip of the pen and no experiment.
-MOST_PASSES = 1_000
 # Share of the captions that may lose words before it is a problem.
 MOST_CUT = 0.05
 
@@ -133,21 +131,7 @@ def _describe(section: Section, config: ConfigDict, manifest: Manifest, n_hosts:
         f"{manifest.n_records:,} in {n_files:,} shards of {len(manifest.sources)} source(s); the "
         f"run passes over them {loaded / manifest.n_records:.3g} times",
     )
-    passes = config.total_steps * config.selection.sub_batch / manifest.n_records
-    if passes > MOST_PASSES:
-        steps = max(1, MOST_PASSES * manifest.n_records // config.selection.sub_batch)
-        section.problems.append(
-            f"the run trains {passes:,.0f} times on each of the {manifest.n_records:,} records: it "
-            f"would learn them by heart. {steps:,} steps are {MOST_PASSES:,} passes: lower "
-            "--config.total_steps, or train on more data."
-        )
-    if config.selection.super_batch > manifest.n_records:
-        section.problems.append(
-            f"a step loads {config.selection.super_batch:,} pairs, and there are "
-            f"{manifest.n_records:,}: a super-batch would hold the same pair more than once, as a "
-            "negative of itself. Use more data, or smaller batches (--config.selection.super_batch "
-            "and sub_batch; sub_batch= of most configs sets both)."
-        )
+    section.problems += data_problems(config, manifest.n_records)
     for stream in order.streams(manifest):
         order.lanes(stream, n_lanes)  # Raises if a lane would stay empty.
     per_lane = n_files / n_lanes

@@ -23,6 +23,7 @@ from jest_tf.serving.encoders import towers
 from jest_tf.training.run.restore import REFERENCE_RECORD, LoadedRun, load_workdir
 
 FILE = "calibration.json"  # its name in a workdir
+MIN_PAIRS = 32  # of fewer, scale and bias are those of single pairs, and often at BOUNDS
 MAX_PAIRS, GROUP = 8192, 1024  # of the sample; rows that are each other's negatives in the fit
 BOUNDS = [(0.01, 1000.0), (-100.0, 100.0)]  # of scale and bias: where all pairs are told apart
 
@@ -49,7 +50,7 @@ class Calibration(NamedTuple):
 def of_run(config: ConfigDict, workdir: pathlib.Path, again: bool = False) -> Calibration | None:
     """The reference fitted to `reference.calibrate`, once for a run; None without.
 
-    `again`: also where a start that failed left its own. UserError: fewer than two usable pairs.
+    `again`: also where a start that failed left its own. UserError: too few usable pairs.
     """
     if not (config.reference.calibrate and needs_reference(config)):
         return None
@@ -89,12 +90,18 @@ def _embeddings(run: LoadedRun, config: ConfigDict) -> list[np.ndarray]:
         if sum(map(len, rows[0])) >= MAX_PAIRS:
             break
     columns = [np.concatenate(column)[:MAX_PAIRS] for column in rows]
-    if len(columns[0]) < 2:
-        raise UserError(
-            f"reference.calibrate = {config.reference.calibrate!r} holds {len(columns[0])} pairs "
-            "that can be used; expected two or more, better a thousand."
-        )
+    require_pairs(config, len(columns[0]))
     return columns
+
+
+def require_pairs(config: ConfigDict, n: int) -> None:
+    """UserError: the fit would follow single pairs."""
+    if n < MIN_PAIRS:
+        raise UserError(
+            f"reference.calibrate = {config.reference.calibrate!r} holds {n} pairs that can be "
+            f"used; expected {MIN_PAIRS} or more, better a thousand. Name more clean pairs, or "
+            "leave it out."
+        )
 
 
 def fit(

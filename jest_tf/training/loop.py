@@ -18,7 +18,7 @@ import ml_collections
 import tensorflow as tf
 from absl import logging
 
-from jest_tf.config import profiled_steps, replica_problems, require_sound
+from jest_tf.config import data_problems, profiled_steps, replica_problems, require_sound
 from jest_tf.data.pipeline import Shared, super_batches
 from jest_tf.data.retry import BadRecords, reason_of, resilient_steps, unreadable
 from jest_tf.data.sources import register
@@ -353,6 +353,8 @@ class Trainer:
             f"{self.inputs.manifest.n_records:,} records, {self.runtime.n_replicas} replica(s), "
             f"steps {self.step:,} to {total:,}"
         )
+        for problem in data_problems(self.config, self.inputs.manifest.n_records):
+            self.outputs.note(f"WARNING: {problem}")
         if self.calibration:
             self.outputs.note(str(self.calibration))
         if not self.step and self.runtime.is_chief:

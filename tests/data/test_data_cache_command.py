@@ -20,3 +20,13 @@ def test_embeddings_of_another_model_by_command(make_manifest, tmp_path, capsys)
     cache.check_manifest(manifest)
     assert (cache.scale, cache.bias, cache.dim) == (100.0, -10.0, 4)
     assert run(cache_reference, flags) == 2 and "--scale" in capsys.readouterr().err
+    flags = [*flags, "--bias=-10"]
+    assert run(cache_reference, [*flags, "--scale=-4"]) == 2
+    assert "expected a positive number" in capsys.readouterr().err
+    np.savez(tmp_path / "e.npz", id=np.arange(11), zimg=values[::-1], ztxt=values)
+    assert run(cache_reference, [*flags, "--scale=100"]) == 2  # of the same name and size
+    assert "holds another cache" in capsys.readouterr().err
+    values[3, 1] = np.nan
+    np.savez(tmp_path / "e.npz", id=np.arange(11), zimg=values, ztxt=values)
+    assert run(cache_reference, [*flags, "--scale=100", f"--out={tmp_path}/other"]) == 2
+    assert "of record 3 holds what is no number" in capsys.readouterr().err

@@ -77,6 +77,24 @@ def test_every_character_is_text_or_blank_in_both():
     assert fields.are_texts(tf.constant(odd)).numpy().tolist() == [fields.is_text(o) for o in odd]
 
 
+def test_what_cannot_be_seen_is_no_text():
+    unseen = [
+        "\u200b",
+        "\ufeff",
+        "\u200d\u2060",
+        "\xad",
+        "\u3164",
+        "\u2800",
+        "\ufe0f",
+        "\U000e0041",
+    ]
+    unseen += [" ".join(unseen)]
+    seen = [text + "a" for text in unseen] + ["\u2764\ufe0f", "\u20ac", "\U0001f600"]
+    by_graph = fields.are_texts(tf.constant(unseen + seen)).numpy().tolist()
+    assert by_graph == [False] * len(unseen) + [True] * len(seen)
+    assert by_graph == [fields.is_text(text.encode()) for text in unseen + seen]
+
+
 def test_empty_captions_are_dropped_before_one_is_drawn(tmp_path, tokenizer):
     """The doctor, training and evaluation agree on which records can be used."""
     records = [

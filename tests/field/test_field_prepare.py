@@ -14,8 +14,9 @@ from odd_files import captions_of, features_of, picture, pictures, rejected_of, 
 
 from jest_tf import prepare
 from jest_tf.data import prepare as library
-from jest_tf.data import prepared
+from jest_tf.data import prepared, subset
 from jest_tf.data.sources import open_source
+from jest_tf.errors import UserError
 
 BOM = b"\xef\xbb\xbf"
 
@@ -307,6 +308,15 @@ def test_img2dataset_files_and_a_field_by_name(tmp_path, out):
     assert [(f["cls"], f["noise"]) for f in features_of(out)] == [(["cat"], ["none"])] * 2
 
 
+def test_a_text_beside_a_picture_does_not_replace_a_field_by_name(tmp_path, out):
+    for n in range(2):
+        (tmp_path / f"{n}.jpg").write_bytes(picture(n))
+        (tmp_path / f"{n}.txt").write_text("another caption")
+    (tmp_path / "0.json").write_text('{"alt": "picture 0"}')
+    assert run(prepare, ["folder", tmp_path, "--caption_column=alt", f"--out={out}"]) == 0
+    assert captions_of(out) == [["picture 0"]] and rejected_of(out) == {"1.jpg": "no caption"}
+
+
 def test_names_as_other_systems_write_them(tmp_path, out):
     folder = pictures(tmp_path / "in" / "sub", 1).parent
     (folder / "caf\u00e9.jpg").write_bytes(picture(1))
@@ -495,6 +505,104 @@ def test_nothing_rejected_leaves_no_list_and_names_none(tmp_path, out, capsys):
     assert not (out / "rejected.jsonl").exists()
 
 
+def test_captions_that_cannot_be_seen_are_rejected_and_counted(tmp_path, out, capsys):
+    folder = pictures(tmp_path / "in", 4)
+    texts = ["picture 0", "\u200b", "\ufeff \u2060", "picture 3"]
+    rows = [
+        f"{n}.jpg,{text},{label}\n"
+        for n, text, label in zip(range(4), texts, "ab\u200bd", strict=True)
+    ]
+    (folder / "captions.csv").write_text("file,caption,label\n" + "".join(rows))
+    assert run(prepare, ["csv", folder / "captions.csv", f"--out={out}"]) == 0
+    assert captions_of(out) == [["picture 0"], ["b"], ["picture 3"]]  # the name of its class
+    assert rejected_of(out) == {"2.jpg": "no caption"}
+    assert "2 captions empty" in capsys.readouterr().out
+    assert open_source(str(out)).sources[0].labels == ("a", "b", "d")
+
+
+def test_a_missing_picture_of_a_table_says_where_it_was_looked_for(tmp_path, out):
+    folder = pictures(tmp_path / "in", 2)
+    rows = "gone.jpg,x\nC:\\pics\\1.jpg,x\n\\\\nas\\pics\\1.jpg,x\n"
+    (folder / "t.csv").write_text(csv_of(2) + rows)
+    command = [folder / "t.csv", f"--out={out}", "--max_rejected=1"]
+    assert run(prepare, ["csv", *command]) == 0
+    told = rejected_of(out)
+    assert told.pop("gone.jpg").endswith(f"No such file or directory, looked for {folder}/gone.jpg")
+    told = list(told.values())
+    assert told == [f"a path of Windows: write it relative to {folder}"] * 2
+    (folder / "captions.csv").write_text(csv_of(2) + rows)
+    command = ["folder", folder, f"--out={out}2", "--max_rejected=1"]
+    assert run(prepare, command) == 0
+    assert list(rejected_of(out.parent / "out2").values()).count(told[0]) == 2
+
+
+def test_flags_that_a_kind_does_not_read_are_refused(tmp_path, out, capsys):
+    for kind, flag in (
+        ("csv", "split=train"),
+        ("webdataset", "noquotes"),
+        ("parquet", "captions=x"),
+    ):
+        assert run(prepare, [kind, tmp_path, f"--out={out}", f"--{flag}"]) == 2
+        told = capsys.readouterr().err
+        assert "is for the kind folder" in told and f"{kind} does not read it" in told
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_repeated_members_of_a_tar_are_counted(tmp_path, out, capsys, name):
+    members = [("0.jpg", picture(0)), ("0.txt", b"old"), ("0.jpg", picture(0)), ("0.txt", b"new")]
+    path = tar(tmp_path / name, members, "w:gz" if name.endswith("gz") else "w")
+    assert run(prepare, ["webdataset", path, f"--out={out}"]) == 0
+    assert captions_of(out) == [["new"]]
+    assert "2 member of a tar that a later one of its name replaces" in capsys.readouterr().out
+
+
+def test_a_header_that_is_missing_or_names_two_columns_alike_is_refused(tmp_path, out, capsys):
+    pictures(tmp_path, 2)
+    (tmp_path / "t.csv").write_text("0.jpg,a\n1.jpg,b\n")
+    assert run(prepare, ["csv", tmp_path / "t.csv", f"--out={out}"]) == 2
+    assert "its first line is a row: 0.jpg, a." in capsys.readouterr().err
+    (tmp_path / "t.csv").write_text("file,caption,caption\n0.jpg,a,b\n1.jpg,a,b\n")
+    assert run(prepare, ["csv", tmp_path / "t.csv", f"--out={out}"]) == 2
+    assert "2 columns are called 'caption'" in capsys.readouterr().err
+    columns = [pa.array(["0.jpg"]), pa.array(["a"]), pa.array(["b"])]
+    rows = pa.Table.from_arrays(columns, names=["image", "text", "text"])
+    pq.write_table(rows, tmp_path / "t.parquet")
+    assert run(prepare, ["parquet", tmp_path / "t.parquet", f"--out={out}2"]) == 2
+    assert "2 columns are called 'text'" in capsys.readouterr().err
+
+
+def test_texts_of_windows_are_read_and_tables_refused(tmp_path, out, capsys):
+    folder = pictures(tmp_path / "in", 2)
+    (folder / "0.txt").write_bytes("ein Bär\nzwei Bären".encode("utf-16"))
+    (folder / "1.txt").write_bytes(BOM + "drei Bären".encode())
+    assert run(prepare, ["folder", folder, f"--out={out}"]) == 0
+    assert captions_of(out) == [["ein Bär", "zwei Bären"], ["drei Bären"]]
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        (folder / "t.csv").write_bytes(csv_of(2).encode(encoding))
+        assert run(prepare, ["csv", folder / "t.csv", f"--out={out}2"]) == 2
+        assert "save it as UTF-8" in capsys.readouterr().err
+
+
+def test_another_set_in_the_output_is_left_alone(tmp_path, out, capsys):
+    folder = pictures(tmp_path / "in", 2)
+    (folder / "captions.csv").write_text(csv_of(2))
+    out.mkdir()
+    (out / "manifest.json").write_text("of another program")
+    command = ["folder", folder, f"--out={out}"]
+    assert run(prepare, command) == 2
+    assert "manifest.json of another run or program" in capsys.readouterr().err
+    assert (out / "manifest.json").read_text() == "of another program"
+    assert run(prepare, [*command, "--overwrite"]) == 0
+    tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")).close()
+    before = (out / "manifest.json").read_text()
+    assert run(prepare, ["img2dataset", tmp_path / "a.tfrecord", f"--out={out}"]) == 2
+    assert "holds a set of another kind" in capsys.readouterr().err
+    with pytest.raises(UserError, match="of another data set"):
+        subset.write_manifest(open_source(str(out)), np.ones(2, bool), str(out), "part")
+    assert (out / "manifest.json").read_text() == before and open_source(str(out)).n_records == 2
+
+
 def test_more_than_half_rejected_is_an_error(tmp_path, out, capsys):
     folder = pictures(tmp_path / "in", 2)
     (folder / "captions.csv").write_text(csv_of(5))
@@ -502,6 +610,7 @@ def test_more_than_half_rejected_is_an_error(tmp_path, out, capsys):
     assert run(prepare, command) == 2
     assert "3 of 5 records were rejected" in (told := capsys.readouterr().err)
     assert "3 x cannot be read: No such file or directory (first: 2.jpg)" in told
+    assert f"{out} holds what was prepared so far" in told and "--overwrite" in told
     assert not (out / "manifest.json").exists()
     assert run(prepare, [*command, "--max_rejected=0.6"]) == 0
     assert captions_of(out) == numbered(2)

@@ -76,9 +76,11 @@ def test_other_data_at_the_same_path_are_refused(tmp_path):
 
 
 def test_a_finished_run_is_made_longer(tmp_path, capfd):
-    config = small_config(tmp_path / "data", total_steps=2)
+    config = small_config(tmp_path / "data", total_steps=2, selection__super_batch=16)
     assert loop.train(config, str(tmp_path / "run")) == 0
-    assert "--config.total_steps" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "--config.total_steps" in told
+    assert "WARNING: a step loads 16 pairs, and there are 12" in told
     config.total_steps = 6
     assert loop.train(config, str(tmp_path / "run")) == 0
     assert "Made longer: 2 steps before, 6 now" in capfd.readouterr().err

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from jest_tf.config import base_config
+from jest_tf.errors import UserError
 from jest_tf.training import calibration
 
 
@@ -42,6 +44,14 @@ def test_a_small_sample_is_weighed_as_the_batch_would_be():
     small = calibration.fit(zimg, ztxt, 10.0, -10.0, "sigmoid", batch=300)
     large = calibration.fit(zimg, ztxt, 10.0, -10.0, "sigmoid", batch=30_000)
     assert small.bias - large.bias == pytest.approx(np.log(100), abs=2.0)
+
+
+def test_a_few_pairs_are_refused():
+    config = base_config()
+    config.reference.calibrate = "data/clean"
+    calibration.require_pairs(config, calibration.MIN_PAIRS)
+    with pytest.raises(UserError, match="'data/clean' holds 31 pairs .* expected 32 or more"):
+        calibration.require_pairs(config, 31)
 
 
 def test_rows_of_one_caption_are_left_out():

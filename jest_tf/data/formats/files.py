@@ -25,6 +25,8 @@ from jest_tf.errors import UserError, explaining, why
 MAX_FILE_BYTES = 1 << 28
 # What opening and reading a file may raise; ValueError and TypeError are about the name itself.
 READ_ERRORS = (OSError, tf.errors.OpError, ValueError, TypeError)
+# From a drive or a server on; a folder of the table may stand before it.
+WINDOWS_PATH = re.compile(r"(?:^|/)(?:[A-Za-z]:[\\/]|\\\\)")
 
 
 class _RemoteFile(io.RawIOBase):
@@ -89,10 +91,15 @@ def ends_as(name: str, endings: Sequence[str]) -> bool:
     return name.lower().endswith(tuple(endings))
 
 
-def why_rejected(error: Exception) -> str:
-    """The reason to list a record with whose file could not be read."""
-    about_the_file = isinstance(error, OSError | tf.errors.OpError)
-    return f"cannot be read: {why(error)}" if about_the_file else why(error)
+def why_rejected(error: Exception, is_relative: bool = False) -> str:
+    """The reason to list a record with whose file could not be read.
+
+    is_relative: the record names the file as seen from a table; the reason says where that is.
+    """
+    if not isinstance(error, OSError | tf.errors.OpError):
+        return why(error)
+    path = getattr(error, "filename", None) if is_relative else None
+    return f"cannot be read: {why(error)}" + (f", looked for {path}" if path else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +199,8 @@ class Place:
         else:
             found = (self._joined(below, other) for other in (name, *other_spellings(name)))
             path = next(filter(os.path.lexists, found), self._joined(below, name))
+            if WINDOWS_PATH.search(name) and not os.path.lexists(path):
+                raise ValueError(f"a path of Windows: write it relative to {self.root}")
             inside = _is_below(_real_file(path), _real(self.root))
         return self._allowed(path, inside)
 

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from jest_tf.data.fields import is_text
 from jest_tf.errors import UserError
 
 # Column or field names in use, the likeliest first. Case and blanks around them do not matter.
@@ -149,6 +150,12 @@ class Columns:
         return {"captions": values.pop("caption"), **values}
 
 
+def require_one(column: str, names: Sequence[str], where: str) -> None:
+    """UserError: several columns have this name, and which is meant cannot be told."""
+    if (n := names.count(column)) > 1:
+        raise UserError(f"{where}: {n} columns are called {column!r}. Rename all but one of them.")
+
+
 @functools.lru_cache(maxsize=1024)
 def _first_of(wanted: tuple[str, ...], names: tuple[str, ...]) -> str | None:
     known = _folded(names)
@@ -200,7 +207,8 @@ def label_text(value: object) -> str | None:
         return None
     if isinstance(value, str | int | float):
         # No surrogates: the name of a class goes into the manifest.
-        return str(value).strip().encode("utf-8", "replace").decode() or None
+        text = str(value).strip().encode("utf-8", "replace")
+        return text.decode() if is_text(text) else None
     raise NotText(f"its class is {_kind(value)}, not a text: {str(value)[:60]}")
 
 

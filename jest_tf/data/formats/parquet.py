@@ -40,6 +40,8 @@ class _File:
         self.roles = {r: in_hub_order.require(r, names, path) for r in ("image", "caption")}
         if columns.label:
             columns.require("label", names, path)
+        for column in self.roles.values():
+            pairs.require_one(column, names, path)
         for role in ("label", "noise"):
             if column := columns.find(role, names):
                 self.roles[role] = column
@@ -87,7 +89,7 @@ class _File:
             try:
                 content = self.place.read(where, os.path.dirname(self.name))
             except files.READ_ERRORS as error:
-                return pairs.Rejected(key, f"{where[:200]}: {files.why_rejected(error)}")
+                return pairs.Rejected(key, f"{where[:200]}: {files.why_rejected(error, True)}")
         if not isinstance(content, bytes) or not content:
             return pairs.Rejected(key, "no image bytes")
         if isinstance(label, int) and 0 <= label < len(self.classes):

@@ -89,13 +89,13 @@ def read_rows(
     below = os.path.dirname(name)
     for row in itertools.islice(rows(path, layout, begin), n):
         try:
-            if row.problem:
-                raise pairs.NotText(row.problem)
+            if row.problem or not row.image:
+                raise pairs.NotText(row.problem or "a row without a picture's name")
             path_of_picture = place.path(row.image, below)
             image = files.read_file(path_of_picture)
         except files.READ_ERRORS as error:
             yield pairs.Rejected(
-                row.image or f"{name}: before byte {row.end}", files.why_rejected(error)
+                row.image or f"{name}: before byte {row.end}", files.why_rejected(error, True)
             )
             continue
         yield pairs.checked(place.key(path_of_picture), image, **row.fields)
@@ -115,6 +115,11 @@ def read_layout(path: str, layout: Layout, guess: bool = False) -> tuple[Layout,
     header, separator = split_header(line, layout, path)
     columns, note = layout.columns, ""
     is_named = all(columns.find(role, header) for role in ("image", "caption"))
+    if not (is_named or guess) and any(files.ends_as(c, files.IMAGE_ENDINGS) for c in header):
+        raise UserError(
+            f"{path}: its first line is a row: {', '.join(header)[:200]}. Write the names of the "
+            "columns above it, such as filepath,text."
+        )
     if is_named or not guess or columns.image or columns.caption:
         image, caption = (columns.require(role, header, path) for role in ("image", "caption"))
         if columns.label:
@@ -127,6 +132,8 @@ def read_layout(path: str, layout: Layout, guess: bool = False) -> tuple[Layout,
         else:
             note = f"its first line was taken for a header: {', '.join(header)[:200]}"
         image, caption = header[:2]
+    for column in (image, caption):
+        pairs.require_one(column, header, path)
     found = {"header": header, "separator": separator, "image": image, "caption": caption}
     return dataclasses.replace(layout, **found), end, note
 
@@ -198,8 +205,8 @@ def _lines(path: str, begin: int = 0) -> Iterator[tuple[str, int]]:
     text = f"{path} cannot be read: {{error}}"
     with explaining(files.READ_ERRORS, text), files.open_binary(path) as binary:
         start = binary.read(3)
-        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise UserError(f"{path} is UTF-16; save it as UTF-8.")
+        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or b"\0" in start:
+            raise UserError(f"{path} is UTF-16 or UTF-32; save it as UTF-8.")
         at = max(begin, 3 if start == codecs.BOM_UTF8 else 0)
         binary.seek(at)
         for line in io.TextIOWrapper(binary, "utf-8", "surrogateescape", newline=""):

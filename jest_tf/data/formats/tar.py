@@ -17,6 +17,9 @@ MAX_TEXT_BYTES = 1 << 24
 TEXTS = ("txt", "json", "cls")
 IMAGES = tuple(ending[1:] for ending in files.IMAGE_ENDINGS)
 
+# As `tar` unpacks them, which a tar that was appended to relies on.
+REPEATED = pairs.PassedOver("member of a tar that a later one of its name replaces")
+
 Parts = dict[str, object]  # ending -> what `load` turns into bytes
 
 
@@ -82,8 +85,10 @@ def _indexed(file: io.BufferedIOBase) -> Iterator[tuple]:
                 last = key or last
                 if key is None:
                     yield "", pairs.PassedOver(ending), None
-                else:
-                    groups.setdefault(key, {})[ending] = (member.offset_data, member.size)
+                    continue
+                if ending in groups.setdefault(key, {}):
+                    yield "", REPEATED, None
+                groups[key][ending] = (member.offset_data, member.size)
     except Exception as error:  # tarfile raises many types for damaged archives
         lost = pairs.Rejected(last or "its first member", _ends_early(error))
 
@@ -114,6 +119,8 @@ def _streamed(file: io.BufferedIOBase) -> Iterator[tuple]:
                     if hash(key) in finished:
                         reason = "its members are not adjacent: pack them with tar --sort=name"
                         yield "", pairs.Rejected(key, reason), None
+                if ending in parts:
+                    yield "", REPEATED, None
                 parts[ending] = member.size
                 if ending.rpartition(".")[2] not in (*IMAGES, *TEXTS):
                     continue
@@ -192,8 +199,10 @@ def pair_of(
         except pairs.NotText as error:
             if "txt" not in parts or columns.caption:
                 return pairs.Rejected(key, str(error))
-    if "txt" in parts and not (columns.caption and fields["captions"]):
+    if "txt" in parts and not columns.caption:  # a field that the user names is not replaced
         text = load(parts["txt"]).removeprefix(codecs.BOM_UTF8)
+        if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # of Windows' Notepad
+            text = text.decode("utf-16", "ignore").encode()
         lines = [line for line in text.split(b"\n") if line.strip()]
         if lines or not fields["captions"]:
             fields["captions"] = lines if by_line else text
