@@ -48,6 +48,8 @@ TOP_K_PREFILTERED, AGAIN = "top_k_prefiltered", "joint_prefiltered_again"
 # Rows that differ from the short recipe, or from uniform sampling, in one thing.
 JOINT_SAMPLED, JOINT_ALL = "joint_prefiltered_sampled", "joint_greedy"
 UNIFORM_DISTILLED = "uniform_distilled"
+NEGATIVES, FULL_WEIGHT = "joint_negatives", "joint_full_weight"
+EASY, HARD = "joint_easy_reference", "joint_hard_learner"
 # At the recipe's rate: whether the short rows' rate made CLIPScore end below the base.
 CLIPSCORE_LOW = "clipscore_flops_low"
 LONG_CLIPSCORE, LONG_JOINT = "long_clipscore", "long_joint"
@@ -58,6 +60,7 @@ RECIPE = LONG_JOINT
 
 # Name -> policy, label, steps, overrides, name of its trials of learning rates, seeds.
 _BEST, _SELECTS = {"data.train": BEST_PAIRS}, CACHED | GREEDY | PREFILTERED
+_BY_ONE = {"selection.learner_weight": 1.0}  # has a meaning with both models alone
 _ROWS = {
     # At the recipe's rate, the lower one: it harms the base less than CLIPScore's would.
     UNIFORM_FLOPS: (
@@ -105,8 +108,26 @@ _ROWS = {
         "joint", "joint, greedy, prefiltered, distilled", STEPS, _SELECTS | DISTILS,
         JOINT_PREFILTERED, FEW_SEEDS,
     ),
+    NEGATIVES: (
+        "joint", "joint, greedy, prefiltered, equal captions negative", STEPS,
+        _SELECTS | {"same_caption": "negative"}, JOINT_PREFILTERED, FEW_SEEDS,
+    ),
+    FULL_WEIGHT: (
+        "joint", "joint, greedy, prefiltered, learner's weight 1", STEPS,
+        _SELECTS | {"selection.learner_weight": 1.0}, JOINT_PREFILTERED, FEW_SEEDS,
+    ),
+    EASY: (
+        "joint", "joint, greedy, prefiltered, by the reference alone", STEPS,
+        _SELECTS | _BY_ONE | {"selection.criterion": "easy_reference"}, JOINT_PREFILTERED,
+        FEW_SEEDS,
+    ),
+    HARD: (
+        "joint", "joint, greedy, by the learner alone", STEPS,
+        GREEDY | _BY_ONE | {"selection.criterion": "hard_learner"}, JOINT_PREFILTERED, FEW_SEEDS,
+    ),
 }  # fmt: skip
-VARIANTS = (JOINT_ALL, JOINT_SAMPLED, JOINT_BOTH)  # of the short recipe, no baselines
+# Of the short recipe, no baselines.
+VARIANTS = (JOINT_ALL, JOINT_SAMPLED, JOINT_BOTH, NEGATIVES, FULL_WEIGHT, EASY, HARD)
 SHORT = (
     UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, CLIPSCORE_LOW, TOP_K_PREFILTERED, *VARIANTS,
     JOINT_PREFILTERED,
