@@ -9,12 +9,16 @@ import dataclasses
 
 from benchmarks.evidence.grid import (
     ABLATION,
+    BALANCED,
     BASE,
     BASE_CACHE,
     BEST_PAIRS,
+    CLUSTERED,
+    FAMILIES,
     HEADLINE,
     PHOTOS,
     RATE,
+    START,
     TRIAL,
     Row,
 )
@@ -50,6 +54,10 @@ JOINT_SAMPLED, JOINT_ALL = "joint_prefiltered_sampled", "joint_greedy"
 UNIFORM_DISTILLED = "uniform_distilled"
 NEGATIVES, FULL_WEIGHT = "joint_negatives", "joint_full_weight"
 EASY, HARD = "joint_easy_reference", "joint_hard_learner"
+MIDDLE, SPREAD, RISING = "middle_losses", "joint_scaled_noise", "joint_rising"
+TWICE, HALVES, REFRESHED = "joint_twice", "joint_halves", "joint_refreshed"
+BALANCE = "balanced_flops"
+TWICE_STEPS = 44  # scoring 320 pairs and two gradient steps of 64 cost 1.375 of the recipe's step
 # At the recipe's rate: whether the short rows' rate made CLIPScore end below the base.
 CLIPSCORE_LOW = "clipscore_flops_low"
 LONG_CLIPSCORE, LONG_JOINT = "long_clipscore", "long_joint"
@@ -125,9 +133,44 @@ _ROWS = {
         "joint", "joint, greedy, by the learner alone", STEPS,
         GREEDY | _BY_ONE | {"selection.criterion": "hard_learner"}, JOINT_PREFILTERED, FEW_SEEDS,
     ),
+    MIDDLE: (
+        "independent_top_k", "without a reference: the middle losses", STEPS,
+        _BY_ONE | {"selection.criterion": "hard_learner", "selection.trial": "middle"},
+        JOINT_PREFILTERED, FEW_SEEDS,
+    ),
+    SPREAD: (
+        "joint", "joint, sampled, prefiltered, noise a quarter of the spread", STEPS,
+        CACHED | PREFILTERED | DRAWS | {"selection.trial": "spread", "selection.temperature": 0.25},
+        JOINT_PREFILTERED, FEW_SEEDS,
+    ),
+    RISING: (
+        "joint", "joint, greedy, prefiltered, f rises from 0.6 to 0.87", STEPS,
+        _SELECTS | {"selection.trial": "rising", "selection.super_batch": 480}, JOINT_PREFILTERED,
+        FEW_SEEDS,
+    ),
+    TWICE: (
+        "joint", "joint, greedy, prefiltered, two gradient steps of the same pairs", TWICE_STEPS,
+        _SELECTS | {"selection.trial": "twice"}, JOINT_PREFILTERED, FEW_SEEDS,
+    ),
+    HALVES: (
+        "joint", "joint, greedy, prefiltered, twice the pairs in two gradient steps", TWICE_STEPS,
+        _SELECTS | {"selection.trial": "halves", "selection.sub_batch": 128}, JOINT_PREFILTERED,
+        FEW_SEEDS,
+    ),
+    REFRESHED: (
+        "joint", "joint, greedy, by the short recipe's result as reference", STEPS, GREEDY,
+        JOINT_PREFILTERED, FEW_SEEDS,
+    ),
+    BALANCE: (
+        "uniform", "best 60% by CLIPScore, halved by rare words, same FLOPs", FLOPS_STEPS,
+        {"data.train": BALANCED}, JOINT_PREFILTERED, FEW_SEEDS,
+    ),
 }  # fmt: skip
 # Of the short recipe, no baselines.
-VARIANTS = (JOINT_ALL, JOINT_SAMPLED, JOINT_BOTH, NEGATIVES, FULL_WEIGHT, EASY, HARD)
+VARIANTS = (
+    JOINT_ALL, JOINT_SAMPLED, JOINT_BOTH, NEGATIVES, FULL_WEIGHT, EASY, HARD, MIDDLE, SPREAD,
+    RISING, TWICE, HALVES, REFRESHED, BALANCE,
+)  # fmt: skip
 SHORT = (
     UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, CLIPSCORE_LOW, TOP_K_PREFILTERED, *VARIANTS,
     JOINT_PREFILTERED,
@@ -147,6 +190,7 @@ def _overrides(policy: str, more: dict) -> tuple:
 
 def _row(name: str) -> Row:
     policy, label, steps, overrides, trials, seeds = _ROWS[name]
+    refreshed = {"reference": JOINT_PREFILTERED, "caches": False} if name == REFRESHED else {}
     return Row(
         name,
         label,
@@ -156,6 +200,7 @@ def _row(name: str) -> Row:
         seeds,
         tuned_as=(trials,),
         config=CONFIG,
+        **refreshed,
     )
 
 
@@ -206,5 +251,53 @@ def _photos() -> list[Row]:
     return rows
 
 
+# b·q: a small model trained on the curated set is tuned, with few and with many near mates in a
+# batch, for MATE_PAIRS trained pairs at every b. Name -> data, b, whether equal captions are
+# negatives.
+NANO = {
+    "model.variant": "nano",
+    "model.patch_size": 12,
+    "model.image_size": 48,
+    "data.image_size": 48,
+}  # those of the small model, which the run takes over anyway
+MATE_PAIRS, MATE_RATE = 10_240, 3e-4  # a rate between those of the trials above; not tried
+MATES = {
+    "all_256": (None, 256, "ignore"),
+    "families_256": (FAMILIES, 256, "ignore"),
+    "clustered_64": (CLUSTERED, 64, "ignore"),
+    "clustered_256": (CLUSTERED, 256, "ignore"),
+    "clustered_512": (CLUSTERED, 512, "ignore"),
+    "clustered_256_negative": (CLUSTERED, 256, "negative"),
+}
+
+
+def _mates() -> list[Row]:
+    rows = []
+    for name, (data, b, same) in MATES.items():
+        for policy, more in (("independent_top_k", {}), ("joint", GREEDY)):
+            overrides = (
+                FROM_BASE
+                | AT_THE_END
+                | more
+                | {
+                    "model.init": START,
+                    **NANO,
+                    "same_caption": same,
+                    RATE: MATE_RATE,
+                    "selection.sub_batch": b,
+                    "selection.super_batch": 5 * b,
+                }
+            )
+            overrides |= {"data.train": data} if data else {}
+            row = Row(
+                f"{policy}_{name}", f"{policy.replace('_', ' ')}, {name.replace('_', ' ')}",
+                ABLATION, f"policy={policy},steps={MATE_PAIRS // b}", tuple(overrides.items()),
+                FEW_SEEDS, reference="new_reference", reference_seed=0, config=CONFIG,
+            )  # fmt: skip
+            rows.append(row)
+    return rows
+
+
+MATE_ROWS = _mates()
 TRIALS, TUNED, PHOTO_ROWS = _trials(), [_row(name) for name in _ROWS], _photos()
-ROWS = (*TRIALS, *TUNED, *PHOTO_ROWS)
+ROWS = (*TRIALS, *TUNED, *PHOTO_ROWS, *MATE_ROWS)
