@@ -111,8 +111,8 @@ def best_pairs(cache: str, best: str, data: list[str]) -> list[tuple[str, list[s
     ]
 
 
-# Records of a shard: of a cluster, whose four neighbours in a group are other clusters; of others.
-RUN, SHARD = 40, 1000
+# Records of a shard: of a run of neighbours, four of which a lane reads side by side; of others.
+RUN, SHARD = 160, 1000
 
 
 def write_parts(parts: list[str], pool: Manifest, placeholders: Mapping[str, str]) -> None:

@@ -289,6 +289,8 @@ def _mates() -> list[Row]:
                 }
             )
             overrides |= {"data.train": data} if data else {}
+            if data == CLUSTERED:  # A lane gives whole runs, as many rows as `benchmarks.bq` draws.
+                overrides["data.n_lanes"] = max(2, b // 128)
             row = Row(
                 f"{policy}_{name}", f"{policy.replace('_', ' ')}, {name.replace('_', ' ')}",
                 ABLATION, f"policy={policy},steps={MATE_PAIRS // b}", tuple(overrides.items()),
