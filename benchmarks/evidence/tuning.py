@@ -57,6 +57,8 @@ EASY, HARD = "joint_easy_reference", "joint_hard_learner"
 MIDDLE, SPREAD, RISING = "middle_losses", "joint_scaled_noise", "joint_rising"
 TWICE, HALVES, REFRESHED = "joint_twice", "joint_halves", "joint_refreshed"
 BALANCE = "balanced_flops"
+# Without the learner's forward passes a step costs what a uniform one costs.
+EASY_FLOPS, EASY_LONG = "easy_flops", "long_easy"
 TWICE_STEPS = 44  # scoring 320 pairs and two gradient steps of 64 cost 1.375 of the recipe's step
 # At the recipe's rate: whether the short rows' rate made CLIPScore end below the base.
 CLIPSCORE_LOW = "clipscore_flops_low"
@@ -161,6 +163,16 @@ _ROWS = {
         "joint", "joint, greedy, by the short recipe's result as reference", STEPS, GREEDY,
         JOINT_PREFILTERED, FEW_SEEDS,
     ),
+    EASY_FLOPS: (
+        "joint", "joint, greedy, prefiltered, by the reference alone, same FLOPs", FLOPS_STEPS,
+        _SELECTS | _BY_ONE | {"selection.criterion": "easy_reference"}, JOINT_PREFILTERED,
+        FEW_SEEDS,
+    ),
+    EASY_LONG: (
+        "joint", "joint, greedy, prefiltered, by the reference alone, same FLOPs",
+        LONG_FLOPS_STEPS, _SELECTS | _BY_ONE | {"selection.criterion": "easy_reference"}, EASY_LONG,
+        MAIN_SEEDS,
+    ),
     BALANCE: (
         "uniform", "best 60% by CLIPScore, halved by rare words, same FLOPs", FLOPS_STEPS,
         {"data.train": BALANCED}, JOINT_PREFILTERED, FEW_SEEDS,
@@ -175,12 +187,12 @@ SHORT = (
     UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, CLIPSCORE_LOW, TOP_K_PREFILTERED, *VARIANTS,
     JOINT_PREFILTERED,
 )  # fmt: skip
-LONG = (LONG_CLIPSCORE, LONG_JOINT)
+LONG = (LONG_CLIPSCORE, EASY_LONG, LONG_JOINT)
 # On the trial seed: name and rate. The longer ones at their full length, at the rate that was best
 # for joint selection and as good as any for CLIPScore.
 TRIED = ((JOINT_PREFILTERED, 3e-4), (CLIPSCORE, 3e-4), (JOINT_PREFILTERED, 1e-4),
          (CLIPSCORE, 1e-4), (JOINT_BOTH, 3e-4), (LONG_JOINT, 1e-4),
-         (LONG_CLIPSCORE, 1e-4))  # fmt: skip
+         (LONG_CLIPSCORE, 1e-4), (EASY_LONG, 1e-4))  # fmt: skip
 
 
 def _overrides(policy: str, more: dict) -> tuple:
