@@ -59,6 +59,9 @@ TWICE, HALVES, REFRESHED = "joint_twice", "joint_halves", "joint_refreshed"
 BALANCE = "balanced_flops"
 # Without the learner's forward passes a step costs what a uniform one costs.
 EASY_FLOPS, EASY_LONG = "easy_flops", "long_easy"
+# Behind a prefilter a lower filter ratio may be enough: more steps for the same FLOPs.
+LONG_160, LONG_QUARTER = "long_joint_160", "long_joint_quarter"
+LONG_160_STEPS, LONG_QUARTER_STEPS = 262, 288
 TWICE_STEPS = 44  # scoring 320 pairs and two gradient steps of 64 cost 1.375 of the recipe's step
 # At the recipe's rate: whether the short rows' rate made CLIPScore end below the base.
 CLIPSCORE_LOW = "clipscore_flops_low"
@@ -173,6 +176,14 @@ _ROWS = {
         LONG_FLOPS_STEPS, _SELECTS | _BY_ONE | {"selection.criterion": "easy_reference"}, EASY_LONG,
         MAIN_SEEDS,
     ),
+    LONG_160: (
+        "joint", "joint, greedy, prefiltered, B = 160", LONG_160_STEPS,
+        _SELECTS | {"selection.super_batch": 160}, LONG_160, MAIN_SEEDS,
+    ),
+    LONG_QUARTER: (
+        "joint", "joint, greedy, prefiltered to a quarter, B = 128", LONG_QUARTER_STEPS,
+        _SELECTS | {"selection.super_batch": 128, "data.prefilter": 0.25}, LONG_QUARTER, MAIN_SEEDS,
+    ),
     BALANCE: (
         "uniform", "best 60% by CLIPScore, halved by rare words, same FLOPs", FLOPS_STEPS,
         {"data.train": BALANCED}, JOINT_PREFILTERED, FEW_SEEDS,
@@ -187,12 +198,13 @@ SHORT = (
     UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, CLIPSCORE_LOW, TOP_K_PREFILTERED, *VARIANTS,
     JOINT_PREFILTERED,
 )  # fmt: skip
-LONG = (LONG_CLIPSCORE, EASY_LONG, LONG_JOINT)
+LONG = (LONG_CLIPSCORE, EASY_LONG, LONG_160, LONG_QUARTER, LONG_JOINT)
 # On the trial seed: name and rate. The longer ones at their full length, at the rate that was best
 # for joint selection and as good as any for CLIPScore.
 TRIED = ((JOINT_PREFILTERED, 3e-4), (CLIPSCORE, 3e-4), (JOINT_PREFILTERED, 1e-4),
          (CLIPSCORE, 1e-4), (JOINT_BOTH, 3e-4), (LONG_JOINT, 1e-4),
-         (LONG_CLIPSCORE, 1e-4), (EASY_LONG, 1e-4))  # fmt: skip
+         (LONG_CLIPSCORE, 1e-4), (EASY_LONG, 1e-4), (LONG_160, 1e-4),
+         (LONG_QUARTER, 1e-4))  # fmt: skip
 
 
 def _overrides(policy: str, more: dict) -> tuple:
