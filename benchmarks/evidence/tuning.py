@@ -62,6 +62,7 @@ EASY_FLOPS, EASY_LONG = "easy_flops", "long_easy"
 # Behind a prefilter a lower filter ratio may be enough: more steps for the same FLOPs.
 LONG_160, LONG_QUARTER = "long_joint_160", "long_joint_quarter"
 LONG_160_STEPS, LONG_QUARTER_STEPS = 262, 288
+SHORT_160, SHORT_160_STEPS = "joint_prefiltered_160", 87
 TWICE_STEPS = 44  # scoring 320 pairs and two gradient steps of 64 cost 1.375 of the recipe's step
 # At the recipe's rate: whether the short rows' rate made CLIPScore end below the base.
 CLIPSCORE_LOW = "clipscore_flops_low"
@@ -176,6 +177,10 @@ _ROWS = {
         LONG_FLOPS_STEPS, _SELECTS | _BY_ONE | {"selection.criterion": "easy_reference"}, EASY_LONG,
         MAIN_SEEDS,
     ),
+    SHORT_160: (
+        "joint", "joint, greedy, prefiltered, B = 160", SHORT_160_STEPS,
+        _SELECTS | {"selection.super_batch": 160}, JOINT_PREFILTERED, FEW_SEEDS,
+    ),
     LONG_160: (
         "joint", "joint, greedy, prefiltered, B = 160", LONG_160_STEPS,
         _SELECTS | {"selection.super_batch": 160}, LONG_160, MAIN_SEEDS,
@@ -192,7 +197,7 @@ _ROWS = {
 # Of the short recipe, no baselines.
 VARIANTS = (
     JOINT_ALL, JOINT_SAMPLED, JOINT_BOTH, NEGATIVES, FULL_WEIGHT, EASY, HARD, MIDDLE, SPREAD,
-    RISING, TWICE, HALVES, REFRESHED, BALANCE,
+    RISING, TWICE, HALVES, SHORT_160, EASY_FLOPS, REFRESHED, BALANCE,
 )  # fmt: skip
 SHORT = (
     UNIFORM_FLOPS, UNIFORM_DISTILLED, CLIPSCORE, CLIPSCORE_LOW, TOP_K_PREFILTERED, *VARIANTS,
