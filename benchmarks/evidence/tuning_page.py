@@ -7,7 +7,7 @@ From the runs that tune the shipped base, the runs from nothing and the comparis
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.evidence import anew_page, mates_page, picks, suites, tuning
+from benchmarks.evidence import anew_page, mates_page, picks, suites, tuning, variants_page
 from benchmarks.evidence.analysis import (
     SCORES,
     RowResults,
@@ -106,8 +106,7 @@ def short_answer(evidence: Evidence) -> list[str]:
             "Tuning on all pairs (uniform sampling) moves the base by "
             f"{interval(over(tuning.UNIFORM_FLOPS))} points at the FLOPs of the short recipe."
         )
-    own = {short, *tuning.VARIANTS}
-    baselines = [n for n in tuning.SHORT if n in evidence.tuned and n not in own]
+    baselines = [n for n in tuning.SHORT if n in evidence.tuned and n != short]
     if short in evidence.tuned and baselines:
         strongest = max(baselines, key=lambda name: evidence.tuned[name].test_mean().mean)
         said.append(
@@ -346,13 +345,16 @@ def results_json(evidence: Evidence) -> list[dict[str, Any]]:
         ]
         note = f"points of test retrieval by seed: {'; '.join(notes)}" if notes else "not measured"
         add(figure, value, "1", value == 1, used, "tuning", note)
-    difference = evidence.difference(PHOTOS_JOINT, PHOTOS_TOP_K)
+    difference = mean_of(variants_page.differences(rows))
     known = difference is not None and difference.error
     sigmas = difference.mean / difference.error if known else None
-    used = [rows[name] for name in (PHOTOS_JOINT, PHOTOS_TOP_K) if name in rows]
-    note = f"photographs, greedy: {points(difference)} points" if known else "not measured"
+    used = [rows[name] for pair in variants_page.with_mates() for name in pair if name in rows]
+    note = f"{points(difference)} points, greedy, {difference.n} pairs of runs" if known else ""
+    note = (
+        f"{note}: photographs, neighbours ([variants.md](variants.md))" if known else "not measured"
+    )
     figure = "joint_minus_top_k_sigmas_where_bq_above_1"
-    add(figure, sigmas, "> 2", sigmas and sigmas > 2, used, "photographs", note)
+    add(figure, sigmas, "> 2", sigmas and sigmas > 2, used, "mates", note)
     share = _noisy(evidence).mean if recipe else None
     note = f"share among the selected after warm-up, `{tuning.RECIPE}`; 0.40 of the pool"
     figure = "noisy_share_tuning"
