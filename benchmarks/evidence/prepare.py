@@ -21,6 +21,7 @@ from benchmarks.evidence.grid import (
     FAMILIES,
     PARTS,
     PHOTOS,
+    TENTH,
     Cell,
 )
 from examples.emoji import builder as emoji  # noqa: F401 - registers the set with TFDS
@@ -118,10 +119,12 @@ RUN, SHARD = 160, 1000
 def write_parts(parts: list[str], pool: Manifest, placeholders: Mapping[str, str]) -> None:
     """Copies parts of the pool, by the base's embeddings and the captions."""
     zimg, ztxt, captions = bq.read(ReferenceCache.load(placeholders[BASE_CACHE]))
+    score = (zimg * ztxt).sum(axis=1)
     rows_of = {
         CLUSTERED: lambda: bq.cluster_order(ztxt),
         FAMILIES: lambda: bq.rows_of_families(captions),
-        BALANCED: lambda: balanced((zimg * ztxt).sum(axis=1), captions),
+        BALANCED: lambda: balanced(score, captions),
+        TENTH: lambda: np.sort(np.argsort(-score)[: len(score) // 10]),
     }
     paths = [(s.path, s.start, s.records) for s in pool.shards]
     records = [
