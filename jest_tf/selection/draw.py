@@ -68,7 +68,6 @@ class Draw:
     offered: int
     merged: bool
     temperature: float | None
-    scaled: bool
 
     @classmethod
     def of(cls, spec: SelectionSpec, count: int, n: int, size: int) -> "Draw":
@@ -80,7 +79,6 @@ class Draw:
             offered=count // size if shared else min(count, n),
             merged=size > 1 and not shared,
             temperature=None if greedy else spec.temperature,
-            scaled=spec.trial == "spread",
         )
 
 
@@ -137,8 +135,6 @@ def _perturbed(draw, logits, noise, chunk, start):
         gumbels = gumbel(noise.seed, chunk, start, n)
     else:
         gumbels = tf.slice(tf.gather(noise.gumbel, chunk), [start], [n])
-    if draw.scaled:
-        logits = logits / tf.maximum(tf.math.reduce_std(logits), 1e-9)
     return logits / draw.temperature + gumbels
 
 

@@ -85,11 +85,7 @@ def _joint(spec, candidates, noise, collectives):
 
 
 def _independent(spec, candidates, noise, collectives):
-    logits = candidates.s_ii
-    if spec.trial == "middle":  # SCAN: neither the lowest nor the highest losses. One replica.
-        rank = tf.argsort(tf.argsort(logits))
-        logits = -tf.abs(tf.cast(rank, tf.float32) - (spec.super_batch - 1) / 2)
-    return draw_once(spec, logits, candidates.usable, noise, collectives), {}
+    return draw_once(spec, candidates.s_ii, candidates.usable, noise, collectives), {}
 
 
 # Policy -> its draw: global positions int32 [b], the same on every replica, and sums over this
@@ -152,12 +148,7 @@ def _program(spec, local):
 
 def _select(spec, learner, reference, valid, seed, gumbel, collectives):
     models = [] if spec.policy == "uniform" else scores.terms(spec, learner, reference)
-    if spec.trial == "rising":  # A third of the super-batch at first, all of it from step 60 on.
-        share = (1 + 2 * tf.minimum(1.0, tf.cast(seed[1], tf.float32) / 60)) / 3
-        now = tf.range(valid.shape[0]) < tf.cast(share * spec.super_batch, tf.int32)
-        candidates = Candidates(models, *pool(spec.loss, models, valid & now))
-    else:
-        candidates = Candidates(models, *pool(spec.loss, models, valid))
+    candidates = Candidates(models, *pool(spec.loss, models, valid))
     positions, sums = DRAWS[spec.policy](spec, candidates, Noise(seed, gumbel), collectives)
 
     return summed_up(spec, candidates, positions, sums, valid, collectives)

@@ -220,10 +220,8 @@ class JestModel(keras.Model):
             for part, of_part in zip(plan.train, positions, strict=True)
         ]
         teacher = self.teacher(parts, scored.reference) if self.distillation else None
-        for some in self.at_a_time(parts):
-            loss, gradients = self.loss_and_gradients(some, collectives, teacher)
-            metrics = self._program(self._update)(loss, gradients, selection.n_candidates)
-        self.optimizer.count()
+        loss, gradients = self.loss_and_gradients(parts, collectives, teacher)
+        metrics = self.update(loss, gradients, selection.n_candidates)
         metrics |= {f"selection/{name}": value for name, value in selection.metrics.items()}
         metrics["input/n_valid"] = selection.n_valid
         picked_ids = ids_at(selection.positions, super_batch["id"], collectives)
@@ -231,16 +229,6 @@ class JestModel(keras.Model):
         if self.observe:
             observed = self.observed(super_batch, scored, selection, collectives)
         return StepOutput(metrics, picked_ids, scored, selection, observed)
-
-    def at_a_time(self, parts: list["Part"]) -> list[list["Part"]]:
-        """The parts of each gradient step: of all, twice of all, or of each half. One replica."""
-        if self.spec.trial == "twice":
-            return [parts, parts]
-        if self.spec.trial == "halves":
-            first = [Part(p.at, {k: v[::2] for k, v in p.examples.items()}) for p in parts]
-            last = [Part(p.at, {k: v[1::2] for k, v in p.examples.items()}) for p in parts]
-            return [first, last]
-        return [parts]
 
     def observed(
         self, batch: dict, scored: "Scored", selection: Selection, collectives: Collectives
