@@ -69,17 +69,12 @@ def everything(ztxt, captions) -> Callable:
 
 def families(ztxt, captions) -> Callable:
     """Rows at random whose caption starts with one of the most frequent words."""
-    rows = rows_of_families(captions)
-    return lambda rng, n: rng.choice(rows, n, replace=False)
-
-
-def rows_of_families(captions) -> np.ndarray:
-    """The rows whose caption starts with one of the most frequent words."""
     words = np.array([(c.lower().split() or [b""])[0] for c in captions])
     names, counts = np.unique(words, return_counts=True)
     order = np.argsort(-counts)
     n_used = np.searchsorted(np.cumsum(counts[order]), FAMILIES_SHARE * len(captions)) + 1
-    return np.flatnonzero(np.isin(words, names[order[:n_used]]))
+    rows = np.flatnonzero(np.isin(words, names[order[:n_used]]))
+    return lambda rng, n: rng.choice(rows, n, replace=False)
 
 
 def clustered(ztxt, captions) -> Callable:

@@ -29,12 +29,9 @@ CLEAN_POOL, REFERENCE, CACHE = "{clean_pool}", "{reference}", "{cache}"
 BASE, BASE_CACHE, BEST_PAIRS, PHOTOS = "{base}", "{base_cache}", "{best_pairs}", "{photos}"
 OWN_BEST = "{own_best}"  # the pairs that the cell's own reference scores best
 START = "{start}"  # the cell's own reference, where it is tuned
-# Parts of the pool: neighbours by the base's text embeddings one after the other, captions that
-# start with one of the most frequent words, of the better 60% of CLIPScore half, rare words first,
-# and the best 10%.
-CLUSTERED, FAMILIES, BALANCED, TENTH = PARTS = (
-    "{clustered}", "{families}", "{balanced}", "{tenth}",
-)  # fmt: skip
+# Parts of the pool: neighbours by the base's text embeddings one after the other, of the better 60%
+# of CLIPScore half, rare words first, and the best 10%.
+CLUSTERED, BALANCED, TENTH = PARTS = ("{clustered}", "{balanced}", "{tenth}")
 # Of the shipped base: a run that starts from it takes them over.
 BASE_SIZES = {"data.image_size": 48, "model.image_size": 48, "model.patch_size": 8}
 

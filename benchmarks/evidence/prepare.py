@@ -18,7 +18,6 @@ from benchmarks.evidence.grid import (
     BEST_PAIRS,
     CLEAN_POOL,
     CLUSTERED,
-    FAMILIES,
     PARTS,
     PHOTOS,
     TENTH,
@@ -122,7 +121,6 @@ def write_parts(parts: list[str], pool: Manifest, placeholders: Mapping[str, str
     score = (zimg * ztxt).sum(axis=1)
     rows_of = {
         CLUSTERED: lambda: bq.cluster_order(ztxt),
-        FAMILIES: lambda: bq.rows_of_families(captions),
         BALANCED: lambda: balanced(score, captions),
         TENTH: lambda: np.sort(np.argsort(-score)[: len(score) // 10]),
     }
