@@ -79,14 +79,7 @@ def families(ztxt, captions) -> Callable:
 
 def clustered(ztxt, captions) -> Callable:
     """Runs of neighbours, one from each data lane."""
-    rng = np.random.default_rng(0)
-    centres = ztxt[rng.choice(len(ztxt), len(ztxt) // PER_CLUSTER, replace=False)]
-    for _ in range(5):
-        nearest = np.argmax(ztxt @ centres.T, axis=1)
-        for k in np.unique(nearest):
-            mean = ztxt[nearest == k].mean(axis=0)
-            centres[k] = mean / max(np.linalg.norm(mean), 1e-9)
-    order = np.lexsort((rng.random(len(ztxt)), nearest))
+    order = cluster_order(ztxt)
 
     def draw(rng, n):
         lanes = np.array_split(order, LANES)
@@ -94,6 +87,18 @@ def clustered(ztxt, captions) -> Callable:
         return np.concatenate([a[s : s + n // LANES] for a, s in zip(lanes, starts, strict=True)])
 
     return draw
+
+
+def cluster_order(ztxt) -> np.ndarray:
+    """The rows, those of one cluster of text embeddings one after the other."""
+    rng = np.random.default_rng(0)
+    centres = ztxt[rng.choice(len(ztxt), len(ztxt) // PER_CLUSTER, replace=False)]
+    for _ in range(5):
+        nearest = np.argmax(ztxt @ centres.T, axis=1)
+        for k in np.unique(nearest):
+            mean = ztxt[nearest == k].mean(axis=0)
+            centres[k] = mean / max(np.linalg.norm(mean), 1e-9)
+    return np.lexsort((rng.random(len(ztxt)), nearest))
 
 
 ORDERS = {"all": everything, "families": families, "clustered": clustered}

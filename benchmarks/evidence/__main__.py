@@ -7,8 +7,9 @@
     python -m benchmarks.evidence --suite=tuning_trials   # tuning: learning rates, candidates
     python -m benchmarks.evidence --suite=tuning          # tuning: 5 seeds for each claim
     python -m benchmarks.evidence --suite=photographs     # tuning on photographs
+    python -m benchmarks.evidence --suite=mates           # near mates in a batch, 2 seeds
     python -m benchmarks.evidence --suite=from_nothing_trials  # options, on the trial seed
-    python -m benchmarks.evidence --suite=from_nothing    # on the page of the tuning runs, 2 seeds
+    python -m benchmarks.evidence --suite=from_nothing    # on the page of the tuning runs, 1 seed
     python -m benchmarks.evidence --suite=tuning --report_only --update_readme
     python -m benchmarks.evidence --suite=main --only='joint*,uniform*' --hours=3
 
@@ -43,6 +44,7 @@ _SUITE = flags.DEFINE_enum(
         "tuning_trials",
         "tuning",
         "photographs",
+        "mates",
         "from_nothing_trials",
         "from_nothing",
     ],

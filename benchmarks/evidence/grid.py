@@ -28,6 +28,10 @@ CLEAN_POOL, REFERENCE, CACHE = "{clean_pool}", "{reference}", "{cache}"
 # the prepared photographs.
 BASE, BASE_CACHE, BEST_PAIRS, PHOTOS = "{base}", "{base_cache}", "{best_pairs}", "{photos}"
 OWN_BEST = "{own_best}"  # the pairs that the cell's own reference scores best
+START = "{start}"  # the cell's own reference, where it is tuned
+# Parts of the pool: neighbours by the base's text embeddings one after the other, of the better 60%
+# of CLIPScore half, rare words first, and the best 10%.
+CLUSTERED, BALANCED, TENTH = PARTS = ("{clustered}", "{balanced}", "{tenth}")
 # Of the shipped base: a run that starts from it takes them over.
 BASE_SIZES = {"data.image_size": 48, "model.image_size": 48, "model.patch_size": 8}
 
@@ -116,7 +120,7 @@ class Cell:
                     f"{nearest(field, keys)}."
                 )
             config.update_from_flattened_dict({field: value})
-        if config.model.init:
+        if config.model.init == BASE:
             config.update_from_flattened_dict(BASE_SIZES)
         if self.reference:
             config.reference.workdir = REFERENCE

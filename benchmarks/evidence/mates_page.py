@@ -122,5 +122,5 @@ def _p5(lines) -> str:
     return (
         "**P5, lanes ordered by cluster bring mates into a small batch: "
         f"{_judged(near, pool)}.** At b = 128 they gain {_gain(near)} a row, random rows "
-        f"{_gain(pool)}. This is joint score, not yet a better model: no run was trained so."
+        f"{_gain(pool)}. This is joint score: for trained models see [variants.md](variants.md)."
     )

@@ -1,16 +1,31 @@
 """What all cells read, made once before the first: cells may run side by side."""
 
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
-from benchmarks.evidence.grid import BASE, BASE_CACHE, BEST_PAIRS, CLEAN_POOL, PHOTOS, Cell
+from benchmarks import bq
+from benchmarks.evidence.grid import (
+    BALANCED,
+    BASE,
+    BASE_CACHE,
+    BEST_PAIRS,
+    CLEAN_POOL,
+    CLUSTERED,
+    PARTS,
+    PHOTOS,
+    TENTH,
+    Cell,
+)
 from examples.emoji import builder as emoji  # noqa: F401 - registers the set with TFDS
 from jest_tf.data.manifest import Manifest, Shard
+from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.sources import open_source
 from jest_tf.monitoring.labels import CLEAN
 from jest_tf.training.inputs import find_vocabulary
@@ -36,6 +51,7 @@ def prepare(cells: Iterable[Cell], data_dir: str, placeholders: Mapping[str, str
         sources |= {config.data.train, *(e.data for e in config.evals.values())}
         if not config.model.init:
             vocabularies[config.data.vocab_from, config.data.vocab_size] = config
+    used |= {config for config in (cell.config.data.train for cell in cells) if config in PARTS}
     sources = {source for source in sources if source.startswith("tfds:")}
     for source in sources:
         open_source(source, data_dir)
@@ -45,6 +61,9 @@ def prepare(cells: Iterable[Cell], data_dir: str, placeholders: Mapping[str, str
     for words in base_commands(used, data_dir, placeholders):
         print(shlex.join(words), flush=True)
         subprocess.run([sys.executable, *words[1:]], check=True)
+    parts = sorted(part for part in used & set(PARTS) if not Path(placeholders[part]).exists())
+    if parts:
+        write_parts(parts, open_source(POOL, data_dir), placeholders)
     for config in vocabularies.values():
         config = config.copy_and_resolve_references()
         config.data.data_dir = data_dir
@@ -74,7 +93,7 @@ def base_commands(
             for part in ("pool", "curated", "test")
         ),
     ]  # fmt: skip
-    needs = used | ({BASE, BASE_CACHE} if used & {BASE_CACHE, BEST_PAIRS} else set())
+    needs = used | ({BASE, BASE_CACHE} if used & {BASE_CACHE, BEST_PAIRS, *PARTS} else set())
     return [
         ["python", "-m", f"jest_tf.{words[0]}", *words[1:]]
         for placeholder, made, words in plan
@@ -90,6 +109,55 @@ def best_pairs(cache: str, best: str, data: list[str]) -> list[tuple[str, list[s
         (table, ["audit", *data, f"--reference={cache}", f"--out={table}"]),
         (f"{best}/manifest.json", [*curate, f"--out={best}"]),
     ]
+
+
+# Records of a shard: of a run of neighbours, four of which a lane reads side by side; of others.
+RUN, SHARD = 160, 1000
+
+
+def write_parts(parts: list[str], pool: Manifest, placeholders: Mapping[str, str]) -> None:
+    """Copies parts of the pool, by the base's embeddings and the captions."""
+    zimg, ztxt, captions = bq.read(ReferenceCache.load(placeholders[BASE_CACHE]))
+    score = (zimg * ztxt).sum(axis=1)
+    rows_of = {
+        CLUSTERED: lambda: bq.cluster_order(ztxt),
+        BALANCED: lambda: balanced(score, captions),
+        TENTH: lambda: np.sort(np.argsort(-score)[: len(score) // 10]),
+    }
+    paths = [(s.path, s.start, s.records) for s in pool.shards]
+    records = [
+        record
+        for path, start, n in paths
+        for record in tf.data.TFRecordDataset(path).skip(start).take(n).as_numpy_iterator()
+    ]
+    for part in parts:
+        path, rows, shards = Path(placeholders[part]), rows_of[part](), []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = RUN if part == CLUSTERED else SHARD
+        for start in range(0, len(rows), size):
+            file = path.parent / f"part-{start:05d}.tfrecord"
+            some = rows[start : start + size]
+            with tf.io.TFRecordWriter(str(file)) as writer:
+                for row in some:
+                    writer.write(records[row])
+            shards.append(Shard(str(file.absolute()), len(some), 0, bytes=file.stat().st_size))
+        Manifest(f"{pool.name}, {part.strip('{}')}", pool.sources, tuple(shards)).save(str(path))
+
+
+def balanced(score: np.ndarray, captions: list[bytes]) -> np.ndarray:
+    """Half of the better 60% of rows, kept the rather the rarer a word of the caption is.
+
+    As the balancing of MetaCLIP: each row with the chance min(1, t / count) of its rarest word.
+    """
+    rows = np.argsort(-score)[: round(2 * BEST_SHARE * len(score))]
+    words = [set(re.findall(rb"\w+", captions[row].lower())) for row in rows]
+    counts: dict[bytes, int] = {}
+    for some in words:
+        for word in some:
+            counts[word] = counts.get(word, 0) + 1
+    rarest = np.array([min((counts[w] for w in some), default=len(rows)) for some in words])
+    draws = np.random.default_rng(0).random(len(rows))
+    return np.sort(rows[np.argsort(draws * rarest)[: len(rows) // 2]])
 
 
 def write_clean_part(pool: Manifest, path: str) -> None:

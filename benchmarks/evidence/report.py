@@ -16,6 +16,7 @@ from benchmarks.evidence import (
     results,
     suites,
     tuning_page,
+    variants_page,
 )
 from benchmarks.evidence.grid import HEADLINE, make_cells
 from benchmarks.evidence.picks import PoolTruth
@@ -50,6 +51,8 @@ def write_report(
     if family == "tuning":
         goals = json.dumps(tuning_page.results_json(evidence_of(shown)), indent=1)
         page_path.with_suffix(".json").write_text(goals + "\n", encoding="utf-8")
+        variants = variants_page.page(shown)
+        page_path.with_name("variants.md").write_text(variants, encoding="utf-8")
     elif family != "approximations":
         _draw(shown.rows, page_path.with_suffix(""), shown.pool)
     if readme is not None:

@@ -3,7 +3,7 @@
 import pytest
 from evidence_fake_run import write_evaluation, write_run
 
-from benchmarks.evidence import results, suites, tuning, tuning_page
+from benchmarks.evidence import results, suites, tuning, tuning_page, variants_page
 from benchmarks.evidence.analysis import by_row
 from benchmarks.evidence.grid import make_cells
 from benchmarks.evidence.page import Shown
@@ -11,6 +11,8 @@ from benchmarks.evidence.page import Shown
 SCORES = {
     tuning.UNIFORM_FLOPS: (0.24, 0.25), tuning.CLIPSCORE: (0.30, 0.36),
     tuning.JOINT_PREFILTERED: (0.33, 0.34), tuning.RECIPE: (0.34, 0.35),
+    tuning.LONG_CLIPSCORE: (0.33, 0.34), tuning.JOINT_ALL: (0.34, 0.35), tuning.HARD: (0.2, 0.33),
+    "joint_clustered_256": (0.5, 0.6), "independent_top_k_clustered_256": (0.4, 0.6),
     suites.ANEW_CLIPSCORE: (0.1, 0.2),
     suites.ANEW_REFERENCE: (0.5, 0.5), suites.ANEW_UNIFORM: (0.3, 0.3),
     suites.ANEW_JOINT: (0.6, 0.2),
@@ -50,7 +52,9 @@ def test_goals_are_counted_seed_by_seed(evidence):
     assert counted["value"] == pytest.approx(820 / (800 + 150), rel=1e-3)
     assert "1 of 1 seeds got there" in counted["note"] and counted["reached"] is False
     mates = found["joint_minus_top_k_sigmas_where_bq_above_1"]
-    assert mates["value"] == pytest.approx(7) and "+35.0 ± 5.0 points" in mates["note"]
+    # 0.3 and 0.4 on photographs, 0.1 and 0 with neighbours; of pairs of runs, not of settings.
+    assert mates["value"] == pytest.approx(0.2 / (0.1 / 3) ** 0.5 * 2, rel=1e-3)
+    assert "+20.0 ± 9.1 points, greedy, 4 pairs of runs" in mates["note"]
     # The stand-in selects rows 1 to 187 or so of the pool.
     assert 0 < found["noisy_share_tuning"]["value"] < 1
 
@@ -61,9 +65,21 @@ def test_the_page_has_gains_verdicts_and_the_strongest_baseline(evidence):
     assert "; instead of everything | the short recipe | - | +9.0 [+9.0, +9.0] |" in text
     claim = "| The short recipe beats offline CLIPScore at equal FLOPs. | **undecided** |"
     assert f"{claim} +0.5 [-31.3, +32.3]" in text
-    assert "| The recipe beats the short recipe. | **confirmed** | +1.0 [+1.0, +1.0]" in text
+    beats = "| The recipe beats offline CLIPScore, best 30%, at equal FLOPs. | **confirmed** |"
+    assert f"{beats} +1.0 [+1.0, +1.0] | 2 |" in text
     new = next(line for line in text.splitlines() if line.startswith("| joint, distilled"))
     assert " | 5.5x (1/1) | 5.5x; 0.9x | 60.0 |" in new
     lines = tuning_page.short_answer(evidence)
     assert "from 30.0% of retrieval by +4.5 [" in lines[0]
-    assert "strongest baseline there is offline CLIPScore" in lines[2]
+    assert "The recipe minus offline CLIPScore, best 30% at the same FLOPs is +1.0 [" in lines[2]
+
+
+def test_variants_are_judged_beyond_two_standard_errors_of_their_difference(evidence):
+    shown = Shown("COMMAND", evidence.tuned, "results", "runs.jsonl.gz", [], [], evidence.pool)
+    rows = [line.split(" | ") for line in variants_page.page(shown).splitlines()]
+    found = {row[0].strip("| "): row[3:6] for row in rows if len(row) == 8}
+    assert found["the short recipe"] == ["33.5 ± 0.5", "-", "-"]
+    assert found["joint, greedy, not prefiltered"] == ["34.5 ± 0.5", "+1.0 ± 0.0", "better"]
+    assert found["joint, greedy, by the learner alone"] == ["26.5 ± 6.5", "-7.0 ± 6.0", "level"]
+    near = next(row for row in rows if row[0] == "| neighbours")
+    assert near[3:6] == ["50.0 ± 10.0", "55.0 ± 5.0", "+5.0 ± 5.0"]
