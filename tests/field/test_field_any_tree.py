@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import tempfile
+import unicodedata
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,10 +48,15 @@ def utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8", "ignore")
 
 
+def is_seen(text: str) -> bool:
+    """Whether there is more in it than blanks, control and zero-width characters."""
+    return any(unicodedata.category(c) not in ("Zs", "Zl", "Zp", "Cc", "Cf") for c in text)
+
+
 def is_text(value: object) -> bool:
     """Whether `prepare` must find a caption in a value of a JSON."""
     values = value if isinstance(value, list) else [value]
-    return all(isinstance(v, str | None) for v in values) and any(v and v.strip() for v in values)
+    return all(isinstance(v, str | None) for v in values) and any(v and is_seen(v) for v in values)
 
 
 def prepared(kind: str, path, out) -> tuple[object, list[dict]]:
@@ -127,7 +133,7 @@ def readable(files: dict, rows) -> set[str]:
         for name, content in files.items()
         if content in GOOD.values() and not any(p.startswith(".") for p in name.split("/"))
     }
-    named = {name for name, text in rows or [] if utf8(text).strip()}
+    named = {name for name, text in rows or [] if is_seen(utf8(text))}
     found = {name for name in sound if name in named}
     for name in sound - {name for name, _ in rows or []}:
         stem = os.path.splitext(name)[0]
@@ -136,7 +142,7 @@ def readable(files: dict, rows) -> set[str]:
             fields = json.loads(files.get(stem + ".json", b"{}"))
         except (ValueError, RecursionError):
             fields = {}
-        if text.strip() or (stem + ".txt" not in files and is_text(fields.get("caption"))):
+        if is_seen(text) or (stem + ".txt" not in files and is_text(fields.get("caption"))):
             found.add(name)
     return found
 
@@ -199,7 +205,7 @@ def test_a_tar(members, compressed):
             inner = "" if "." not in next(iter(parts)) else "y."
             caption = json.loads(parts.get(inner + "json", b"{}")).get("caption")
             text = parts[inner + "txt"].decode("utf-8", "ignore") if inner + "txt" in parts else ""
-            has_text = text.strip() if inner + "txt" in parts else is_text(caption)
+            has_text = is_seen(text) if inner + "txt" in parts else is_text(caption)
             if parts.get(inner + "jpg") == GOOD[".jpg"] and has_text:
                 wanted.add(stem + ("." + inner[:-1] if inner else ""))
         try:
@@ -233,7 +239,7 @@ def test_a_table(rows, as_json):
             table = io.StringIO(newline="")
             csv.writer(table).writerows([("filepath", "title"), *rows])
             (folder / "t.csv").write_bytes(encoded_or_lost(table.getvalue()))
-            path, wanted = folder / "t.csv", [n for n, t in rows if utf8(t).strip()]
+            path, wanted = folder / "t.csv", [n for n, t in rows if is_seen(utf8(t))]
             n_rows = sum(bool(name or text.strip()) for name, text in rows)
         wanted = sorted(n for n in wanted if n in ("0.jpg", "1.png"))
         try:
