@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from jest_tf.data import pipeline
 from jest_tf.data.fields import hash64
@@ -125,19 +126,22 @@ class StoredEmbeddings:
             for number in np.flatnonzero(parts == part):
                 row = rows[number]
                 found[int(number)] = unit_norm(zimg[row]), unit_norm(np.atleast_2d(ztxt[row]))
+        unusable = 0
         for number, (record_id, n_captions) in enumerate(records):
             zimg, ztxt = found.pop(number)
-            if not (np.isfinite(zimg).all() and np.isfinite(ztxt).all()):
-                raise UserError(
-                    f"{self.parts[parts[number]][0]}: the embedding of record {record_id} holds "
-                    "what is no number. Embed it again, or prepare the data without it."
-                )
+            unusable += not (np.isfinite(zimg).all() and np.isfinite(ztxt).all())
             if len(ztxt) != max(1, n_captions):
                 raise UserError(
                     f"record {record_id} has {n_captions} captions but {len(ztxt)} text "
                     "embeddings; expected one each, in the record's order"
                 )
             yield record_id, zimg, ztxt
+        if unusable:
+            logging.warning(
+                "%s: %d of the embeddings of %s hold what is no number. Their records are passed "
+                "over and never selected.",
+                self.parts[parts[0]][0], unusable, manifest.shards[shard].path,
+            )  # fmt: skip
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  lives as long as the cache is filled
     def _load(self, part: int) -> tuple[np.ndarray, Sequence[np.ndarray]]:
