@@ -1,10 +1,12 @@
 """What all cells read, made once before the first: cells may run side by side."""
 
+import itertools
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +53,6 @@ def prepare(cells: Iterable[Cell], data_dir: str, placeholders: Mapping[str, str
         sources |= {config.data.train, *(e.data for e in config.evals.values())}
         if not config.model.init:
             vocabularies[config.data.vocab_from, config.data.vocab_size] = config
-    used |= {config for config in (cell.config.data.train for cell in cells) if config in PARTS}
     sources = {source for source in sources if source.startswith("tfds:")}
     for source in sources:
         open_source(source, data_dir)
@@ -124,37 +125,26 @@ def write_parts(parts: list[str], pool: Manifest, placeholders: Mapping[str, str
         BALANCED: lambda: balanced(score, captions),
         TENTH: lambda: np.sort(np.argsort(-score)[: len(score) // 10]),
     }
-    paths = [(s.path, s.start, s.records) for s in pool.shards]
-    records = [
-        record
-        for path, start, n in paths
-        for record in tf.data.TFRecordDataset(path).skip(start).take(n).as_numpy_iterator()
-    ]
+    records = [record for shard in pool.shards for record in records_of(shard)]
     for part in parts:
         path, rows, shards = Path(placeholders[part]), rows_of[part](), []
         path.parent.mkdir(parents=True, exist_ok=True)
         size = RUN if part == CLUSTERED else SHARD
         for start in range(0, len(rows), size):
             file = path.parent / f"part-{start:05d}.tfrecord"
-            some = rows[start : start + size]
-            with tf.io.TFRecordWriter(str(file)) as writer:
-                for row in some:
-                    writer.write(records[row])
-            shards.append(Shard(str(file.absolute()), len(some), 0, bytes=file.stat().st_size))
+            some = [records[row] for row in rows[start : start + size]]
+            shards.append(write_shard(file, some, source=0))
         Manifest(f"{pool.name}, {part.strip('{}')}", pool.sources, tuple(shards)).save(str(path))
 
 
 def balanced(score: np.ndarray, captions: list[bytes]) -> np.ndarray:
-    """Half of the better 60% of rows, kept the rather the rarer a word of the caption is.
+    """Half of the better 60% of rows, of captions with rare words more than of others.
 
-    As the balancing of MetaCLIP: each row with the chance min(1, t / count) of its rarest word.
+    As MetaCLIP balances: a row stays with the chance min(1, t / count) of its rarest word.
     """
     rows = np.argsort(-score)[: round(2 * BEST_SHARE * len(score))]
     words = [set(re.findall(rb"\w+", captions[row].lower())) for row in rows]
-    counts: dict[bytes, int] = {}
-    for some in words:
-        for word in some:
-            counts[word] = counts.get(word, 0) + 1
+    counts = Counter(itertools.chain.from_iterable(words))
     rarest = np.array([min((counts[w] for w in some), default=len(rows)) for some in words])
     draws = np.random.default_rng(0).random(len(rows))
     return np.sort(rows[np.argsort(draws * rarest)[: len(rows) // 2]])
@@ -167,16 +157,27 @@ def write_clean_part(pool: Manifest, path: str) -> None:
     """
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
+
+    def is_clean(record: bytes) -> bool:
+        features = tf.train.Example.FromString(record).features.feature
+        return features["noise"].bytes_list.value[0].decode() == CLEAN
+
     shards = []
     for number, shard in enumerate(pool.shards):
-        file = folder / f"clean-{number:05d}.tfrecord"
-        kept = 0
-        records = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
-        with tf.io.TFRecordWriter(str(file)) as writer:
-            for record in records.as_numpy_iterator():
-                features = tf.train.Example.FromString(record).features.feature
-                if features["noise"].bytes_list.value[0].decode() == CLEAN:
-                    writer.write(record)
-                    kept += 1
-        shards.append(Shard(str(file.absolute()), kept, shard.source, bytes=file.stat().st_size))
+        kept = list(filter(is_clean, records_of(shard)))
+        shards.append(write_shard(folder / f"clean-{number:05d}.tfrecord", kept, shard.source))
     Manifest(f"{pool.name}, clean rows", pool.sources, tuple(shards)).save(path)
+
+
+def records_of(shard: Shard) -> Iterator[bytes]:
+    """The serialized records of a shard."""
+    records = tf.data.TFRecordDataset(shard.path).skip(shard.start).take(shard.records)
+    return records.as_numpy_iterator()
+
+
+def write_shard(file: Path, records: list[bytes], source: int) -> Shard:
+    """A new shard of these records."""
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for record in records:
+            writer.write(record)
+    return Shard(str(file.absolute()), len(records), source, bytes=file.stat().st_size)

@@ -56,10 +56,9 @@ class Folders:
         """The cell's own workdir."""
         return self.workdir / cell.folder
 
-    def cache_of(self, cell: Cell, data: str = POOL) -> Path:
-        """The embeddings of `data` by the cell's model, if others stand on it."""
-        name = data.strip("{}") if data in PARTS else "pool"
-        return self.of(cell) / f"{name}_embeddings"
+    def cache_of(self, cell: Cell) -> Path:
+        """The embeddings of the pool by the cell's model, if others stand on it."""
+        return self.of(cell) / "pool_embeddings"
 
     def best_of(self, cell: Cell) -> Path:
         """The pairs of the pool that the cell's model scores best, if others train on them."""
@@ -174,9 +173,8 @@ class Runner:
         words = [train_command(cell, rate, self.folders)]
         readers = [c for c in self.cells if c.reads_cache and c.reference == cell]
         if readers:
-            for data in sorted({r.config.data.train for r in readers if not r.reads_best}):
-                if not (self.folders.cache_of(cell, data) / "cache.json").exists():
-                    words.append(cache_command(cell, self.folders, data))
+            data = [r.config.data.train for r in readers if not r.reads_best]
+            words.append(cache_command(cell, self.folders, *data[:1]))
         if any(reader.reads_best for reader in readers):
             words += best_commands(cell, self.folders)
         if cell.row.agreement:
@@ -322,7 +320,7 @@ def train_command(cell: Cell, rate: float, folders: Folders) -> list[str]:
     if cell.reference:
         fields["reference.workdir"] = str(folders.of(cell.reference))
     if cell.reads_cache:
-        fields["reference.cache"] = str(folders.cache_of(cell.reference, cell.config.data.train))
+        fields["reference.cache"] = str(folders.cache_of(cell.reference))
     flags = [f"--config.{k}={v}" for k, v in fields.items()]
     config = f"--config={cell.row.config}:{cell.argument}"
     words = ["python", "-m", "jest_tf.train", config, *flags, f"--workdir={folders.of(cell)}"]
@@ -336,7 +334,7 @@ def cache_command(cell: Cell, folders: Folders, data: str = POOL) -> list[str]:
     return [
         "python", "-m", "jest_tf.cache_reference", f"--reference={folders.of(cell)}",
         f"--data={folders.fill(data)}", f"--data_dir={folders.data_dir}",
-        f"--out={folders.cache_of(cell, data)}",
+        f"--out={folders.cache_of(cell)}",
     ]  # fmt: skip
 
 
@@ -379,7 +377,7 @@ def to_run(cells: Sequence[Cell], done: Mapping[str, Any], folders: Folders) -> 
 def _has_reference(cell: Cell, folders: Folders) -> bool:
     step = cell.reference.config.total_steps
     weights = folders.of(cell.reference) / "checkpoints" / f"step-{step:08d}"
-    cache = folders.cache_of(cell.reference, cell.config.data.train) / "cache.json"
+    cache = folders.cache_of(cell.reference) / "cache.json"
     best = folders.best_of(cell.reference) / "manifest.json"
     is_scored = (cache.exists() or not cell.reads_cache) and (best.exists() or not cell.reads_best)
     return weights.exists() and is_scored

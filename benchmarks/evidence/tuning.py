@@ -6,7 +6,6 @@ uniform steps cost the same, the reference's embeddings being stored.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 from benchmarks.evidence.grid import (
     ABLATION,
@@ -79,6 +78,7 @@ RECIPE, FIRST = EASY_LONG, LONG_JOINT
 # Name -> policy, label, steps, overrides, name of its trials of learning rates, seeds.
 _BEST, _SELECTS = {"data.train": BEST_PAIRS}, CACHED | GREEDY | PREFILTERED
 _BY_ONE = {"selection.learner_weight": 1.0}  # has a meaning with both models alone
+_BY_REFERENCE = _SELECTS | _BY_ONE | {"selection.criterion": "easy_reference"}
 _ROWS = {
     # At the recipe's rate, the lower one: it harms the base less than CLIPScore's would.
     UNIFORM_FLOPS: (
@@ -128,7 +128,7 @@ _ROWS = {
     ),
     EASY: (
         "joint", "joint, greedy, prefiltered, by the reference alone", STEPS,
-        _SELECTS | _BY_ONE | {"selection.criterion": "easy_reference"}, JOINT_PREFILTERED,
+        _BY_REFERENCE, JOINT_PREFILTERED,
         FEW_SEEDS,
     ),
     HARD: (
@@ -141,12 +141,12 @@ _ROWS = {
     ),
     EASY_FLOPS: (
         "joint", "joint, greedy, prefiltered, by the reference alone, same FLOPs", FLOPS_STEPS,
-        _SELECTS | _BY_ONE | {"selection.criterion": "easy_reference"}, JOINT_PREFILTERED,
+        _BY_REFERENCE, JOINT_PREFILTERED,
         FEW_SEEDS,
     ),
     EASY_LONG: (
         "joint", "joint, greedy, prefiltered, by the reference alone",
-        LONG_FLOPS_STEPS, _SELECTS | _BY_ONE | {"selection.criterion": "easy_reference"}, EASY_LONG,
+        LONG_FLOPS_STEPS, _BY_REFERENCE, EASY_LONG,
         MAIN_SEEDS,
     ),
     SHORT_160: (
@@ -275,48 +275,35 @@ NANO = {
     "data.image_size": 48,
 }  # those of the small model, which the run takes over anyway
 MATE_PAIRS, MATE_RATE = 10_240, 3e-4  # a rate between those of the trials above; not tried
+MATE_B, MATE_BQ = 256, 2.0  # b·q by equal captions, as `benchmarks.bq` measures it
 MATE_POLICIES = ("joint", "independent_top_k")
-
-
-class Mates(NamedTuple):
-    """Data, b, b·q by equal captions as `benchmarks.bq` measures it, and whether equal captions
-    are negatives."""
-
-    label: str
-    data: str
-    b: int
-    bq: float
-    same: str = "ignore"
-
-
+# Name -> label, and whether equal captions are negatives.
 MATES = {
-    "clustered_256": Mates("neighbours", CLUSTERED, 256, 2.0),
-    "clustered_256_negative": Mates(
-        "neighbours, equal captions negative", CLUSTERED, 256, 2.0, "negative"
-    ),
+    "clustered_256": ("neighbours", "ignore"),
+    "clustered_256_negative": ("neighbours, equal captions negative", "negative"),
 }
 
 
 def _mates() -> list[Row]:
     rows = []
-    for name, (_, data, b, _, same) in MATES.items():
+    for name, (_, same) in MATES.items():
         fields = {
             "model.init": START,
             **NANO,
             "same_caption": same,
             RATE: MATE_RATE,
-            "selection.sub_batch": b,
-            "selection.super_batch": 5 * b,
-            "data.train": data,
-            # A lane gives whole runs, as many rows as `benchmarks.bq` draws.
-            "data.n_lanes": max(2, b // 128),
+            "selection.sub_batch": MATE_B,
+            "selection.super_batch": 5 * MATE_B,
+            "data.train": CLUSTERED,
+            "data.n_lanes": 2,  # a lane gives whole runs, as many rows as `benchmarks.bq` draws
         }
         for policy, more in (("independent_top_k", {}), ("joint", GREEDY)):
             overrides = FROM_BASE | AT_THE_END | more | fields
             row = Row(
                 f"{policy}_{name}", f"{policy.replace('_', ' ')}, {name.replace('_', ' ')}",
-                ABLATION, f"policy={policy},steps={MATE_PAIRS // b}", tuple(overrides.items()),
-                (0,), reference="new_reference", reference_seed=0, caches=False, config=CONFIG,
+                ABLATION, f"policy={policy},steps={MATE_PAIRS // MATE_B}",
+                tuple(overrides.items()), (0,), reference="new_reference", reference_seed=0,
+                caches=False, config=CONFIG,
             )  # fmt: skip
             rows.append(row)
     return rows

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from benchmarks.evidence import tuning
 from benchmarks.evidence.analysis import RowResults, paired, spent_by, truth_of
+from benchmarks.evidence.claims import OPEN
 from benchmarks.evidence.curves import Mean, mean_of
 from benchmarks.evidence.markdown import percent, points, table
 from benchmarks.evidence.page import Shown, render
@@ -19,6 +20,8 @@ def page(shown: Shown) -> str:
         variants=_variants(shown),
         mates=_mates(shown.rows),
         pooled=points(pooled) if (pooled := mean_of(differences(shown.rows))) else "",
+        b=tuning.MATE_B,
+        bq=f"{tuning.MATE_BQ:g}",
         code=tuning.CODE_OF_TRIALS,
     )
 
@@ -51,30 +54,24 @@ def _variants(shown: Shown) -> str:
 def _beyond(gain: Mean) -> str:
     """Whether a difference is beyond two standard errors, and to which side."""
     if not gain.beyond_noise:
-        return "level"
+        return OPEN
     return "better" if gain.mean > 0 else "worse"
 
 
-def gain_of(rows: Rows, setting: str) -> Mean | None:
-    """Joint minus top-k where b·q is as in `tuning.MATES`."""
-    ours, theirs = (rows.get(f"{policy}_{setting}") for policy in tuning.MATE_POLICIES)
-    return paired(ours.test(), theirs.test()) if ours and theirs else None
+def near_mates() -> list[tuple[str, str]]:
+    """The rows of joint selection and of top-k where b·q is above 1."""
+    return [tuning.PHOTO_NAMES[::-1], *map(_policies, tuning.MATES)]
 
 
-def with_mates() -> list[tuple[str, str]]:
-    """Rows of joint selection and of top-k where b·q is above 1, photographs too."""
-    settings = [name for name, mates in tuning.MATES.items() if mates.bq > 1]
-    joint, top_k = tuning.MATE_POLICIES
-    return [
-        tuning.PHOTO_NAMES[::-1],
-        *((f"{joint}_{name}", f"{top_k}_{name}") for name in settings),
-    ]
+def _policies(name: str) -> tuple[str, str]:
+    joint, top_k = (f"{policy}_{name}" for policy in tuning.MATE_POLICIES)
+    return joint, top_k
 
 
 def differences(rows: Rows) -> list[float]:
     """Joint minus top-k at every seed of every setting whose b·q is above 1."""
     found = []
-    for ours, theirs in with_mates():
+    for ours, theirs in near_mates():
         if ours in rows and theirs in rows:
             a, b = rows[ours].test(), rows[theirs].test()
             found += [a[seed] - b[seed] for seed in sorted(set(a) & set(b))]
@@ -83,39 +80,12 @@ def differences(rows: Rows) -> list[float]:
 
 def _mates(rows: Rows) -> str:
     body = []
-    for name, mates in tuning.MATES.items():
-        gain = gain_of(rows, name)
-        if gain is None:
-            continue
-        ours, theirs = (rows[f"{policy}_{name}"] for policy in tuning.MATE_POLICIES)
-        body.append(
-            [
-                mates.label, f"{mates.b}", f"{mates.bq:g}", percent(theirs.test_mean()),
-                percent(ours.test_mean()), points(gain), _beyond(gain),
-            ]
-        )  # fmt: skip
-    if body:
-        start = next(
-            iter(rows[f"joint_{name}"] for name in tuning.MATES if f"joint_{name}" in rows)
-        )
-        body.insert(
-            0,
-            [
-                "no tuning",
-                "-",
-                "-",
-                *[f"{100 * start.one['test']['base']['retrieval']:.1f}"] * 2,
-                "-",
-                "",
-            ],
-        )
-    heads = [
-        "rows",
-        "b",
-        "b·q by caption",
-        "independent top-k",
-        "joint, greedy",
-        "joint minus top-k",
-        "",
-    ]
+    for name, (label, _) in tuning.MATES.items():
+        ours, theirs = map(rows.get, _policies(name))
+        if ours and theirs:
+            gain = paired(ours.test(), theirs.test())
+            start = f"{100 * ours.one['test']['base']['retrieval']:.1f}"
+            scores = (percent(row.test_mean()) for row in (theirs, ours))
+            body.append([label, start, *scores, points(gain), _beyond(gain)])
+    heads = ["rows", "no tuning", "independent top-k", "joint, greedy", "joint minus top-k", ""]
     return table(heads, body) if body else ""

@@ -126,10 +126,11 @@ class StoredEmbeddings:
             for number in np.flatnonzero(parts == part):
                 row = rows[number]
                 found[int(number)] = unit_norm(zimg[row]), unit_norm(np.atleast_2d(ztxt[row]))
-        unusable = 0
+        unusable = []
         for number, (record_id, n_captions) in enumerate(records):
             zimg, ztxt = found.pop(number)
-            unusable += not (np.isfinite(zimg).all() and np.isfinite(ztxt).all())
+            if not (np.isfinite(zimg).all() and np.isfinite(ztxt).all()):
+                unusable.append(record_id)
             if len(ztxt) != max(1, n_captions):
                 raise UserError(
                     f"record {record_id} has {n_captions} captions but {len(ztxt)} text "
@@ -138,9 +139,9 @@ class StoredEmbeddings:
             yield record_id, zimg, ztxt
         if unusable:
             logging.warning(
-                "%s: %d of the embeddings of %s hold what is no number. Their records are passed "
-                "over and never selected.",
-                self.parts[parts[0]][0], unusable, manifest.shards[shard].path,
+                "the embeddings of %d records of %s hold what is no number (first: record %d). "
+                "These records are never selected.",
+                len(unusable), manifest.shards[shard].path, unusable[0],
             )  # fmt: skip
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  lives as long as the cache is filled

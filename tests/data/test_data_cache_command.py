@@ -30,4 +30,4 @@ def test_embeddings_of_another_model_by_command(make_manifest, tmp_path, capsys,
     np.savez(tmp_path / "e.npz", id=np.arange(11), zimg=values, ztxt=values)
     with caplog.at_level("WARNING"):
         assert run(cache_reference, [*flags, "--scale=100", f"--out={tmp_path}/other"]) == 0
-    assert "1 of the embeddings of" in caplog.text, "one bad row is no reason to stop"
+    assert "(first: record 3)" in caplog.text, "one bad row is no reason to stop"
