@@ -18,7 +18,8 @@ command continues the run. Exit codes:
 from absl import flags
 
 from jest_tf import cli, config_flag
-from jest_tf.config import problems, require_sound, settle
+from jest_tf.config import settle
+from jest_tf.config_checks import problems, require_sound
 from jest_tf.errors import UserError
 from jest_tf.tuning import follow_init
 

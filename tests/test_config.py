@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from jest_tf import config as config_lib
-from jest_tf import config_flag, selection_spec
+from jest_tf import config_checks, config_flag, selection_spec
 from jest_tf.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -72,11 +72,11 @@ def test_lanes_share_the_super_batch_of_any_size(name):
             config = load(name, f"policy={policy},sub_batch={sub_batch}")
             loaded = config.selection.super_batch
             assert least * sub_batch <= loaded < least * sub_batch + config.data.n_lanes
-            assert not any("n_lanes" in line for line in config_lib.problems(config))
+            assert not any("n_lanes" in line for line in config_checks.problems(config))
 
 
 def test_shipped_config_is_sound(emoji):
-    assert config_lib.problems(emoji) == []
+    assert config_checks.problems(emoji) == []
 
 
 @pytest.mark.parametrize(
@@ -112,37 +112,37 @@ def test_each_problem_names_field_value_and_fix(emoji, field, value, expected):
     node = _get(emoji, parents) if parents else emoji
     with node.ignore_type():
         node[last] = value
-    found = config_lib.problems(emoji)
+    found = config_checks.problems(emoji)
     assert any(field in line and expected in line for line in found), found
 
 
 def test_a_weight_that_nothing_uses_is_refused(emoji):
     emoji.selection.learner_weight = 0.5
-    assert config_lib.problems(emoji) == []
+    assert config_checks.problems(emoji) == []
     emoji.selection.criterion = "easy_reference"
-    assert "selection.learner_weight = 0.5 has no meaning" in config_lib.problems(emoji)[0]
+    assert "selection.learner_weight = 0.5 has no meaning" in config_checks.problems(emoji)[0]
 
 
 def test_distillation_needs_a_reference_under_any_policy(emoji):
     emoji.selection.policy, emoji.reference.workdir = "uniform", ""
     emoji.selection.super_batch = emoji.selection.sub_batch
-    assert config_lib.problems(emoji) == []
+    assert config_checks.problems(emoji) == []
     emoji.reference.distillation = 0.5
-    (found,) = config_lib.problems(emoji)
+    (found,) = config_checks.problems(emoji)
     assert "reference.distillation = 0.5 needs a reference model" in found
     assert "--config.reference.workdir" in found
     emoji.reference.distillation = -1.0
-    (found,) = config_lib.problems(emoji)
+    (found,) = config_checks.problems(emoji)
     assert "reference.distillation is -1.0" in found
 
 
 def test_sizes_against_the_data_are_told(emoji):
     s = emoji.selection
-    assert config_lib.data_problems(emoji, s.super_batch) == []
-    (told,) = config_lib.data_problems(emoji, s.super_batch - 1)
+    assert config_checks.data_problems(emoji, s.super_batch) == []
+    (told,) = config_checks.data_problems(emoji, s.super_batch - 1)
     assert f"a step loads {s.super_batch:,} pairs, and there are {s.super_batch - 1:,}" in told
     emoji.total_steps = 10**6
-    assert "learn them by heart" in config_lib.data_problems(emoji, s.super_batch)[0]
+    assert "learn them by heart" in config_checks.data_problems(emoji, s.super_batch)[0]
 
 
 def test_profiled_steps_are_read_from_text():
@@ -155,27 +155,27 @@ def test_all_problems_come_in_one_message(emoji):
     emoji.selection.sub_batch = 130
     emoji.loss = "hinge"
     with pytest.raises(UserError, match=r"2 problem\(s\)"):
-        config_lib.require_sound(config_lib.problems(emoji))
+        config_checks.require_sound(config_checks.problems(emoji))
 
 
 def test_replicas_must_divide_the_batches(emoji):
-    assert config_lib.replica_problems(emoji, n_hosts=2, n_replicas=4) == []
-    assert "sub_batch = 128" in config_lib.replica_problems(emoji, 1, 5)[0]
-    assert "n_lanes" in str(config_lib.replica_problems(emoji, n_hosts=3, n_replicas=3))
+    assert config_checks.replica_problems(emoji, n_hosts=2, n_replicas=4) == []
+    assert "sub_batch = 128" in config_checks.replica_problems(emoji, 1, 5)[0]
+    assert "n_lanes" in str(config_checks.replica_problems(emoji, n_hosts=3, n_replicas=3))
     emoji.selection.scope = "replica"
     emoji.selection.n_chunks = 64
-    assert "scope" in config_lib.replica_problems(emoji, 1, 4)[0]
+    assert "scope" in config_checks.replica_problems(emoji, 1, 4)[0]
 
 
 def test_chunks_matter_to_joint_selection_alone():
     config = config_lib.base_config()
     config.data.train = "x"
     config.selection.sub_batch, config.selection.super_batch = 100, 104
-    assert config_lib.problems(config) == []
+    assert config_checks.problems(config) == []
     spec = selection_spec.SelectionSpec(104, 100, policy="uniform")
     assert spec.n_draws * spec.chunk_size == 100
     config.selection.policy, config.reference.workdir = "joint", "r"
-    (problem,) = config_lib.problems(config)
+    (problem,) = config_checks.problems(config)
     assert "sub_batch = 100 is not divisible by selection.n_chunks = 16" in problem
     with pytest.raises(UserError) as raised:
         selection_spec.SelectionSpec(104, 100)

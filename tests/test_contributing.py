@@ -51,7 +51,8 @@ chosen = select(spec, model, model, valid, tf.constant([0, 0]))
 assert chosen.positions.numpy().tolist() == [1, 3], chosen
 print("a policy:", chosen.positions.numpy())
 
-from jest_tf.config import base_config, evaluation, problems
+from jest_tf.config import base_config, evaluation
+from jest_tf.config_checks import problems
 config = base_config()
 config.data.train = "npz:mine.npz"
 config.selection.policy, config.reference.workdir = "first_rows", "runs/reference"

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. Packages of one layer do not import each other.
 LAYERS = {
     "ground": {
-        "errors", "config", "devices", "model_record", "results",
+        "errors", "config", "config_checks", "devices", "model_record", "results",
         "files", "collectives", "pages", "progress", "selection_spec",
         "tuning",
     },

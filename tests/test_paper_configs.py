@@ -4,7 +4,7 @@ import pytest
 from commands import run
 
 from jest_tf import check
-from jest_tf.config import problems, replica_problems
+from jest_tf.config_checks import problems, replica_problems
 from jest_tf.configs import flexi_jest_b16, jest_b16, siglip_b16
 from jest_tf.devices import TPUS, parse_topology
 from jest_tf.errors import UserError

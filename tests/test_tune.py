@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 from small_run import small_data
 
-from jest_tf.config import base_config, evaluation, problems
+from jest_tf.config import base_config, evaluation
+from jest_tf.config_checks import problems
 from jest_tf.errors import UserError
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.results import read_result

@@ -16,7 +16,8 @@ from typing import Any
 import ml_collections
 
 from jest_tf import config_flag
-from jest_tf.config import flat, nearest, problems, require_sound
+from jest_tf.config import flat, nearest
+from jest_tf.config_checks import problems, require_sound
 from jest_tf.errors import UserError
 
 CONFIG = "configs/emoji.py"

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from jest_tf.config import data_problems, needs_reference
+from jest_tf.config import needs_reference
+from jest_tf.config_checks import data_problems
 from jest_tf.data import doctor, fields, in_place, order
 from jest_tf.data.fields import hash64, is_text
 from jest_tf.data.manifest import Manifest, check_files

@@ -4,7 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from jest_tf.config import problems, replica_problems
+from jest_tf.config_checks import problems, replica_problems
 from jest_tf.errors import UserError
 
 LABEL_WIDTH = 22

@@ -18,7 +18,8 @@ import ml_collections
 import tensorflow as tf
 from absl import logging
 
-from jest_tf.config import data_problems, profiled_steps, replica_problems, require_sound
+from jest_tf.config import profiled_steps
+from jest_tf.config_checks import data_problems, replica_problems, require_sound
 from jest_tf.data.pipeline import Shared, super_batches
 from jest_tf.data.retry import BadRecords, reason_of, resilient_steps, unreadable
 from jest_tf.data.sources import register

@@ -6,7 +6,8 @@ import tensorflow as tf
 from golden_models import imported
 from small_run import small_data
 
-from jest_tf.config import base_config, evaluation, problems
+from jest_tf.config import base_config, evaluation
+from jest_tf.config_checks import problems
 from jest_tf.model_record import ModelRecord
 from jest_tf.results import read_results
 from jest_tf.serving.public_formats import export_public

@@ -10,7 +10,7 @@ from PIL import Image
 
 from examples.photos import shrink
 from examples.photos import tune as photos_tune
-from jest_tf import config
+from jest_tf import config_checks
 from jest_tf.data import prepare, sources
 
 DATA = pathlib.Path(__file__).resolve().parents[3] / "data" / "photos"
@@ -57,4 +57,4 @@ def test_configs_are_sound(argument):
     c = photos_tune.get_config(argument)
     c.model.init = c.reference.workdir = "somewhere"
     c.model.image_size, c.model.patch_size, c.data.image_size = 48, 8, 48
-    assert config.problems(c) == []
+    assert config_checks.problems(c) == []
