@@ -31,7 +31,7 @@ from jest_tf.errors import UserError  # noqa: E402
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-# Of an OSError that the user can mend: rights, space, a file where a folder should be.
+# Of an error of files that the user can mend: rights, space, a file where a folder should be.
 OF_THE_DISK = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
     errno.EISDIR, errno.EEXIST,
@@ -99,14 +99,14 @@ def run(
                 sys.exit(main(argv))
         except UserError as error:
             _exit(error)
-        except OSError as error:
-            if error.errno not in OF_THE_DISK or not error.filename:
-                raise
-            text = f"{error.filename}: {error.strerror}. Free disk space, or name a place that can "
-            _exit(UserError(text + "be read and written."))
         except KeyboardInterrupt:
             print(f"\ninterrupted: {kept}", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
+        except Exception as error:
+            if not (refused := _refused_by_the_disk(error)):
+                raise
+            text = ". Free disk space, or name a place that can be read and written."
+            _exit(UserError(refused + text))
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
@@ -165,6 +165,17 @@ def expand_paths(argv: Sequence[str]) -> list[str]:
             )
         expanded.append(name + equals + value)
     return expanded
+
+
+def _refused_by_the_disk(error: Exception) -> str:
+    """`PATH: reason`, where Python or TensorFlow (`PATH; reason`, `PATH is …`) tells of one."""
+    if isinstance(error, OSError):
+        reason = os.strerror(error.errno) if error.errno in OF_THE_DISK else ""
+        return f"{error.filename}: {reason}" if error.filename and reason else ""
+    reasons = "|".join(map(os.strerror, OF_THE_DISK))
+    message = str(getattr(error, "message", ""))
+    found = re.fullmatch(rf"(.+?)(?:;| is) ({reasons})", message, re.DOTALL | re.IGNORECASE)
+    return f"{found[1]}: {found[2].capitalize()}" if found else ""
 
 
 def _exit(error: UserError) -> NoReturn:
