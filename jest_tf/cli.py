@@ -11,6 +11,7 @@ import ctypes
 import datetime
 import errno
 import hashlib
+import io
 import os
 import re
 import shlex
@@ -114,6 +115,10 @@ def run(
         except UserError as error:
             _exit(error)
 
+    # A name of a file may hold bytes that are no text, and a terminal may not know every letter.
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     bound_arenas()
     app.run(guarded, flags_parser=parse)
 

@@ -297,7 +297,10 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     file = Path(path) / "config.json"
     if not file.exists():
         raise UserError(f"{path} is not the workdir of a run: it has no config.json.")
-    return read_json(file)
+    config = read_json(file)
+    if not isinstance(config, dict):
+        raise UserError(f"{file} holds no config of a run, but {str(config)[:80]!r}. Restore it.")
+    return config
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def main(argv: list[str]) -> None:
         raise UserError("--best takes NAME:METRIC and goes with --follow")
     if _PROJECTOR.value and _FOLLOW.value:
         raise UserError("--projector shows one checkpoint: give it without --follow")
+    if _STEP.value is not None and (_FOLLOW.value or _EXPORT.value):
+        raise UserError("--step chooses one checkpoint of a run: give it with --workdir alone")
     if _TPU.value and _EXPORT.value:
         raise UserError("--tpu goes with --workdir: an export holds what only GPUs and CPUs run")
     from jest_tf.data.sources import register
@@ -82,6 +84,7 @@ def _load(workdir: str, step: int | None, runtime):
 
 def _follow(workdir: str, runtime) -> None:
     """Evaluates each checkpoint once, and offers each for the best exports; results are kept."""
+    from jest_tf.evaluation.evaluators import is_result_of
     from jest_tf.export import export_run
     from jest_tf.results import read_result
     from jest_tf.training.run.checkpoint import Checkpointer, CheckpointNotFound
@@ -90,8 +93,8 @@ def _follow(workdir: str, runtime) -> None:
 
     _wait_for(os.path.join(workdir, "config.json"), 60.0 * _TIMEOUT_MINUTES.value)
     config = stored_config(workdir)
-    total_steps = config["total_steps"]
-    specs = _specs(_given_specs() or config["evals"])
+    total_steps, data_dir = config["total_steps"], _DATA_DIR.value or config["data"]["data_dir"]
+    specs = _specs(_given_specs() or config["evals"].to_dict())
     best = BestExports(os.path.join(workdir, "best"), _BEST.value, _N_BEST.value, specs)
     checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"))
 
@@ -101,7 +104,9 @@ def _follow(workdir: str, runtime) -> None:
     ):
         try:
             results = {name: read_result(_out(workdir), name, step) for name in specs}
-            if not all(results.values()):
+            if all(r and is_result_of(r, n, specs[n], data_dir) for n, r in results.items()):
+                print(f"step {step}: its results are in {_out(workdir)}")
+            else:
                 results = _measure(_load(workdir, step, runtime), specs, workdir, runtime)
             if _BEST.value and not best.has(step):
                 best.offer(
@@ -174,7 +179,10 @@ def _given_specs() -> dict[str, Any]:
         return {}
     text = f"--evals={_EVALS.value}: expected a JSON file {{name: {{kind, data}}}}: "
     with explaining((OSError, ValueError, TypeError), text + "{error}", str):
-        return dict(parse_json(Path(_EVALS.value).read_text("utf-8")))
+        specs = parse_json(Path(_EVALS.value).read_text("utf-8"))
+        if not isinstance(specs, dict) or not specs:
+            raise ValueError(f"it holds {str(specs)[:100]}")
+        return specs
 
 
 def _specs(specs: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jest_tf.errors import explaining
 from jest_tf.files import parse_json, write_atomically
 
 # Our metric -> the name that CLIP_benchmark gives the same number.
@@ -59,10 +60,13 @@ def read_result(folder: str | os.PathLike, name: str, step: int) -> dict[str, An
 
 
 def _read(path: Path) -> dict[str, Any]:
-    result = parse_json(path.read_text())
     theirs = set(_CLIP_BENCHMARK.values())
-    result["metrics"] = {k: v for k, v in result["metrics"].items() if k not in theirs}
-    return result
+    text = f"{path} is no result of an evaluation ({{kind}}: {{error}}). Move it elsewhere, or "
+    text += "evaluate that step again."
+    with explaining((OSError, ValueError, TypeError, LookupError, AttributeError), text):
+        result = parse_json(path.read_text("utf-8"))
+        result["metrics"] = {k: v for k, v in result["metrics"].items() if k not in theirs}
+        return result
 
 
 def cut_results(folder: str | os.PathLike, last_step: int) -> None:

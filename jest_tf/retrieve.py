@@ -64,6 +64,11 @@ def _query() -> None:
         raise UserError("nothing to look for: give --text or --image")
     if not all(text.strip() for text in _TEXT.value):
         raise UserError("--text is empty; expected the words to look for")
+    if STDIN in _TEXT.value and (len(_TEXT.value) > 1 or _IMAGE.value or _OUT.value):
+        raise UserError(
+            f"--text={STDIN} takes all queries from stdin and only prints: give it without another "
+            "--text, --image or --out"
+        )
     from jest_tf.serving import querying
 
     searcher = querying.Searcher(_INDEX.value, _MODEL.value)
@@ -85,10 +90,15 @@ def _query() -> None:
 
 def _show(found: dict) -> None:
     for query in found["queries"]:
-        print(query.get("text") or query["image"])
+        print(_line(query.get("text") or query["image"]))
         for hit in query["results"]:
-            print(f"  {hit['rank']:3d}  {hit['score']:.4f}  {hit['label'] or hit['id']}")
+            print(f"  {hit['rank']:3d}  {hit['score']:.4f}  {_line(hit['label'] or hit['id'])}")
     sys.stdout.flush()
+
+
+def _line(text: str) -> str:
+    """A caption on one line, whatever white space it holds."""
+    return " ".join(text.split())
 
 
 def _require(**flags_given: str | None) -> None:

@@ -7,6 +7,7 @@
 It is for this machine alone unless --host says otherwise; there is no password. docs/serving.md.
 """
 
+import itertools
 import logging
 import pathlib
 
@@ -59,9 +60,9 @@ def make_app(folders: list[str]):
     searchers, encoders = {}, {}
     with Counter("loading", len(folders), "indexes") as counter:
         for folder in counter.over(folders):
-            name = pathlib.Path(folder).resolve().name
-            number = sum(other.split("~")[0] == name for other in searchers)
-            name = f"{name}~{number + 1}" if number else name
+            own = pathlib.Path(folder).resolve().name
+            names = itertools.chain([own], (f"{own}~{number}" for number in itertools.count(2)))
+            name = next(name for name in names if name not in searchers)
             searchers[name] = Searcher(folder, _MODEL.value, encoders)
     hosts = LOOPBACK if _HOST.value in LOOPBACK else None
     return web.make_app(searchers, hosts), sum(len(one.index) for one in searchers.values())

@@ -43,7 +43,7 @@ def main(argv):
         raise ValueError("a bug")
     if _MODE.value == "stop":
         os.kill(os.getpid(), 2)
-    print(_MODE.value, argv[1:], os.environ["TF_CPP_MIN_LOG_LEVEL"],
+    print(_MODE.value, argv[1:], *argv[2:], os.environ["TF_CPP_MIN_LOG_LEVEL"],
           os.environ["TF_FORCE_GPU_ALLOW_GROWTH"])
 
 
@@ -68,6 +68,12 @@ def test_flags_and_rest_reach_main(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"other ['query', 'rest', '{os.path.expanduser('~/photos')}']")
     assert done.stdout.split()[-1] == "true", "memory of a GPU is taken as it is needed"
+
+
+def test_a_name_of_a_file_that_is_no_text_is_printed(tmp_path):
+    done = run(tmp_path, "query", b"caf\xe9.jpg")
+    assert done.returncode == 0, done.stderr
+    assert "caf\\udce9.jpg" in done.stdout
 
 
 def test_home_and_variables_are_filled_in_wherever_a_path_may_stand(monkeypatch):

@@ -86,6 +86,27 @@ def test_follow_measures_every_checkpoint_once_and_keeps_the_best(workdir, flags
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == stamps
 
 
+def test_following_measures_again_what_was_measured_on_other_data(workdir, flags, tmp_path):
+    flags(workdir=str(workdir), only=["retrieval"])
+    data = json.loads((workdir / "config.json").read_text())["evals"]["retrieval"]["data"]
+    evals = tmp_path / "evals.json"
+    evals.write_text(
+        json.dumps({"retrieval": {"kind": "retrieval", "data": f"{data}#all_but=0.5"}})
+    )
+    flags(workdir=str(workdir), evals=str(evals), follow=True)
+    (result,) = read_results(workdir / "evaluations", TOTAL_STEPS)
+    assert result["dataset"] == f"{data}#all_but=0.5"
+    assert result["data"]["evaluated"]["n_examples"] < 12
+
+
+def test_a_file_of_no_evaluation_is_not_taken_for_the_evaluations_of_the_run(
+    workdir, flags, tmp_path
+):
+    (tmp_path / "evals.json").write_text("{}")
+    with pytest.raises(UserError, match="evals.json: expected a JSON file .* it holds {}"):
+        flags(workdir=str(workdir), evals=str(tmp_path / "evals.json"))
+
+
 def test_clip_benchmark_can_build_its_table(workdir, flags, tmp_path):
     flags(workdir=str(workdir))
     # What `clip_benchmark build` does with each file (clip_benchmark 1.6.2, cli.py, main_build).
@@ -127,6 +148,8 @@ def test_the_projector_shows_the_images_of_an_evaluation(workdir, flags, capsys)
         ({"export": "e", "follow": True}, "give --workdir"),
         ({"workdir": "w", "best": "a:b"}, "goes with --follow"),
         ({"workdir": "w", "follow": True, "projector": "a"}, "without --follow"),
+        ({"workdir": "w", "follow": True, "step": 3}, "--step chooses one checkpoint"),
+        ({"export": "e", "step": 3}, "--step chooses one checkpoint"),
         ({"workdir": "w", "follow": True, "timeout_minutes": 0.0}, "did not appear"),
         ({"workdir": "w", "evals": "none.json"}, "expected a JSON file"),
     ],

@@ -135,10 +135,16 @@ def test_an_unfinished_run_without_extras_gives_a_page(tmp_path):
         shutil.rmtree(run / part)
     text = " ".join(report([run], tmp_path / "report.html").text)
     assert "0 of 5 steps done" in text
+    (run / "metrics.jsonl").unlink()  # before the first line
+    text = " ".join(report([run], tmp_path / "report.html").text)
+    assert "0 of 5 steps done" in text
 
 
 def test_what_is_no_run_is_one_clear_message(tmp_path):
     with pytest.raises(UserError, match=r"not the workdir of a run: it has no config\.json"):
+        write_report([str(tmp_path)], tmp_path / "report.html")
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"config.json holds no config of a run, but '\[1\]'"):
         write_report([str(tmp_path)], tmp_path / "report.html")
 
 

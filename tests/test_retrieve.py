@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,65 @@ def test_links_and_hidden_files_are_passed_over_and_named(tmp_path, encoder):
     assert "and 5 more" in report.text()
 
 
+def test_a_name_that_is_no_text_and_two_names_of_one_file(tmp_path, encoder, capsys):
+    photos = tmp_path / "photos"
+    (path,) = write_images(photos, 1)
+    os.rename(path, os.fsencode(photos) + b"/caf\xe9\n.png")
+    os.symlink(os.fsencode(photos) + b"/caf\xe9\n.png", photos / "link.png")
+    report = add_images(tmp_path / "index", str(photos), encoder)
+    assert report.total == 1 and list(report.not_indexed.values()) == [
+        "the same file as caf\ufffd\n.png"
+    ]
+    searcher = Searcher(tmp_path / "index")
+    assert searcher.picture(searcher.index.items[0]).size == (30, 20)
+    assert add_images(tmp_path / "index", str(photos), encoder).known == 1
+    arguments = [f"--index={tmp_path / 'index'}", "--text=dog", f"--out={tmp_path / 'found'}"]
+    assert run(retrieve, ["query", *arguments]) == 0
+    assert "  caf\ufffd .png\n" in capsys.readouterr().out  # on one line
+    found = json.loads((tmp_path / "found" / "results.json").read_text())
+    assert os.fsencode(found["queries"][0]["results"][0]["id"]).endswith(b"/caf\xe9\n.png")
+
+
+def test_what_is_left_out_says_why(tmp_path, encoder, monkeypatch):
+    photos = tmp_path / "photos"
+    write_images(photos, 1)
+    Image.new("1", (2**13, 2**13 + 1)).save(photos / "huge.png")
+    Image.new("RGB", (20, 20)).save(photos / "gone.png")
+    create = indexing._open_or_create
+
+    def lose_one(path, encoder):
+        (photos / "gone.png").unlink()  # after the folder was listed
+        return create(path, encoder)
+
+    monkeypatch.setattr(indexing, "_open_or_create", lose_one)
+    report = add_images(tmp_path / "index", str(photos), encoder)
+    reasons = {Path(file).name: reason for file, reason in report.not_indexed.items()}
+    assert "8192x8193 pixels; at most" in reasons["huge.png"]
+    assert reasons["gone.png"] == "No such file or directory"
+
+
+def test_embeddings_that_are_no_numbers_never_reach_an_index(tmp_path, export, monkeypatch):
+    diverged = ExportEncoder(export)
+    nan = np.full((128, 8), np.nan, np.float32)
+    monkeypatch.setattr(diverged, "_encode_bytes", lambda files: nan)
+    monkeypatch.setattr(diverged, "_encode_text", lambda texts: nan)
+    write_images(tmp_path / "photos", 1)
+    with pytest.raises(UserError, match="not finite: it has diverged"):
+        add_images(tmp_path / "index", str(tmp_path / "photos"), diverged)
+    with pytest.raises(UserError, match="not finite: it has diverged"):
+        diverged.encode_text(["a dog"])
+
+
+def test_an_index_whose_model_was_moved_says_so(tmp_path, encoder):
+    write_images(tmp_path / "photos", 1)
+    add_images(tmp_path / "index", str(tmp_path / "photos"), encoder)
+    meta = tmp_path / "index" / "meta.json"
+    meta.write_text(meta.read_text().replace(encoder.path, "/gone"))
+    with pytest.raises(UserError, match="by the model in /gone, which is not there: give --model"):
+        Searcher(tmp_path / "index")
+    Searcher(tmp_path / "index", encoder.path)
+
+
 def test_another_model_is_refused_when_adding_and_when_asking(tmp_path, encoder, tmp_path_factory):
     write_images(tmp_path / "photos", 2)
     add_images(tmp_path / "index", str(tmp_path / "photos"), encoder)
@@ -177,6 +237,7 @@ def test_command_line_writes_the_sheet_and_the_json(tmp_path, export, encoder, c
         (["index", "--images=x"], "--model, --out missing"),
         (["query", "--index=nowhere"], "nothing to look for"),
         (["query", "--index=nowhere", "--text= "], "--text is empty"),
+        (["query", "--index=nowhere", "--text=-", "--out=found"], "--text=- takes all queries"),
     ],
 )
 def test_wrong_commands_are_one_message(args, message):

@@ -108,6 +108,7 @@ class Reader:
                 f"{data.manifest.name}: not one of {data.n_skipped} pictures could be decoded"
             )
         z, of_each, numbers = (np.concatenate(parts) for parts in (zimg, labels, kept))
+        require_finite(z)
         return Embedded(z, captions, of_each, data.label_texts, numbers)
 
     def _encode_image(self, images: np.ndarray) -> np.ndarray:
@@ -115,6 +116,16 @@ class Reader:
         n = len(images)
         padding = [(0, self.batch_size - n)] + [(0, 0)] * (images.ndim - 1)
         return self.encoder.encode_image(np.pad(images, padding))[:n]
+
+
+def require_finite(embeddings: np.ndarray) -> None:
+    """Raises UserError for embeddings [n, d] that are not finite."""
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if bad.size:  # A comparison with NaN is false, which would give such a row the best rank.
+        raise UserError(
+            f"{bad.size} of {len(embeddings)} embeddings are not finite (first row {bad[0]}): the "
+            "model has diverged; evaluate an earlier checkpoint or train with a lower learning rate"
+        )
 
 
 class Evaluation(abc.ABC):

@@ -8,6 +8,7 @@ The result is JSON-serialisable: `metrics` (flat), and what one must know to com
 `preprocessing`.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -45,6 +46,7 @@ def run_evaluation(
         "kind": spec["kind"],
         "task": evaluation.task,
         "dataset": spec["data"],
+        "options": options,
         "metrics": metrics,
         "data": reader.read,
         "rules": rules,
@@ -55,8 +57,12 @@ def run_evaluation(
 
 def checked_options(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a spec with defaults; UserError: no data, an unknown kind, a wrong option."""
+    if not name or "/" in name:
+        raise UserError(f"evals: {name!r} names a file of results: expected a name without /")
+    if not isinstance(spec, Mapping):
+        raise UserError(f"evals.{name} is {spec!r}; expected {{kind, data, …}}")
     kind = spec.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"evals.{name}.kind is {kind!r}; expected one of {', '.join(KINDS)}")
     if not spec.get("data"):
         raise UserError(
@@ -70,8 +76,35 @@ def checked_options(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
             f"evals.{name}.{unknown[0]} is unknown; a {kind} evaluation takes {', '.join(defaults)}"
         )
     options = defaults | {key: spec[key] for key in defaults if key in spec}
+    for key, value in (options | {"data": spec["data"]}).items():
+        if expected := _expected_instead(value, defaults.get(key, "")):
+            raise UserError(f"evals.{name}.{key} is {value!r}; expected {expected}")
     evaluation.check(name, options)
     return options
+
+
+def _expected_instead(value: Any, default: Any) -> str:
+    """What an option with this default takes; empty if the value is such."""
+    if isinstance(default, str):
+        return "" if isinstance(value, str) else "a text"
+    if not isinstance(default, tuple):
+        return "" if type(value) is int and value > 0 else "a whole number from 1"
+    fits = isinstance(value, list | tuple) and all(
+        type(number) is int and number >= min(default) for number in value
+    )
+    return "" if fits and value else f"a list of whole numbers from {min(default)}"
+
+
+def is_result_of(
+    result: Mapping[str, Any], name: str, spec: Mapping[str, Any], data_dir: str | None = None
+) -> bool:
+    """Whether a stored result is what this spec would measure: same options, same data now."""
+    asked = {"kind": spec["kind"], "dataset": spec["data"], "options": checked_options(name, spec)}
+    # Through JSON: a tuple equals the list that was read from the file.
+    return all(result.get(key) == json.loads(json.dumps(asked[key])) for key in asked) and all(
+        open_source(read["source"], data_dir).fingerprint == read["fingerprint"]
+        for read in result["data"].values()
+    )
 
 
 def require_data(name: str, spec: Mapping[str, Any], data_dir: str | None = None) -> None:

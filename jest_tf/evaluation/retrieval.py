@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jest_tf.errors import UserError
-from jest_tf.evaluation.base import Evaluation, Reader
+from jest_tf.evaluation.base import Evaluation, Reader, require_finite
 
 TIE_RULE = (
     "The rank of a query is 1 + the number of candidates that are no positives of it and score at "
@@ -70,8 +70,8 @@ def best_positive_ranks(
     query_index, candidate_index: [n_pairs], the positives; every query has one (ValueError).
     UserError: an embedding that is not finite.
     """
-    _require_finite(queries)
-    _require_finite(candidates)
+    require_finite(queries)
+    require_finite(candidates)
     order = np.argsort(query_index, kind="stable")
     query_index, candidate_index = query_index[order], candidate_index[order]
     n_queries = len(queries)
@@ -117,15 +117,6 @@ def retrieval_metrics(zimg: np.ndarray, ztxt: np.ndarray, positives: Positives) 
         metrics |= {f"{name}/recall@{k}": float(np.mean(ranks <= k)) for k in (1, 5, 10)}
         metrics |= {f"{name}/median_rank": float(np.median(ranks)), f"{name}/n_queries": len(ranks)}
     return metrics
-
-
-def _require_finite(embeddings: np.ndarray) -> None:
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if bad.size:  # A comparison with NaN is false, which would give such a row the best rank.
-        raise UserError(
-            f"{bad.size} of {len(embeddings)} embeddings are not finite (first row {bad[0]}): the "
-            "model has diverged; evaluate an earlier checkpoint or train with a lower learning rate"
-        )
 
 
 class Retrieval(Evaluation):

@@ -36,6 +36,12 @@ def class_prompts(
     if not classes and len(label_texts) == 1000 and all(map(_SYNSET.fullmatch, label_texts)):
         classes = "imagenet"  # TFDS names ImageNet's labels by WordNet synset, in the same order
     names = _names(classes, label_texts)
+    if label_texts and len(names) != len(label_texts):
+        raise UserError(
+            f"classes {classes!r} has {len(names)} entries, but the data set has "
+            f"{len(label_texts)} labels: expected one entry for each, in this order: "
+            f"{', '.join(label_texts[:5])}, …"
+        )
     if isinstance(names[0], list):
         return names, f"{len(names)} lists of prompts from {classes}"
     templates = templates or ("imagenet" if classes == "imagenet" else "name")
@@ -62,7 +68,14 @@ def _names(classes: str, label_texts: tuple[str, ...]) -> list:
     if classes:
         content = _read_list(classes, "classes")
         if isinstance(content[0], dict):
-            return [entry.get("prompt") or entry["name"] for entry in content]
+            content = [entry.get("prompt") or entry.get("name") for entry in content]
+        for number, entry in enumerate(content):
+            prompts = entry if isinstance(entry, list) else [entry]
+            if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
+                raise UserError(
+                    f"classes {classes}: entry {number} is {entry!r}; expected a text that is not "
+                    "blank, or a list of such texts"
+                )
         return content
     if not label_texts or all(text.isdigit() or _SYNSET.fullmatch(text) for text in label_texts):
         raise UserError(
@@ -77,7 +90,8 @@ def _read_list(path: str, what: str) -> list:
     with explaining((tf.errors.OpError, ValueError), text), tf.io.gfile.GFile(path) as file:
         content = parse_json(file.read())
     kinds = {type(entry) for entry in content} if isinstance(content, list) else set()
-    if len(kinds) != 1 or not kinds <= {str, dict, list}:
+    allowed = {str} if what == "templates" else {str, dict, list}
+    if len(kinds) != 1 or not kinds <= allowed:
         raise UserError(f"{what} {path}: expected a JSON list of texts (or of {{name, prompt}})")
     return content
 

@@ -70,9 +70,12 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics file in order, also while it is written; skips unreadable ones."""
+    """The lines of a metrics file in order, also while it is written; skips unreadable ones.
+
+    None where there is no file: a run that starts has written none yet.
+    """
     n_skipped = 0
-    for line, _ in _lines(Path(path)):
+    for line, _ in _lines(Path(path)) if os.path.exists(path) else ():
         parsed = _parse(line)
         if parsed is None:
             n_skipped += 1

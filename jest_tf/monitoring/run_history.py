@@ -69,7 +69,7 @@ def load_run(path: Path, n_sample_steps: int) -> RunHistory:
         picks = Picks(path / "picks")
         found = list(windows(picks, labels, max(1, -(-picks.last_step // N_WINDOWS))))
     points: dict[str, list[tuple[int, float]]] = {}
-    for line in read_metrics(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else ():
+    for line in read_metrics(path / "metrics.jsonl"):
         for name, value in line.items():
             if name not in ("step", "time") and isinstance(value, int | float):
                 points.setdefault(name, []).append((line["step"], float(value)))

@@ -88,15 +88,26 @@ class ExportEncoder:
             return cls(path, functools.partial(runtime.by_rows, compiled=False))
 
     def encode_image(self, images: np.ndarray) -> np.ndarray:
-        return self._encode_image(images)
+        return self._finite(self._encode_image(images))
 
     def encode_text(self, texts: list[str]) -> np.ndarray:
-        return self._encode_text(tf.constant(texts, tf.string))
+        for text in texts:
+            with explaining(UnicodeEncodeError, f"the text {text[:80]!r} is no Unicode: {{error}}"):
+                text.encode()
+        return self._finite(self._encode_text(tf.constant(texts, tf.string)))
 
     def encode_image_bytes(self, encoded: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """n image files -> float32 [n, d] and bool [n]: whether the file was a picture."""
-        zimg = self._encode_bytes(tf.constant(encoded, tf.string))
+        zimg = self._finite(self._encode_bytes(tf.constant(encoded, tf.string)))
         return zimg, zimg.any(axis=1)
+
+    def _finite(self, z: np.ndarray) -> np.ndarray:
+        if not np.isfinite(z).all():  # NaN would be found by every query, or by none
+            raise UserError(
+                f"the model in {self.path} gives embeddings that are not finite: it has diverged. "
+                "Export an earlier checkpoint."
+            )
+        return z
 
 
 def read_info(path: str) -> dict[str, Any]:

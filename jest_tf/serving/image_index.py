@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import parse_json, write_atomically
 
 FORMAT = 1
@@ -67,14 +67,20 @@ class ImageIndex:
                     Item(**parse_json(line))
                     for _, line in zip(range(meta["n"]), lines, strict=False)
                 ]
+            meta["model"]["path"], meta["model"]["fingerprint"]
             n_rows = (os.path.getsize(path / EMBEDDINGS) - _HEADER_BYTES) // (4 * meta["d"])
         except FileNotFoundError as error:
             raise UserError(
                 f"no image index in {path} ({Path(error.filename).name} is missing). Make one: "
                 "python -m jest_tf.retrieve index --images=DIR --model=EXPORT --out=DIR"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the image index in {path} cannot be read: {error}") from error
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            raise UserError(
+                f"the image index in {path} is damaged: {type(error).__name__}: {error}. Delete "
+                "the folder and index again."
+            ) from error
         if meta.get("format") != FORMAT:
             raise UserError(f"{path} has index format {meta.get('format')}, expected {FORMAT}")
         if len(items) < meta["n"] or n_rows < meta["n"]:
@@ -102,7 +108,15 @@ class ImageIndex:
         """float32 [n, d], memory-mapped."""
         if not self.items:
             return np.zeros((0, self.meta["d"]), np.float32)
-        return np.load(self.path / EMBEDDINGS, mmap_mode="r", allow_pickle=False)[: len(self.items)]
+        path, expected = self.path / EMBEDDINGS, f"float32 [{len(self)}, {self.meta['d']}]"
+        text = (
+            f"{path} is damaged: {{error}}; expected {expected}. Delete the folder and index again."
+        )
+        with explaining(ValueError, text):
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)[: len(self)]
+            if rows.dtype != np.float32 or rows.shape != (len(self), self.meta["d"]):
+                raise ValueError(f"it holds {rows.dtype} {list(rows.shape)}")
+        return rows
 
     def is_current(self, item: Item) -> bool:
         """Whether the index holds this item in this version."""
@@ -127,7 +141,7 @@ class ImageIndex:
             self.row_of[items[i].id] = len(self.items)
             self.items.append(items[i])
         with open(self.path / ITEMS, "ab") as file:
-            file.write("".join(_line(items[i]) for i in new).encode())
+            file.write(b"".join(_line(items[i]) for i in new))
         for i in known:
             row = self.row_of[items[i].id]
             self._write_rows(row, zimg[i : i + 1])
@@ -137,13 +151,16 @@ class ImageIndex:
         self._commit()
 
     def thumbnail(self, item: Item) -> bytes | None:
-        """The stored JPEG of an item, or None where its id is a file."""
+        """The stored JPEG of an item, or None where its id is a file; empty if it is gone."""
         if item.thumbnail is None:
             return None
         offset, length = item.thumbnail
-        with open(self.path / THUMBNAILS, "rb") as file:
-            file.seek(offset)
-            return file.read(length)
+        try:
+            with open(self.path / THUMBNAILS, "rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        except OSError:
+            return b""
 
     def _write_rows(self, row: int, zimg: np.ndarray) -> None:
         with open(self.path / EMBEDDINGS, "r+b") as file:
@@ -151,7 +168,7 @@ class ImageIndex:
             file.write(np.ascontiguousarray(zimg, "<f4").tobytes())
 
     def _rewrite_items(self) -> None:
-        write_atomically(self.path / ITEMS, "".join(_line(item) for item in self.items).encode())
+        write_atomically(self.path / ITEMS, b"".join(_line(item) for item in self.items))
 
     def _commit(self) -> None:
         """Makes the rows count: first in the array's header, then in meta.json."""
@@ -170,5 +187,7 @@ class ImageIndex:
         self._rewrite_items()
 
 
-def _line(item: Item) -> str:
-    return json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n"
+def _line(item: Item) -> bytes:
+    # A byte of a file name that is no UTF-8 becomes JSON's escape of it.
+    line = json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n"
+    return line.encode("utf-8", "backslashreplace")

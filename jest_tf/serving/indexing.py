@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jest_tf.data.cleaning import IMAGE_ENDINGS, normalised, open_image
+from jest_tf.data.cleaning import IMAGE_ENDINGS, check_images, normalised, open_image
 from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.formats.files import ends_as, walk
 from jest_tf.data.sources import open_source
@@ -75,13 +75,15 @@ def add_images(
     keep_thumbnails = images.startswith("tfds:") or (Path(images) / "manifest.json").is_file()
     # The source is looked at first: a mistyped one must not leave an empty index behind.
     if keep_thumbnails:
+        if not images.startswith("tfds:"):
+            images = os.path.abspath(images)  # its rows are found again from any folder
         data = EvaluationData(open_source(images, data_dir), encoder.decode_size, encoder.pixels)
         index = _open_or_create(Path(path), encoder)
         n, found = data.manifest.n_records, _of_data_set(data, images, index, batch_size, report)
     else:
         items = _folder_items(Path(images), Path(path), report)
         index = _open_or_create(Path(path), encoder)
-        n, found = len(items), _of_files(items, index, report)
+        n, found = len(items) + len(report.not_indexed), _of_files(items, index, report)
     pending: list[_Rows] = []
     with Counter(f"indexing {images}", n, "pictures") as counter:
         for batch in _batched(found, batch_size):
@@ -125,7 +127,8 @@ def _folder_items(folder: Path, index: Path, report: Report) -> list[Item]:
             try:
                 status = path.stat()
                 version = f"{status.st_size}-{status.st_mtime_ns}"
-                items.append(Item(str(path.resolve()), str(path.relative_to(folder)), version))
+                label = os.fsencode(path.relative_to(folder)).decode("utf-8", "replace")
+                items.append(Item(str(path.resolve()), label, version))
             except OSError as error:
                 report.not_indexed[str(path)] = why(error)
     if not items:
@@ -133,7 +136,11 @@ def _folder_items(folder: Path, index: Path, report: Report) -> list[Item]:
             f"--images={folder} holds no readable file that ends in {', '.join(IMAGE_ENDINGS)}"
             + report.passed_over()
         )
-    return sorted(items, key=lambda item: item.label)
+    once: dict[str, Item] = {}
+    for item in sorted(items, key=lambda item: item.label):
+        if once.setdefault(item.id, item) is not item:
+            report.not_indexed[str(folder / item.label)] = f"the same file as {once[item.id].label}"
+    return list(once.values())
 
 
 def _of_files(items: list[Item], index: ImageIndex, report: Report) -> Iterator[tuple[Item, bytes]]:
@@ -142,15 +149,19 @@ def _of_files(items: list[Item], index: ImageIndex, report: Report) -> Iterator[
     report.known = len(items) - len(wanted)
     with futures.ThreadPoolExecutor(8) as pool:
         for part in _batched(iter(wanted), READ_AHEAD):
-            yield from zip(part, pool.map(_read, part), strict=True)
+            for item, encoded in zip(part, pool.map(_read, part), strict=True):
+                if isinstance(encoded, OSError):
+                    report.not_indexed[item.id] = why(encoded)
+                else:
+                    yield item, encoded
 
 
-def _read(item: Item) -> bytes:
-    """The file as the model reads it; nothing, which does not decode, where it cannot be read."""
+def _read(item: Item) -> bytes | OSError:
+    """The file as the model reads it, or why it cannot be read."""
     try:
         return normalised(Path(item.id).read_bytes())
-    except OSError:
-        return b""
+    except OSError as error:
+        return error
 
 
 def _of_data_set(
@@ -180,8 +191,10 @@ def _embed(
     # Always full batches: the model then runs one shape, on every device.
     zimg, ok = encoder.encode_image_bytes(files + [b""] * (batch_size - len(batch)))
     zimg, ok = zimg[: len(batch)], ok[: len(batch)]
-    bad = [item for (item, _), good in zip(batch, ok, strict=True) if not good]
-    report.not_indexed |= {item.id: "cannot be decoded or read" for item in bad}
+    bad = [image for image, good in zip(batch, ok, strict=True) if not good]
+    checked = check_images([encoded for _, encoded in bad])
+    for (item, _), (_, _, problem) in zip(bad, checked, strict=True):
+        report.not_indexed[item.id] = problem or "the model's decoder refuses it"
     report.added += int(ok.sum())
     kept = [image for image, good in zip(batch, ok, strict=True) if good]
     thumbnails = [_jpeg(encoded) for _, encoded in kept] if thumbs else []

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from jest_tf.data.cleaning import normalised, open_image
+from jest_tf.data.cleaning import check_images, open_image
 from jest_tf.errors import UserError
 from jest_tf.pages.contact_sheet import Hit, Row, contact_sheet
 from jest_tf.serving.encoders import ExportEncoder
@@ -71,7 +71,13 @@ class Searcher:
         built_by = self.index.meta["model"]
         self.encoder = (encoders or {}).get(built_by["fingerprint"])
         if self.encoder is None:
-            self.encoder = ExportEncoder(model_path or built_by["path"])
+            where = model_path or built_by["path"]
+            if not model_path and not Path(where).exists():
+                raise UserError(
+                    f"the index in {index_path} was built by the model in {where}, which is not "
+                    "there: give --model=EXPORT, the place where it lies now"
+                )
+            self.encoder = ExportEncoder(where)
             self.index.require_model(self.encoder.fingerprint, self.encoder.path)
         if encoders is not None:
             encoders[self.encoder.fingerprint] = self.encoder
@@ -91,15 +97,16 @@ class Searcher:
         embeddings = [self.encoder.encode_text(list(texts))] if texts else []
         if images:
             try:
-                encoded = [normalised(Path(path).read_bytes()) for path in images]
+                checked = check_images([Path(path).read_bytes() for path in images])
             except OSError as error:
                 problem = f"--image={error.filename} cannot be read: {error.strerror}"
                 raise UserError(problem) from error
-            zimg, ok = self.encoder.encode_image_bytes(encoded)
+            zimg, ok = self.encoder.encode_image_bytes([encoded for encoded, _, _ in checked])
             if not ok.all():
-                path = images[int(np.argmin(ok))]
+                at = int(np.argmin(ok))
                 raise UserError(
-                    f"--image={path} is no JPEG, PNG, GIF, BMP or WebP, or it is damaged"
+                    f"--image={images[at]} is no JPEG, PNG, GIF, BMP, WebP, TIFF or AVIF, or it is "
+                    f"damaged: {checked[at][2] or 'the decoder of the model refuses it'}"
                 )
             embeddings.append(zimg)
         for query, hits in zip(queries, self.nearest(np.concatenate(embeddings), k), strict=True):
@@ -140,7 +147,8 @@ class Searcher:
         sheet = contact_sheet([self._sheet_row(query) for query in found["queries"]], title)
         sheet.save(folder / SHEET_FILE)
         content = json.dumps(found, indent=1, ensure_ascii=False)
-        (folder / RESULTS_FILE).write_text(content + "\n", encoding="utf-8")
+        path = folder / RESULTS_FILE
+        path.write_text(content + "\n", encoding="utf-8", errors="backslashreplace")
         return folder / SHEET_FILE, folder / RESULTS_FILE
 
     def _sheet_row(self, query: dict[str, Any]) -> Row:

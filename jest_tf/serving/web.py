@@ -25,7 +25,8 @@ from PIL import Image
 from werkzeug.exceptions import HTTPException
 
 from jest_tf.data.cleaning import check_images
-from jest_tf.errors import UserError, nearest
+from jest_tf.errors import UserError, explaining, nearest
+from jest_tf.files import parse_json
 from jest_tf.pages.html import render
 from jest_tf.serving.querying import Searcher
 
@@ -141,8 +142,7 @@ class Desk:
             return {}
         if len(given) > 1:
             raise UserError(f"expected one of text, row and z, got {' and '.join(given)}")
-        if len(given.get("text", "")) > MAX_TEXT:
-            raise UserError(f"the text has {len(given['text']):,} characters; at most {MAX_TEXT:,}")
+        _require_short(given.get("text", ""))
         if "row" in given:
             given |= self._row(args.getlist("index"), given["row"])
         return given | {"k": _number("k", args.get("k", str(PAGE_K)), 1, MAX_K)}
@@ -167,9 +167,17 @@ class Desk:
         """Embeddings of the request's picture or text by every model, and the page's address."""
         request = flask.request
         upload = request.files.get("picture")
-        text = request.form.get("text") or (request.get_json()["text"] if request.is_json else "")
-        if isinstance(text, str) and text.strip():
-            zs = {m: one.encode_text([text[:MAX_TEXT]])[0] for m, one in self._encoders.items()}
+        text = request.form.get("text", "")
+        if request.is_json:
+            told = 'expected JSON {"text": …} with a text that is not blank'
+            with explaining(ValueError, told):
+                content = parse_json(request.get_data())
+            text = content.get("text") if isinstance(content, dict) else None
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(told)
+        if text.strip():
+            _require_short(text)
+            zs = {m: one.encode_text([text])[0] for m, one in self._encoders.items()}
         else:
             zs = self._embed_picture(upload.read() if upload else request.get_data())
         tokens = {model: _token(model, z) for model, z in zs.items()}
@@ -252,8 +260,13 @@ class Desk:
         return {"index": name, "n_images": len(searcher.index), "results": results}
 
 
+def _require_short(text: str) -> None:
+    if len(text) > MAX_TEXT:
+        raise UserError(f"the text has {len(text):,} characters; at most {MAX_TEXT:,}")
+
+
 def _number(name: str, text: str, low: int, high: int) -> int:
-    if not text.isdecimal() or not low <= int(text[:12]) <= high:
+    if not text.isdecimal() or len(text) > 12 or not low <= int(text) <= high:
         raise UserError(f"{name}={text[:20]}: expected a whole number from {low} to {high:,}")
     return int(text)
 

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jest_tf.data.tokenizer import Tokenizer
-from jest_tf.evaluation.evaluators import run_evaluation
+from jest_tf.evaluation.evaluators import is_result_of, run_evaluation
 from jest_tf.evaluation.kinds import KINDS
 from jest_tf.results import read_result, write_result
 from jest_tf.runtime.strategy import Runtime
@@ -52,12 +52,14 @@ class Evaluations:
         """Runs the evaluations of this step; one whose result is there is only told again."""
         passes = {}  # data sets that evaluations of this step share
         for name in self.due(step):
-            spec = self._config.evals[name]
+            spec = self._config.evals[name].to_dict()
             result = read_result(self._folder, name, step)
+            if result and not is_result_of(result, name, spec, self._config.data.data_dir):
+                result = None
             # A worker may not see yet what another has written: then all measure it again.
             if not all(self._runtime.peers.of_all(int(result is not None))):
                 self._encoder.description.update(step=step, cost=dataclasses.asdict(ledger))
-                result = self._measure(name, step, spec.to_dict(), passes)
+                result = self._measure(name, step, spec, passes)
                 if self._runtime.is_chief:
                     write_result(self._folder, result)
             self.scores[name] = result["metrics"]

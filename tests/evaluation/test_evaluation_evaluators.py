@@ -12,7 +12,7 @@ from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
-from jest_tf.evaluation.evaluators import checked_options, run_evaluation
+from jest_tf.evaluation.evaluators import checked_options, is_result_of, run_evaluation
 from jest_tf.evaluation.zero_shot import class_prompts
 from jest_tf.model_record import PixelRule
 
@@ -182,11 +182,75 @@ def test_prompts_from_files(tmp_path):
             "expected one of string, image",
         ),
         ({"kind": "few_shot", "data": "x"}, "needs `train`"),
+        (1, "evals.e is 1; expected {kind, data"),
+        ({"kind": ["retrieval"], "data": "x"}, "evals.e.kind is "),
+        ({"kind": "retrieval", "data": 5}, "evals.e.data is 5; expected a text"),
+        ({"kind": "retrieval", "data": "x", "batch_size": 0}, "is 0; expected a whole number"),
+        ({"kind": "retrieval", "data": "x", "batch_size": "8"}, "is '8'; expected a whole number"),
+        ({"kind": "retrieval", "data": "x", "caption_rule": ["image"]}, "expected a text"),
+        ({"kind": "few_shot", "data": "x", "shots": 5}, "shots is 5; expected a list of whole"),
+        (
+            {"kind": "few_shot", "data": "x", "shots": [0]},
+            "expected a list of whole numbers from 1",
+        ),
+        ({"kind": "few_shot", "data": "x", "seeds": []}, "expected a list of whole numbers from 0"),
     ],
 )
 def test_wrong_specs_are_refused(spec, message):
     with pytest.raises(UserError, match=message):
         checked_options("e", spec)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../e"])
+def test_a_name_that_leaves_the_folder_of_results_is_refused(name):
+    with pytest.raises(UserError, match="expected a name without /"):
+        checked_options(name, {"kind": "retrieval", "data": "x"})
+
+
+def test_classes_are_one_for_each_label_and_never_blank(tmp_path):
+    path = tmp_path / "classes.json"
+    for content in ('["a"]', '["a", "b", "c"]'):
+        path.write_text(content)
+        with pytest.raises(UserError, match="the data set has 2 labels: expected .*: cat, dog"):
+            class_prompts(str(path), "", ("cat", "dog"))
+    for content in ('["a", " "]', '[["a"], []]', '[["a"], [3]]', '[{"name": "a"}, {"x": 1}]'):
+        path.write_text(content)
+        with pytest.raises(UserError, match="entry 1 is "):
+            class_prompts(str(path), "", ("cat", "dog"))
+    path.write_text('[["{}"]]')
+    with pytest.raises(UserError, match="templates .* expected a JSON list of texts"):
+        class_prompts("", str(path), ("cat", "dog"))
+
+
+def test_a_stored_result_counts_for_the_same_options_and_data_alone(colours, tmp_path):
+    spec = {"kind": "retrieval", "data": colours}
+    results.write_result(tmp_path, run_evaluation("r", spec, ColourEncoder()) | {"step": 3})
+    stored = results.read_result(tmp_path, "r", 3)
+    assert is_result_of(stored, "r", spec)
+    for other in ({"caption_rule": "image"}, {"kind": "zero_shot"}, {"data": "data/other"}):
+        assert not is_result_of(stored, "r", spec | other)
+    assert not is_result_of({k: v for k, v in stored.items() if k != "options"}, "r", spec)
+    shorter = [example(png(COLOURS["red"]), ["red"], 0)]
+    write_manifest(tmp_path, shorter)  # prepared again
+    assert not is_result_of(stored, "r", spec)
+
+
+def test_a_file_that_is_no_result_is_named(tmp_path):
+    for content in ("[]", '{"a": 1}', '{"metrics":'):
+        (tmp_path / "e-00000003.json").write_text(content)
+        with pytest.raises(UserError, match="e-00000003.json is no result of an evaluation"):
+            results.read_results(tmp_path)
+
+
+def test_embeddings_that_are_no_numbers_are_refused_by_every_kind(colours):
+    class Diverged(ColourEncoder):
+        def encode_image(self, images):
+            return np.full((len(images), 3), np.nan, np.float32)
+
+    few_shot = {"kind": "few_shot", "train": colours, "validation": colours}
+    for spec in ({"kind": "retrieval"}, {"kind": "zero_shot"}, few_shot):
+        with pytest.raises(UserError, match="embeddings are not finite"):
+            run_evaluation("e", spec | {"data": colours}, Diverged())
 
 
 def test_corrupt_and_missing_data_are_one_message(colours, tmp_path):

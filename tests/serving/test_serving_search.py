@@ -83,6 +83,28 @@ def test_thumbnails_come_back(tmp_path):
     assert [index.thumbnail(item) for item in index.items] == [b"first", b"second"]
 
 
+@pytest.mark.parametrize(
+    "meta",
+    [{"d": 0}, {"d": 3}, {"d": "2"}, {"n": "2"}, {"model": {}}, {"model": 1}],
+)
+def test_a_changed_description_is_damage_and_no_other_numbers(tmp_path, meta):
+    ImageIndex.create(tmp_path / "i", 2, MODEL).add(items("a", "b"), np.eye(2, dtype=np.float32))
+    path = tmp_path / "i" / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | meta))
+    with pytest.raises(UserError, match="damaged: .* Delete the folder and index again"):
+        ImageIndex.open(tmp_path / "i").embeddings()
+
+
+def test_other_arrays_and_lost_thumbnails(tmp_path):
+    index = ImageIndex.create(tmp_path / "i", 2, MODEL)
+    index.add(items("x#0"), np.ones((1, 2), np.float32), [b"jpeg"])
+    (tmp_path / "i" / "thumbnails.bin").unlink()
+    assert index.thumbnail(index.items[0]) == b""
+    np.save(tmp_path / "i" / "embeddings.npy", np.ones((1, 2)))
+    with pytest.raises(UserError, match=r"holds float64 \[1, 2\]; expected float32 \[1, 2\]"):
+        ImageIndex.open(tmp_path / "i").embeddings()
+
+
 def test_wrong_folders_and_models_are_refused(tmp_path):
     with pytest.raises(UserError, match="no image index"):
         ImageIndex.open(tmp_path)

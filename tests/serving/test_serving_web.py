@@ -2,6 +2,7 @@
 
 import io
 import json
+import types
 
 import commands
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from small_pictures import SmallEncoder, write_pictures
 
 from jest_tf import serve
-from jest_tf.serving import web
+from jest_tf.serving import querying, web
 from jest_tf.serving.indexing import add_images
 from jest_tf.serving.querying import Searcher
 
@@ -110,6 +111,7 @@ def test_pictures_are_small_jpegs_and_the_page_escapes_their_names(client):
         ("/search?row=1", "row belongs to one index"),
         ("/search?row=60&index=a", "row=60: expected a whole number from 0 to 59"),
         ("/search?row=-1&index=a", "row=-1"),
+        ("/search?row=0000000000060&index=a", "expected a whole number from 0 to 59"),
         ("/search?z=none.AAAA", "made with another model"),
         ("/search?z={model}.AAAA", "cut or changed"),
         ("/search?z={model}.AAAAAAAAAAAAAAAAAAAAAA", "cut or changed"),  # zeros have no direction
@@ -152,6 +154,32 @@ def test_uploads_are_bounded_in_bytes_and_pixels(client):
         answer = client.post("/embed", data=picture, content_type="image/png")
         assert answer.status_code == 400 and said in answer.json["error"]
     assert "no picture came" in client.post("/embed").json["error"]
+
+
+@pytest.mark.parametrize(
+    "body", ["{", "[]", "5", "null", "{}", '{"text": 5}', '{"text": " "}', "[" * 100_000]
+)
+def test_other_json_than_a_text_is_refused(client, body):
+    answer = client.post("/embed", data=body, content_type="application/json")
+    assert answer.status_code == 400 and 'expected JSON {"text": …}' in answer.json["error"]
+
+
+def test_a_long_text_is_refused_and_not_cut(client):
+    for sent in ({"json": {"text": "x" * 1001}}, {"data": {"text": "x" * 1001}}):
+        answer = client.post("/embed", **sent)
+        assert answer.status_code == 400 and "1,001 characters" in answer.json["error"]
+
+
+def test_indexes_of_one_name_are_all_served(searchers, monkeypatch, tmp_path):
+    monkeypatch.setattr(web, "make_app", lambda found, hosts: found)
+    monkeypatch.setattr(
+        querying, "Searcher", lambda folder, *_: types.SimpleNamespace(index=[folder])
+    )
+    serve.FLAGS.mark_as_parsed()
+    folders = ["x/a~2", "y/a", "z/a", "y/a"]
+    app, n = serve.make_app(folders)
+    assert n == 4 and [one.index[0] for one in app.values()] == folders
+    assert list(app) == ["a~2", "a", "a~3", "a~4"]
 
 
 def test_another_site_cannot_ask_under_its_own_name(client, searchers):
