@@ -361,6 +361,27 @@ ANEW_CHOSEN = "distilled, learner's weight 0.5"
 # each group), joint selection takes every second pair of the rest, at equal FLOPs.
 ANEW_FILTERED, ANEW_FILTERED_STEPS, FILTERS = "new_filtered_joint", 482, {"data.prefilter": 0.32}
 HALVING = {"selection.super_batch": 256, "selection.greedy": True}
+# Tried after those: scores of the reference alone, as in tuning's recipe, so that a step costs what
+# a uniform one costs; and CLIPScore that distils too, by the same stored scores.
+ANEW_EASY = DISTILS | {
+    "selection.criterion": "easy_reference",
+    "selection.learner_weight": 1.0,
+    "selection.greedy": True,
+}
+# Name of the trial -> label, policy, fields.
+ANEW_LATER = {
+    "easy": ("joint, greedy, by the reference alone, distilled", "joint", ANEW_EASY),
+    "easy_prefiltered": (
+        "joint, greedy, prefiltered, by the reference alone, distilled", "joint",
+        ANEW_EASY | {"data.prefilter": 0.5},
+    ),
+    "easy_filtered": (
+        "best 32% by CLIPScore, then joint, greedy, by the reference alone, distilled", "joint",
+        ANEW_EASY | FILTERS | HALVING,
+    ),
+    "clipscore": ("offline CLIPScore, best 30%", "uniform", {"data.train": OWN_BEST}),
+    "clipscore_distilled": ("best 32% by CLIPScore, distilled", "uniform", FILTERS | DISTILS),
+}  # fmt: skip
 
 
 def _anew() -> tuple[list[Row], list[Row]]:
@@ -402,6 +423,13 @@ def _anew() -> tuple[list[Row], list[Row]]:
             overrides=at(2e-3, fields), **by | {"seeds": (TRIAL_SEED,)},
         )
         for number, (name, fields) in enumerate(ANEW_OPTIONS.items())
+    ] + [
+        Row(
+            f"tune_new_{name}", f"from nothing: {label}", TRIAL,
+            f"policy={policy},steps={ANEW_FLOPS_STEPS},validate_every=82",
+            tuple(at(2e-3, fields).items()), **by | {"seeds": (TRIAL_SEED,)},
+        )
+        for name, (label, policy, fields) in ANEW_LATER.items()
     ]  # fmt: skip
     return rows, trials
 
