@@ -55,7 +55,11 @@ def test_approximations_are_compared_at_equal_flops():
 ANEW = (suites.ANEW_UNIFORM, suites.ANEW_CLIPSCORE, suites.ANEW_FILTERED, suites.ANEW_JOINT)
 
 
-@pytest.mark.parametrize("names", [tuning.SHORT, tuning.LONG, ANEW], ids=["60", "180", "new"])
+PHOTOS = (*tuning.PHOTO_NAMES, tuning.PHOTOS_UNIFORM, tuning.PHOTOS_CLIPSCORE, tuning.PHOTOS_RECIPE)
+COMPARED = {"60": tuning.SHORT, "180": tuning.LONG, "new": ANEW, "photos": PHOTOS}
+
+
+@pytest.mark.parametrize("names", COMPARED.values(), ids=list(COMPARED))
 def test_rows_are_compared_at_equal_flops(names):
     cells, flops = {cell.row.name: cell for cell in all_cells(suites.RESULTS_ROWS)}, {}
     for name in names:
