@@ -18,7 +18,7 @@ from benchmarks.evidence.analysis import (
 )
 from benchmarks.evidence.claims import MARGIN, equivalent, verdict
 from benchmarks.evidence.curves import Mean, mean_of
-from benchmarks.evidence.markdown import interval, percent, points, table
+from benchmarks.evidence.markdown import interval, percent, points, ratio, table
 from benchmarks.evidence.page import Shown, render
 
 Rows = Mapping[str, RowResults]
@@ -422,10 +422,18 @@ def _noise(evidence: Evidence) -> str:
 
 
 def _sizes(evidence: Evidence) -> dict[str, Any]:
-    """b, B and steps of the selecting runs, and what storing the reference's embeddings costs."""
+    """b, B and steps of the selecting runs, what storing the reference's embeddings costs, and the
+    seconds of a step over those of a uniform one, of runs made in the same way."""
     row = evidence.recipe
     if not row:
         return dict.fromkeys(("b", "B", "steps", "stored"), "?")
+    uniform, slower = evidence.tuned.get(tuning.LONG_TENTH), None
+    if uniform:
+        seconds = [
+            [one.by_seed[seed]["curve"]["seconds"][-1] for seed in uniform.by_seed]
+            for one in (row, uniform)
+        ]
+        slower = ratio(mean_of([a / b for a, b in zip(*seconds, strict=True)]))
     curve, selection = row.one["curve"], row.one["config"]["selection"]
     scored = curve["step"][-1] * selection["super_batch"]
     forward = (curve["flops"][-1] - curve["flops_cached"][-1]) / scored
@@ -434,4 +442,5 @@ def _sizes(evidence: Evidence) -> dict[str, Any]:
         "B": selection["super_batch"],
         "steps": curve["step"][-1],
         "stored": f"{forward * evidence.pool['n'] / 1e12:.1f}",
+        "slower": slower,
     }
