@@ -78,6 +78,7 @@ def page(evidence: Evidence, shown: Shown) -> str:
         noisy=percent(_noisy(evidence)) if recipe else "?",
         trial_seed=tuning.TRIAL_SEED,
         filtered=_filtered(evidence),
+        speeds={one.figure: ratio(one.ratio) for one in anew_page.speeds(evidence.tuned)},
         n_variants=len(tuning.VARIANTS),
     )
 
@@ -121,15 +122,15 @@ def short_answer(evidence: Evidence) -> list[str]:
 def _said_of_nothing(evidence: Evidence) -> list[str]:
     """What selecting owes a reader who has no model yet, and where it makes no difference."""
     said, rows = [], evidence.tuned
-    names = suites.ANEW_REFERENCE, suites.ANEW_JOINT, suites.ANEW_CLIPSCORE
+    names = suites.ANEW_REFERENCE, suites.ANEW_RECIPE, suites.ANEW_CLIPSCORE, suites.ANEW_UNIFORM
     if all(name in rows for name in names):
-        curated, joint, clipscore = (f"{percent(rows[name].test_mean())}%" for name in names)
+        scores = (f"{percent(rows[name].test_mean())}%" for name in names)
         cost = spent_by(rows[suites.ANEW_REFERENCE], "flops_cached") / 1e12
         said.append(
             "From nothing, for about the same FLOPs, training on the curated pairs alone ends at "
-            f"{curated} of retrieval, joint selection at {joint}, the best 30% by CLIPScore at "
-            f"{clipscore}. The last two choose by a reference, which is that curated training: "
-            f"{cost:.1f} TFLOP more."
+            "{} of retrieval, the recipe with distillation at {}, the best 30% by CLIPScore at {}, "
+            "uniform sampling at {}. The recipe and CLIPScore choose by a reference, which is that "
+            "curated training: {:.1f} TFLOP more.".format(*scores, cost)
         )
     if difference := evidence.difference(PHOTOS_JOINT, PHOTOS_TOP_K):
         said.append(
