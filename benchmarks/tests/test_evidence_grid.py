@@ -52,10 +52,13 @@ def test_approximations_are_compared_at_equal_flops():
         assert total == pytest.approx(suites.SAME_FLOPS, rel=0.01), cell.name
 
 
-ANEW = (suites.ANEW_UNIFORM, suites.ANEW_CLIPSCORE, suites.ANEW_FILTERED, suites.ANEW_JOINT)
+ANEW = (
+    suites.ANEW_UNIFORM, suites.ANEW_CLIPSCORE, suites.ANEW_DISTILLED, suites.ANEW_RECIPE,
+    suites.ANEW_FILTERED, suites.ANEW_JOINT,
+)  # fmt: skip
 
 
-PHOTOS = (*tuning.PHOTO_NAMES, tuning.PHOTOS_UNIFORM, tuning.PHOTOS_CLIPSCORE, tuning.PHOTOS_RECIPE)
+PHOTOS = (*tuning.PHOTO_NAMES, tuning.PHOTOS_UNIFORM)
 COMPARED = {"60": tuning.SHORT, "180": tuning.LONG, "new": ANEW, "photos": PHOTOS}
 
 
