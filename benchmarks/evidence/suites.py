@@ -347,10 +347,13 @@ def _approximations() -> list[Row]:
 
 # From nothing anew, with the right vocabulary, on the page of the tuning runs. Rates are those that
 # the older trials chose. A selecting run costs the FLOPs of ANEW_FLOPS_STEPS uniform steps (a test
-# checks). Longer uniform runs, top-k and Flexi-JEST were declared too and dropped for want of time.
+# checks). Top-k and Flexi-JEST were declared too and dropped for want of time.
 ANEW_STEPS, ANEW_FLOPS_STEPS, ANEW_REFERENCE_STEPS = 300, 820, 800
 ANEW_REFERENCE, ANEW_UNIFORM = "new_reference", "new_uniform_flops"
 ANEW_CLIPSCORE, ANEW_JOINT = "new_clipscore", "new_joint"
+ANEW_RECIPE, ANEW_DISTILLED = "new_easy_prefiltered", "new_clipscore_distilled"
+# As long as the uniform runs of the older comparison, for which the goals were set.
+ANEW_LONG, ANEW_LONG_STEPS = "new_uniform_long", 2500
 # Names of the options, tried on the trial seed -> the fields. ANEW_CHOSEN was the better of both.
 ANEW_OPTIONS = {
     "distilled, learner's weight 0.5": DISTILS | HALVES,
@@ -361,6 +364,31 @@ ANEW_CHOSEN = "distilled, learner's weight 0.5"
 # each group), joint selection takes every second pair of the rest, at equal FLOPs.
 ANEW_FILTERED, ANEW_FILTERED_STEPS, FILTERS = "new_filtered_joint", 482, {"data.prefilter": 0.32}
 HALVING = {"selection.super_batch": 256, "selection.greedy": True}
+# Tried after those: scores of the reference alone, as in tuning's recipe, so that a step costs what
+# a uniform one costs; and CLIPScore that distils too, by the same stored scores.
+ANEW_EASY = DISTILS | {
+    "selection.criterion": "easy_reference",
+    "selection.learner_weight": 1.0,
+    "selection.greedy": True,
+}
+# Name -> label, policy, fields. All had a trial.
+ANEW_LATER = {
+    "new_easy": ("joint, greedy, by the reference alone, distilled", "joint", ANEW_EASY),
+    ANEW_RECIPE: (
+        "joint, greedy, prefiltered, by the reference alone, distilled", "joint",
+        ANEW_EASY | {"data.prefilter": 0.5},
+    ),
+    "new_easy_filtered": (
+        "best 32% by CLIPScore, then joint, greedy, by the reference alone, distilled", "joint",
+        ANEW_EASY | FILTERS | HALVING,
+    ),
+    ANEW_CLIPSCORE: (
+        "offline CLIPScore by the reference, best 30%", "uniform", {"data.train": OWN_BEST},
+    ),
+    ANEW_DISTILLED: (
+        "best 32% by CLIPScore, distilled", "uniform", FILTERS | DISTILS,
+    ),
+}  # fmt: skip
 
 
 def _anew() -> tuple[list[Row], list[Row]]:
@@ -373,37 +401,51 @@ def _anew() -> tuple[list[Row], list[Row]]:
         fields = [{RATE: rate, "data.image_size": 48} | own, *more]
         return {name: value for some in fields for name, value in some.items()}
 
-    few = {"seeds": (0,), "tuned_as": ()}
-    by = few | {"reference": ANEW_REFERENCE, "reference_seed": 0}
+    one, untuned = {"seeds": (0,)}, {"tuned_as": ()}
+    by = untuned | {"reference": ANEW_REFERENCE, "reference_seed": 0}
     flops = (ANEW_FLOPS_STEPS, 82)
+
+    def later(name, group, every=82, **fields):
+        label, policy, more = ANEW_LATER[name]
+        argument = f"policy={policy},steps={ANEW_FLOPS_STEPS},validate_every={every}"
+        overrides = tuple(at(2e-3, more).items())
+        trial = {"name": f"tune_{name}", "label": f"from nothing: {label}"}
+        told = trial if group == TRIAL else {"name": name, "label": label}
+        return Row(**told, group=group, argument=argument, overrides=overrides, **by | fields)
+
     rows = [
         _curated(
             ANEW_REFERENCE, "the curated set alone (the reference)", HEADLINE,
-            ANEW_REFERENCE_STEPS, LONG_EVERY, overrides=at(2e-3), **few,
+            ANEW_REFERENCE_STEPS, LONG_EVERY, overrides=at(2e-3), **one | untuned,
         ),
-        _uniform(ANEW_UNIFORM, "uniform", HEADLINE, *flops, overrides=at(2e-3), **few),
+        _uniform(ANEW_UNIFORM, "uniform", HEADLINE, *flops, overrides=at(2e-3), **untuned),
         _uniform(
-            ANEW_CLIPSCORE, "offline CLIPScore by the reference, best 30%", HEADLINE,
-            *flops, overrides=at(2e-3, {"data.train": OWN_BEST}), **by,
+            ANEW_LONG, "uniform, three times as long", HEADLINE, ANEW_LONG_STEPS, LONG_EVERY,
+            overrides=at(2e-3), **untuned | {"seeds": ABLATION_SEEDS},
         ),
+        later(ANEW_CLIPSCORE, HEADLINE, seeds=MAIN_SEEDS),
+        later(ANEW_DISTILLED, HEADLINE, seeds=ABLATION_SEEDS),
+        # Looked at more often: it has the score of uniform sampling after a tenth of its steps.
+        later(ANEW_RECIPE, HEADLINE, every=41, seeds=MAIN_SEEDS),
         _selecting(
             ANEW_FILTERED, f"best 32% by CLIPScore, then joint, greedy, {ANEW_CHOSEN}", HEADLINE,
             steps=ANEW_FILTERED_STEPS, every=48,
-            overrides=at(2e-3, FILTERS | HALVING | DISTILS | HALVES), **by,
+            overrides=at(2e-3, FILTERS | HALVING | DISTILS | HALVES), **by | one,
         ),
         _selecting(
             ANEW_JOINT, f"joint, {ANEW_CHOSEN}", HEADLINE, steps=ANEW_STEPS,
-            overrides=at(2e-3, ANEW_OPTIONS[ANEW_CHOSEN]), **by,
+            overrides=at(2e-3, ANEW_OPTIONS[ANEW_CHOSEN]), **by | one,
         ),
     ]  # fmt: skip
+    of_trial = {"seeds": (TRIAL_SEED,)}
     trials = [
         _selecting(
             f"tune_new_joint_{number}", f"from nothing: joint, {name}", TRIAL, steps=ANEW_STEPS,
-            overrides=at(2e-3, fields), **by | {"seeds": (TRIAL_SEED,)},
+            overrides=at(2e-3, fields), **by | of_trial,
         )
         for number, (name, fields) in enumerate(ANEW_OPTIONS.items())
     ]  # fmt: skip
-    return rows, trials
+    return rows, trials + [later(name, TRIAL, **of_trial) for name in ANEW_LATER]
 
 
 def _names(rows: list[Row]) -> tuple[str, ...]:

@@ -52,10 +52,17 @@ def test_approximations_are_compared_at_equal_flops():
         assert total == pytest.approx(suites.SAME_FLOPS, rel=0.01), cell.name
 
 
-ANEW = (suites.ANEW_UNIFORM, suites.ANEW_CLIPSCORE, suites.ANEW_FILTERED, suites.ANEW_JOINT)
+ANEW = (
+    suites.ANEW_UNIFORM, suites.ANEW_CLIPSCORE, suites.ANEW_DISTILLED, suites.ANEW_RECIPE,
+    suites.ANEW_FILTERED, suites.ANEW_JOINT,
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("names", [tuning.SHORT, tuning.LONG, ANEW], ids=["60", "180", "new"])
+PHOTOS = (*tuning.PHOTO_NAMES, tuning.PHOTOS_UNIFORM)
+COMPARED = {"60": tuning.SHORT, "180": tuning.LONG, "new": ANEW, "photos": PHOTOS}
+
+
+@pytest.mark.parametrize("names", COMPARED.values(), ids=list(COMPARED))
 def test_rows_are_compared_at_equal_flops(names):
     cells, flops = {cell.row.name: cell for cell in all_cells(suites.RESULTS_ROWS)}, {}
     for name in names:
