@@ -137,6 +137,11 @@ def _said_of_nothing(evidence: Evidence) -> list[str]:
             "At b = 128 on photographs joint selection minus independent top-k is "
             f"{interval(difference)} points: no difference was shown."
         )
+    if difference := evidence.difference(PHOTOS_JOINT, tuning.PHOTOS_UNIFORM):
+        said.append(
+            "On those photographs, which the base does not know, joint selection minus uniform "
+            f"sampling is {interval(difference)} points at equal FLOPs."
+        )
     return said
 
 
