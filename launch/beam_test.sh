@@ -2,9 +2,10 @@
 # Makes an environment with Apache Beam over the package's own, and runs the tests of --runner in it.
 # Beam needs older protobuf, pyarrow and Pillow than constraints.txt has. Safe to run again.
 #
-#   ./launch/beam_test.sh [--dry-run] [--venv DIR] [PYTEST ARGUMENTS]
+#   ./launch/beam_test.sh [--dry-run] [--venv DIR] [--install | PYTEST ARGUMENTS]
 #
 # --dry-run   print every command, run none
+# --install   run no test: launch/test.sh runs them among the others, once the environment is there
 # --venv DIR  the package's own environment; default: the active one, else .venv
 #
 # The layer is .venv-beam of this checkout, 300 MB.
@@ -16,11 +17,9 @@ choose_venv
 cd "$ROOT"
 install_package dev
 base="$VENV"
-VENV="$ROOT/.venv-beam"
-stamp="$VENV/installed.txt"
-fingerprint="$(install_fingerprint) $base"
+VENV="$BEAM_VENV"
 
-if [[ -x "$VENV/bin/python" && -f "$stamp" && "$(<"$stamp")" == "$fingerprint" ]]; then
+if has_beam "$base"; then
   printf 'Environment %s is up to date.\n' "$VENV"
 else
   PYTHON="$base/bin/python" make_venv
@@ -31,6 +30,6 @@ pathlib.Path(s.get_path("purelib"), "base.pth").write_text(f"import site; site.a
   run "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile --editable "${ROOT}[beam]"
   # Neither git nor the linter shall look inside.
   run sh -c 'echo "*" >"$1/.gitignore"' sh "$VENV"
-  [[ "$DRY_RUN" == true ]] || printf '%s\n' "$fingerprint" >"$stamp"
+  [[ "$DRY_RUN" == true ]] || beam_fingerprint "$base" >"$VENV/installed.txt"
 fi
-run "$VENV/bin/python" -m pytest tests/beam "${REST[@]}"
+[[ "${REST[*]}" == --install ]] || run "$VENV/bin/python" -m pytest tests/beam "${REST[@]}"

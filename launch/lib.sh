@@ -155,3 +155,16 @@ install_package() {
     [[ "$extras" != dev ]] || printf '%s\n' "$fingerprint" >"$VENV/.jest_tf-base.installed"
   fi
 }
+
+# The layer with Apache Beam that launch/beam_test.sh makes over another environment.
+BEAM_VENV="$ROOT/.venv-beam"
+
+beam_fingerprint() { # of the layer over the environment $1
+  printf '%s %s\n' "$(install_fingerprint)" "$1"
+}
+
+# Whether that layer lies over the environment $1 and is up to date.
+has_beam() {
+  local stamp="$BEAM_VENV/installed.txt"
+  [[ -x "$BEAM_VENV/bin/python" && -f "$stamp" && "$(<"$stamp")" == "$(beam_fingerprint "$1")" ]]
+}

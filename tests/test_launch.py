@@ -141,8 +141,8 @@ def test_chosen_tests_run_in_two_processes(checkout, venv, tmp_path, arguments):
 def test_ci_makes_the_environments_then_runs_the_tests():
     lines = run(ROOT / ".ci/run", "--dry-run", cwd="/").splitlines()
     expected = []
-    for script in ("tpu_compile_env.sh", "beam_test.sh", "test.sh"):
-        expected += run(ROOT / "launch" / script, "--dry-run", cwd="/").splitlines()
+    for script, *option in (["tpu_compile_env.sh"], ["beam_test.sh", "--install"], ["test.sh"]):
+        expected += run(ROOT / "launch" / script, *option, "--dry-run", cwd="/").splitlines()
     assert lines[-len(expected) :] == expected
 
 
@@ -150,7 +150,7 @@ def test_ci_makes_the_environments_then_runs_the_tests():
     ("failing", "told"),
     [
         ("tpu_compile_env.sh", "no environment that compiles for TPU"),
-        ("beam_test.sh", "in a pipeline of Apache Beam did not pass"),
+        ("beam_test.sh", "no environment with Apache Beam"),
     ],
 )
 def test_ci_fails_with_an_environment_but_still_runs_the_tests(checkout, failing, told):
@@ -162,6 +162,17 @@ def test_ci_fails_with_an_environment_but_still_runs_the_tests(checkout, failing
     path = f"{checkout}/bin:{os.environ['PATH']}"
     out = run(checkout / ".ci/run", "-k", "x", check=3, PATH=path)
     assert "tests: -k x" in out and told in out
+
+
+def test_tests_in_beam_are_a_part_in_their_own_environment(checkout, venv, tmp_path):
+    write_program(checkout / ".venv-beam/bin/python", f'echo "beam: $*" >>"{tmp_path}/calls"')
+    run(checkout / "launch/beam_test.sh", "--venv", str(venv), "--install")
+    assert not any("-m pytest" in call for call in calls(tmp_path))
+    run(checkout / "launch/test.sh", "--venv", str(venv), "-x")
+    tests = [call for call in calls(tmp_path) if "-m pytest" in call]
+    for of_beam in ("tests/beam", "beam: "):
+        found = [call for call in tests if of_beam in call]
+        assert found == ["beam: -m pytest -x tests/beam"]
 
 
 def test_quickstart_passes_its_arguments_on(checkout, venv, tmp_path):

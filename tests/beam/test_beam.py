@@ -53,7 +53,7 @@ def a_worker_is_killed(command: str, given: list[str], mark: pathlib.Path) -> No
     """Runs it in several processes, one of which gets SIGKILL: the command ends and says so."""
     words = [sys.executable, HERE / "dying_worker.py", mark, command, *given, *PROCESSES]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=env)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1200, env=env)
     assert done.returncode == 2 and mark.exists(), done.stderr
     assert "the same command goes on from there" in done.stderr
 
