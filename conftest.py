@@ -16,9 +16,12 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import pytest
-import tensorflow as tf
-from tensorflow.python.framework import config as framework_config
-from tensorflow.python.framework import ops
+from quick_imports import quick_imports
+
+with quick_imports():
+    import tensorflow as tf
+    from tensorflow.python.framework import config as framework_config
+    from tensorflow.python.framework import ops
 
 N_LOGICAL_DEVICES = 4
 # What the fast run leaves out, whole files at a time. A single test carries its own mark.

@@ -9,7 +9,10 @@ import json
 
 import numpy as np
 import oracle
-import tensorflow as tf
+from quick_imports import quick_imports
+
+with quick_imports():
+    import tensorflow as tf
 
 from jest_tf.selection import (
     Embeddings,

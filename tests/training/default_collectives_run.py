@@ -5,7 +5,10 @@ A process of its own: collectives among CPUs keep the group size that a process 
 
 import json
 
-import tensorflow as tf
+from quick_imports import quick_imports
+
+with quick_imports():
+    import tensorflow as tf
 
 
 def main() -> None:

@@ -38,7 +38,10 @@ def config_of(kind: str, data_dir: str):
 
 
 def main() -> int:
-    import tensorflow as tf
+    from quick_imports import quick_imports
+
+    with quick_imports():
+        import tensorflow as tf
 
     from jest_tf.training import loop
     from jest_tf.training.run import shards

@@ -9,12 +9,13 @@ import sys
 import pytest
 
 HERE = pathlib.Path(__file__).parent
+PLACES = [HERE.parents[1], HERE.parent, HERE]
 
 
 def test_tensorflows_own_exchanges_give_the_same_steps():
     done = subprocess.run(
         [sys.executable, HERE / "default_collectives_run.py"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, PLACES))},
         capture_output=True,
         text=True,
         check=False,
