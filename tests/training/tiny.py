@@ -56,14 +56,25 @@ def super_batch(step: int) -> dict[str, np.ndarray]:
     }
 
 
+class UntracedLoop(HostLoop):
+    """Does not trace its steps: tracing one costs seconds, running it a fraction of one."""
+
+    def one_step(self, plan):
+        return super().one_step(plan).python_function
+
+
 def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=None, **options):
-    """(model, HostLoop, schedule) over `batches`, a list of global super-batches."""
+    """(model, HostLoop, schedule) over `batches`, a list of global super-batches.
+
+    traced=False: for what is expected, of a few steps on one replica. What is tested is traced.
+    """
     run = runtime(n_replicas, options.pop("steps_per_loop", 1))
     schedule_options = options.pop("schedule", {})
     of_encoders, sizes = options.pop("encoder", {}), options.pop("sizes", {})
     collectives = options.pop("collectives", run.collectives)
     of_optimizer = {"warmup_steps": 1} | options.pop("optimizer", {})
     rate_of = options.pop("rate_of", None)
+    loop = HostLoop if options.pop("traced", True) else UntracedLoop
     batches = batches or [super_batch(step) for step in range(8)]
     with run.strategy.scope():
         learner = encoder(0, of_encoders, **sizes)
@@ -83,7 +94,7 @@ def trainer(n_replicas: int = 1, policy: SelectionSpec | None = None, batches=No
         rates = [rate_of(variable) for variable in variables] if rate_of else None
         model.optimizer = optimizer.build(c, 100, variables, rates)
 
-    return model, HostLoop(model, run, _per_replica(run, batches)), schedule
+    return model, loop(model, run, _per_replica(run, batches)), schedule
 
 
 def _per_replica(run: strategy.Runtime, batches: list[dict[str, np.ndarray]]):
