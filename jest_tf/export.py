@@ -53,7 +53,13 @@ def main(argv: list[str]) -> None:
 
     run = load_workdir(_WORKDIR.value, _STEP.value)
     if _WITH.value:
-        interpolate(run.model, load_workdir(_WITH.value).model, _INTERPOLATE.value)
+        start = load_workdir(_WITH.value)
+        if start.tokenizer.fingerprint != run.tokenizer.fingerprint:
+            raise UserError(
+                f"--with={_WITH.value} reads text as {start.tokenizer.fingerprint}, --workdir "
+                f"as {run.tokenizer.fingerprint}: expected the run that it was tuned from"
+            )
+        interpolate(run.model, start.model, _INTERPOLATE.value)
     name = "export" if _FORMAT.value == "saved_model" else WRITERS[_FORMAT.value][0]
     out = _OUT.value or os.path.join(_WORKDIR.value, name)
     if _FORMAT.value != "saved_model":

@@ -201,6 +201,16 @@ def test_the_command_writes_every_format(run_export, tmp_path, capsys):
     assert "it holds no tokenizer" in capsys.readouterr().out
 
 
+def test_weights_of_runs_that_read_text_otherwise_are_not_averaged(run_export, tmp_path):
+    imported("siglip", tmp_path / "a")
+    imported("siglip", tmp_path / "b", text="plain")
+    with pytest.raises(UserError, match="expected the run that it was tuned from"):
+        run_export(
+            workdir=str(tmp_path / "a" / "siglip-run"), interpolate=0.5,
+            **{"with": str(tmp_path / "b" / "siglip-run")},
+        )  # fmt: skip
+
+
 def test_what_is_there_or_does_not_fit_is_refused(run_export, tmp_path):
     run = imported("siglip", tmp_path)
     workdir = str(tmp_path / "siglip-run")

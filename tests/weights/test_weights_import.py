@@ -226,6 +226,12 @@ def _integers(folder):
     save_file({k: v.astype(np.int32) for k, v in tensors.items()}, folder / "model.safetensors")
 
 
+def _no_numbers(folder):
+    tensors = huggingface_tensors("siglip")
+    tensors["text_model.head.weight"] = np.full_like(tensors["text_model.head.weight"], np.nan)
+    save_file(tensors, folder / "model.safetensors")
+
+
 def _other_architecture(folder):
     save_file(
         {"bert.embeddings.weight": np.zeros((3, 3), np.float32)}, folder / "model.safetensors"
@@ -297,6 +303,7 @@ def _edit(path, change):
         (_huge_tensor, "cut or damaged"),
         (_pickle, r"pytorch_model\.bin is a pickle.*safetensors\.torch\.save_model"),
         (_integers, "dtype: .* is I32, expected float32, float16, bfloat16"),
+        (_no_numbers, r"not finite \(text/projection/kernel\)"),
         (_other_architecture, "another architecture"),
         (_clip, "CLIP-like.*cached reference.*cache_reference"),
         (_clip_config, "CLIP-like.*cached reference.*cache_reference"),
