@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.sources import open_source
@@ -59,7 +60,7 @@ def checked_options(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a spec with defaults; UserError: no data, an unknown kind, a wrong option."""
     if not name or "/" in name:
         raise UserError(f"evals: {name!r} names a file of results: expected a name without /")
-    if not isinstance(spec, Mapping):
+    if not isinstance(spec, Mapping | ConfigDict):
         raise UserError(f"evals.{name} is {spec!r}; expected {{kind, data, …}}")
     kind = spec.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
