@@ -2,14 +2,15 @@
 
     python multi_worker_run.py KIND DATA_DIR WORKDIR [STEP SIGNAL WORKER]
 
-After STEP, worker WORKER sends itself SIGNAL, as the machine would before or in a preemption.
-Checkpoints are cut into small files.
+After STEP, and once the checkpoint before it is written, worker WORKER sends itself SIGNAL, as the
+machine would before or in a preemption. Checkpoints are cut into small files.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 
 STEPS = 12
 SAVED_EVERY = 4
@@ -54,6 +55,10 @@ def main() -> int:
     def signal_if_told(step, result) -> None:
         worker = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
         if when and (step, worker) == (int(when[0]), int(when[2])):
+            # Written while training goes on: on a busy machine steps may be ahead of it.
+            saved = step // SAVED_EVERY * SAVED_EVERY
+            while not os.path.exists(f"{workdir}/checkpoints/step-{saved:08d}"):
+                time.sleep(0.1)
             os.kill(os.getpid(), signal.Signals[when[1]])
 
     return loop.train(config_of(kind, data_dir), workdir, signal_if_told)
