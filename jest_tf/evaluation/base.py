@@ -74,6 +74,21 @@ class Reader:
         }
         return embedded
 
+    def embed_labelled(self, source: str, role: str = "evaluated") -> Embedded:
+        """The records of a data set that have a label; the others are counted.
+
+        UserError: none has one.
+        """
+        found = self.embed(source, role)
+        kept = np.flatnonzero(found.labels >= 0)
+        if not kept.size:
+            raise UserError(f"{source} has no labels: this kind of evaluation cannot use it")
+        self.read[role]["n_unlabelled"] = len(found.labels) - len(kept)
+        captions = [found.captions[i] for i in kept] if found.captions else []
+        return Embedded(
+            found.zimg[kept], captions, found.labels[kept], found.label_texts, found.rows[kept]
+        )
+
     def labels(self, source: str) -> np.ndarray:
         """int64 [n]: the label of every record, -1 where it has none; no picture is decoded."""
         return self._open(source).labels()

@@ -137,11 +137,11 @@ class FewShot(Evaluation):
             )
 
     def measure(self, source: str, options: Mapping[str, Any], reader: Reader) -> tuple[dict, dict]:
-        validation = reader.embed(options["validation"], "validation")
-        test = reader.embed(source)
+        validation = reader.embed_labelled(options["validation"], "validation")
+        test = reader.embed_labelled(source)
         labels = reader.labels(options["train"])
-        if any((of_split < 0).any() for of_split in (labels, validation.labels, test.labels)):
-            raise UserError(f"{source}: a few_shot evaluation needs a label for every example")
+        if (labels < 0).all():
+            raise UserError(f"{options['train']} has no labels: no shots can be drawn from it")
         n_classes = 1 + max(int(s.max()) for s in (labels, validation.labels, test.labels))
         shots, seeds = tuple(options["shots"]), tuple(options["seeds"])
         drawn, labels = _embed_shots(reader, options["train"], labels, n_classes, shots, seeds)

@@ -151,9 +151,7 @@ class ZeroShot(Evaluation):
     needs_labels = True
 
     def measure(self, source: str, options: Mapping[str, Any], reader: Reader) -> tuple[dict, dict]:
-        found = reader.embed(source)
-        if (found.labels < 0).all():
-            raise UserError(f"{source} has no labels: a zero_shot evaluation cannot use it")
+        found = reader.embed_labelled(source)
         prompts, prompt_rule = class_prompts(
             options["classes"], options["templates"], found.label_texts
         )

@@ -22,7 +22,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from jest_tf.data import preprocess
 from jest_tf.data.tokenizer import Tokenizer
-from jest_tf.errors import UserError
+from jest_tf.errors import UserError, explaining
 from jest_tf.files import write_atomically
 from jest_tf.model_record import PixelRule
 from jest_tf.models.dual_encoder import DualEncoder
@@ -82,7 +82,9 @@ def export_dual_encoder(
         "metadata": dict(metadata),
     }
     incomplete = f"{path}.incomplete"
-    _remove(incomplete)
+    with explaining(tf.errors.OpError, f"{path} cannot be written: {{error}}. Give another --out."):
+        _remove(incomplete)
+        tf.io.gfile.makedirs(incomplete)  # before the minutes that the graphs take
     if model.compute_dtype != "float32":
         # bfloat16 outside XLA is slower on most servers, and gives other embeddings than training.
         copy = DualEncoder(model.config, dtype="float32", pixels=model.pixels)

@@ -242,6 +242,31 @@ def test_a_file_that_is_no_result_is_named(tmp_path):
             results.read_results(tmp_path)
 
 
+def test_records_without_a_label_are_left_out_and_counted(tmp_path):
+    names = ["red", "green", "blue"]
+    examples = [example(png(COLOURS[name]), [name], i) for i, name in enumerate(names)]
+    without = [example(png(COLOURS["red"]), ["red"], -1)]
+    few_shot = {"kind": "few_shot", "shots": [1], "seeds": [0]}
+    metrics = []
+    for records in (examples, examples + without):
+        folder = tmp_path / str(len(records))
+        folder.mkdir()
+        data = write_manifest(folder, records)
+        of_splits = {"data": data, "train": data, "validation": data}
+        results_of = [
+            run_evaluation("z", {"kind": "zero_shot", "data": data}, ColourEncoder()),
+            run_evaluation("f", few_shot | of_splits, ColourEncoder()),
+        ]
+        metrics.append([result["metrics"] for result in results_of])
+        for result in results_of:
+            assert result["data"]["evaluated"]["n_unlabelled"] == len(records) - 3
+    assert metrics[0] == metrics[1] and metrics[0][0]["top1"] == 1
+    (tmp_path / "none").mkdir()
+    data = write_manifest(tmp_path / "none", without)
+    with pytest.raises(UserError, match="has no labels"):
+        run_evaluation("z", {"kind": "zero_shot", "data": data}, ColourEncoder())
+
+
 def test_embeddings_that_are_no_numbers_are_refused_by_every_kind(colours):
     class Diverged(ColourEncoder):
         def encode_image(self, images):

@@ -195,6 +195,9 @@ def test_other_folders_are_left_alone(model, tokenizer, tmp_path):
         export_dual_encoder(model, tokenizer, IMAGE_SIZE, str(tmp_path), {})
     with pytest.raises(UserError, match="holds no exported model"):
         ExportEncoder(str(tmp_path))
+    with pytest.raises(UserError, match="thesis.txt/e cannot be written: .*Give another --out"):
+        export_dual_encoder(model, tokenizer, IMAGE_SIZE, str(tmp_path / "thesis.txt" / "e"), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_an_older_export_is_replaced(model, tokenizer, tmp_path):
