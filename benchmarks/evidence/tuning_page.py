@@ -403,7 +403,7 @@ def _sizes(evidence: Evidence) -> dict[str, Any]:
     seconds of a step over those of a uniform one, of runs made in the same way."""
     row = evidence.recipe
     if not row:
-        return dict.fromkeys(("b", "B", "steps", "stored"), "?")
+        return dict.fromkeys(("b", "B", "steps", "stored", "slower"), "?")
     uniform, slower = evidence.tuned.get(tuning.LONG_TENTH), None
     if uniform:
         seconds = [

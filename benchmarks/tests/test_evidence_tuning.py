@@ -77,6 +77,14 @@ def test_the_page_has_gains_verdicts_and_the_strongest_baseline(evidence):
     assert "The recipe minus offline CLIPScore (the best 30%) at the same FLOPs is +1.0" in lines[2]
 
 
+def test_the_page_says_what_is_not_measured_yet(evidence):
+    nothing = evidence._replace(tuned={})
+    shown = Shown("COMMAND", {}, "results", "runs.jsonl.gz", [], ["a run"], evidence.pool)
+    text = tuning_page.page(nothing, shown)
+    assert "1 declared runs are not finished" in text and "not chosen yet" in text
+    assert tuning_page.short_answer(nothing) == ["Not measured yet."]
+
+
 def test_variants_are_judged_beyond_two_standard_errors_of_their_difference(evidence):
     shown = Shown("COMMAND", evidence.tuned, "results", "runs.jsonl.gz", [], [], evidence.pool)
     rows = [line.split(" | ") for line in variants_page.page(shown).splitlines()]
