@@ -30,6 +30,7 @@ done
 # TensorFlow keeps what it compiled until its process ends: 9 GB after all tests. So each part has a
 # process of its own, of at most 3 GB. Two run at a time, the longest first. A process costs 5 s.
 PARTS=(
+  "tests/beam"
   "tests/data tests/pages tests/evaluation tests/monitoring tests/browser"
   "tests/weights benchmarks/tests/faults"
   "tests/tpu_compile tests/field"
@@ -47,18 +48,14 @@ PARTS=(
   "tests/selection/test_[a-i]*.py"
 )
 
-# Beam's tests need the layer of launch/beam_test.sh. Without it they are collected only where the
-# environment itself has Beam.
-if has_beam "$VENV"; then
-  PARTS=("tests/beam" "${PARTS[@]}")
-else
-  PARTS[2]="tests/beam ${PARTS[2]}"
-fi
+# The layer of launch/beam_test.sh. Without it no test is chosen there, unless $VENV itself has Beam.
+python_of_beam="$VENV/bin/python"
+has_beam "$VENV" && python_of_beam="$BEAM_VENV/bin/python"
 
 # Shows what a part printed when it has ended, and keeps its exit code.
 run_part() {
   local code=0 out python="$VENV/bin/python"
-  [[ "${*: -1}" != tests/beam ]] || python="$BEAM_VENV/bin/python"
+  [[ "${*: -1}" != tests/beam ]] || python="$python_of_beam"
   out="$(mktemp "$results/XXXXXX.out")"
   run "$python" -m pytest "$@" >"$out" 2>&1 || code=$?
   printf '%s\n' "$code" >"${out%.out}.code"
@@ -69,7 +66,7 @@ run_part() {
 results="$(mktemp -d)"
 trap 'rm -r "$results"' EXIT
 export -f run_part run show
-export VENV BEAM_VENV DRY_RUN results
+export VENV DRY_RUN results python_of_beam
 
 # xargs: what a shell starts in the background does not hear Ctrl-C.
 at_a_time=2 lost=0
