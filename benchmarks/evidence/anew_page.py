@@ -32,26 +32,24 @@ class Speed(NamedTuple):
 
 def speeds(rows: Rows) -> list[Speed]:
     """The three speed-ups that were promised, against uniform runs as long as the older ones."""
+    row, baseline = rows.get(suites.ANEW_RECIPE), rows.get(suites.ANEW_LONG)
     found = []
     for figure, goal, axis, what in (
         ("steps_speedup", 15, "step", "steps"),
         ("flops_speedup", 12, "flops_cached", "FLOPs, reference cached"),
         ("flops_speedup_with_reference", 2, "", "FLOPs, the reference's training counted"),
     ):
-        names = suites.ANEW_RECIPE, suites.ANEW_LONG
-        if not all(name in rows for name in names):
+        if not row or not baseline:
             note = "not measured with the right vocabulary; older runs: docs/from_nothing.md"
             found.append(Speed(figure, goal, [], None, note))
             continue
-        row, baseline = (rows[name] for name in names)
         there = speedup(row, baseline, "step", "retrieval").n_reached
         note = (
             f"from nothing, `{row.row.name}`: {what}, to the final validation score of "
             f"`{baseline.row.name}`, {spent_by(baseline, 'step'):.0f} steps; {there} of "
             f"{len(row.cells)} seeds got there"
         )
-        if suites.ANEW_UNIFORM in rows:
-            shorter = rows[suites.ANEW_UNIFORM]
+        if shorter := rows.get(suites.ANEW_UNIFORM):
             note += (
                 f"; to that of `{shorter.row.name}`, {spent_by(shorter, 'step'):.0f} steps: "
                 f"{ratio(_ratio(row, rows, axis, suites.ANEW_UNIFORM))}"

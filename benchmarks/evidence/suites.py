@@ -365,19 +365,17 @@ ANEW_CHOSEN = "distilled, learner's weight 0.5"
 # each group), joint selection takes every second pair of the rest, at equal FLOPs.
 ANEW_FILTERED, ANEW_FILTERED_STEPS, FILTERS = "new_filtered_joint", 482, {"data.prefilter": 0.32}
 HALVING = {"selection.super_batch": 256, "selection.greedy": True}
-# Tried after those: scores of the reference alone, as in tuning's recipe, so that a step costs what
-# a uniform one costs; and CLIPScore that distils too, by the same stored scores.
-ANEW_EASY = DISTILS | {
-    "selection.criterion": "easy_reference",
-    "selection.learner_weight": 1.0,
-    "selection.greedy": True,
-}
+# Tried after those: scores of the reference alone, as in tuning's recipe, so that a step costs the
+# FLOPs of a uniform one; and CLIPScore that distils too, by the same stored scores.
+ANEW_EASY = (
+    DISTILS | {"selection.criterion": "easy_reference"} | tuning.BY_ONE_MODEL | tuning.GREEDY
+)
 # Name -> label, policy, fields. All had a trial.
 ANEW_LATER = {
     "new_easy": ("joint, greedy, by the reference alone, distilled", "joint", ANEW_EASY),
     ANEW_RECIPE: (
         "joint, greedy, prefiltered, by the reference alone, distilled", "joint",
-        ANEW_EASY | {"data.prefilter": 0.5},
+        ANEW_EASY | tuning.PREFILTERED,
     ),
     "new_easy_filtered": (
         "best 32% by CLIPScore, then joint, greedy, by the reference alone, distilled", "joint",
@@ -406,13 +404,15 @@ def _anew() -> tuple[list[Row], list[Row]]:
     by = untuned | {"reference": ANEW_REFERENCE, "reference_seed": 0}
     flops = (ANEW_FLOPS_STEPS, 82)
 
-    def later(name, group, every=82, **fields):
-        label, policy, more = ANEW_LATER[name]
+    def later(name, seeds, every=82):
+        label, policy, fields = ANEW_LATER[name]
         argument = f"policy={policy},steps={ANEW_FLOPS_STEPS},validate_every={every}"
-        overrides = tuple(at(2e-3, more).items())
-        trial = {"name": f"tune_{name}", "label": f"from nothing: {label}"}
-        told = trial if group == TRIAL else {"name": name, "label": label}
-        return Row(**told, group=group, argument=argument, overrides=overrides, **by | fields)
+        overrides = tuple(at(2e-3, fields).items())
+        return Row(name, label, HEADLINE, argument, overrides, seeds, **by)
+
+    def trial_of(row):
+        told = {"name": f"tune_{row.name}", "label": f"from nothing: {row.label}"}
+        return dataclasses.replace(row, group=TRIAL, seeds=(TRIAL_SEED,), **told)
 
     rows = [
         _curated(
@@ -427,10 +427,10 @@ def _anew() -> tuple[list[Row], list[Row]]:
             ANEW_LONG, "uniform, three times as long", HEADLINE, ANEW_LONG_STEPS, LONG_EVERY,
             overrides=at(2e-3), **untuned | {"seeds": ABLATION_SEEDS},
         ),
-        later(ANEW_CLIPSCORE, HEADLINE, seeds=ANEW_SEEDS),
-        later(ANEW_DISTILLED, HEADLINE, seeds=ABLATION_SEEDS),
+        later(ANEW_CLIPSCORE, ANEW_SEEDS),
+        later(ANEW_DISTILLED, ABLATION_SEEDS),
         # Looked at more often: it has the score of uniform sampling after a tenth of its steps.
-        later(ANEW_RECIPE, HEADLINE, every=41, seeds=ANEW_SEEDS),
+        later(ANEW_RECIPE, ANEW_SEEDS, every=41),
         _selecting(
             ANEW_FILTERED, f"best 32% by CLIPScore, then joint, greedy, {ANEW_CHOSEN}", HEADLINE,
             steps=ANEW_FILTERED_STEPS, every=48,
@@ -441,15 +441,14 @@ def _anew() -> tuple[list[Row], list[Row]]:
             overrides=at(2e-3, ANEW_OPTIONS[ANEW_CHOSEN]), **by | one,
         ),
     ]  # fmt: skip
-    of_trial = {"seeds": (TRIAL_SEED,)}
     trials = [
         _selecting(
             f"tune_new_joint_{number}", f"from nothing: joint, {name}", TRIAL, steps=ANEW_STEPS,
-            overrides=at(2e-3, fields), **by | of_trial,
+            overrides=at(2e-3, fields), **by | {"seeds": (TRIAL_SEED,)},
         )
         for number, (name, fields) in enumerate(ANEW_OPTIONS.items())
     ]  # fmt: skip
-    return rows, trials + [later(name, TRIAL, **of_trial) for name in ANEW_LATER]
+    return rows, trials + [trial_of(later(name, ())) for name in ANEW_LATER]
 
 
 def _names(rows: list[Row]) -> tuple[str, ...]:

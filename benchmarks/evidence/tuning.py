@@ -77,8 +77,8 @@ RECIPE, FIRST = EASY_LONG, LONG_JOINT
 
 # Name -> policy, label, steps, overrides, name of its trials of learning rates, seeds.
 _BEST, _SELECTS = {"data.train": BEST_PAIRS}, CACHED | GREEDY | PREFILTERED
-_BY_ONE = {"selection.learner_weight": 1.0}  # has a meaning with both models alone
-_BY_REFERENCE = _SELECTS | _BY_ONE | {"selection.criterion": "easy_reference"}
+BY_ONE_MODEL = {"selection.learner_weight": 1.0}  # has a meaning with both models alone
+_BY_REFERENCE = _SELECTS | BY_ONE_MODEL | {"selection.criterion": "easy_reference"}
 _ROWS = {
     # At the recipe's rate, the lower one: it harms the base less than CLIPScore's would.
     UNIFORM_FLOPS: (
@@ -133,7 +133,8 @@ _ROWS = {
     ),
     HARD: (
         "joint", "joint, greedy, by the learner alone", STEPS,
-        GREEDY | _BY_ONE | {"selection.criterion": "hard_learner"}, JOINT_PREFILTERED, FEW_SEEDS,
+        GREEDY | BY_ONE_MODEL | {"selection.criterion": "hard_learner"}, JOINT_PREFILTERED,
+        FEW_SEEDS,
     ),
     REFRESHED: (
         "joint", "joint, greedy, by the short recipe's result as reference", STEPS, GREEDY,
