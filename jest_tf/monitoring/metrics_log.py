@@ -72,7 +72,7 @@ class MetricsLog:
 def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     """The lines of a metrics file in order, also while it is written; skips unreadable ones.
 
-    None where there is no file: a run that starts has written none yet.
+    Without a file there are no lines: a run that starts has written none yet.
     """
     n_skipped = 0
     for line, _ in _lines(Path(path)) if os.path.exists(path) else ():

@@ -177,7 +177,9 @@ def _build(
     with Counter("reading weights", len(variables), "tensors") as counter:
         for name, value in counter.over(weights):
             if not np.isfinite(value).all():
-                raise UserError(f"the weights hold numbers that are not finite ({name}): damaged")
+                raise UserError(
+                    f"the weights hold numbers that are not finite ({name}). Fetch them again"
+                )
             variables[name].assign(value)
     scale, bias = float(model.scale), float(tf.convert_to_tensor(model.bias))
     if not (math.isfinite(scale) and math.isfinite(bias)):
