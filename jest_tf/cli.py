@@ -133,6 +133,11 @@ def only_writer(out: str | None) -> Iterator[None]:
     if not out or "://" in out:
         yield
         return
+    place = os.path.abspath(out)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if place != os.path.abspath(out) and not os.path.isdir(place):
+        raise UserError(f"--out={out}: {place} is a file and no folder. Name another.")
     name = hashlib.sha256(os.path.realpath(out).encode()).hexdigest()[:32]
     folder = os.path.join(tempfile.gettempdir(), f"jest_tf-{os.getuid()}")
     os.makedirs(folder, exist_ok=True)

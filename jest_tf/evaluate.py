@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
         _follow(_WORKDIR.value, runtime)
     else:
         given, run = _given_specs(), _load(_WORKDIR.value, _STEP.value, runtime)
-        _measure(run, _specs(given or run.config.evals.to_dict()), _WORKDIR.value, runtime)
+        _measure(run, _specs_of(run.config, given), _WORKDIR.value, runtime)
 
 
 def _load(workdir: str, step: int | None, runtime):
@@ -94,7 +94,7 @@ def _follow(workdir: str, runtime) -> None:
     _wait_for(os.path.join(workdir, "config.json"), 60.0 * _TIMEOUT_MINUTES.value)
     config = stored_config(workdir)
     total_steps, data_dir = config["total_steps"], _DATA_DIR.value or config["data"]["data_dir"]
-    specs = _specs(_given_specs() or config["evals"].to_dict())
+    specs = _specs_of(config, _given_specs())
     best = BestExports(os.path.join(workdir, "best"), _BEST.value, _N_BEST.value, specs)
     checkpoints = Checkpointer(os.path.join(workdir, "checkpoints"))
 
@@ -171,6 +171,21 @@ def _run_all(
 
 def _out(workdir: str) -> str:
     return _OUT.value or os.path.join(workdir, "evaluations")
+
+
+def _specs_of(config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked specs for a run with this config: those `given` by `--evals`, or its own."""
+    from jest_tf.evaluation.evaluators import asked
+
+    own = config.evals.to_dict()
+    specs = _specs(given or own)
+    for name in specs if given and not _OUT.value else ():
+        if name in own and asked(name, specs[name]) != asked(name, own[name]):
+            raise UserError(
+                f"--evals={_EVALS.value}: {name} is the name of another evaluation of the run, "
+                "whose results it would replace. Name it otherwise, or give --out."
+            )
+    return specs
 
 
 def _given_specs() -> dict[str, Any]:

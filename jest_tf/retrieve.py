@@ -35,6 +35,11 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"expected one command, index or query, found {argv[1:] or 'none'}; see --help"
         )
+    (other,) = commands.keys() - {argv[1]}
+    for name in FLAGS:
+        text = FLAGS[name].help
+        if FLAGS[name].present and text.startswith(f"{other}:") and f"{argv[1]}:" not in text:
+            raise UserError(f"--{name} is a flag of `retrieve {other}` alone; leave it out")
     try:
         commands[argv[1]]()
     except OSError as error:

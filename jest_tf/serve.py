@@ -7,9 +7,12 @@
 It is for this machine alone unless --host says otherwise; there is no password. docs/serving.md.
 """
 
+import contextlib
 import itertools
 import logging
 import pathlib
+import socket
+from collections.abc import Iterator
 
 from jest_tf import cli, config_flag
 from jest_tf.errors import UserError, explaining
@@ -35,9 +38,11 @@ def main(argv: list[str]) -> None:
         import flask  # noqa: F401
         import waitress
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting is no fault
+    with listening():  # now, and not after the models are loaded
+        family = socket.AF_INET6 if ":" in _HOST.value else socket.AF_INET
+        socket.create_server((_HOST.value, _PORT.value), family=family).close()
     app, n_images = make_app(folders)
-    text = f"cannot listen at --host={_HOST.value} --port={_PORT.value}: {{error}}. Another --port,"
-    with explaining((OSError, ValueError), text + " or --port=0 for any that is free.", str):
+    with listening():
         server = waitress.create_server(
             app, host=_HOST.value, port=_PORT.value, threads=THREADS, ident=None
         )
@@ -49,6 +54,14 @@ def main(argv: list[str]) -> None:
         flush=True,
     )
     server.run()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Explains why this machine does not let the page listen at that address."""
+    text = f"cannot listen at --host={_HOST.value} --port={_PORT.value}: {{error}}. Another --port,"
+    with explaining((OSError, ValueError), text + " or --port=0 for any that is free.", str):
+        yield
 
 
 def make_app(folders: list[str]):

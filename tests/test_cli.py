@@ -107,6 +107,9 @@ def test_two_commands_do_not_write_to_one_place(tmp_path):
         assert run(tmp_path, f"--out={out}2").returncode == 0, "another place"
     assert run(tmp_path, f"--out={out}").returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["entry.py"], "no file is left there"
+    done = run(tmp_path, f"--out={tmp_path}/entry.py/table")
+    assert done.returncode == 2
+    assert f"{tmp_path}/entry.py is a file and no folder" in done.stderr
 
 
 @pytest.mark.parametrize("mode", ["disk", "disk of TensorFlow", "record of TensorFlow"])

@@ -87,16 +87,30 @@ def test_follow_measures_every_checkpoint_once_and_keeps_the_best(workdir, flags
 
 
 def test_following_measures_again_what_was_measured_on_other_data(workdir, flags, tmp_path):
-    flags(workdir=str(workdir), only=["retrieval"])
+    out = tmp_path / "results"
+    flags(workdir=str(workdir), only=["retrieval"], out=str(out))
     data = json.loads((workdir / "config.json").read_text())["evals"]["retrieval"]["data"]
     evals = tmp_path / "evals.json"
     evals.write_text(
         json.dumps({"retrieval": {"kind": "retrieval", "data": f"{data}#all_but=0.5"}})
     )
-    flags(workdir=str(workdir), evals=str(evals), follow=True)
-    (result,) = read_results(workdir / "evaluations", TOTAL_STEPS)
+    flags(workdir=str(workdir), evals=str(evals), follow=True, out=str(out))
+    (result,) = read_results(out, TOTAL_STEPS)
     assert result["dataset"] == f"{data}#all_but=0.5"
     assert result["data"]["evaluated"]["n_examples"] < 12
+
+
+def test_another_evaluation_does_not_take_the_name_of_the_runs_own(workdir, flags, tmp_path):
+    own = json.loads((workdir / "config.json").read_text())["evals"]["retrieval"]
+    evals = tmp_path / "evals.json"
+    evals.write_text(json.dumps({"retrieval": {"kind": "zero_shot", "data": own["data"]}}))
+    for how in ({}, {"follow": True}):
+        with pytest.raises(UserError, match="retrieval is the name of another evaluation"):
+            flags(workdir=str(workdir), evals=str(evals), **how)
+    assert not (workdir / "evaluations").exists()
+    evals.write_text(json.dumps({"retrieval": own | {"every_steps": 7}}))  # the same numbers
+    flags(workdir=str(workdir), evals=str(evals))
+    assert (workdir / "evaluations").exists()
 
 
 def test_a_file_of_no_evaluation_is_not_taken_for_the_evaluations_of_the_run(

@@ -237,6 +237,8 @@ def test_command_line_writes_the_sheet_and_the_json(tmp_path, export, encoder, c
         (["index", "--images=x"], "--model, --out missing"),
         (["query", "--index=nowhere"], "nothing to look for"),
         (["query", "--index=nowhere", "--text= "], "--text is empty"),
+        (["query", "--index=x", "--text=x", "--images=y"], "flag of `retrieve index` alone"),
+        (["index", "--images=x", "--text=y"], "--text is a flag of `retrieve query` alone"),
         (["query", "--index=nowhere", "--text=-", "--out=found"], "--text=- takes all queries"),
     ],
 )

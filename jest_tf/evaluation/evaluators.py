@@ -96,14 +96,18 @@ def _expected_instead(value: Any, default: Any) -> str:
     return "" if fits and value else f"a list of whole numbers from {min(default)}"
 
 
+def asked(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a spec asks for, in the words of a result: kind, dataset and all options."""
+    # Through JSON: a tuple equals the list that was read from the file.
+    options = json.loads(json.dumps(checked_options(name, spec)))
+    return {"kind": spec["kind"], "dataset": spec["data"], "options": options}
+
+
 def is_result_of(
     result: Mapping[str, Any], name: str, spec: Mapping[str, Any], data_dir: str | None = None
 ) -> bool:
     """Whether a stored result is what this spec would measure: same options, same data now."""
-    # Through JSON: a tuple equals the list that was read from the file.
-    options = json.loads(json.dumps(checked_options(name, spec)))
-    asked = {"kind": spec["kind"], "dataset": spec["data"], "options": options}
-    return asked.items() <= result.items() and all(
+    return asked(name, spec).items() <= result.items() and all(
         open_source(read["source"], data_dir).fingerprint == read["fingerprint"]
         for read in result["data"].values()
     )

@@ -21,6 +21,7 @@ from jest_tf import prepare
 from jest_tf.data import pipeline, preprocess, sources, tfds_source
 from jest_tf.data.formats import folder, table, tar
 from jest_tf.data.formats.pairs import Settings
+from jest_tf.data.manifest import Manifest
 from jest_tf.data.records import shard_records
 
 WRITTEN = pathlib.Path(__file__).parent / "written_by_img2dataset"
@@ -316,6 +317,17 @@ def test_sidecar_texts(tmp_path):
     out = tmp_path / "out"
     assert run(prepare, ["folder", str(tmp_path), f"--out={out}"]) == 0
     assert [texts for _, _, texts in rows_of(out)][2] == [b"record 2", b"red 2"]
+
+
+def test_classes_that_differ_in_a_byte_that_is_no_text_stay_apart(tmp_path):
+    names = (b"caf\xe9", b"caf\xe8", "caf\u00e9".encode())
+    for n, name in enumerate(names):
+        (tmp_path / f"{n}.jpg").write_bytes(jpeg(n))
+        (tmp_path / f"{n}.cls").write_bytes(name)
+    out = tmp_path / "out"
+    assert run(prepare, ["folder", str(tmp_path), f"--out={out}"]) == 0
+    (source,) = Manifest.load(str(out / "manifest.json")).sources
+    assert source.labels == (r"caf\xe8", r"caf\xe9", "caf\u00e9")
 
 
 def test_a_rerun_does_the_units_that_are_missing(tmp_path, capsys):

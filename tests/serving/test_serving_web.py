@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import types
 
 import commands
@@ -202,3 +203,8 @@ def test_wrong_commands_are_one_message(folder, capsys):
     assert "--index is missing" in capsys.readouterr().err
     assert commands.run(serve, [f"--index={folder / 'none'}"]) == 2
     assert "no image index in" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = used.getsockname()[1]
+        assert commands.run(serve, [f"--index={folder / 'none'}", f"--port={port}"]) == 2
+    told = capsys.readouterr().err
+    assert f"cannot listen at --host=127.0.0.1 --port={port}" in told, "before it loads"

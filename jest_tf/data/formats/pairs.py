@@ -200,15 +200,16 @@ def _text(value: object) -> list[bytes]:
 def label_text(value: object) -> str | None:
     """A class of any type as text; None for none. NotText: neither text nor number."""
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
+        value = value.decode("utf-8", "surrogateescape")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if _is_missing(value):
         return None
     if isinstance(value, str | int | float):
-        # No surrogates: the name of a class goes into the manifest.
-        text = str(value).strip().encode("utf-8", "replace")
-        return text.decode() if is_text(text) else None
+        # No surrogates: the name of a class goes into the manifest. And no `?`: two names that
+        # differ in a byte that is no UTF-8 are two classes.
+        text = encoded(str(value).strip())
+        return text.decode("utf-8", "backslashreplace") if is_text(text) else None
     raise NotText(f"its class is {_kind(value)}, not a text: {str(value)[:60]}")
 
 
