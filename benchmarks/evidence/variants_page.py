@@ -28,10 +28,11 @@ def page(shown: Shown) -> str:
 
 def _variants(shown: Shown) -> str:
     rows, body = shown.rows, []
-    if tuning.JOINT_PREFILTERED not in rows:
+    recipe, *others = map(tuning.on_first_base, (tuning.JOINT_PREFILTERED, *tuning.VARIANTS))
+    if recipe not in rows:
         return ""
-    recipe = rows[tuning.JOINT_PREFILTERED]
-    for row in [recipe, *(rows[name] for name in tuning.VARIANTS if name in rows)]:
+    recipe = rows[recipe]
+    for row in [recipe, *(rows[name] for name in others if name in rows)]:
         gain = None if row is recipe else paired(row.test(), recipe.test())
         truth = truth_of(row, shown.pool)
         body.append(
