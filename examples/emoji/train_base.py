@@ -45,8 +45,8 @@ nothing on the 5,546 curated emoji of the folder above; no noisy pair and no eva
 | validation ({validation} pictures) | {validation_retrieval:.1%} | {validation_zero_shot:.1%} |
 
 {steps:,} steps of 128 pairs, seed {seed}, {seconds:.0f} s of steps. Made {date} on {n_cpus} cores
-of {cpu}, beside other work. The score on the validation part, measured every 150 steps, no longer
-rose in the last 150; longer trainings were not tried. Other processors round differently: a
+of {cpu}, beside other work. Kept is the average of the weights. Retrieval on the validation part
+along training{curve}: longer trainings were not tried. Other processors round differently: a
 repetition gives other weights, and scores within a point or so.
 
 Licence of the weights: Apache-2.0, as the code. The licences of the pictures and the captions that
@@ -91,6 +91,8 @@ def told(trained: pathlib.Path, imported: pathlib.Path) -> str:
         if kind == "retrieval":
             values[part] = f"{result['data']['evaluated']['n_examples']:,}"
     of_names = {f"{n.rpartition('_')[2]}_{n.rpartition('_')[0]}": v for n, v in values.items()}
+    along = results.read_results(trained / "evaluations")
+    curve = [f"{score(r):.1%}" for r in along if r["name"] == "retrieval_validation"]
     here = environment.collect()
     arguments = [f"--arguments={_ARGUMENTS.value}"] if _ARGUMENTS.value else []
     command = shlex.join(["python", "-m", "examples.emoji.train_base", *arguments])
@@ -98,6 +100,7 @@ def told(trained: pathlib.Path, imported: pathlib.Path) -> str:
         parameters=run.model.count_params(), vocabulary=run.tokenizer.vocab_size, command=command,
         steps=row["steps"], seed=row["seed"], seconds=row["seconds"],
         date=here["started_utc"][:10], n_cpus=here["n_cpus"], cpu=here["cpu"],
+        curve=f" ({', '.join(curve)})" if curve else "",
         test=values["test"], validation=values["validation"], **of_names,
     )  # fmt: skip
 
