@@ -81,6 +81,11 @@ def test_adding_passes_over_the_known_and_replaces_the_changed(tmp_path, encoder
     index = ImageIndex.open(tmp_path / "index")
     assert [item.id for item in index.items] == [str(p) for p in paths + more]
     np.testing.assert_allclose(index.embeddings(), truth(encoder, paths + more), atol=1e-5)
+    assert report.gone == 0
+    paths[0].unlink()
+    report = add_images(tmp_path / "index", str(photos), encoder, batch_size=3)
+    assert (report.added, report.known, report.total, report.gone) == (0, 12, 13, 1)
+    assert "13 in the index, 1 of them no longer there" in report.text()
 
 
 def test_broken_images_are_left_out_and_reported(tmp_path, encoder):
@@ -207,6 +212,10 @@ def test_a_data_set_keeps_thumbnails_in_the_index(tmp_path, encoder):
     assert kept.format == "JPEG" and kept.size == (30, 20)
     before = np.asarray(Image.open(paths[3]), np.float32).mean((0, 1))
     np.testing.assert_allclose(np.asarray(kept, np.float32).mean((0, 1)), before, atol=3)
+    assert again.gone == 0
+    fewer = Manifest("set", (Source("set"),), (Shard(path, 3),))
+    fewer.save(str(prepared / "manifest.json"))
+    assert add_images(tmp_path / "index", str(prepared), encoder, batch_size=2).gone == 2
 
 
 def test_command_line_writes_the_sheet_and_the_json(tmp_path, export, encoder, capsys, monkeypatch):

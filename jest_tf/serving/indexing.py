@@ -38,10 +38,13 @@ class Report:
     added: int = 0
     known: int = 0
     total: int = 0
+    gone: int = 0  # rows of earlier runs whose image is in the source no longer; they stay
     not_indexed: dict[str, str] = field(default_factory=dict)  # path -> why
 
     def text(self) -> str:
         text = f"{self.added:,} images embedded, {self.known:,} known, {self.total:,} in the index"
+        if self.gone:
+            text += f", {self.gone:,} of them no longer there (a new folder would leave them out)"
         return text + self.passed_over()
 
     def passed_over(self) -> str:
@@ -79,10 +82,15 @@ def add_images(
             images = os.path.abspath(images)  # its rows are found again from any folder
         data = EvaluationData(open_source(images, data_dir), encoder.decode_size, encoder.pixels)
         index = _open_or_create(Path(path), encoder)
-        n, found = data.manifest.n_records, _of_data_set(data, images, index, batch_size, report)
+        before, seen = f"{images}#", set()
+        n, found = (
+            data.manifest.n_records,
+            _of_data_set(data, before, index, batch_size, report, seen),
+        )
     else:
         items = _folder_items(Path(images), Path(path), report)
         index = _open_or_create(Path(path), encoder)
+        before, seen = f"{Path(images).resolve()}/", {item.id for item in items}
         n, found = len(items) + len(report.not_indexed), _of_files(items, index, report)
     pending: list[_Rows] = []
     with Counter(f"indexing {images}", n, "pictures") as counter:
@@ -93,6 +101,7 @@ def add_images(
             counter.add(report.added + report.known + len(report.not_indexed) - counter.done)
     _commit(index, pending)
     report.total = len(index)
+    report.gone = sum(id_.startswith(before) and id_ not in seen for id_ in index.row_of)
     left_out = report.not_indexed.items()
     lines = [json.dumps({"file": file, "reason": reason}) for file, reason in left_out]
     (Path(path) / NOT_INDEXED).write_text("".join(f"{line}\n" for line in lines))
@@ -165,21 +174,28 @@ def _read(item: Item) -> bytes | OSError:
 
 
 def _of_data_set(
-    data: EvaluationData, source: str, index: ImageIndex, batch_size: int, report: Report
+    data: EvaluationData,
+    before: str,
+    index: ImageIndex,
+    batch_size: int,
+    report: Report,
+    seen: set[str],
 ) -> Iterator[tuple[Item, bytes]]:
-    """Images of a data set; the number of an image in the set is its identity."""
+    """Images of a data set. `before` and the number of an image are its identity, noted in seen."""
     version = data.manifest.fingerprint
     number = itertools.count()
     for batch in data.batches(batch_size):
         captions = batch.captions or [[] for _ in batch.encoded]
         for encoded, of_image in zip(batch.encoded, captions, strict=True):
             label = " · ".join(of_image)
-            item = Item(id=f"{source}#{next(number)}", label=label, version=version)
+            item = Item(id=f"{before}{next(number)}", label=label, version=version)
+            seen.add(item.id)
             if index.is_current(item):
                 report.known += 1
             else:
                 yield item, encoded
     if data.n_skipped:
+        source = before.removesuffix("#")
         report.not_indexed[source] = f"{data.n_skipped:,} records could not be read"
 
 
