@@ -173,10 +173,10 @@ class Runner:
         words = [train_command(cell, rate, self.folders)]
         readers = [c for c in self.cells if c.reads_cache and c.reference == cell]
         if readers:
-            data = [r.config.data.train for r in readers if not r.reads_best]
-            words.append(cache_command(cell, self.folders, *data[:1]))
-        if any(reader.reads_best for reader in readers):
-            words += best_commands(cell, self.folders)
+            data = next((r.config.data.train for r in readers if not r.reads_best), POOL)
+            words.append(cache_command(cell, self.folders, data))
+            if any(reader.reads_best for reader in readers):
+                words += best_commands(cell, self.folders, data)
         if cell.row.agreement:
             words.append(agreement_command(cell, self.folders))
         return words
@@ -329,7 +329,7 @@ def train_command(cell: Cell, rate: float, folders: Folders) -> list[str]:
     return [folders.fill(word).replace(OWN_BEST, best).replace(START, start) for word in words]
 
 
-def cache_command(cell: Cell, folders: Folders, data: str = POOL) -> list[str]:
+def cache_command(cell: Cell, folders: Folders, data: str) -> list[str]:
     """The shipped command that stores the embeddings of `data` by the cell's model."""
     return [
         "python", "-m", "jest_tf.cache_reference", f"--reference={folders.of(cell)}",
@@ -338,10 +338,10 @@ def cache_command(cell: Cell, folders: Folders, data: str = POOL) -> list[str]:
     ]  # fmt: skip
 
 
-def best_commands(cell: Cell, folders: Folders) -> list[list[str]]:
-    """The shipped commands that keep the pairs of the pool that the cell's model scores best."""
-    data = [f"--data={POOL}", f"--data_dir={folders.data_dir}"]
-    plan = best_pairs(str(folders.cache_of(cell)), str(folders.best_of(cell)), data)
+def best_commands(cell: Cell, folders: Folders, data: str) -> list[list[str]]:
+    """The shipped commands that keep the pairs of `data` that the cell's model scores best."""
+    of = [f"--data={folders.fill(data)}", f"--data_dir={folders.data_dir}"]
+    plan = best_pairs(str(folders.cache_of(cell)), str(folders.best_of(cell)), of)
     return [["python", "-m", f"jest_tf.{words[0]}", *words[1:]] for _, words in plan]
 
 

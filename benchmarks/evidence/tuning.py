@@ -19,6 +19,7 @@ from benchmarks.evidence.grid import (
     BEST_PAIRS,
     CLUSTERED,
     HEADLINE,
+    OWN_BEST,
     PHOTOS,
     RATE,
     START,
@@ -243,12 +244,25 @@ def _trials() -> list[Row]:
 PHOTO_STEPS, PHOTO_FLOPS_STEPS = 40, 107  # a test checks that both cost the same
 PHOTOS_REFERENCE = "photos_reference"
 PHOTO_NAMES = ("photos_top_k", "photos_joint")
-PHOTOS_UNIFORM = "photos_uniform"
+PHOTOS_UNIFORM, PHOTOS_CLIPSCORE, PHOTOS_RECIPE = (
+    "photos_uniform",
+    "photos_clipscore",
+    "photos_easy",
+)
 # Name -> policy, label, steps, overrides.
 _PHOTOS = {
     PHOTO_NAMES[0]: ("independent_top_k", "independent top-k", PHOTO_STEPS, {}),
     PHOTO_NAMES[1]: ("joint", "joint, greedy", PHOTO_STEPS, GREEDY),
     PHOTOS_UNIFORM: ("uniform", "uniform, same FLOPs", PHOTO_FLOPS_STEPS, {}),
+    PHOTOS_CLIPSCORE: (
+        "uniform", "offline CLIPScore, best 30%, same FLOPs", PHOTO_FLOPS_STEPS,
+        {"data.train": OWN_BEST},
+    ),
+    PHOTOS_RECIPE: (
+        "joint", "joint, greedy, prefiltered, by the reference alone, same FLOPs",
+        PHOTO_FLOPS_STEPS,
+        GREEDY | PREFILTERED | BY_ONE_MODEL | {"selection.criterion": "easy_reference"},
+    ),
 }  # fmt: skip
 
 

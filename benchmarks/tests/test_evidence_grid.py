@@ -58,7 +58,7 @@ ANEW = (
 )  # fmt: skip
 
 
-PHOTOS = (*tuning.PHOTO_NAMES, tuning.PHOTOS_UNIFORM)
+PHOTOS = [row.name for row in tuning.PHOTO_ROWS if row.name != tuning.PHOTOS_REFERENCE]
 COMPARED = {"60": tuning.SHORT, "180": tuning.LONG, "new": ANEW, "photos": PHOTOS}
 
 

@@ -239,6 +239,10 @@ def test_a_reference_whose_best_pairs_are_trained_on_keeps_them(folders, pool_tr
     best = str(folders.of(reference) / "best_pairs")
     assert commands[-1][-1] == f"--out={best}"
     assert f"--config.data.train={best}" in train_command(clipscore, 1e-3, folders)
+    photos = make_cells(tuning.ROWS, [row.name for row in tuning.PHOTO_ROWS])
+    commands = Runner(photos, folders, pool_truth).commands(photos[0], 1e-3)
+    ours = f"--data={folders.data_dir}/photos/pool"
+    assert len(commands) == 4 and all(ours in words for words in commands[1:])
 
 
 def test_only_a_reference_that_others_read_stores_its_embeddings(cells, folders, pool_truth):
