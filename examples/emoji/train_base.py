@@ -22,8 +22,9 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/base", "Folder of the runs.", fl
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", "data/prepared", "Where the data are prepared once.", flag_values=FLAGS
 )
-_OUT = flags.DEFINE_string(
-    "out", "data/emoji/base", "Folder of the weights; replaced.", flag_values=FLAGS
+# Not `out`: this command would then be the only one that may write there, and `jest export` does.
+_WEIGHTS = flags.DEFINE_string(
+    "weights", "data/emoji/base", "Folder of the weights; replaced.", flag_values=FLAGS
 )
 _ARGUMENTS = flags.DEFINE_string(
     "arguments", "", "Of the config, such as steps=20,seed=1.", flag_values=FLAGS
@@ -45,9 +46,9 @@ nothing on the 5,546 curated emoji of the folder above; no noisy pair and no eva
 | validation ({validation} pictures) | {validation_retrieval:.1%} | {validation_zero_shot:.1%} |
 
 {steps:,} steps of 128 pairs, seed {seed}, {seconds:.0f} s of steps. Made {date} on {n_cpus} cores
-of {cpu}, beside other work. Kept is the average of the weights. Retrieval on the validation part
-along training{curve}: longer trainings were not tried. Other processors round differently: a
-repetition gives other weights, and scores within a point or so.
+of {cpu}, beside other work. Kept is the average of the weights. Other processors round
+differently: a repetition gives other weights, and scores within a point or so.
+{curve}
 
 Licence of the weights: Apache-2.0, as the code. The licences of the pictures and the captions that
 it was trained on: [README.md](../README.md). It knows drawings and their names, and no photographs.
@@ -57,7 +58,7 @@ it was trained on: [README.md](../README.md). It knows drawings and their names,
 def main(argv: list[str]) -> None:
     """Trains, exports, imports, evaluates, writes the README."""
     config_flag.refuse_extra(argv)
-    workdir, out = pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value)
+    workdir, out = pathlib.Path(_WORKDIR.value), pathlib.Path(_WEIGHTS.value)
     trained, imported = workdir / "trained", workdir / "imported"
     arguments = f":{_ARGUMENTS.value}" if _ARGUMENTS.value else ""
     data_dir = _DATA_DIR.value
@@ -92,7 +93,8 @@ def told(trained: pathlib.Path, imported: pathlib.Path) -> str:
             values[part] = f"{result['data']['evaluated']['n_examples']:,}"
     of_names = {f"{n.rpartition('_')[2]}_{n.rpartition('_')[0]}": v for n, v in values.items()}
     along = results.read_results(trained / "evaluations")
-    curve = [f"{score(r):.1%}" for r in along if r["name"] == "retrieval_validation"]
+    scores = ", ".join(f"{score(r):.1%}" for r in along if r["name"] == "retrieval_validation")
+    curve = f"\nRetrieval on the validation part along training: {scores}." if scores else ""
     here = environment.collect()
     arguments = [f"--arguments={_ARGUMENTS.value}"] if _ARGUMENTS.value else []
     command = shlex.join(["python", "-m", "examples.emoji.train_base", *arguments])
@@ -100,8 +102,7 @@ def told(trained: pathlib.Path, imported: pathlib.Path) -> str:
         parameters=run.model.count_params(), vocabulary=run.tokenizer.vocab_size, command=command,
         steps=row["steps"], seed=row["seed"], seconds=row["seconds"],
         date=here["started_utc"][:10], n_cpus=here["n_cpus"], cpu=here["cpu"],
-        curve=f" ({', '.join(curve)})" if curve else "",
-        test=values["test"], validation=values["validation"], **of_names,
+        test=values["test"], validation=values["validation"], curve=curve, **of_names,
     )  # fmt: skip
 
 
