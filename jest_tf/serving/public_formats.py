@@ -179,10 +179,12 @@ def write_huggingface(public: PublicModel, folder: Path) -> list[str]:
     folder.mkdir()
     named = rules.from_ours(huggingface.rules(public.config), public.weights)
     tensors = {name: value.astype(public.dtype) for name, value in named}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     pixels = public.model.pixels
     side = public.config.image_size + pixels.margin
     _write_json(folder / "config.json", _huggingface_config(public, side))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    # The library leaves it to its owner alone; others may read the rest of an export.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
     _write_json(
         folder / "preprocessor_config.json",
         {

@@ -33,6 +33,7 @@ def test_huggingface_there_and_back_is_bit_equal(tmp_path):
     assert before.keys() == after.keys()
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
+    assert len({file.stat().st_mode for file in (tmp_path / "hf").iterdir()}) == 1
     configs = [
         json.loads((p / "config.json").read_text()) for p in (GOLDEN / "siglip", tmp_path / "hf")
     ]
