@@ -61,7 +61,9 @@ def _beyond(gain: Mean) -> str:
 
 def near_mates() -> list[tuple[str, str]]:
     """The rows of joint selection and of top-k where b·q is above 1."""
-    return [tuning.PHOTO_NAMES[::-1], *map(_policies, tuning.MATES)]
+    top_k, joint = tuning.PHOTO_NAMES
+    first = tuning.on_first_base
+    return [(joint, top_k), (first(joint), first(top_k)), *map(_policies, tuning.MATES)]
 
 
 def _policies(name: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ SCORES = {
     suites.ANEW_CLIPSCORE: (0.1, 0.2),
     suites.ANEW_REFERENCE: (0.5, 0.5), suites.ANEW_UNIFORM: (0.3, 0.3),
     suites.ANEW_LONG: (0.3, 0.3), suites.ANEW_RECIPE: (0.6, 0.2), suites.ANEW_JOINT: (0.6, 0.2),
-    "photos_joint": (0.5, 0.6), "photos_top_k": (0.2, 0.2),
+    tuning_page.PHOTOS_JOINT: (0.5, 0.6), tuning_page.PHOTOS_TOP_K: (0.2, 0.2),
 }  # fmt: skip
 
 
