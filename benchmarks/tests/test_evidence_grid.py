@@ -59,7 +59,8 @@ ANEW = (
 
 
 PHOTOS = [row.name for row in tuning.PHOTO_ROWS if row.name != tuning.PHOTOS_REFERENCE]
-COMPARED = {"60": tuning.SHORT, "180": tuning.LONG, "new": ANEW, "photos": PHOTOS}
+SHORT, LONG = ([*map(tuning.on_first_base, names)] for names in (tuning.SHORT, tuning.LONG))
+COMPARED = {"60": SHORT, "180": LONG, "new": ANEW, "photos": PHOTOS}
 
 
 @pytest.mark.parametrize("names", COMPARED.values(), ids=list(COMPARED))
