@@ -283,8 +283,6 @@ def _claims(evidence: Evidence) -> str:
          d(short, tuning.CLIPSCORE_LOW), verdict),
         ("From the weaker base, the short recipe equals top-k behind the same prefilter.",
          d(first(short), first(tuning.TOP_K_PREFILTERED)), equivalent),
-        ("It beats uniform sampling that distils that base, at equal FLOPs.",
-         d(first(short), first(tuning.UNIFORM_DISTILLED)), verdict),
         ("On photographs, from the weaker base, joint beats independent top-k.",
          d(PHOTOS_JOINT, PHOTOS_TOP_K), verdict),
         ("From it, joint selection beats uniform sampling there at equal FLOPs.",
@@ -297,8 +295,6 @@ def _claims(evidence: Evidence) -> str:
          d(new, suites.ANEW_UNIFORM), verdict),
         ("From nothing, it beats offline CLIPScore at equal FLOPs.",
          d(new, suites.ANEW_CLIPSCORE), verdict),
-        ("From nothing, it beats offline CLIPScore that distils too.",
-         d(new, suites.ANEW_DISTILLED), verdict),
     ]  # fmt: skip
     body = [
         [text, f"**{judge(found)}**", interval(found), str(found.n)]
