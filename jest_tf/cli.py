@@ -96,7 +96,9 @@ def run(
             # The flags were parsed as absl's global ones; the values are shared, the mark is not.
             flag_values.mark_as_parsed()
         try:
-            with only_writer(flag_values.out if flag_values and "out" in flag_values else None):
+            out = flag_values.out if flag_values and "out" in flag_values else None
+            _require_place(out)
+            with only_writer(out):
                 sys.exit(main(argv))
         except UserError as error:
             _exit(error)
@@ -123,6 +125,17 @@ def run(
     app.run(guarded, flags_parser=parse)
 
 
+def _require_place(out: str | None) -> None:
+    """UserError: a local path lies below a file, which would be found after the work."""
+    if not out or "://" in out:
+        return
+    place = os.path.dirname(os.path.abspath(out))
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise UserError(f"--out={out}: {place} is a file and no folder. Name another.")
+
+
 @contextlib.contextmanager
 def only_writer(out: str | None) -> Iterator[None]:
     """Refuses a second command of this user and machine that writes to the same local path.
@@ -133,11 +146,6 @@ def only_writer(out: str | None) -> Iterator[None]:
     if not out or "://" in out:
         yield
         return
-    place = os.path.abspath(out)
-    while not os.path.lexists(place):
-        place = os.path.dirname(place)
-    if place != os.path.abspath(out) and not os.path.isdir(place):
-        raise UserError(f"--out={out}: {place} is a file and no folder. Name another.")
     name = hashlib.sha256(os.path.realpath(out).encode()).hexdigest()[:32]
     folder = os.path.join(tempfile.gettempdir(), f"jest_tf-{os.getuid()}")
     os.makedirs(folder, exist_ok=True)

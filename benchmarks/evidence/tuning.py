@@ -83,7 +83,8 @@ RECIPE, FIRST = EASY_LONG, LONG_JOINT
 # Name -> policy, label, steps, overrides, name of its trials of learning rates, seeds.
 _BEST, _SELECTS = {"data.train": BEST_PAIRS}, CACHED | GREEDY | PREFILTERED
 BY_ONE_MODEL = {"selection.learner_weight": 1.0}  # has a meaning with both models alone
-_BY_REFERENCE = _SELECTS | BY_ONE_MODEL | {"selection.criterion": "easy_reference"}
+_OF_RECIPE = GREEDY | PREFILTERED | BY_ONE_MODEL | {"selection.criterion": "easy_reference"}
+_BY_REFERENCE = CACHED | _OF_RECIPE
 _ROWS = {
     # At the recipe's rate, the lower one: it harms the base less than CLIPScore's would.
     UNIFORM_FLOPS: (
@@ -263,8 +264,7 @@ _PHOTOS = {
     ),
     PHOTOS_RECIPE: (
         "joint", "joint, greedy, prefiltered, by the reference alone, same FLOPs",
-        PHOTO_FLOPS_STEPS,
-        GREEDY | PREFILTERED | BY_ONE_MODEL | {"selection.criterion": "easy_reference"},
+        PHOTO_FLOPS_STEPS, _OF_RECIPE,
     ),
 }  # fmt: skip
 

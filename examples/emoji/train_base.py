@@ -46,8 +46,8 @@ nothing on the 5,546 curated emoji of the folder above; no noisy pair and no eva
 | validation ({validation} pictures) | {validation_retrieval:.1%} | {validation_zero_shot:.1%} |
 
 {steps:,} steps of 128 pairs, seed {seed}, {seconds:.0f} s of steps. Made {date} on {n_cpus} cores
-of {cpu}, beside other work. Kept is the average of the weights. Other processors round
-differently: a repetition gives other weights, and scores within a point or so.
+of {cpu}, beside other work. The average of the weights is kept. Other processors
+round differently: a repetition gives other weights, and scores within a point or so.
 {curve}
 
 Licence of the weights: Apache-2.0, as the code. The licences of the pictures and the captions that

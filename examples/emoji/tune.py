@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.data.tfds_module = "examples.emoji.builder"
     c.data.train = "tfds:emoji_captions/pool:train"
     short_run(c)
-    c.optimizer.learning_rate = 1e-4  # of the trials in docs/results/trials.csv the best
+    c.optimizer.learning_rate = 1e-4  # the best of the trials in docs/results/trials.csv
     evaluate(c, lambda kind, part: f"tfds:emoji_captions/eval_{kind}:{part}", a.validate_every)
     return c
 

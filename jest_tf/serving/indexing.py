@@ -39,6 +39,7 @@ class Report:
     known: int = 0
     total: int = 0
     gone: int = 0  # rows of earlier runs whose image is in the source no longer; they stay
+    seen: set[str] = field(default_factory=set)  # ids of all that is in the source
     not_indexed: dict[str, str] = field(default_factory=dict)  # path -> why
 
     def text(self) -> str:
@@ -82,15 +83,12 @@ def add_images(
             images = os.path.abspath(images)  # its rows are found again from any folder
         data = EvaluationData(open_source(images, data_dir), encoder.decode_size, encoder.pixels)
         index = _open_or_create(Path(path), encoder)
-        before, seen = f"{images}#", set()
-        n, found = (
-            data.manifest.n_records,
-            _of_data_set(data, before, index, batch_size, report, seen),
-        )
+        source = f"{images}#"
+        n, found = data.manifest.n_records, _of_data_set(data, images, index, batch_size, report)
     else:
         items = _folder_items(Path(images), Path(path), report)
         index = _open_or_create(Path(path), encoder)
-        before, seen = f"{Path(images).resolve()}/", {item.id for item in items}
+        source = f"{Path(images).resolve()}/"
         n, found = len(items) + len(report.not_indexed), _of_files(items, index, report)
     pending: list[_Rows] = []
     with Counter(f"indexing {images}", n, "pictures") as counter:
@@ -101,7 +99,7 @@ def add_images(
             counter.add(report.added + report.known + len(report.not_indexed) - counter.done)
     _commit(index, pending)
     report.total = len(index)
-    report.gone = sum(id_.startswith(before) and id_ not in seen for id_ in index.row_of)
+    report.gone = sum(i.startswith(source) and i not in report.seen for i in index.row_of)
     left_out = report.not_indexed.items()
     lines = [json.dumps({"file": file, "reason": reason}) for file, reason in left_out]
     (Path(path) / NOT_INDEXED).write_text("".join(f"{line}\n" for line in lines))
@@ -154,6 +152,7 @@ def _folder_items(folder: Path, index: Path, report: Report) -> list[Item]:
 
 def _of_files(items: list[Item], index: ImageIndex, report: Report) -> Iterator[tuple[Item, bytes]]:
     """New and changed files, read by a few threads ahead of their use."""
+    report.seen.update(item.id for item in items)
     wanted = [item for item in items if not index.is_current(item)]
     report.known = len(items) - len(wanted)
     with futures.ThreadPoolExecutor(8) as pool:
@@ -174,28 +173,22 @@ def _read(item: Item) -> bytes | OSError:
 
 
 def _of_data_set(
-    data: EvaluationData,
-    before: str,
-    index: ImageIndex,
-    batch_size: int,
-    report: Report,
-    seen: set[str],
+    data: EvaluationData, source: str, index: ImageIndex, batch_size: int, report: Report
 ) -> Iterator[tuple[Item, bytes]]:
-    """Images of a data set. `before` and the number of an image are its identity, noted in seen."""
+    """Images of a data set; the number of an image in the set is its identity."""
     version = data.manifest.fingerprint
     number = itertools.count()
     for batch in data.batches(batch_size):
         captions = batch.captions or [[] for _ in batch.encoded]
         for encoded, of_image in zip(batch.encoded, captions, strict=True):
             label = " · ".join(of_image)
-            item = Item(id=f"{before}{next(number)}", label=label, version=version)
-            seen.add(item.id)
+            item = Item(id=f"{source}#{next(number)}", label=label, version=version)
+            report.seen.add(item.id)
             if index.is_current(item):
                 report.known += 1
             else:
                 yield item, encoded
     if data.n_skipped:
-        source = before.removesuffix("#")
         report.not_indexed[source] = f"{data.n_skipped:,} records could not be read"
 
 
