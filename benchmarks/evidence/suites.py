@@ -349,7 +349,7 @@ def _approximations() -> list[Row]:
 # the older trials chose. A selecting run costs the FLOPs of ANEW_FLOPS_STEPS uniform steps (a test
 # checks). Top-k and Flexi-JEST were declared too and dropped for want of time.
 ANEW_STEPS, ANEW_FLOPS_STEPS, ANEW_REFERENCE_STEPS = 300, 820, 800
-ANEW_SEEDS = (0, 1, 2)  # five were declared; there was no time for more
+ANEW_SEEDS = MAIN_SEEDS
 ANEW_REFERENCE, ANEW_UNIFORM = "new_reference", "new_uniform_flops"
 ANEW_CLIPSCORE, ANEW_JOINT = "new_clipscore", "new_joint"
 ANEW_RECIPE, ANEW_DISTILLED = "new_easy_prefiltered", "new_clipscore_distilled"

@@ -341,11 +341,12 @@ def _mates() -> list[Row]:
 
 MATE_ROWS = _mates()
 TRIALS, PHOTO_ROWS = _trials(), _photos(_PHOTOS, FEW_SEEDS)
-# Five or two seeds of each were declared; for want of time there are fewer, and no row of the best
-# 10%. The first base has them all.
-SEEDS = dict.fromkeys((LONG_CLIPSCORE, EASY_LONG), THREE_SEEDS)
-SEEDS |= dict.fromkeys((UNIFORM_FLOPS, CLIPSCORE, CLIPSCORE_LOW, JOINT_PREFILTERED), FEW_SEEDS)
-SEEDS |= dict.fromkeys((UNIFORM_DISTILLED, TOP_K_PREFILTERED), (0,))
+# The first base has the other rows too.
+SEEDS = dict.fromkeys(
+    (LONG_CLIPSCORE, EASY_LONG, UNIFORM_FLOPS, CLIPSCORE, TOP_K_PREFILTERED, JOINT_PREFILTERED),
+    MAIN_SEEDS,
+)
+SEEDS |= dict.fromkeys((CLIPSCORE_LOW, UNIFORM_DISTILLED, LONG_TENTH), FEW_SEEDS)
 TUNED = [dataclasses.replace(_row(name), seeds=seeds) for name, seeds in SEEDS.items()]
 ON_FIRST_BASE = [
     *(_row(name, on_first_base) for name in _ROWS if name not in CANDIDATES),
