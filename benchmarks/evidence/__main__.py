@@ -7,6 +7,7 @@
     python -m benchmarks.evidence --suite=tuning_trials   # tuning: learning rates, candidates
     python -m benchmarks.evidence --suite=tuning          # tuning: 5 seeds for each claim
     python -m benchmarks.evidence --suite=photographs     # tuning on photographs
+    python -m benchmarks.evidence --suite=photographs_anew  # from nothing on photographs
     python -m benchmarks.evidence --suite=mates           # near mates in a batch, 1 seed
     python -m benchmarks.evidence --suite=from_nothing_trials  # options, on the trial seed
     python -m benchmarks.evidence --suite=from_nothing    # on the page of the tuning runs, 1 seed
@@ -45,6 +46,7 @@ _SUITE = flags.DEFINE_enum(
         "tuning",
         "photographs",
         "mates",
+        "photographs_anew",
         "from_nothing_trials",
         "from_nothing",
     ],

@@ -490,6 +490,7 @@ SUITES = {
         Suite("tuning_trials", "tuning", RESULTS_ROWS, _names(tuning.TRIALS)),
         Suite("tuning", "tuning", RESULTS_ROWS, _names(tuning.TUNED)),
         Suite("photographs", "tuning", RESULTS_ROWS, _names(tuning.PHOTO_ROWS)),
+        Suite("photographs_anew", "tuning", RESULTS_ROWS, _names(tuning.PHOTO_NEW_ROWS)),
         Suite("mates", "tuning", RESULTS_ROWS, _names(tuning.MATE_ROWS)),
         Suite("from_nothing_trials", "tuning", RESULTS_ROWS, _names(ANEW_TRIALS)),
         Suite("from_nothing", "tuning", RESULTS_ROWS, _names(ANEW)),

@@ -60,7 +60,10 @@ ANEW = (
 
 PHOTOS = [row.name for row in tuning.PHOTO_ROWS if row.name != tuning.PHOTOS_REFERENCE]
 SHORT, LONG = ([*map(tuning.on_first_base, names)] for names in (tuning.SHORT, tuning.LONG))
-COMPARED = {"60": SHORT, "180": LONG, "new": ANEW, "photos": PHOTOS}
+PHOTOS_NEW = [row.name for row in tuning.PHOTO_NEW_ROWS]
+COMPARED = {
+    "60": SHORT, "180": LONG, "new": ANEW, "photos": PHOTOS, "photos_new": PHOTOS_NEW,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("names", COMPARED.values(), ids=list(COMPARED))
