@@ -380,7 +380,14 @@ def _photos_new() -> list[Row]:
 
 
 MATE_ROWS = _mates()
-TRIALS, PHOTO_ROWS = _trials(), _photos(_PHOTOS, FEW_SEEDS)
+_PHOTOS_CLAIMED = (PHOTOS_UNIFORM, PHOTOS_CLIPSCORE, PHOTOS_RECIPE)
+TRIALS, PHOTO_ROWS = (
+    _trials(),
+    [
+        dataclasses.replace(row, seeds=MAIN_SEEDS) if row.name in _PHOTOS_CLAIMED else row
+        for row in _photos(_PHOTOS, FEW_SEEDS)
+    ],
+)
 # The first base has the other rows too.
 SEEDS = dict.fromkeys(
     (LONG_CLIPSCORE, EASY_LONG, UNIFORM_FLOPS, CLIPSCORE, TOP_K_PREFILTERED, JOINT_PREFILTERED),
