@@ -8,9 +8,9 @@
     python -m benchmarks.evidence --suite=tuning          # tuning: 5 seeds for each claim
     python -m benchmarks.evidence --suite=photographs     # tuning on photographs
     python -m benchmarks.evidence --suite=photographs_anew  # from nothing on photographs
-    python -m benchmarks.evidence --suite=mates           # near mates in a batch, 1 seed
+    python -m benchmarks.evidence --suite=mates           # near mates in a batch, 1 or 2 seeds
     python -m benchmarks.evidence --suite=from_nothing_trials  # options, on the trial seed
-    python -m benchmarks.evidence --suite=from_nothing    # on the page of the tuning runs, 1 seed
+    python -m benchmarks.evidence --suite=from_nothing    # on the page of the tuning runs
     python -m benchmarks.evidence --suite=tuning --report_only --update_readme
     python -m benchmarks.evidence --suite=main --only='joint*,uniform*' --hours=3
 

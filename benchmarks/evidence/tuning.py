@@ -10,6 +10,7 @@ nothing was chosen again: the runs of the present base test what was chosen ther
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from benchmarks.evidence.grid import (
     ABLATION,
@@ -305,34 +306,51 @@ NANO = {
     "data.image_size": 48,
 }  # those of the small model, which the run takes over anyway
 MATE_PAIRS, MATE_RATE = 10_240, 3e-4  # a rate between those of the trials above; not tried
-MATE_B, MATE_BQ = 256, 2.0  # b·q by equal captions, as `benchmarks.bq` measures it
 MATE_POLICIES = ("joint", "independent_top_k")
-# Name -> label, and whether equal captions are negatives.
+
+
+class Mates(NamedTuple):
+    """label: of the rows that a batch holds. b, and b·q by equal captions, as `benchmarks.bq`
+    measures it. train: the data, empty for the pool. same: what equal captions are. seeds."""
+
+    label: str
+    b: int
+    bq: float
+    train: str = CLUSTERED
+    same: str = "ignore"
+    seeds: tuple[int, ...] = (0,)
+
+
 MATES = {
-    "clustered_256": ("neighbours", "ignore"),
-    "clustered_256_negative": ("neighbours, equal captions negative", "negative"),
+    "clustered_64": Mates("neighbours", 64, 0.61),
+    "clustered_256": Mates("neighbours", 256, 2.0, seeds=FEW_SEEDS),
+    "clustered_256_negative": Mates(
+        "neighbours, equal captions negative", 256, 2.0, same="negative", seeds=FEW_SEEDS
+    ),
+    "clustered_512": Mates("neighbours", 512, 2.4),
+    "pool_256": Mates("the pool", 256, 0.086, train=""),
 }
 
 
 def _mates() -> list[Row]:
     rows = []
-    for name, (_, same) in MATES.items():
+    for name, mates in MATES.items():
         fields = {
             "model.init": START,
             **NANO,
-            "same_caption": same,
+            "same_caption": mates.same,
             RATE: MATE_RATE,
-            "selection.sub_batch": MATE_B,
-            "selection.super_batch": 5 * MATE_B,
-            "data.train": CLUSTERED,
-            "data.n_lanes": 2,  # a lane gives whole runs, as many rows as `benchmarks.bq` draws
+            "selection.sub_batch": mates.b,
+            "selection.super_batch": 5 * mates.b,
         }
+        if mates.train:  # a lane gives whole runs, as many rows as `benchmarks.bq` draws
+            fields |= {"data.train": mates.train, "data.n_lanes": 2}
         for policy, more in (("independent_top_k", {}), ("joint", GREEDY)):
             overrides = FROM_BASE | AT_THE_END | more | fields
             row = Row(
                 f"{policy}_{name}", f"{policy.replace('_', ' ')}, {name.replace('_', ' ')}",
-                ABLATION, f"policy={policy},steps={MATE_PAIRS // MATE_B}",
-                tuple(overrides.items()), (0,), reference="new_reference", reference_seed=0,
+                ABLATION, f"policy={policy},steps={MATE_PAIRS // mates.b}",
+                tuple(overrides.items()), mates.seeds, reference="new_reference", reference_seed=0,
                 caches=False, config=CONFIG,
             )  # fmt: skip
             rows.append(row)

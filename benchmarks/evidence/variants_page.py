@@ -20,8 +20,6 @@ def page(shown: Shown) -> str:
         variants=_variants(shown),
         mates=_mates(shown.rows),
         pooled=points(pooled) if (pooled := mean_of(differences(shown.rows))) else "",
-        b=tuning.MATE_B,
-        bq=f"{tuning.MATE_BQ:g}",
         code=tuning.CODE_OF_TRIALS,
     )
 
@@ -63,7 +61,8 @@ def near_mates() -> list[tuple[str, str]]:
     """The rows of joint selection and of top-k where b·q is above 1."""
     top_k, joint = tuning.PHOTO_NAMES
     first = tuning.on_first_base
-    return [(joint, top_k), (first(joint), first(top_k)), *map(_policies, tuning.MATES)]
+    mates = [_policies(name) for name, one in tuning.MATES.items() if one.bq > 1]
+    return [(joint, top_k), (first(joint), first(top_k)), *mates]
 
 
 def _policies(name: str) -> tuple[str, str]:
@@ -83,12 +82,24 @@ def differences(rows: Rows) -> list[float]:
 
 def _mates(rows: Rows) -> str:
     body = []
-    for name, (label, _) in tuning.MATES.items():
+    for name, mates in tuning.MATES.items():
         ours, theirs = map(rows.get, _policies(name))
         if ours and theirs:
             gain = paired(ours.test(), theirs.test())
             start = f"{100 * ours.one['test']['base']['retrieval']:.1f}"
             scores = (percent(row.test_mean()) for row in (theirs, ours))
-            body.append([label, start, *scores, points(gain), _beyond(gain)])
-    heads = ["rows", "no tuning", "independent top-k", "joint, greedy", "joint minus top-k", ""]
+            n_seeds = str(len(ours.cells))
+            what = [mates.label, str(mates.b), f"{mates.bq:g}", n_seeds]
+            body.append([*what, start, *scores, points(gain), _beyond(gain)])
+    heads = [
+        "rows",
+        "b",
+        "b·q",
+        "seeds",
+        "no tuning",
+        "independent top-k",
+        "joint, greedy",
+        "joint minus top-k",
+        "",
+    ]
     return table(heads, body) if body else ""
