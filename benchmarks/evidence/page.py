@@ -299,17 +299,17 @@ def how(results: Sequence[Mapping[str, Any]]) -> str:
     if not results:
         return "No run is finished."
     made = [result["made"] for result in results]
-    hours = sum(m["wall_seconds"] for m in made) / 3600
+    hours = sum(m["wall_seconds"] * m["n_cpus"] for m in made) / 3600
     machines = sorted({f"{m['cpu']}, {m['n_cpus']} CPU(s) per run" for m in made})
     jobs = sorted({m["jobs"] for m in made})
     versions = sorted({m["packages"]["tensorflow"] for m in made})
     days = sorted({m["started_utc"][:10] for m in made})
     dirty = sum(bool(m["git"] and m["git"]["dirty"]) for m in made)
     text = (
-        f"{len(made)} runs, {hours:.1f} hours in all, {' to '.join({days[0]: 0, days[-1]: 0})}, on "
-        f"{'; '.join(machines)}, TensorFlow {', '.join(versions)}, "
-        f"{', '.join(map(str, jobs))} runs at a time. {dirty} of them started with uncommitted "
-        "changes in the checkout."
+        f"{len(made)} runs, {hours:.1f} hours of a CPU core, "
+        f"{' to '.join({days[0]: 0, days[-1]: 0})}, on {'; '.join(machines)}, "
+        f"TensorFlow {', '.join(versions)}, {', '.join(map(str, jobs))} runs at a time. {dirty} of "
+        "them started with uncommitted changes in the checkout."
     )
     if len(jobs) > 1 or len(machines) > 1:
         text += " Seconds of runs made in different ways do not compare."

@@ -70,6 +70,7 @@ def page(evidence: Evidence, shown: Shown) -> str:
         base={name: f"{100 * value:.1f}" for name, value in base.items()},
         tuned=_runs(evidence, (*tuning.LONG, *tuning.SHORT)),
         photos=_runs(evidence, [row.name for row in tuning.PHOTO_ROWS]),
+        photos_new=_from_nothing_on_photographs(evidence),
         anew=anew_page.table_of(evidence.tuned, evidence.pool),
         claims=_claims(evidence),
         margin=f"{100 * MARGIN:g}",
@@ -232,6 +233,12 @@ def _runs(evidence: Evidence, names: Sequence[str]) -> str:
 def _of_base(row: RowResults, score: str = "retrieval") -> str:
     """What the base that a row tunes scores on the test part, in %."""
     return f"{100 * row.one['test']['base'][score]:.1f}"
+
+
+def _from_nothing_on_photographs(evidence: Evidence) -> str:
+    """Final scores of the rows, in words; their steps, FLOPs and seeds are those of the first."""
+    rows = [evidence.tuned[r.name] for r in tuning.PHOTO_NEW_ROWS if r.name in evidence.tuned]
+    return "; ".join(f"{row.row.label} {percent(row.test_mean())}" for row in rows)
 
 
 def trial_records(trials: Mapping[str, Mapping]) -> list[dict[str, Any]]:
