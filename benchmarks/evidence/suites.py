@@ -489,7 +489,12 @@ SUITES = {
         Suite("quick", "quick", tuple(_small(_quick())), _names(_quick())),
         Suite("tuning_trials", "tuning", RESULTS_ROWS, _names(tuning.TRIALS)),
         Suite("tuning", "tuning", RESULTS_ROWS, _names(tuning.TUNED)),
-        Suite("photographs", "tuning", RESULTS_ROWS, _names(tuning.PHOTO_ROWS)),
+        Suite(
+            "photographs",
+            "tuning",
+            RESULTS_ROWS,
+            _names([*tuning.PHOTO_ROWS, *tuning.PHOTO_STAGES]),
+        ),
         Suite("photographs_anew", "tuning", RESULTS_ROWS, _names(tuning.PHOTO_NEW_ROWS)),
         Suite("mates", "tuning", RESULTS_ROWS, _names(tuning.MATE_ROWS)),
         Suite("from_nothing_trials", "tuning", RESULTS_ROWS, _names(ANEW_TRIALS)),

@@ -17,6 +17,7 @@ from benchmarks.evidence.grid import (
     BALANCED,
     BASE,
     BASE_CACHE,
+    BASE_SIZES,
     BEST_PAIRS,
     CLUSTERED,
     HEADLINE,
@@ -397,6 +398,33 @@ def _photos_new() -> list[Row]:
     return rows
 
 
+# What the model does not know it may learn from all pairs first, and then select by itself: the
+# uniform run is start and reference, and its steps count. Declared before any of them ran.
+PHOTOS_LONG = "photos_uniform_long"
+_PHOTOS_STAGES = {
+    PHOTOS_LONG: ("uniform", "uniform, twice the FLOPs", 2 * PHOTO_FLOPS_STEPS, {}),
+    "photos_then_clipscore": (
+        "uniform", "first uniform, then the best 30% by that model", PHOTO_FLOPS_STEPS,
+        {"data.train": OWN_BEST},
+    ),
+    "photos_then_easy": (
+        "joint", "first uniform, then the recipe by that model", PHOTO_FLOPS_STEPS, _OF_RECIPE,
+    ),
+}  # fmt: skip
+
+
+def _photos_stages() -> list[Row]:
+    rows = []
+    for name, (policy, label, steps, more) in _PHOTOS_STAGES.items():
+        follows = {} if name == PHOTOS_LONG else {"model.init": START} | BASE_SIZES
+        row = Row(
+            name, label, ABLATION, f"policy={policy},steps={steps},data={PHOTOS}",
+            _photo_overrides(policy, more | follows), FEW_SEEDS, config=PHOTOS_CONFIG,
+        )  # fmt: skip
+        rows.append(dataclasses.replace(row, reference=PHOTOS_UNIFORM) if follows else row)
+    return rows
+
+
 MATE_ROWS = _mates()
 _PHOTOS_CLAIMED = (PHOTOS_UNIFORM, PHOTOS_CLIPSCORE, PHOTOS_RECIPE)
 TRIALS, PHOTO_ROWS = (
@@ -424,7 +452,8 @@ ONCE_ROWS = [
     )
     for name, label in ONCE.items()
 ]  # fmt: skip
-PHOTO_NEW_ROWS = _photos_new()
+PHOTO_NEW_ROWS, PHOTO_STAGES = _photos_new(), _photos_stages()
 ROWS = (
-    *TRIALS, *TUNED, *ON_FIRST_BASE, *ONCE_ROWS, *PHOTO_ROWS, *PHOTO_NEW_ROWS, *MATE_ROWS,
+    *TRIALS, *TUNED, *ON_FIRST_BASE, *ONCE_ROWS, *PHOTO_ROWS, *PHOTO_STAGES, *PHOTO_NEW_ROWS,
+    *MATE_ROWS,
 )  # fmt: skip
