@@ -69,7 +69,8 @@ def _ratio(row: RowResults, rows: Rows, axis: str, uniform: str) -> Mean | None:
 def table_of(rows: Rows, pool: Mapping) -> str:
     """What each row costs until it has uniform's final score, and how it ends."""
     baseline, body = rows.get(suites.ANEW_UNIFORM), []
-    for row in (rows[declared.name] for declared in suites.ANEW if declared.name in rows):
+    shown = (*suites.ANEW, *suites.ANEW_ONCE)
+    for row in (rows[declared.name] for declared in shown if declared.name in rows):
         truth = truth_of(row, pool)
         fewer, there = ["-", "-"], ""
         if baseline:
