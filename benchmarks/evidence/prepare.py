@@ -68,6 +68,7 @@ def prepare(cells: Iterable[Cell], data_dir: str, placeholders: Mapping[str, str
     for config in vocabularies.values():
         config = config.copy_and_resolve_references()
         config.data.data_dir = data_dir
+        config.data.vocab_from = config.data.vocab_from.replace(PHOTOS, placeholders[PHOTOS])
         find_vocabulary(config)
 
 
