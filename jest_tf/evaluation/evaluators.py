@@ -114,9 +114,13 @@ def is_result_of(
 
 
 def require_data(name: str, spec: Mapping[str, Any], data_dir: str | None = None) -> None:
-    """Opens what an evaluation will read: what is missing is told before a model is built."""
+    """Opens what an evaluation will read: what is missing is told before a model is built.
+
+    UserError: data that cannot be read or lack classes, or two roles that are the same data.
+    """
     options = checked_options(name, spec)
     options["data"] = spec["data"]
+    roles: dict[str, str] = {}  # fingerprint -> role
     for role in ("data", "train", "validation"):
         if not (source := options.get(role)):
             continue
@@ -127,6 +131,12 @@ def require_data(name: str, spec: Mapping[str, Any], data_dir: str | None = None
                 f"evals.{name}: {spec['kind']} needs the class of every record, and {source} "
                 f"({role}) has none (source {without[0]!r}). `jest prepare` stores classes from a "
                 "column or a .cls file (docs/your_data.md), or leave this evaluation out."
+            )
+        if (other := roles.setdefault(manifest.fingerprint, role)) != role:
+            raise UserError(
+                f"evals.{name}: {other} and {role} are the same data ({source}): the score would "
+                "be of pairs that were learned or chosen on. Give each a part of its own, such as "
+                "tfds:NAME:train[:90%], or another prepared folder."
             )
 
 
