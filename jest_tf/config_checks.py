@@ -17,6 +17,7 @@ from jest_tf.config import (
     SAME_CAPTION,
     STRATEGIES,
     VARIANTS,
+    base_config,
     flat,
     needs_reference,
     profiled_steps,
@@ -69,7 +70,10 @@ BOUNDS = (
 
 
 def _wrong_values(c: ConfigDict) -> Iterator[str]:
-    values = flat(c)
+    values, known = flat(c), flat(base_config())
+    for field in values:  # a file may set any name
+        if field not in known and not field.startswith(("evals.", "model.sizes.")):
+            yield f"{field} is no field of a config{nearest(field, known)}. Correct its name."
     chosen = [(field, values[field], valid) for field, valid in CHOICES.items()]
     chosen += [(f"data.augment ({name})", name, AUGMENTATIONS) for name in c.data.augment]
     for field, value, valid in chosen:

@@ -37,8 +37,8 @@ def follow_init(config: ConfigDict, workdir: str) -> None:
     began = began and ModelRecord.load(workdir) is not None  # else its start failed
     source = workdir if began else config.model.init
     theirs = stored if began else _config_of(config.model.init)
-    record = ModelRecord.load(source)
-    if theirs is None or record is None:
+    record = ModelRecord.load(source) if theirs else None  # an export has another model.json
+    if record is None:
         raise UserError(
             f"model.init = {config.model.init!r} holds no model: expected a workdir with "
             "config.json and model.json, of a run or of `python -m jest_tf.import_weights`."

@@ -116,6 +116,15 @@ def test_each_problem_names_field_value_and_fix(emoji, field, value, expected):
     assert any(field in line and expected in line for line in found), found
 
 
+def test_a_field_that_is_none_is_named(emoji):
+    emoji.total_stepss = 5  # configs are locked after their files ran
+    emoji.optimizer.lr = 0.1
+    found = config_checks.problems(emoji)
+    assert found[0].startswith("optimizer.lr is no field of a config")
+    assert found[1].startswith("total_stepss is no field of a config (did you mean 'total_steps'?)")
+    assert len(found) == 2
+
+
 def test_a_weight_that_nothing_uses_is_refused(emoji):
     emoji.selection.learner_weight = 0.5
     assert config_checks.problems(emoji) == []
@@ -165,6 +174,12 @@ def test_replicas_must_divide_the_batches(emoji):
     emoji.selection.scope = "replica"
     emoji.selection.n_chunks = 64
     assert "scope" in config_checks.replica_problems(emoji, 1, 4)[0]
+
+
+def test_a_batch_below_one_chunk_names_one_size_that_fits(emoji):
+    emoji.selection.sub_batch = 8
+    (found,) = config_checks.problems(emoji)
+    assert found.endswith("The smallest sub_batch that fits is 16.")
 
 
 def test_chunks_matter_to_joint_selection_alone():
