@@ -1,6 +1,7 @@
 """The config: arguments, arithmetic, and messages that a tired user can act on."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -180,6 +181,17 @@ def test_a_batch_below_one_chunk_names_one_size_that_fits(emoji):
     emoji.selection.sub_batch = 8
     (found,) = config_checks.problems(emoji)
     assert found.endswith("The smallest sub_batch that fits is 16.")
+
+
+def test_the_check_that_the_readme_prints_finds_sound_sizes():
+    text = (CONFIGS.parent / "README.md").read_text()
+    name, arg, *sizes = re.search(
+        r"`jest check --config=(\w+):(\S+) --replicas=(\d+) --hosts=(\d+)`", text
+    ).groups()
+    config = load(name, arg)
+    assert config_checks.problems(config) == []
+    n_replicas, n_hosts = map(int, sizes)
+    assert config_checks.replica_problems(config, n_hosts, n_replicas) == []
 
 
 def test_chunks_matter_to_joint_selection_alone():
