@@ -84,7 +84,7 @@ class Reader:
         if not kept.size:
             raise UserError(f"{source} has no labels: this kind of evaluation cannot use it")
         self.read[role]["n_unlabelled"] = len(found.labels) - len(kept)
-        captions = [found.captions[i] for i in kept] if found.captions else []
+        captions = [found.captions[i] for i in kept]
         return Embedded(
             found.zimg[kept], captions, found.labels[kept], found.label_texts, found.rows[kept]
         )
