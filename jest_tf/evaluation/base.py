@@ -12,6 +12,10 @@ from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
 from jest_tf.progress import Counter
 
+# Scores of unit vectors that differ by less are a tie: a library rounds equal products differently
+# by their place in a matmul, by up to 2.4e-7.
+SAME_SCORE = 1e-6
+
 
 class Encoder(Protocol):
     """A model to evaluate.
