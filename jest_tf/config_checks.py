@@ -165,12 +165,16 @@ def data_problems(config: ConfigDict, n_records: int) -> list[str]:
             f"learn them by heart. {steps:,} steps are {MOST_PASSES:,} passes: lower "
             "--config.total_steps, or train on more data."
         )
-    if s.super_batch > n_records:
+    read = s.super_batch / config.data.prefilter
+    if read > n_records:
+        loads, more = f"loads {s.super_batch:,} pairs", "Use more data, or"
+        if s.super_batch <= n_records:
+            loads = f"takes {s.super_batch:,} pairs out of {read:,.0f} (data.prefilter)"
+            more = "Raise --config.data.prefilter, use more data, or"
         found.append(
-            f"a step loads {s.super_batch:,} pairs, and there are {n_records:,}: a super-batch "
-            "would hold the same pair more than once, as a negative of itself. Use more data, or "
-            "smaller batches (--config.selection.super_batch and sub_batch; sub_batch= of most "
-            "configs sets both)."
+            f"a step {loads}, and there are {n_records:,}: a super-batch would hold the same pair "
+            f"more than once, as a negative of itself. {more} smaller batches "
+            "(--config.selection.super_batch and sub_batch; sub_batch= of most configs sets both)."
         )
     return found
 

@@ -155,6 +155,16 @@ def test_sizes_against_the_data_are_told(emoji):
     assert "learn them by heart" in config_checks.data_problems(emoji, s.super_batch)[0]
 
 
+def test_a_prefilter_that_reads_more_than_there_is_is_told(emoji):
+    s, emoji.data.prefilter = emoji.selection, 0.25
+    assert config_checks.data_problems(emoji, 4 * s.super_batch) == []
+    (told,) = config_checks.data_problems(emoji, 4 * s.super_batch - 1)
+    assert f"takes {s.super_batch:,} pairs out of {4 * s.super_batch:,} (data.prefilter)" in told
+    assert "Raise --config.data.prefilter" in told
+    (told,) = config_checks.data_problems(emoji, s.super_batch - 1)
+    assert f"a step loads {s.super_batch:,} pairs, and there are {s.super_batch - 1:,}" in told
+
+
 def test_profiled_steps_are_read_from_text():
     assert config_lib.profiled_steps("") is None
     assert config_lib.profiled_steps("10-15") == (10, 15)
