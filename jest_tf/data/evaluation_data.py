@@ -111,7 +111,8 @@ def class_texts(sources: Sequence[Source]) -> tuple[str, ...]:
                 raise UserError(
                     f"the sources {source.name!r} and {most.name!r} number their classes "
                     f"differently: label {label} is {text!r} in one and {other!r} in the other. "
-                    "One classifier cannot be measured on both: name data of one order."
+                    "One classifier cannot be measured on both: prepare one set and name parts of "
+                    "it (docs/your_data.md), or name data whose classes have one order."
                 )
     return most.labels
 
