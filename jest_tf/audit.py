@@ -19,7 +19,7 @@ from collections.abc import Callable
 from jest_tf import cache_reference, cli, config_flag
 from jest_tf.data import units
 from jest_tf.errors import UserError
-from jest_tf.files import read_json, write_atomically
+from jest_tf.files import read_object, write_atomically
 
 MODELS = ("reference", "learner")
 FLAGS, _flag = cli.own_flags()
@@ -102,7 +102,7 @@ def _inputs(given: dict):
     ledger = read_ledger(os.path.join(workdir, "ledger"))
     data_dir = given["data_dir"] or config.data.data_dir
     manifest = open_source(given["data"] or config.data.train, data_dir)
-    trained_on = read_json(os.path.join(workdir, "inputs.json"))["data"]
+    trained_on = read_object(os.path.join(workdir, "inputs.json"), "fingerprints").get("data")
     if manifest.fingerprint != trained_on:
         raise UserError(
             f"{manifest.name} (fingerprint {manifest.fingerprint}) is not what the run in "

@@ -1,8 +1,8 @@
 """Computes a frozen reference's embeddings of a data set once, so that training reads them.
 
     python -m jest_tf.cache_reference --reference=runs/reference --data=data/mine --out=cache/mine
-    python -m jest_tf.cache_reference --embeddings='siglip/*.parquet' --scale=117.3 --bias=-12.9 \
-        --data=data/mine --out=cache/mine
+    python -m jest_tf.cache_reference --embeddings='siglip/*.parquet' --dim=768 \
+        --scale=117.3 --bias=-12.9 --data=data/mine --out=cache/mine
     python -m jest_tf.cache_reference --datacompdr='dr/*.tar' --teacher=0 --data=data/datacomp \
         --out=cache/datacomp
 

@@ -6,14 +6,14 @@ Marks in the comments: [P] the paper's value, [R] recalled from it, unverified.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from jest_tf.errors import UserError, explaining, nearest
-from jest_tf.files import read_json
+from jest_tf.files import read_object
 
 SAME_CAPTION = ("negative", "ignore")
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
@@ -181,6 +181,9 @@ DEFAULTS = {
 }
 
 
+AUTO = "auto"  # of model.init_bias, instead of a number: by the size of the batch
+
+
 def base_config() -> ConfigDict:
     number_or_text = config_dict.FieldReference(DEFAULTS["model"]["init_bias"], field_type=object)
     return ConfigDict(DEFAULTS | {"model": DEFAULTS["model"] | {"init_bias": number_or_text}})
@@ -297,10 +300,26 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     file = Path(path) / "config.json"
     if not file.exists():
         raise UserError(f"{path} is not the workdir of a run: it has no config.json.")
-    config = read_json(file)
-    if not isinstance(config, dict):
-        raise UserError(f"{file} holds no config of a run, but {str(config)[:80]!r}. Restore it.")
+    config = read_object(file, "config of a run")
+    for problem in _of_another_type(base_config().to_dict(), config):
+        raise UserError(f"{file}: {problem} Restore it as the run wrote it.")
     return config
+
+
+def _of_another_type(defaults: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in stored.items():
+        default = defaults.get(name, value)
+        kind, expected = _kind(value), _kind(default)
+        if kind != expected and (name, value) != ("init_bias", AUTO):
+            yield f"{name} is {str(value)[:80]!r}, a {kind}; expected a {expected}."
+        elif kind == _kind({}):
+            for problem in _of_another_type(default, value):
+                yield f"{name}.{problem}"
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "truth value", int | float: "number", str: "text", Mapping: "group of fields"}
+    return next((name for kind, name in kinds.items() if isinstance(value, kind)), "list")
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:

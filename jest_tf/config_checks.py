@@ -17,6 +17,7 @@ from jest_tf.config import (
     SAME_CAPTION,
     STRATEGIES,
     VARIANTS,
+    base_config,
     flat,
     needs_reference,
     profiled_steps,
@@ -69,7 +70,10 @@ BOUNDS = (
 
 
 def _wrong_values(c: ConfigDict) -> Iterator[str]:
-    values = flat(c)
+    values, known = flat(c), flat(base_config())
+    for field in values:  # a file may set any name
+        if field not in known and not field.startswith(("evals.", "model.sizes.")):
+            yield f"{field} is no field of a config{nearest(field, known)}. Correct its name."
     chosen = [(field, values[field], valid) for field, valid in CHOICES.items()]
     chosen += [(f"data.augment ({name})", name, AUGMENTATIONS) for name in c.data.augment]
     for field, value, valid in chosen:
@@ -161,12 +165,16 @@ def data_problems(config: ConfigDict, n_records: int) -> list[str]:
             f"learn them by heart. {steps:,} steps are {MOST_PASSES:,} passes: lower "
             "--config.total_steps, or train on more data."
         )
-    if s.super_batch > n_records:
+    read = s.super_batch / config.data.prefilter
+    if read > n_records:
+        loads, more = f"loads {s.super_batch:,} pairs", "Use more data, or"
+        if s.super_batch <= n_records:
+            loads = f"takes {s.super_batch:,} pairs out of {read:,.0f} (data.prefilter)"
+            more = "Raise --config.data.prefilter, use more data, or"
         found.append(
-            f"a step loads {s.super_batch:,} pairs, and there are {n_records:,}: a super-batch "
-            "would hold the same pair more than once, as a negative of itself. Use more data, or "
-            "smaller batches (--config.selection.super_batch and sub_batch; sub_batch= of most "
-            "configs sets both)."
+            f"a step {loads}, and there are {n_records:,}: a super-batch would hold the same pair "
+            f"more than once, as a negative of itself. {more} smaller batches "
+            "(--config.selection.super_batch and sub_batch; sub_batch= of most configs sets both)."
         )
     return found
 

@@ -9,6 +9,7 @@ import importlib.util
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from absl import flags
@@ -58,7 +59,8 @@ def parse(argv: Sequence[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         raise UserError(_explain_unknown(error.flagname)) from error
     except (AttributeError, KeyError) as error:  # ml_collections: a field that does not exist
-        raise UserError(_explain_missing_field(argv, str(error))) from error
+        told = _explain_file(error) or _explain_missing_field(argv, str(error))
+        raise UserError(told) from error
     except (flags.Error, OSError) as error:  # OSError: an override of a file that did not load
         chain = [error]
         while earlier := chain[-1].__cause__ or chain[-1].__context__:
@@ -67,6 +69,10 @@ def parse(argv: Sequence[str]) -> list[str]:
         text = f"--{NAME} could not be loaded: {type(chain[-1]).__name__}: {chain[-1]}"
         text = str(error) if isinstance(error, flags.Error) else text
         raise (told[-1] if told else UserError(text)) from error
+    except Exception as error:
+        if told := _explain_file(error):
+            raise UserError(told) from error
+        raise
 
 
 def shipped() -> list[str]:
@@ -126,6 +132,19 @@ def _explain_unknown(name: str) -> str:
         return f"--{name}: --config could not be loaded: {_load_error(config)}"
     keys = list(flat(config))
     return f"unknown config field --{name}{nearest(field, keys)}. See jest_tf/config.py for all."
+
+
+def _explain_file(error: Exception) -> str:
+    """What is wrong in the config file itself, or nothing where the error came later."""
+    frames = traceback.extract_tb(error.__traceback__)
+    # The parser of ml_collections runs the file; it looks at overrides afterwards.
+    if not any(f.name == "parse" and f.filename.endswith("config_flags.py") for f in frames):
+        return ""
+    at = [f"{f.filename}:{f.lineno}: " for f in frames if f.name in ("<module>", "get_config")]
+    return (
+        f"--{NAME} could not be loaded: {''.join(at[-1:])}{type(error).__name__}: {error}. "
+        f"Expected Python with a function get_config(); shipped ones are in {SHIPPED}."
+    )
 
 
 def _explain_missing_field(argv: Sequence[str], error: str) -> str:

@@ -27,8 +27,9 @@ _TOP = _flag(
     lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
 _BY = _flag(
-    "string", "by", "reference_score", "Column whose highest values are best; -NAME: lowest."
-)
+    "string", "by", None, "Column whose highest values are best; -NAME: lowest. Default: "
+    "reference_score, or -reference_loss where the audit has none (no --reference).",
+)  # fmt: skip
 _PER_SOURCE = _flag("bool", "per_source", False, "--top: the share of each source.")
 _DEDUP = _flag(
     "float", "dedup", None, "Keep one of the pictures that are this near (1: the same).",

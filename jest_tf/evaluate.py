@@ -158,6 +158,7 @@ def _run_all(
     from jest_tf.evaluation.evaluators import require_data, run_evaluation
     from jest_tf.results import write_result
 
+    os.makedirs(out, exist_ok=True)  # a place that cannot be written is told before the work
     for name, spec in specs.items():
         require_data(name, spec, data_dir)
     results, passes = {}, {}

@@ -17,7 +17,7 @@ from typing import Any
 from jest_tf import cli, config_flag
 from jest_tf.config import flat
 from jest_tf.errors import UserError
-from jest_tf.files import parse_json
+from jest_tf.files import read_object
 
 # What the card tells of environment.json: versions and hardware, not hosts and arguments.
 TOLD = ("jest_tf", "git", "packages", "python", "cpu", "n_cpus")
@@ -79,8 +79,8 @@ def export_run(run, workdir: str, out: str) -> str:
 
     folder, config = Path(workdir), run.config.to_dict()
     about, made_with = run_about(folder), {}
-    with contextlib.suppress(OSError, ValueError):
-        made_with = parse_json((folder / "environment.json").read_text())
+    with contextlib.suppress(UserError):  # for people alone
+        made_with = read_object(folder / "environment.json", "versions")
     metadata = {
         "name": config["name"],
         "step": run.step,

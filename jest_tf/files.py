@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jest_tf.errors import explaining
+from jest_tf.errors import UserError, explaining
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
@@ -34,6 +34,14 @@ def read_json(path: str | os.PathLike) -> Any:
     text = f"{path} cannot be read as JSON: {{error}}. Restore it from a copy."
     with explaining((OSError, ValueError), text), open(path, encoding="utf-8") as file:
         return parse_json(file.read())
+
+
+def read_object(path: str | os.PathLike, of: str) -> dict[str, Any]:
+    """Content of a local file that holds one JSON object; UserError: it holds no `of`."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no {of}, but {str(content)[:80]!r}. Restore it.")
+    return content
 
 
 @contextlib.contextmanager

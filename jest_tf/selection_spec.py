@@ -127,4 +127,6 @@ def replica_problems(fields: Mapping[str, Any], n_replicas: int) -> list[str]:
 def nearest_multiples(name: str, value: int, divisor: int) -> str:
     """Advice for a size that `divisor` does not divide."""
     below = value // divisor * divisor
-    return f"Nearest {name} that fit: {below or divisor} or {below + divisor}."
+    if not below:
+        return f"The smallest {name} that fits is {divisor}."
+    return f"Nearest {name} that fit: {below} or {below + divisor}."

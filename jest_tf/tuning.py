@@ -9,12 +9,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jest_tf.config import AUTO, completed, read_config
 from jest_tf.errors import UserError
-from jest_tf.files import read_json
 from jest_tf.model_record import ModelRecord
 
 TOWERS = ("image", "text")
-AUTO = "auto"
 INIT = "model.init"  # as reference.workdir: the same workdir
 
 
@@ -34,12 +33,12 @@ def follow_init(config: ConfigDict, workdir: str) -> None:
     if config.reference.workdir == INIT:
         config.reference.workdir = config.model.init
     stored = _config_of(workdir) if workdir else None
-    began = stored is not None and stored["model"].get("init") == config.model.init
+    began = stored is not None and stored["model"]["init"] == config.model.init
     began = began and ModelRecord.load(workdir) is not None  # else its start failed
     source = workdir if began else config.model.init
     theirs = stored if began else _config_of(config.model.init)
-    record = ModelRecord.load(source)
-    if theirs is None or record is None:
+    record = ModelRecord.load(source) if theirs else None  # an export has another model.json
+    if record is None:
         raise UserError(
             f"model.init = {config.model.init!r} holds no model: expected a workdir with "
             "config.json and model.json, of a run or of `python -m jest_tf.import_weights`."
@@ -58,8 +57,8 @@ def follow_init(config: ConfigDict, workdir: str) -> None:
 
 
 def _config_of(workdir: str) -> dict[str, Any] | None:
-    path = os.path.join(workdir, "config.json")
-    return read_json(path) if os.path.exists(path) else None
+    exists = os.path.exists(os.path.join(workdir, "config.json"))
+    return completed(read_config(workdir)) if exists else None
 
 
 def initial_bias(config: ConfigDict) -> float:

@@ -191,6 +191,16 @@ def test_the_lowest_values_are_best_if_asked(table, tmp_path):
     assert kept_records(tmp_path) == sorted(np.argsort(rank, kind="stable")[: N // 4])
 
 
+def test_an_audit_of_a_run_alone_keeps_what_its_reference_finds_easy(table, tmp_path):
+    alone = tmp_path / "alone.parquet"
+    pq.write_table(pq.read_table(table).drop_columns(["reference_score", "wrong_rank"]), alone)
+    assert curated(alone, tmp_path, "--dedup=1", "--top=0.25", "--write=keys.parquet") == 0
+    loss = np.nan_to_num(pq.read_table(table)["reference_loss"].to_numpy(), nan=99)
+    worse = [max(pair, key=lambda n: (loss[n], n)) for pair in TWINS.items()]
+    best = [n for n in np.argsort(loss, kind="stable") if n not in worse]
+    assert kept_records(tmp_path) == sorted(best[: N // 4])
+
+
 @pytest.mark.parametrize("cosine", [1.0, 0.98])
 def test_one_of_near_pictures_stays(table, cache, tmp_path, cosine):
     flags = [f"--dedup={cosine}", f"--embeddings={cache}", "--write=keys.parquet"]

@@ -3,17 +3,18 @@
 import json
 
 import numpy as np
+import pytest
+import tensorflow as tf
 from small_run import small_data
 
 from jest_tf.config import base_config
+from jest_tf.data import doctor
 from jest_tf.data.manifest import Manifest, Shard
 from jest_tf.preflight.data_checks import check_records, spare_super_batch
 
 
 def config_of(tmp_path, n_bad: int):
     """100 records, of which the first n_bad were overwritten with something else."""
-    import tensorflow as tf
-
     data = small_data(tmp_path, 12)
     good = list(tf.data.TFRecordDataset(Manifest.load(data).shards[0].path).as_numpy_iterator())
     path = str(tmp_path / "some_bad.tfrecord")
@@ -27,6 +28,13 @@ def config_of(tmp_path, n_bad: int):
     c.data.n_lanes = 4
     c.selection.sub_batch = c.selection.super_batch = 32
     return c
+
+
+def test_a_file_in_the_place_of_the_report_is_told_before_the_work(tmp_path, monkeypatch):
+    config = config_of(tmp_path, n_bad=0)
+    monkeypatch.setattr(doctor, "examine", None)
+    with pytest.raises(tf.errors.OpError, match="bad.json"):
+        check_records(config, 1, config.data.train)
 
 
 def test_bad_records_and_what_a_uniform_run_needs(tmp_path):

@@ -1,6 +1,7 @@
 """The config: arguments, arithmetic, and messages that a tired user can act on."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -116,6 +117,15 @@ def test_each_problem_names_field_value_and_fix(emoji, field, value, expected):
     assert any(field in line and expected in line for line in found), found
 
 
+def test_a_field_that_is_none_is_named(emoji):
+    emoji.total_stepss = 5  # configs are locked after their files ran
+    emoji.optimizer.lr = 0.1
+    found = config_checks.problems(emoji)
+    assert found[0].startswith("optimizer.lr is no field of a config")
+    assert found[1].startswith("total_stepss is no field of a config (did you mean 'total_steps'?)")
+    assert len(found) == 2
+
+
 def test_a_weight_that_nothing_uses_is_refused(emoji):
     emoji.selection.learner_weight = 0.5
     assert config_checks.problems(emoji) == []
@@ -145,6 +155,16 @@ def test_sizes_against_the_data_are_told(emoji):
     assert "learn them by heart" in config_checks.data_problems(emoji, s.super_batch)[0]
 
 
+def test_a_prefilter_that_reads_more_than_there_is_is_told(emoji):
+    s, emoji.data.prefilter = emoji.selection, 0.25
+    assert config_checks.data_problems(emoji, 4 * s.super_batch) == []
+    (told,) = config_checks.data_problems(emoji, 4 * s.super_batch - 1)
+    assert f"takes {s.super_batch:,} pairs out of {4 * s.super_batch:,} (data.prefilter)" in told
+    assert "Raise --config.data.prefilter" in told
+    (told,) = config_checks.data_problems(emoji, s.super_batch - 1)
+    assert f"a step loads {s.super_batch:,} pairs, and there are {s.super_batch - 1:,}" in told
+
+
 def test_profiled_steps_are_read_from_text():
     assert config_lib.profiled_steps("") is None
     assert config_lib.profiled_steps("10-15") == (10, 15)
@@ -165,6 +185,23 @@ def test_replicas_must_divide_the_batches(emoji):
     emoji.selection.scope = "replica"
     emoji.selection.n_chunks = 64
     assert "scope" in config_checks.replica_problems(emoji, 1, 4)[0]
+
+
+def test_a_batch_below_one_chunk_names_one_size_that_fits(emoji):
+    emoji.selection.sub_batch = 8
+    (found,) = config_checks.problems(emoji)
+    assert found.endswith("The smallest sub_batch that fits is 16.")
+
+
+def test_the_check_that_the_readme_prints_finds_sound_sizes():
+    text = (CONFIGS.parent / "README.md").read_text()
+    name, arg, *sizes = re.search(
+        r"`jest check --config=(\w+):(\S+) --replicas=(\d+) --hosts=(\d+)`", text
+    ).groups()
+    config = load(name, arg)
+    assert config_checks.problems(config) == []
+    n_replicas, n_hosts = map(int, sizes)
+    assert config_checks.replica_problems(config, n_hosts, n_replicas) == []
 
 
 def test_chunks_matter_to_joint_selection_alone():

@@ -38,6 +38,32 @@ def test_wrong_flags_end_in_one_message(arguments, expected, pytestconfig):
     assert "Traceback" not in result.stderr
 
 
+BROKEN = "def get_config(arg=''):\n    return base_config()\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("captions.csv", "file,caption\n0.jpg,a dog\n", "SyntaxError: invalid"),
+        ("manifest.json", '{"label":\n null}', "manifest.json:2: NameError: name 'null'"),
+        ("mine.py", "seed = 1\n", "no attribute 'get_config'"),
+        ("mine.py", BROKEN, "mine.py:2: NameError: name 'base_config'"),
+    ],
+)
+def test_a_file_that_is_no_config_is_told_with_the_place(
+    tmp_path, pytestconfig, name, text, expected
+):
+    path = tmp_path / name
+    path.write_text(text)
+    for override in ([], ["--config.seed=1"]):
+        command = [f"--config={path}", *override, "--workdir=w"]
+        result = run_train(*command, cwd=pytestconfig.rootpath)
+        assert result.returncode == 2
+        assert result.stderr.startswith("error: --config could not be loaded: ")
+        assert expected in result.stderr and "get_config()" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
 def parsed(*arguments):
     """The config that these arguments of a command give, read in a process of its own."""
     script = (

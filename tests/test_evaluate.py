@@ -12,6 +12,7 @@ from small_run import TOTAL_STEPS, small_run
 from jest_tf import evaluate, export
 from jest_tf.errors import UserError
 from jest_tf.evaluate import BestExports
+from jest_tf.evaluation import evaluators
 from jest_tf.export import export_run
 from jest_tf.results import read_results
 from jest_tf.serving.encoders import read_info
@@ -179,6 +180,15 @@ def test_unknown_names_are_refused(workdir, flags):
         flags(workdir=str(workdir), only=["imagenet"])
     with pytest.raises(UserError, match="there is no evaluation 'coco'"):
         flags(workdir=str(workdir), follow=True, best="coco:recall")
+
+
+def test_a_file_in_the_place_of_the_results_is_told_before_the_work(
+    workdir, flags, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluators, "run_evaluation", None)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(FileExistsError):
+        flags(workdir=str(workdir), out=str(tmp_path / "taken"))
 
 
 def test_best_exports_keeps_n_and_drops_the_rest(tmp_path):

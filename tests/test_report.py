@@ -146,6 +146,10 @@ def test_what_is_no_run_is_one_clear_message(tmp_path):
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(UserError, match=r"config.json holds no config of a run, but '\[1\]'"):
         write_report([str(tmp_path)], tmp_path / "report.html")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "environment.json").write_text("[]")
+    with pytest.raises(UserError, match=r"environment.json holds no versions, but '\[\]'"):
+        write_report([str(tmp_path)], tmp_path / "report.html")
 
 
 def test_2000_steps_stay_small(tmp_path):

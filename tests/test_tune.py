@@ -69,6 +69,14 @@ def tune(data: str, init: pathlib.Path, workdir: pathlib.Path, **fields):
     return loop.train(c, str(workdir)), c
 
 
+def test_an_export_is_no_start(tmp_path):
+    (tmp_path / "model.json").write_text('{"format": 1}')  # of another kind than a run's
+    c = base_config()
+    c.model.init = str(tmp_path)
+    with pytest.raises(UserError, match="holds no model: expected a workdir"):
+        follow_init(c, "")
+
+
 def test_a_run_whose_start_failed_follows_its_init_again(data, init, tmp_path):
     c = config_of(data, init, model__init=str(init))
     (tmp_path / "config.json").write_text(json.dumps(c.to_dict()))  # and no model.json

@@ -3,7 +3,9 @@
 import pytest
 
 from benchmarks.evidence import suites, tuning
-from benchmarks.evidence.grid import RATE, Row, make_cells, rate_of, tried_for
+from benchmarks.evidence.grid import BASE_CACHE, RATE, Row, make_cells, rate_of, tried_for
+from jest_tf import config_flag
+from jest_tf.config import flat
 from jest_tf.errors import UserError
 from jest_tf.training.assemble import model_size, resolution_schedule, selection_spec
 from jest_tf.training.cost import CostModel
@@ -192,3 +194,11 @@ def test_mistakes_in_a_row_are_explained(row, message):
     with pytest.raises(UserError, match=message):
         for cell in make_cells((ROWS[0], row), ["a"]):
             assert cell.config
+
+
+def test_the_recipe_is_one_argument_of_the_shipped_config():
+    (row,) = (row for row in tuning.TUNED if row.name == tuning.RECIPE)
+    short = flat(config_flag.load("configs/tune.py", f"scored={BASE_CACHE}"))
+    groups, sizes = ("selection.", "data.", "reference."), set(tuning.SIZES)
+    told = {k: v for k, v in row.overrides if k.startswith(groups) and k not in sizes}
+    assert len(told) == 5 and told.items() <= short.items()

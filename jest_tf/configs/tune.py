@@ -8,7 +8,8 @@ pixel rule are its own. The reference is the same model unless `reference.workdi
 
 Arguments: `policy=` (`uniform` is the baseline), `steps=`, `seed=`, `sub_batch=`, `eval=` (share of
 your pairs that is held out and evaluated), `image=` and `text=` (full, frozen or last:K), `lora=`
-(rank), `cache=` (a folder: freezes the image tower and embeds each picture once).
+(rank), `cache=` (a folder: freezes the image tower and embeds each picture once), `scored=` (a
+folder that `jest cache_reference` wrote: the recipe of docs/results.md, which selects by it alone).
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +21,7 @@ from jest_tf.tuning import INIT
 def get_config(arg: str = "") -> ConfigDict:
     a = parse_arg(
         arg, policy="joint", steps=2_000, seed=0, sub_batch=256, eval=0.05,
-        image="full", text="full", lora=0, cache="",
+        image="full", text="full", lora=0, cache="", scored="",
     )  # fmt: skip
     c = base_config()
     c.name, c.seed, c.total_steps = f"tune_{a.policy}", a.seed, a.steps
@@ -39,6 +40,10 @@ def get_config(arg: str = "") -> ConfigDict:
     # The learner starts as its reference, where learnability is 0. At half its weight, the scores
     # prefer what the reference finds easy, and then what the learner has not learned.
     c.selection.learner_weight = 0.5
+    if a.scored:
+        c.reference.cache, c.data.prefilter = a.scored, 0.5
+        s = c.selection
+        s.greedy, s.criterion, s.learner_weight = True, "easy_reference", 1.0
     c.log.min_score_share = 0.5  # stops, saved, when a score has halved
     if a.eval:
         c.evals.held_out = evaluation("retrieval", HELD_OUT, every_steps=max(1, a.steps // 10))

@@ -1,7 +1,8 @@
 """Evaluation data: every record once, with all of its captions and its label."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from jest_tf.data.lanes import graph_only
 from jest_tf.data.manifest import Manifest, Source, check_files
 from jest_tf.data.preprocess import decode_all
 from jest_tf.data.units import in_order
-from jest_tf.errors import explaining
+from jest_tf.errors import UserError, explaining
 from jest_tf.model_record import PixelRule
 
 LABEL_BATCH = 1024
@@ -23,7 +24,7 @@ _LABELS: dict[str, np.ndarray] = {}
 
 
 class Batch(NamedTuple):
-    """k readable records. A source without captions has none."""
+    """k readable records; those of a source without captions have none."""
 
     encoded: list[bytes]  # k image files
     images: np.ndarray  # uint8 [k, S, S, 3]
@@ -43,8 +44,10 @@ class EvaluationData:
 
     @property
     def label_texts(self) -> tuple[str, ...]:
-        """Text of each class in label order, as far as the (first) source knows them."""
-        return self.manifest.sources[0].labels
+        """Text of each class in label order; none where no source knows them, or two disagree."""
+        with contextlib.suppress(UserError):
+            return class_texts(self.manifest.sources)
+        return ()
 
     def labels(self) -> np.ndarray:
         """int64 [n]: the label of every record, readable or not; -1 where it has none."""
@@ -84,7 +87,7 @@ class EvaluationData:
     def _readable(self, source: Source, fields: dict) -> Batch:
         images, ok = (t.numpy() for t in _decoder(self.decode_size, self.pixels)(fields["image"]))
         self.n_skipped += int(np.count_nonzero(~ok))
-        captions = []
+        captions = [[] for _ in range(np.count_nonzero(ok))]
         if source.captions:
             written = fields["captions"].to_list()
             captions = [
@@ -94,6 +97,24 @@ class EvaluationData:
             ]
         encoded, labels, rows = (fields[name].numpy()[ok] for name in ("image", "label", "rows"))
         return Batch(encoded.tolist(), images[ok], captions, labels, rows)
+
+
+def class_texts(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Text of each class in label order, as far as the sources know them.
+
+    UserError: a label is another class in one source than in another.
+    """
+    most = max(sources, key=lambda source: len(source.labels))
+    for source in sources:
+        for label, (text, other) in enumerate(zip(source.labels, most.labels, strict=False)):
+            if text != other:
+                raise UserError(
+                    f"the sources {source.name!r} and {most.name!r} number their classes "
+                    f"differently: label {label} is {text!r} in one and {other!r} in the other. "
+                    "One classifier cannot be measured on both: prepare one set and name parts of "
+                    "it (docs/your_data.md), or name data whose classes have one order."
+                )
+    return most.labels
 
 
 @functools.lru_cache(maxsize=4)

@@ -12,6 +12,10 @@ from jest_tf.errors import UserError
 from jest_tf.model_record import PixelRule
 from jest_tf.progress import Counter
 
+# Scores of unit vectors that differ by less are a tie: a library rounds equal products differently
+# by their place in a matmul, by up to 2.4e-7.
+SAME_SCORE = 1e-6
+
 
 class Encoder(Protocol):
     """A model to evaluate.
@@ -84,7 +88,7 @@ class Reader:
         if not kept.size:
             raise UserError(f"{source} has no labels: this kind of evaluation cannot use it")
         self.read[role]["n_unlabelled"] = len(found.labels) - len(kept)
-        captions = [found.captions[i] for i in kept] if found.captions else []
+        captions = [found.captions[i] for i in kept]
         return Embedded(
             found.zimg[kept], captions, found.labels[kept], found.label_texts, found.rows[kept]
         )

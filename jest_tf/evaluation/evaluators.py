@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jest_tf.data.evaluation_data import EvaluationData
+from jest_tf.data.evaluation_data import EvaluationData, class_texts
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
 from jest_tf.evaluation.base import Encoder, Reader
@@ -114,13 +114,20 @@ def is_result_of(
 
 
 def require_data(name: str, spec: Mapping[str, Any], data_dir: str | None = None) -> None:
-    """Opens what an evaluation will read: what is missing is told before a model is built."""
+    """Opens what an evaluation will read: what is missing is told before a model is built.
+
+    UserError: data that cannot be read or lack classes, sources that number their classes
+    differently, or two roles that are the same data.
+    """
     options = checked_options(name, spec)
     options["data"] = spec["data"]
+    roles: dict[str, str] = {}  # fingerprint -> role
+    sources = []
     for role in ("data", "train", "validation"):
         if not (source := options.get(role)):
             continue
         manifest = open_source(source, data_dir)
+        sources += manifest.sources
         without = [part.name for part in manifest.sources if not part.label]
         if KINDS[spec["kind"]].needs_labels and without:
             raise UserError(
@@ -128,6 +135,17 @@ def require_data(name: str, spec: Mapping[str, Any], data_dir: str | None = None
                 f"({role}) has none (source {without[0]!r}). `jest prepare` stores classes from a "
                 "column or a .cls file (docs/your_data.md), or leave this evaluation out."
             )
+        if (other := roles.setdefault(manifest.fingerprint, role)) != role:
+            raise UserError(
+                f"evals.{name}: {other} and {role} are the same data ({source}): the score would "
+                "be of pairs that were learned or chosen on. Give each a part of its own, such as "
+                "tfds:NAME:train[:90%], or another prepared folder."
+            )
+    if KINDS[spec["kind"]].needs_labels:
+        try:
+            class_texts(sources)
+        except UserError as error:
+            raise UserError(f"evals.{name}: {error}") from error
 
 
 def headlines(specs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -38,8 +38,9 @@ class PartlyEmbedded(NamedTuple):
 
     def take(self, rows: np.ndarray) -> Split:
         """Those of the records that could be read."""
-        place = np.searchsorted(self.embedded.rows, rows)
-        place = np.minimum(place, len(self.embedded.rows) - 1)
+        order = np.argsort(self.embedded.rows)  # they come source by source
+        place = np.searchsorted(self.embedded.rows, rows, sorter=order)
+        place = order[np.minimum(place, len(order) - 1)]
         place = place[self.embedded.rows[place] == rows]
         return Split(self.embedded.zimg[place], self.embedded.labels[place])
 

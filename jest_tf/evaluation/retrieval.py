@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jest_tf.errors import UserError
-from jest_tf.evaluation.base import Evaluation, Reader, require_finite
+from jest_tf.evaluation.base import SAME_SCORE, Evaluation, Reader, require_finite
 
 TIE_RULE = (
     "The rank of a query is 1 + the number of candidates that are no positives of it and score at "
@@ -88,7 +88,7 @@ def best_positive_ranks(
         best = np.full(stop - start, -np.inf, scores.dtype)
         np.maximum.at(best, rows, scores[rows, columns])
         scores[rows, columns] = -np.inf
-        ranks[start:stop] = 1 + np.count_nonzero(scores >= best[:, None], axis=1)
+        ranks[start:stop] = 1 + np.count_nonzero(scores >= best[:, None] - SAME_SCORE, axis=1)
     return ranks
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from jest_tf.errors import UserError, explaining
-from jest_tf.evaluation.base import Evaluation, Reader
+from jest_tf.evaluation.base import SAME_SCORE, Evaluation, Reader
 from jest_tf.files import parse_json
 
 # Class names and prompt templates of ImageNet.
@@ -135,7 +135,7 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, 
     if not np.isfinite(scores).all():
         raise UserError("the class scores are not finite: the model has diverged")
     own = np.take_along_axis(scores, labels[:, None], axis=1)
-    ranks = np.count_nonzero(scores >= own, axis=1)  # counts itself, so from 1
+    ranks = np.count_nonzero(scores >= own - SAME_SCORE, axis=1)  # counts itself, so from 1
     metrics = {f"top{k}": float(np.mean(ranks <= k)) for k in (1, 5) if k <= n_classes}
     seen = np.bincount(labels, minlength=n_classes)
     hits = np.bincount(labels, weights=ranks == 1, minlength=n_classes)

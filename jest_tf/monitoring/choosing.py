@@ -128,7 +128,7 @@ class Choice:
     def dedup(
         self,
         cosine: float,
-        by: str,
+        by: str | None = None,
         cache: ReferenceCache | None = None,
         parts: str = "",
         beam: units.Beam | None = None,
@@ -157,7 +157,7 @@ class Choice:
         self.kept = kept
         return removed
 
-    def top(self, share: float, by: str, per_source: bool) -> None:
+    def top(self, share: float, by: str | None, per_source: bool) -> None:
         """Keeps the best: this share of all pairs of the audit, or of each source."""
         source = self._codes("source") if per_source else np.zeros(len(self.kept), np.int32)
         best = self._kept_best_first(by)
@@ -181,10 +181,12 @@ class Choice:
                 writer.write_table(table.filter(self.kept[first : first + len(table)]))
                 first += len(table)
 
-    def _kept_best_first(self, by: str) -> np.ndarray:
+    def _kept_best_first(self, by: str | None) -> np.ndarray:
         """Kept rows by descending value, of `-NAME` by ascending; equal ones in order, those
-        without a value last.
+        without a value last. None: by what the reference says of the pair.
         """
+        has_score = "reference_score" in self.columns  # not in an audit of a run alone
+        by = by or ("reference_score" if has_score else "-reference_loss")
         name = by.removeprefix("-")
         require_column(name, self.columns)
         values = self._column(name)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jest_tf import results
 from jest_tf.config import completed, read_config
-from jest_tf.files import read_json, steps_with_file
+from jest_tf.files import read_object, steps_with_file
 from jest_tf.monitoring.labels import CLEAN, Window, run_labels, windows
 from jest_tf.monitoring.metrics_log import read_metrics
 from jest_tf.monitoring.picks_log import UNKNOWN_ID, Picks
@@ -62,7 +62,7 @@ def load_runs(workdirs: Iterable[str], n_sample_steps: int) -> list[RunHistory]:
 def load_run(path: Path, n_sample_steps: int) -> RunHistory:
     """One run; `n_sample_steps`: of how many steps, spread over the run, to read the samples."""
     config = completed(read_config(path))
-    has_environment = (path / "environment.json").exists()
+    made_with = path / "environment.json"
     labels = run_labels(path)
     pool, found = labels.pool_shares() if labels else {}, []
     if labels and (path / "picks" / "header.json").exists():
@@ -77,7 +77,7 @@ def load_run(path: Path, n_sample_steps: int) -> RunHistory:
         path=path,
         name=config["name"],
         config=config,
-        environment=read_json(path / "environment.json") if has_environment else {},
+        environment=read_object(made_with, "versions") if made_with.exists() else {},
         summary=summarise(str(path)),
         series={name: Series(*map(np.array, zip(*v, strict=True))) for name, v in points.items()},
         windows=found,
@@ -116,7 +116,6 @@ COLUMNS = {
     "R@10 ": ("text_to_image_r10", "{:.1%}"),
     "0-shot": ("zero_shot_accuracy", "{:.1%}"),
 }
-TERA = 1e12
 
 
 def summarise(workdir: str) -> dict:

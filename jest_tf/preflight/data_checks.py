@@ -213,6 +213,7 @@ def check_records(config: ConfigDict, n_replicas: int, folder: str) -> Section:
     register(config.data.tfds_module)
     with Section(f"All records of {config.data.train}") as section:
         manifest = open_source(config.data.train, config.data.data_dir)
+        tf.io.gfile.makedirs(folder)  # a place that cannot be written is told before the work
         report = doctor.examine(manifest)
         _describe_records(section, report, doctor.write(report, folder))
         doctor.check_bound(report, config.data.max_bad_share)

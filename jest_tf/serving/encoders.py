@@ -119,6 +119,11 @@ def read_info(path: str) -> dict[str, Any]:
         tf.io.gfile.GFile(f"{path}/{saved_model.INFO_FILE}") as file,
     ):
         info = parse_json(file.read())
-    if info.get("format") != saved_model.FORMAT:
-        raise UserError(f"{path} has export format {info.get('format')}: export the run again")
+    if "format" not in info:
+        raise UserError(
+            f"{path} is no export, but perhaps a run. Make an export of it: python -m "
+            f"jest_tf.export --workdir={path}"
+        )
+    if info["format"] != saved_model.FORMAT:
+        raise UserError(f"{path} has export format {info['format']}: export the run again")
     return info

@@ -12,7 +12,13 @@ from jest_tf.data.evaluation_data import EvaluationData
 from jest_tf.data.manifest import Manifest, Shard, Source
 from jest_tf.data.sources import open_source
 from jest_tf.errors import UserError
-from jest_tf.evaluation.evaluators import checked_options, is_result_of, run_evaluation
+from jest_tf.evaluation.evaluators import (
+    checked_options,
+    is_result_of,
+    projection,
+    require_data,
+    run_evaluation,
+)
 from jest_tf.evaluation.zero_shot import class_prompts
 from jest_tf.model_record import PixelRule
 
@@ -311,6 +317,75 @@ def test_evaluations_of_one_step_embed_a_data_set_once(colours):
         )
         assert result["data"]["evaluated"]["n_skipped"] == 1
     assert encoder.n_images == 8
+
+
+def mixture(folder, *parts):
+    """A manifest of several sources; parts: (fields of Source, records of each of its shards)."""
+    sources, shards = [], []
+    for number, (fields, *of_shards) in enumerate(parts):
+        sources.append(Source(f"part {number}", label="label", **fields))
+        for records in of_shards:
+            path = str(folder / f"{number}-{len(shards)}.tfrecord")
+            with tf.io.TFRecordWriter(path) as writer:
+                for record in records:
+                    writer.write(record)
+            shards.append(Shard(path, len(records), number))
+    path = str(folder / "mixture.json")
+    Manifest("mixture", tuple(sources), tuple(shards)).save(path)
+    return path
+
+
+def test_a_source_without_captions_does_not_shift_those_of_the_next(tmp_path):
+    named, red, blue = tuple(COLOURS), (png(COLOURS["red"]), 0), (png(COLOURS["blue"]), 2)
+    bare = {"captions": None, "labels": named}
+    first = [example(image, [], label) for image, label in (red, blue, red)]
+    second = [example(image, [text], n) for (image, n), text in ((red, "red"), (blue, "blue"))]
+    data = mixture(tmp_path, (bare, first), ({"labels": named}, second))
+    result = run_evaluation("r", {"kind": "retrieval", "data": data}, ColourEncoder())
+    # The pictures without a text are candidates, and the tie rule counts them against the model.
+    assert result["metrics"]["image_to_text/recall@1"] == 1.0
+    assert result["metrics"]["text_to_image/recall@1"] == 0.0
+    assert result["metrics"]["text_to_image/median_rank"] == 2.5
+    result = run_evaluation("z", {"kind": "zero_shot", "data": data}, ColourEncoder())
+    assert result["metrics"]["top1"] == 1.0
+    z, columns, pictures = projection(data, ColourEncoder())
+    assert columns["captions"] == ["", "", "", "red", "blue"]
+    assert len(z) == len(pictures) == 5
+    alone = mixture(tmp_path, (bare, first))
+    z, columns, _ = projection(alone, ColourEncoder())
+    assert len(z) == 3 and columns == {"label": ["red", "blue", "red"]}
+
+
+def test_sources_that_number_their_classes_differently_are_refused(tmp_path):
+    red, blue = png(COLOURS["red"]), png(COLOURS["blue"])
+    one = {"labels": ("red", "blue")}, [example(red, ["red"], 0), example(blue, ["blue"], 1)]
+    other = {"labels": ("blue", "red", "green")}, [example(red, ["red"], 1)]
+    spec = {"kind": "zero_shot", "data": mixture(tmp_path, one, other)}
+    with pytest.raises(UserError, match="evals.z: .*'part 0' and .*label 0 is 'red' in one and"):
+        require_data("z", spec)
+    with pytest.raises(UserError, match="does not say what its labels mean"):
+        run_evaluation("z", spec, ColourEncoder())
+    require_data("r", spec | {"kind": "retrieval"})
+    # A list that goes on where the other ends agrees with it.
+    longer = {"labels": ("red", "blue", "green")}, [example(red, ["red"], 0)]
+    spec["data"] = mixture(tmp_path, one, longer)
+    require_data("z", spec)
+    assert run_evaluation("z", spec, ColourEncoder())["metrics"]["top1"] == 1.0
+
+
+def test_few_shot_finds_its_shots_where_sources_alternate(tmp_path):
+    red, blue = example(png(COLOURS["red"]), ["red"], 0), example(png(COLOURS["blue"]), ["blue"], 1)
+    named = {"labels": ("red", "blue")}
+    train = mixture(tmp_path, (named, [red], [red]), (named, [blue], [blue]))
+    manifest = Manifest.load(train)
+    in_turn = [manifest.shards[i] for i in (0, 2, 1, 3)]
+    manifest.with_shards(in_turn).save(train)
+    assert [shard.source for shard in Manifest.load(train).shards] == [0, 1, 0, 1]
+    spec = {
+        "kind": "few_shot", "data": train, "train": train, "validation": train, "shots": (2,),
+        "seeds": (0,), "batch_size": 4,
+    }  # fmt: skip
+    assert run_evaluation("f", spec, ColourEncoder())["metrics"]["2shot/n_train"] == 4
 
 
 def test_few_shot_embeds_the_drawn_images_only(tmp_path):

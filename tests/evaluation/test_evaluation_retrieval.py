@@ -69,6 +69,23 @@ def test_several_positives_equal_a_slow_loop_whatever_the_block_size():
         assert ranks.tolist() == truth
 
 
+def test_scores_that_differ_by_rounding_are_a_tie():
+    """Libraries round equal products differently; here the other one is the lower by one step."""
+    queries = np.float32([[1, 0], [0, 1]])
+    candidates = np.float32([[1, 0], [1 - 2**-24, 0], [0, 1], [0, 1 - 2**-18]])
+    ranks = best_positive_ranks(queries, candidates, np.arange(2), np.array([0, 2]))
+    assert ranks.tolist() == [2, 1]
+
+
+def test_a_model_that_has_collapsed_to_one_point_gets_0():
+    rng = np.random.default_rng(1)
+    for n in (31, 257, 1003):  # sizes that no block of a matmul divides
+        zimg, ztxt = (np.tile(unit(rng, 1, 64), (n, 1)) for _ in range(2))
+        found = retrieval_metrics(zimg, ztxt, positives_from_groups(np.arange(n), np.arange(n)))
+        for way in ("image_to_text", "text_to_image"):
+            assert found[f"{way}/recall@10"] == 0 and found[f"{way}/median_rank"] == n
+
+
 def test_closed_forms():
     eye = np.eye(6, dtype=np.float32)
     pairs = positives_from_groups(np.arange(6), np.arange(6))

@@ -31,6 +31,8 @@ def test_classes_without_examples_do_not_count():
 
 def test_a_tie_counts_against_the_model():
     assert classification_metrics(np.zeros((4, 8), np.float32), np.arange(4))["top5"] == 0.0
+    by_rounding = np.float32([[1, 1 - 2**-24], [0, 1]])
+    assert classification_metrics(by_rounding, np.array([0, 1]))["top1"] == 0.5
 
 
 def test_class_embedding_is_the_renormalised_mean_of_its_prompts_over_any_batching():

@@ -76,3 +76,22 @@ def test_classes_are_read_and_their_absence_is_told_before_a_model_is_built(tmp_
         with pytest.raises(UserError, match=r"evals\.mine: .* needs the class of every record"):
             require_data("mine", spec)
     require_data("pairs", {"kind": "retrieval", "data": bare})
+
+
+def test_a_probe_is_not_scored_on_what_it_learned_or_was_chosen_on(tmp_path):
+    parts = {str(n): [{"label": kind} for kind in ("dog", "cat")] * n for n in (1, 2, 3)}
+    test, train, validation = (prepared(tmp_path / name, rows) for name, rows in parts.items())
+    spec = {"kind": "few_shot", "data": test, "train": train, "validation": validation}
+    require_data("mine", spec)
+    for same in ({"train": test}, {"validation": test}, {"validation": train}):
+        with pytest.raises(UserError, match=r"evals\.mine: .* are the same data"):
+            require_data("mine", spec | same)
+
+
+def test_a_probe_is_not_scored_where_the_same_number_is_another_class(tmp_path):
+    """`prepare` numbers the classes that a set has: one class more shifts those after it."""
+    parts = {name: [{"label": kind} for kind in (name, "cat")] for name in ("dog", "ant", "bee")}
+    test, train, validation = (prepared(tmp_path / name, rows) for name, rows in parts.items())
+    spec = {"kind": "few_shot", "data": test, "train": train, "validation": validation}
+    with pytest.raises(UserError, match=r"evals\.mine: .* label 0 is 'ant' in one and 'cat' in"):
+        require_data("mine", spec)

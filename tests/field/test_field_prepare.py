@@ -244,6 +244,11 @@ def test_splits_of_karpathys_file_and_other_jsons(tmp_path, out, capsys):
     command = ["folder", folder, f"--out={out}"]
     assert run(prepare, [*command, "--captions=dataset.json", "--split=test"]) == 2
     assert "'restval': 1" in capsys.readouterr().err
+    assert run(prepare, [*command, "--split=train"]) == 2
+    assert "give that file as --captions=FILE.json" in capsys.readouterr().err
+    (folder / "list.json").write_text('[{"file_name": "0.jpg", "text": "a"}]')
+    assert run(prepare, [*command, "--captions=list.json", "--split=train"]) == 2
+    assert "only Karpathy's JSON has them" in capsys.readouterr().err
     assert run(prepare, [*command, "--captions=dataset.json", "--split=train"]) == 0
     assert len(captions_of(out)) == 2
     assert "1 picture that dataset.json does not name" in capsys.readouterr().out
@@ -570,6 +575,16 @@ def test_a_header_that_is_missing_or_names_two_columns_alike_is_refused(tmp_path
     pq.write_table(rows, tmp_path / "t.parquet")
     assert run(prepare, ["parquet", tmp_path / "t.parquet", f"--out={out}2"]) == 2
     assert "2 columns are called 'text'" in capsys.readouterr().err
+
+
+def test_one_column_is_not_both_picture_and_caption(tmp_path, out, capsys):
+    pictures(tmp_path, 2)
+    (tmp_path / "t.csv").write_text("file,caption\n0.jpg,a\n1.jpg,b\n")
+    pq.write_table(pa.table({"image": [picture(0)], "text": ["a"]}), tmp_path / "t.parquet")
+    for kind, path, column in (("csv", "t.csv", "file"), ("parquet", "t.parquet", "image")):
+        command = [kind, tmp_path / path, f"--caption_column={column}", f"--out={out}"]
+        assert run(prepare, command) == 2
+        assert f"column {column!r} cannot be both" in capsys.readouterr().err
 
 
 def test_texts_of_windows_are_read_and_tables_refused(tmp_path, out, capsys):

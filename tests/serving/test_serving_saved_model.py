@@ -200,6 +200,12 @@ def test_other_folders_are_left_alone(model, tokenizer, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_run_in_the_place_of_an_export_is_told(tmp_path):
+    (tmp_path / "model.json").write_text('{"schema": 1}')
+    with pytest.raises(UserError, match=f"perhaps a run. .*export --workdir={tmp_path}"):
+        ExportEncoder(str(tmp_path))
+
+
 def test_an_older_export_is_replaced(model, tokenizer, tmp_path):
     path = tmp_path / "e"
     path.mkdir()

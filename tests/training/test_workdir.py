@@ -232,6 +232,30 @@ def test_unreadable_config_names_the_file(tmp_path):
         read_config(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("3", "holds no config of a run, but '3'"),
+        ('{"seed": "one"}', "seed is 'one', a text; expected a number"),
+        ('{"model": 5}', "model is '5', a number; expected a group of fields"),
+        ('{"selection": {"sub_batch": true}}', "selection.sub_batch is 'True', a truth value"),
+        ('{"data": {"augment": "flip"}}', "data.augment is 'flip', a text; expected a list"),
+        ('{"evals": []}', r"evals is '\[\]', a list; expected a group"),
+        ('{"model": {"init_bias": []}}', r"model.init_bias is '\[\]', a list; expected a number"),
+    ],
+)
+def test_a_config_changed_by_hand_names_the_file_and_the_field(tmp_path, text, said):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=rf"config\.json.* {said}"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("bias", [-10, "auto"])
+def test_a_stored_bias_is_a_number_or_auto(tmp_path, bias):
+    (tmp_path / "config.json").write_text(json.dumps({"model": {"init_bias": bias}}))
+    assert read_config(tmp_path)["model"]["init_bias"] == bias
+
+
 def test_environment_is_recorded_for_every_start(tmp_path):
     file = tmp_path / "environment.json"
     for n_earlier in range(3):
@@ -239,9 +263,10 @@ def test_environment_is_recorded_for_every_start(tmp_path):
         assert len(json.loads(file.read_text())["earlier"]) == n_earlier
     assert "earlier" not in json.loads(file.read_text())["earlier"][0]
     assert json.loads(file.read_text())["packages"]["tensorflow"].startswith("2.20")
-    file.write_text("[damaged")
-    begun(tmp_path)
-    assert json.loads(file.read_text())["earlier"] == []
+    for damaged in ("[damaged", "[]", '{"earlier": 3}'):
+        file.write_text(damaged)
+        begun(tmp_path)
+        assert json.loads(file.read_text())["earlier"] == []
 
 
 def test_a_run_outlives_an_upgrade_that_added_fields(tmp_path):

@@ -1,5 +1,6 @@
 """Public formats in: embeddings equal those of their own code; what does not fit is told."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ from jest_tf.errors import UserError
 from jest_tf.model_record import ModelRecord, PixelRule
 from jest_tf.models.dual_encoder import DualEncoderConfig, TowerConfig
 from jest_tf.models.weights import FORMATS, rules
+from jest_tf.models.weights.folder import open_source
 from jest_tf.models.weights.tensors import Tensor
 from jest_tf.serving.encoders import ModelEncoder
 from jest_tf.training.run.imported import Options, import_run
@@ -324,6 +326,59 @@ def test_bad_input_is_one_message_and_nothing_written(damage, told, tmp_path):
     with pytest.raises(UserError, match=told):
         quiet(folder, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["siglip"]
+
+
+ODD = (None, "x", -1, 1.5, True, [[]], {"a": 1}, float("nan"))
+
+
+def _places(content, place=()):
+    """The path of each field of a JSON object; of many alike (a weight_map) the first two."""
+    if isinstance(content, dict):
+        for name in list(content)[: 2 if place == ("weight_map",) else None]:
+            yield (*place, name)
+            yield from _places(content[name], (*place, name))
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip2_shards", "naflex", "open_clip"])
+def test_a_field_of_another_type_beside_the_weights_is_one_message(name, tmp_path):
+    folder = copied(name, tmp_path)
+    for path in sorted(folder.glob("*.json")):
+        sound = path.read_text()
+        for *parents, field in _places(json.loads(sound)):
+            for value in ODD:
+                content = json.loads(sound)
+                at = content
+                for parent in parents:
+                    at = at[parent]
+                at[field] = value
+                path.write_text(json.dumps(content))
+                with contextlib.suppress(UserError):  # anything else fails the test
+                    found = open_source(str(folder))
+                    heads = found.hints.heads or (1, 1)
+                    assert all(type(n) is int for n in heads), (path.name, field, value)
+        path.write_text(sound)
+
+
+@pytest.mark.parametrize(
+    "name, file, change, told",
+    [
+        ("siglip", "config.json", {"model_type": 3}, "config.json: model_type is 3; expected a t"),
+        ("siglip", "config.json", {"text_config": "x"}, 'text_config is "x"; expected an object'),
+        (
+            "siglip", "config.json", {"text_config": {"layer_norm_eps": float("nan")}},
+            "config.json, text_config has .* layer_norm_eps nan",
+        ),
+        (
+            "siglip2_shards", "model.safetensors.index.json", {"weight_map": {"logit_bias": None}},
+            "index.json, weight_map: logit_bias is null; expected a text",
+        ),
+    ],
+)  # fmt: skip
+def test_the_message_names_file_and_field(name, file, change, told, tmp_path):
+    folder = copied(name, tmp_path)
+    _edit(folder / file, lambda content: content.update(change))
+    with pytest.raises(UserError, match=told):
+        open_source(str(folder))
 
 
 def test_a_pickled_array_in_an_npz_is_refused(tmp_path):

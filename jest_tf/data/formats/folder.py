@@ -64,6 +64,11 @@ def open_folder(settings: pairs.Settings) -> pairs.Opened:
         is_folder = tf.io.gfile.isdir(folder)
     if not is_folder:
         raise UserError(f"{folder} is not a folder")
+    if settings.split and not files.ends_as(settings.captions or "", (".json",)):
+        raise UserError(
+            f"--split={','.join(settings.split)} names splits of Karpathy's JSON: give that file "
+            "as --captions=FILE.json, or leave --split out."
+        )
     folder = folder if files.is_remote(folder) else os.path.abspath(folder)
     if os.path.realpath(settings.out) == os.path.realpath(folder):
         raise UserError(f"--out={settings.out} is the folder of the pictures. Name another one.")

@@ -150,10 +150,18 @@ class Columns:
         return {"captions": values.pop("caption"), **values}
 
 
-def require_one(column: str, names: Sequence[str], where: str) -> None:
-    """UserError: several columns have this name, and which is meant cannot be told."""
-    if (n := names.count(column)) > 1:
-        raise UserError(f"{where}: {n} columns are called {column!r}. Rename all but one of them.")
+def require_two(image: str, caption: str, names: Sequence[str], where: str) -> None:
+    """UserError: both roles have one column, or several columns have the name of one."""
+    if image == caption:
+        raise UserError(
+            f"{where}: column {image!r} cannot be both picture and caption; found {list(names)}. "
+            "Give --image_column and --caption_column."
+        )
+    for column in (image, caption):
+        if (n := names.count(column)) > 1:
+            raise UserError(
+                f"{where}: {n} columns are called {column!r}. Rename all but one of them."
+            )
 
 
 @functools.lru_cache(maxsize=1024)

@@ -40,8 +40,7 @@ class _File:
         self.roles = {r: in_hub_order.require(r, names, path) for r in ("image", "caption")}
         if columns.label:
             columns.require("label", names, path)
-        for column in self.roles.values():
-            pairs.require_one(column, names, path)
+        pairs.require_two(self.roles["image"], self.roles["caption"], names, path)
         for role in ("label", "noise"):
             if column := columns.find(role, names):
                 self.roles[role] = column

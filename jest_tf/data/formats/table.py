@@ -132,8 +132,7 @@ def read_layout(path: str, layout: Layout, guess: bool = False) -> tuple[Layout,
         else:
             note = f"its first line was taken for a header: {', '.join(header)[:200]}"
         image, caption = header[:2]
-    for column in (image, caption):
-        pairs.require_one(column, header, path)
+    pairs.require_two(image, caption, header, path)
     found = {"header": header, "separator": separator, "image": image, "caption": caption}
     return dataclasses.replace(layout, **found), end, note
 
@@ -274,14 +273,16 @@ def annotation_rows(
     text = f"{path} cannot be read as JSON: {{error}}"
     with explaining(files.READ_ERRORS, text), files.open_binary(path) as file:
         content = parse_json(file.read())
-    if isinstance(content, list):
-        yield from _listed(content, columns)
-        return
     images = content.get("images") if isinstance(content, dict) else None
-    if isinstance(images, list) and isinstance(content.get("annotations"), list):
-        yield from _coco(path, images, content["annotations"])
-    elif isinstance(images, list) and any("sentences" in i for i in images if isinstance(i, dict)):
+    images = images if isinstance(images, list) else None
+    if images and any("sentences" in i for i in images if isinstance(i, dict)):
         yield from _karpathy(path, folder, images, split)
+    elif split:
+        raise UserError(f"{path}: no splits; only Karpathy's JSON has them. Leave --split out.")
+    elif isinstance(content, list):
+        yield from _listed(content, columns)
+    elif images is not None and isinstance(content.get("annotations"), list):
+        yield from _coco(path, images, content["annotations"])
     else:
         found = sorted(content)[:8] if isinstance(content, dict) else type(content).__name__
         raise UserError(

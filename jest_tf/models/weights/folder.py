@@ -96,7 +96,8 @@ def _weight_files(path: str) -> list[str]:
 
 
 def _shards(index: Path) -> list[str]:
-    names = set(_json(index).get("weight_map", {}).values())
+    of_tensors = _Fields.of(index).part("weight_map")
+    names = {of_tensors.get(name, str) for name in of_tensors.values}
     missing = [
         name for name in sorted(names) if not (index.parent / os.path.basename(name)).exists()
     ]
@@ -105,17 +106,49 @@ def _shards(index: Path) -> list[str]:
     return [str(index.parent / os.path.basename(name)) for name in sorted(names)]
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file; empty where there is none."""
-    content = read_json(path) if path.exists() else {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path} cannot be read as a JSON object: it is {type(content).__name__}")
-    return content
+TYPES = {
+    dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fields:
+    """An object in a JSON file; `where` names it in messages."""
+
+    where: str
+    values: dict[str, Any]
+
+    @classmethod
+    def of(cls, path: Path) -> "_Fields":
+        """Content of a JSON file; empty where there is none."""
+        content = read_json(path) if path.exists() else {}
+        if not isinstance(content, dict):
+            kind = type(content).__name__
+            raise UserError(f"{path} cannot be read as a JSON object: it is {kind}")
+        return cls(str(path), content)
+
+    def part(self, name: str) -> "_Fields":
+        """An object of the object; empty where there is none, or null."""
+        inner = {} if self.values.get(name) is None else self.get(name, dict)
+        return _Fields(f"{self.where}, {name}", inner)
+
+    def get(self, name: str, kind: type, default: Any = None) -> Any:
+        """A field, or `default` where there is none; UserError: it is not of `kind`."""
+        if name not in self.values:
+            return default
+        value = self.values[name]
+        kinds = (int, float) if kind is float else kind
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+            raise UserError(
+                f"{self.where}: {name} is {json.dumps(value)[:80]}; expected {TYPES[kind]}. Fetch "
+                "the files of this model again."
+            )
+        return value
 
 
 def _refuse_other_config(folder: Path, path: str) -> None:
     """By config.json, where it names another model of transformers."""
-    kind = _json(folder / "config.json").get("model_type")
+    kind = _Fields.of(folder / "config.json").get("model_type", str)
     if kind and "siglip" not in kind:
         if "clip" in kind:
             refuse_clip({"class_embedding": None}, f"{path} (model_type {kind!r})")
@@ -127,54 +160,75 @@ def _refuse_other_config(folder: Path, path: str) -> None:
 
 
 def _huggingface(folder: Path) -> Hints:
-    config = _json(folder / "config.json")
-    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    for name, part in (("vision_config", vision), ("text_config", text)):
-        act, eps = part.get("hidden_act", "gelu_pytorch_tanh"), part.get("layer_norm_eps", 1e-6)
-        if act not in ("gelu_pytorch_tanh", "gelu_new") or abs(eps - 1e-6) > 1e-9:
+    config = _Fields.of(folder / "config.json")
+    vision, text = config.part("vision_config"), config.part("text_config")
+    for part in (vision, text):
+        act = part.get("hidden_act", str, "gelu_pytorch_tanh")
+        eps = part.get("layer_norm_eps", float, 1e-6)
+        if act not in ("gelu_pytorch_tanh", "gelu_new") or not abs(eps - 1e-6) <= 1e-9:
             raise UserError(
-                f"{folder}: {name} has hidden_act {act!r} and layer_norm_eps {eps}; our towers "
+                f"{part.where} has hidden_act {act!r} and layer_norm_eps {eps}; our towers "
                 "compute gelu_pytorch_tanh and 1e-6, and would give other embeddings"
             )
-    heads = tuple(part.get("num_attention_heads", 12) for part in (vision, text))
+    heads = tuple(part.get("num_attention_heads", int, 12) for part in (vision, text))
     # transformers 5 keeps both processors in one file.
-    pixels = _json(folder / "preprocessor_config.json")
-    pixels = pixels or _json(folder / "processor_config.json").get("image_processor", {})
-    is_flexible = "num_patches" in vision  # NaFlex: a square of patches, whatever the size
-    side = None if is_flexible or not config else _side(vision.get("image_size", 224), folder)
-    if pixels and not is_flexible:
-        _require_half(pixels.get("image_mean", HALF), pixels.get("image_std", HALF), folder)
-        if pixels.get("do_center_crop"):
+    pixels = _Fields.of(folder / "preprocessor_config.json")
+    if not pixels.values:
+        pixels = _Fields.of(folder / "processor_config.json").part("image_processor")
+    is_flexible = "num_patches" in vision.values  # NaFlex: a square of patches, whatever the size
+    side = None
+    if not is_flexible and config.values:
+        side = _side(vision.values.get("image_size", 224), folder)
+    if pixels.values and not is_flexible:
+        _require_half(pixels, "image_mean", "image_std")
+        if pixels.values.get("do_center_crop"):
             raise UserError(f"{folder}: do_center_crop is set; SigLIP takes the whole picture")
-        side = _side(pixels.get("size", side), folder)
-    resample = pixels.get("resample", 2 if is_flexible else 3)
+        side = _side(pixels.values.get("size", side), folder)
+    resample = pixels.get("resample", int, 2 if is_flexible else 3)
     return Hints(
-        heads if config else None,
+        heads if config.values else None,
         side,
         RESAMPLE.get(resample, f"resample {resample}"),
-        _json(folder / "tokenizer_config.json"),
+        _tokenizer(folder),
     )
 
 
+def _tokenizer(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json tells of the class, the padding and the case."""
+    told = _Fields.of(folder / "tokenizer_config.json")
+    pad = told.values.get("pad_token")
+    if isinstance(pad, dict):
+        pad = told.part("pad_token").get("content", str)
+    elif pad is not None:
+        pad = told.get("pad_token", str)
+    return told.values | {"pad_token": pad}
+
+
 def _open_clip(folder: Path) -> Hints:
-    content = _json(folder / "open_clip_config.json")
-    model, pixels = content.get("model_cfg", {}), content.get("preprocess_cfg", {})
-    _require_half(pixels.get("mean", HALF), pixels.get("std", HALF), folder)
-    heads = model.get("text_cfg", {}).get("heads")
+    content = _Fields.of(folder / "open_clip_config.json")
+    model, pixels = content.part("model_cfg"), content.part("preprocess_cfg")
+    _require_half(pixels, "mean", "std")
+    heads = model.part("text_cfg").get("heads", int)
     # timm names its towers and does not tell the heads. In every SigLIP both towers have as many.
-    kwargs = model.get("vision_cfg", {}).get("timm_model_kwargs") or {}
-    side = pixels.get("size") or model.get("vision_cfg", {}).get("image_size")
+    vision = model.part("vision_cfg")
+    of_image = vision.part("timm_model_kwargs").get("num_heads", int, heads)
+    side = pixels.values.get("size") or vision.values.get("image_size")
     return Hints(
-        (kwargs.get("num_heads", heads), heads) if heads else None,
+        (of_image, heads) if heads else None,
         _side(side, folder) if side else None,
-        pixels.get("interpolation"),
+        _resize(pixels),
     )
 
 
 def _keras_hub(folder: Path) -> Hints:
-    pixels = _json(folder / "image_converter.json").get("config", {})
-    side = pixels.get("image_size")
-    return Hints(side=_side(side, folder) if side else None, resize=pixels.get("interpolation"))
+    pixels = _Fields.of(folder / "image_converter.json").part("config")
+    side = pixels.values.get("image_size")
+    return Hints(side=_side(side, folder) if side else None, resize=_resize(pixels))
+
+
+def _resize(pixels: _Fields) -> str | None:
+    untold = pixels.values.get("interpolation") is None
+    return None if untold else pixels.get("interpolation", str)
 
 
 def _side(size: Any, folder: Path) -> int:
@@ -187,11 +241,12 @@ def _side(size: Any, folder: Path) -> int:
     return first
 
 
-def _require_half(mean: list[float], std: list[float], folder: Path) -> None:
-    if list(mean) != HALF or list(std) != HALF:
+def _require_half(pixels: _Fields, mean: str, std: str) -> None:
+    found, spread = (pixels.get(name, list, HALF) for name in (mean, std))
+    if found != HALF or spread != HALF:
         raise UserError(
-            f"{folder}: pixels are normalised by mean {mean} and std {std}; SigLIP's are {HALF}, "
-            "which gives -1 to 1. Another mean is a sign of another model."
+            f"{pixels.where}: pixels are normalised by mean {found} and std {spread}; SigLIP's are "
+            f"{HALF}, which gives -1 to 1. Another mean is a sign of another model."
         )
 
 

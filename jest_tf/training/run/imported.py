@@ -137,7 +137,6 @@ def _text_rule(path: str, told: Mapping, asked: str) -> TokenizerRule:
     family = vocabularies.siglip2_rule if is_second else vocabularies.siglip_rule
     rule = family(model)
     pad = told.get("pad_token")
-    pad = pad.get("content") if isinstance(pad, dict) else pad
     if not asked and pad and (found := vocabularies.piece_id(model, pad)) is not None:
         rule = dataclasses.replace(rule, pad_id=found)
     if not asked and told.get("do_lower_case") is False:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from jest_tf.config import needs_reference
+from jest_tf.config import AUTO, needs_reference
 from jest_tf.data.manifest import Manifest
 from jest_tf.data.reference_cache import ReferenceCache
 from jest_tf.data.sources import register
@@ -27,7 +27,7 @@ from jest_tf.training.assemble import build_model, choose_trained
 from jest_tf.training.inputs import workdir_rules
 from jest_tf.training.run.checkpoint import Checkpointer
 from jest_tf.training.run.workdir import stored_config
-from jest_tf.tuning import AUTO, initial_bias
+from jest_tf.tuning import initial_bias
 
 LEARNER = "learner/"  # prefix of the learner's variables in a checkpoint
 OPTIMIZER = "optimizer/"

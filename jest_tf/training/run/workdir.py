@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from jest_tf.config import ABSENT, completed, differences, read_config, to_store
 from jest_tf.errors import UserError, explaining
-from jest_tf.files import parse_json, read_json, write_atomically
+from jest_tf.files import parse_json, read_object, write_atomically
 from jest_tf.monitoring import environment
 
 # Fields in which a continued run may differ from its start, each with the reason why the learned
@@ -80,8 +80,8 @@ class Workdir:
             # The environment of this start; those of earlier ones stay under `earlier`. A record
             # for people: a damaged one must not stop a run.
             file, earlier = self.path / "environment.json", []
-            with contextlib.suppress(FileNotFoundError, ValueError, AttributeError):
-                last = parse_json(file.read_text(encoding="utf-8"))
+            with contextlib.suppress(UserError, TypeError):
+                last = read_object(file, "versions")
                 earlier = last.pop("earlier", []) + [last]
             write_atomically(file, _json_bytes(environment.collect() | {"earlier": earlier}))
             write_atomically(self.path / "config.json", _json_bytes(to_store(self.config)))
@@ -91,7 +91,7 @@ class Workdir:
         if not (self.path / "inputs.json").exists():
             return
         _refuse_other_config(self.path, read_config(self.path), self.config)
-        before = read_json(self.path / "inputs.json")
+        before = read_object(self.path / "inputs.json", "fingerprints")
         changed = [name for name in inputs if name in before and before[name] != inputs[name]]
         if changed:
             lines = [f"  {name}: {before[name]} there, {inputs[name]} now" for name in changed]
