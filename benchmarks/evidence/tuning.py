@@ -400,14 +400,14 @@ def _photos_new() -> list[Row]:
 
 # What the model does not know it may learn from all pairs first, and then select by itself: the
 # uniform run is start and reference, and its steps count. Declared before any of them ran.
-PHOTOS_LONG = "photos_uniform_long"
+PHOTOS_LONG, PHOTOS_THEN_RECIPE = "photos_uniform_long", "photos_then_easy"
 _PHOTOS_STAGES = {
     PHOTOS_LONG: ("uniform", "uniform, twice the FLOPs", 2 * PHOTO_FLOPS_STEPS, {}),
     "photos_then_clipscore": (
         "uniform", "first uniform, then the best 30% by that model", PHOTO_FLOPS_STEPS,
         {"data.train": OWN_BEST},
     ),
-    "photos_then_easy": (
+    PHOTOS_THEN_RECIPE: (
         "joint", "first uniform, then the recipe by that model", PHOTO_FLOPS_STEPS, _OF_RECIPE,
     ),
 }  # fmt: skip
@@ -430,7 +430,7 @@ _PHOTOS_CLAIMED = (PHOTOS_UNIFORM, PHOTOS_CLIPSCORE, PHOTOS_RECIPE)
 TRIALS, PHOTO_ROWS = (
     _trials(),
     [
-        dataclasses.replace(row, seeds=MAIN_SEEDS) if row.name in _PHOTOS_CLAIMED else row
+        dataclasses.replace(row, seeds=THREE_SEEDS) if row.name in _PHOTOS_CLAIMED else row
         for row in _photos(_PHOTOS, FEW_SEEDS)
     ],
 )

@@ -69,7 +69,7 @@ def page(evidence: Evidence, shown: Shown) -> str:
         decisions=_decisions(evidence),
         base={name: f"{100 * value:.1f}" for name, value in base.items()},
         tuned=_runs(evidence, (*tuning.LONG, *tuning.SHORT)),
-        photos=_runs(evidence, [row.name for row in tuning.PHOTO_ROWS]),
+        photos=_runs(evidence, [row.name for row in (*tuning.PHOTO_ROWS, *tuning.PHOTO_STAGES)]),
         photos_new=_from_nothing_on_photographs(evidence),
         anew=anew_page.table_of(evidence.tuned, evidence.pool),
         claims=_claims(evidence),
@@ -145,10 +145,10 @@ def _said_of_nothing(evidence: Evidence) -> list[str]:
             "From the weaker base, at b = 128 on photographs, joint selection minus independent "
             f"top-k is {interval(difference)} points: no difference was shown."
         )
-    if difference := evidence.difference(PHOTOS_JOINT, PHOTOS_UNIFORM):
+    if difference := evidence.difference(tuning.PHOTOS_RECIPE, tuning.PHOTOS_UNIFORM):
         said.append(
-            "On those photographs, which the base does not know, joint selection minus uniform "
-            f"sampling is {interval(difference)} points at equal FLOPs."
+            "On those photographs, which the base does not know, the recipe minus uniform sampling "
+            f"is {interval(difference)} points at equal FLOPs."
         )
     return said
 
@@ -172,6 +172,8 @@ def _decisions(evidence: Evidence) -> str:
         (photos, "independent top-k", few, PHOTOS_JOINT, PHOTOS_TOP_K, PHOTOS_TOP_K),
         (photos, "everything", few, PHOTOS_JOINT, "", PHOTOS_UNIFORM),
         (photos, "everything", "the recipe", tuning.PHOTOS_RECIPE, *[tuning.PHOTOS_UNIFORM] * 2),
+        (photos, "everything", "uniform, then the recipe", tuning.PHOTOS_THEN_RECIPE, "",
+         tuning.PHOTOS_LONG),
         (new, "everything", distilled, suites.ANEW_RECIPE, *[suites.ANEW_UNIFORM] * 2),
         (new, "that set alone", distilled, suites.ANEW_RECIPE, "", suites.ANEW_REFERENCE),
         (new, "the best 30% by CLIPScore", distilled, suites.ANEW_RECIPE,
@@ -298,6 +300,8 @@ def _claims(evidence: Evidence) -> str:
          d(tuning.PHOTOS_RECIPE, tuning.PHOTOS_UNIFORM), verdict),
         ("On photographs the recipe beats offline CLIPScore at equal FLOPs.",
          d(tuning.PHOTOS_RECIPE, tuning.PHOTOS_CLIPSCORE), verdict),
+        ("There, uniform sampling and then the recipe by that model beats uniform sampling alone.",
+         d(tuning.PHOTOS_THEN_RECIPE, tuning.PHOTOS_LONG), verdict),
         ("From nothing, the recipe, distilled, beats uniform sampling at equal FLOPs.",
          d(new, suites.ANEW_UNIFORM), verdict),
         ("From nothing, it beats offline CLIPScore at equal FLOPs.",
