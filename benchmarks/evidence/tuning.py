@@ -199,6 +199,7 @@ SHORT = (
     JOINT_PREFILTERED,
 )  # fmt: skip
 LONG = (LONG_CLIPSCORE, LONG_TENTH, LONG_JOINT, EASY_LONG)
+SHOWN = tuple(name for name in (*LONG, *SHORT) if name != FIRST)  # that ran on the present base
 # On the trial seed: name and rate. The longer ones at their full length, at the rate that was best
 # for joint selection and as good as any for CLIPScore.
 TRIED = ((JOINT_PREFILTERED, 3e-4), (CLIPSCORE, 3e-4), (JOINT_PREFILTERED, 1e-4),
