@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     commands = {"index": _index, "query": _query}
     if len(argv) != 2 or argv[1] not in commands:
         raise UserError(
-            f"expected one command, index or query, found {argv[1:] or 'none'}; see --help"
+            f"expected one command, index or query, found {argv[1:] or 'none'}; what is looked "
+            "for goes into --text or --image, see --help"
         )
     (other,) = commands.keys() - {argv[1]}
     for name in FLAGS:

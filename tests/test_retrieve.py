@@ -243,6 +243,7 @@ def test_command_line_writes_the_sheet_and_the_json(tmp_path, export, encoder, c
     ("args", "message"),
     [
         (["quary"], "expected one command, index or query, found ['quary']"),
+        (["query", "red apple"], "goes into --text or --image"),
         (["index", "--images=x"], "--model, --out missing"),
         (["query", "--index=nowhere"], "nothing to look for"),
         (["query", "--index=nowhere", "--text= "], "--text is empty"),

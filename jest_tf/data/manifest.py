@@ -176,7 +176,8 @@ class Manifest:
             ),
             explaining(
                 (ValueError, KeyError, TypeError),
-                f"{path} is not a manifest ({{kind}}: {{error}})",
+                f"{path} is not a manifest ({{kind}}: {{error}}). `python -m jest_tf.prepare` "
+                "makes one of a table, of tars or of a folder of pictures.",
             ),
         ):
             with tf.io.gfile.GFile(path) as file:
