@@ -116,6 +116,7 @@ COLUMNS = {
     "R@10 ": ("text_to_image_r10", "{:.1%}"),
     "0-shot": ("zero_shot_accuracy", "{:.1%}"),
 }
+TERA = 1e12
 
 
 def summarise(workdir: str) -> dict:
