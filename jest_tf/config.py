@@ -119,6 +119,8 @@ DEFAULTS = {
         # True: take the best instead of sampling. At a small b, the noise of the draw costs more
         # joint score than the pair terms add (docs/results.md).
         "greedy": False,
+        # Measured, not kept: history.
+        "trial": "",
         "scope": "global",  # global: a replica may give any number | replica: each gives b / R
     },
     "resolution": {

@@ -27,6 +27,7 @@ class SelectionSpec:
     n_chunks: int = 16
     temperature: float = 1.0  # divides the logits before the draw; the paper: 1
     greedy: bool = False  # takes the largest logits without a draw
+    trial: str = ""  # of `benchmarks.evidence`, see there
     scope: str = "global"  # global | replica: chunk_size / R from each, by the same global scores
 
     def __post_init__(self):

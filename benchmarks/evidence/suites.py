@@ -449,6 +449,13 @@ def _anew() -> tuple[list[Row], list[Row]]:
             ANEW_JOINT, f"joint, {ANEW_CHOSEN}", HEADLINE, steps=ANEW_STEPS,
             overrides=at(2e-3, ANEW_OPTIONS[ANEW_CHOSEN]), **by | one,
         ),
+        # DISSect: no reference; the first pass over the pool, 94 steps, has no history.
+        _selecting(
+            "new_history", "without a reference: whose cosine fell most (DISSect)", ABLATION,
+            TOP_K, steps=ANEW_STEPS, criterion="hard_learner",
+            overrides=at(2e-3, tuning.BY_ONE_MODEL | {"selection.trial": "history"}),
+            **untuned | {"reference": ""},
+        ),
     ]  # fmt: skip
     trials = [
         _selecting(

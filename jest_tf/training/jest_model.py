@@ -34,6 +34,7 @@ from jest_tf.selection import (
     pair_loss,
     pair_rank,
     select,
+    select_by_loss,
 )
 from jest_tf.selection.draw import local_index, uniform
 from jest_tf.training.optimizer import GuardedAdamW
@@ -165,6 +166,20 @@ class JestModel(keras.Model):
         self.augment, self.micro_batch, self.distillation = augment, micro_batch, distillation
         self.same_caption, self.compile_parts = same_caption, compile_parts
         self.observe = observe
+        if (
+            spec.trial == "history"
+        ):  # cosine of each record, averaged over its visits; NaN: none yet
+            history = tf.Variable(tf.fill([2**17], float("nan")), trainable=False)
+            self.history = lambda: history  # not a part of checkpoints
+
+    def fall_of_cosine(self, record: tf.Tensor, z: Embeddings) -> tf.Tensor:
+        """Each pair's former cosine minus its present one, 0 at its first visit; float32 [n]."""
+        now = tf.reduce_sum(tf.cast(z.zimg, tf.float32) * tf.cast(z.ztxt, tf.float32), axis=1)
+        before = tf.gather(self.history(), record)
+        seen = tf.math.is_finite(before)
+        average = tf.where(seen, 0.5 * (before + now), now)
+        self.history().scatter_nd_update(record[:, None], average)
+        return tf.where(seen, before - now, 0.0)
 
     def compile(self, optimizer: GuardedAdamW, jit_compile: bool = False, **options) -> None:
         """Keras's `compile`, for `fit`. The selection is compiled by XLA in any case.
@@ -203,7 +218,11 @@ class JestModel(keras.Model):
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
 
         scored = self._program(lambda batch, seed: self.score(batch, plan, seed))(super_batch, seed)
-        selection = select(self.spec, *scored, collectives)
+        if self.spec.trial == "history":
+            fall = self.fall_of_cosine(super_batch["record"], scored.learner)
+            selection = select_by_loss(self.spec, fall, None, scored.valid, seed, collectives)
+        else:
+            selection = select(self.spec, *scored, collectives)
         examples = read_features(super_batch)
         if self.distillation:
             examples |= dict(zip(TEACHER_FEATURES, scored.reference[:2], strict=True))
