@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from benchmarks.faults.results import Results
@@ -84,7 +83,7 @@ def _run_worker(
             text=True,
             env=os.environ | ENVIRONMENT,
         ) as process,
-        _Patience(process.kill) as patience,
+        _Patience(process) as patience,
     ):
         events = []
         for line in process.stdout:
@@ -95,13 +94,14 @@ def _run_worker(
 
 
 class _Patience:
-    """Calls `end` after SECONDS_OF_A_BATCH without `renew`.
+    """Kills the process after SECONDS_OF_A_BATCH without `renew`.
 
-    Time in which this process was itself stopped does not count: its worker was stopped with it.
+    Time in which this process was itself stopped does not count, since its worker was stopped with
+    it, nor time in which the worker could run and got no processor.
     """
 
-    def __init__(self, end: Callable[[], None]):
-        self._end, self._waited = end, 0.0
+    def __init__(self, process: subprocess.Popen):
+        self._process, self._waited = process, 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._wait, daemon=True)
         self.is_at_its_end = False
@@ -110,15 +110,26 @@ class _Patience:
         self._waited = 0.0
 
     def _wait(self) -> None:
-        last = time.monotonic()
+        last, last_queued = time.monotonic(), 0.0
         while not self._closed.wait(LOOK_SECONDS):
-            now = time.monotonic()
-            self._waited += min(now - last, 2 * LOOK_SECONDS)
-            last = now
+            now, queued = time.monotonic(), self._queued()
+            waited = min(now - last, 2 * LOOK_SECONDS) - (queued - last_queued)
+            self._waited += max(0.0, waited)
+            last, last_queued = now, queued
             if self._waited > SECONDS_OF_A_BATCH:
                 self.is_at_its_end = True
-                self._end()
+                self._process.kill()
                 return
+
+    def _queued(self) -> float:
+        """Seconds in which the worker could run and got no processor, as Linux counts them."""
+        try:
+            return (
+                int(pathlib.Path(f"/proc/{self._process.pid}/schedstat").read_text().split()[1])
+                / 1e9
+            )
+        except (OSError, IndexError):  # it has ended, or another system
+            return 0.0
 
     def __enter__(self) -> "_Patience":
         self._thread.start()
