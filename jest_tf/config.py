@@ -21,6 +21,7 @@ PRECISIONS = ("float32", "bfloat16")
 VARIANTS = ("nano", "mu", "Ti", "S", "B", "L", "custom")
 RESIZES = ("bilinear", "bicubic", "bilinear_plain")
 AUGMENTATIONS = ("flip", "colour", "cutout", "crop")
+AUTO = "auto"  # of model.init_bias, instead of a number: by the size of the batch
 HELD_OUT = "held_out"  # data of an evaluation: what `data.eval_share` keeps out of training
 
 
@@ -179,9 +180,6 @@ DEFAULTS = {
     },
     "evals": {},  # name -> evaluation(...)
 }
-
-
-AUTO = "auto"  # of model.init_bias, instead of a number: by the size of the batch
 
 
 def base_config() -> ConfigDict:

@@ -272,31 +272,70 @@ _PHOTOS = {
 }  # fmt: skip
 
 
-def _photo_overrides(policy: str, more: dict) -> tuple:
-    """At the batches of the config."""
-    sizes = {*SIZES, *OF_UNIFORM}
-    return tuple((k, v) for k, v in _overrides(policy, more) if k not in sizes)
+def _photo_row(
+    name: str,
+    policy: str,
+    label: str,
+    steps: int,
+    overrides: dict,
+    *,
+    curated: bool = False,
+    group: str = ABLATION,
+    seeds: tuple[int, ...] = FEW_SEEDS,
+    reference: str = "",
+    reference_seed: int | None = 0,
+) -> Row:
+    """A row at the batches of the config."""
+    what, sizes = "reference" if curated else f"policy={policy}", {*SIZES, *OF_UNIFORM}
+    return Row(
+        name,
+        label,
+        group,
+        f"{what},steps={steps},data={PHOTOS}",
+        tuple((k, v) for k, v in _overrides(policy, overrides) if k not in sizes),
+        seeds,
+        reference,
+        reference_seed if reference else None,
+        config=PHOTOS_CONFIG,
+    )
 
 
 def _photos(
     names: Iterable[str], seeds: tuple[int, ...], named: Callable[[str], str] = str
 ) -> list[Row]:
-    where = f"data={PHOTOS}"
-    rows = [
-        Row(
-            named(PHOTOS_REFERENCE), "the base, tuned on the curated photographs", ABLATION,
-            f"reference,steps={PHOTO_STEPS},{where}", _photo_overrides("uniform", {}), (0,),
-            config=PHOTOS_CONFIG,
-        )
-    ]  # fmt: skip
-    by = {"reference": named(PHOTOS_REFERENCE), "reference_seed": 0}
+    reference, label = named(PHOTOS_REFERENCE), "the base, tuned on the curated photographs"
+    rows = [_photo_row(reference, "uniform", label, PHOTO_STEPS, {}, curated=True, seeds=(0,))]
     for name in names:
-        policy, label, steps, more = _PHOTOS[name]
-        argument = f"policy={policy},steps={steps},{where}"
-        overrides = _photo_overrides(policy, more)
-        row = Row(named(name), label, HEADLINE, argument, overrides, seeds, config=PHOTOS_CONFIG)
-        rows.append(row if name == PHOTOS_UNIFORM else dataclasses.replace(row, **by))
+        by = "" if name == PHOTOS_UNIFORM else reference
+        row = _photo_row(named(name), *_PHOTOS[name], group=HEADLINE, seeds=seeds, reference=by)
+        rows.append(row)
     return rows
+
+
+# What the model does not know it may learn from all pairs first, and then select by itself: the
+# uniform run is start and reference, and its steps count. Declared before any of them ran.
+PHOTOS_LONG, PHOTOS_THEN_RECIPE = "photos_uniform_long", "photos_then_easy"
+_FOLLOWS = {"model.init": START} | BASE_SIZES
+_PHOTOS_STAGES = {
+    PHOTOS_LONG: ("uniform", "uniform, twice the FLOPs", 2 * PHOTO_FLOPS_STEPS, {}),
+    "photos_then_clipscore": (
+        "uniform", "first uniform, then the best 30% by that model", PHOTO_FLOPS_STEPS,
+        {"data.train": OWN_BEST} | _FOLLOWS,
+    ),
+    PHOTOS_THEN_RECIPE: (
+        "joint", "first uniform, then the recipe by that model", PHOTO_FLOPS_STEPS,
+        _OF_RECIPE | _FOLLOWS,
+    ),
+}  # fmt: skip
+
+
+def _photos_stages() -> list[Row]:
+    return [
+        _photo_row(
+            name, *of, reference="" if name == PHOTOS_LONG else PHOTOS_UNIFORM, reference_seed=None
+        )
+        for name, of in _PHOTOS_STAGES.items()
+    ]
 
 
 # b·q: a small model trained on the curated set is tuned with many near mates in a batch, on
@@ -376,8 +415,7 @@ _PHOTOS_NEW = {
         GREEDY | DISTILS,
     ),
     "photos_new_easy": (
-        "joint", "the recipe: joint, greedy, prefiltered, by the reference alone, distilled",
-        PHOTOS_NEW_STEPS, _OF_RECIPE | DISTILS,
+        "joint", "the recipe, distilled", PHOTOS_NEW_STEPS, _OF_RECIPE | DISTILS,
     ),
 }  # fmt: skip
 
@@ -385,56 +423,25 @@ _PHOTOS_NEW = {
 def _photos_new() -> list[Row]:
     # The curated set holds too few words to teach a vocabulary.
     own = {"model.init": "", RATE: PHOTOS_NEW_RATE, "data.vocab_from": f"{PHOTOS}/pool"} | NANO
-    by = {"reference": PHOTOS_REFERENCE, "reference_seed": 0}
     rows = []
     for name, (policy, label, steps, more) in _PHOTOS_NEW.items():
-        what = "reference" if name == PHOTOS_NEW_CURATED else f"policy={policy}"
         alone = name in (PHOTOS_NEW_CURATED, PHOTOS_NEW_UNIFORM)
         fields = own | more | ({"reference.workdir": ""} if alone else {})
-        row = Row(
-            name, label, ABLATION, f"{what},steps={steps},data={PHOTOS}",
-            _photo_overrides(policy, fields), FEW_SEEDS, config=PHOTOS_CONFIG,
+        row = _photo_row(
+            name, policy, label, steps, fields, curated=name == PHOTOS_NEW_CURATED,
+            reference="" if alone else PHOTOS_REFERENCE,
         )  # fmt: skip
-        rows.append(row if alone else dataclasses.replace(row, **by))
-    return rows
-
-
-# What the model does not know it may learn from all pairs first, and then select by itself: the
-# uniform run is start and reference, and its steps count. Declared before any of them ran.
-PHOTOS_LONG, PHOTOS_THEN_RECIPE = "photos_uniform_long", "photos_then_easy"
-_PHOTOS_STAGES = {
-    PHOTOS_LONG: ("uniform", "uniform, twice the FLOPs", 2 * PHOTO_FLOPS_STEPS, {}),
-    "photos_then_clipscore": (
-        "uniform", "first uniform, then the best 30% by that model", PHOTO_FLOPS_STEPS,
-        {"data.train": OWN_BEST},
-    ),
-    PHOTOS_THEN_RECIPE: (
-        "joint", "first uniform, then the recipe by that model", PHOTO_FLOPS_STEPS, _OF_RECIPE,
-    ),
-}  # fmt: skip
-
-
-def _photos_stages() -> list[Row]:
-    rows = []
-    for name, (policy, label, steps, more) in _PHOTOS_STAGES.items():
-        follows = {} if name == PHOTOS_LONG else {"model.init": START} | BASE_SIZES
-        row = Row(
-            name, label, ABLATION, f"policy={policy},steps={steps},data={PHOTOS}",
-            _photo_overrides(policy, more | follows), FEW_SEEDS, config=PHOTOS_CONFIG,
-        )  # fmt: skip
-        rows.append(dataclasses.replace(row, reference=PHOTOS_UNIFORM) if follows else row)
+        rows.append(row)
     return rows
 
 
 MATE_ROWS = _mates()
 _PHOTOS_CLAIMED = (PHOTOS_UNIFORM, PHOTOS_CLIPSCORE, PHOTOS_RECIPE)
-TRIALS, PHOTO_ROWS = (
-    _trials(),
-    [
-        dataclasses.replace(row, seeds=THREE_SEEDS) if row.name in _PHOTOS_CLAIMED else row
-        for row in _photos(_PHOTOS, FEW_SEEDS)
-    ],
-)
+TRIALS = _trials()
+PHOTO_ROWS = [
+    dataclasses.replace(row, seeds=THREE_SEEDS) if row.name in _PHOTOS_CLAIMED else row
+    for row in _photos(_PHOTOS, FEW_SEEDS)
+]
 # The first base has the other rows too.
 SEEDS = dict.fromkeys(
     (LONG_CLIPSCORE, EASY_LONG, UNIFORM_FLOPS, CLIPSCORE, TOP_K_PREFILTERED, JOINT_PREFILTERED),

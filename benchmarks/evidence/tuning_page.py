@@ -236,9 +236,9 @@ def _of_base(row: RowResults, score: str = "retrieval") -> str:
 
 
 def _from_nothing_on_photographs(evidence: Evidence) -> str:
-    """Final scores of the rows, in words; their steps, FLOPs and seeds are those of the first."""
+    """Final scores of the rows, in words."""
     rows = [evidence.tuned[r.name] for r in tuning.PHOTO_NEW_ROWS if r.name in evidence.tuned]
-    return "; ".join(f"{row.row.label} {percent(row.test_mean())}" for row in rows)
+    return "; ".join(f"{row.row.label}: {percent(row.test_mean())}" for row in rows)
 
 
 def trial_records(trials: Mapping[str, Mapping]) -> list[dict[str, Any]]:

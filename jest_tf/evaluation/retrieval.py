@@ -13,7 +13,7 @@ from jest_tf.evaluation.base import SAME_SCORE, Evaluation, Reader, require_fini
 
 TIE_RULE = (
     "The rank of a query is 1 + the number of candidates that are no positives of it and score at "
-    "least as high as its best positive: a tie counts against the model."
+    f"least as high as its best positive, to {SAME_SCORE:g}: a tie counts against the model."
 )
 
 # 64 MB of float32 scores: fits caches poorly but BLAS well; smaller blocks were slower.

@@ -18,8 +18,8 @@ TEMPLATES = {"name": ("{}",), "photo": ("a photo of a {}.",)}
 TEMPLATES["imagenet"] = tuple(IMAGENET["templates"])
 _SYNSET = re.compile(r"n\d{8}")
 TIE_RULE = (
-    "An example is right within k if fewer than k other classes score at least as high as its own: "
-    "a tie counts against the model."
+    "An example is right within k if fewer than k other classes score at least as high as its own, "
+    f"to {SAME_SCORE:g}: a tie counts against the model."
 )
 
 

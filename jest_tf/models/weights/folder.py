@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from jest_tf.errors import UserError
-from jest_tf.files import read_json
+from jest_tf.files import read_object
 from jest_tf.models.weights import FORMATS, huggingface, keras_hub, open_clip
 from jest_tf.models.weights.rules import refuse_clip
 from jest_tf.models.weights.tensors import PICKLES, Tensors, open_tensors, refuse_pickle
@@ -121,11 +121,7 @@ class _Fields:
     @classmethod
     def of(cls, path: Path) -> "_Fields":
         """Content of a JSON file; empty where there is none."""
-        content = read_json(path) if path.exists() else {}
-        if not isinstance(content, dict):
-            kind = type(content).__name__
-            raise UserError(f"{path} cannot be read as a JSON object: it is {kind}")
-        return cls(str(path), content)
+        return cls(str(path), read_object(path, "settings of a model") if path.exists() else {})
 
     def part(self, name: str) -> "_Fields":
         """An object of the object; empty where there is none, or null."""
